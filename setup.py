@@ -1,0 +1,37 @@
+"""The compiled cores. Everything else about the package stands in pyproject.toml."""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = bool(os.environ.get("OXIDICOM_DEBUG"))
+"""Assertions and overflow checks in the compiled cores; slower."""
+
+SANITIZE = os.environ.get("OXIDICOM_SANITIZE", "")
+"""Value of -fsanitize for a fuzzing build, such as `address,undefined`."""
+
+compile_args = ["-O1", "-g"] if DEBUG or SANITIZE else ["-O3"]
+link_args = []
+if SANITIZE:
+    compile_args += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer"]
+    link_args += [f"-fsanitize={SANITIZE}"]
+if not DEBUG:
+    compile_args.append("-DCYTHON_WITHOUT_ASSERTIONS")
+
+extensions = [
+    Extension(
+        f"oxidicom.{name}",
+        [f"src/oxidicom/{name}.pyx"],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+    )
+    for name in ("_pdu", "_dataset", "_writer")
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        compiler_directives={"language_level": "3", "overflowcheck": DEBUG},
+    )
+)

@@ -1,0 +1,80 @@
+"""Numbers and UIDs of the standard that more than one layer needs."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+
+class PduType(IntEnum):
+    """PS3.8 9.3.1."""
+
+    A_ASSOCIATE_RQ = 0x01
+    A_ASSOCIATE_AC = 0x02
+    A_ASSOCIATE_RJ = 0x03
+    P_DATA_TF = 0x04
+    A_RELEASE_RQ = 0x05
+    A_RELEASE_RP = 0x06
+    A_ABORT = 0x07
+
+
+class AbortReason(IntEnum):
+    """A-ABORT of source 2, service-provider (PS3.8 table 9-26)."""
+
+    NOT_SPECIFIED = 0
+    UNRECOGNIZED_PDU = 1
+    UNEXPECTED_PDU = 2
+    UNRECOGNIZED_PDU_PARAMETER = 4
+    UNEXPECTED_PDU_PARAMETER = 5
+    INVALID_PDU_PARAMETER_VALUE = 6
+
+
+class ContextResult(IntEnum):
+    """Presentation context negotiation (PS3.8 table 9-18)."""
+
+    ACCEPTANCE = 0
+    USER_REJECTION = 1
+    NO_REASON = 2
+    ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
+    TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
+
+
+class CommandField(IntEnum):
+    """PS3.7 table E.1-1."""
+
+    C_STORE_RQ = 0x0001
+    C_STORE_RSP = 0x8001
+    C_ECHO_RQ = 0x0030
+    C_ECHO_RSP = 0x8030
+    C_CANCEL_RQ = 0x0FFF
+
+
+class Status(IntEnum):
+    """DIMSE statuses that we answer (PS3.7 annex C, PS3.4 B.2.3)."""
+
+    SUCCESS = 0x0000
+    PROCESSING_FAILURE = 0x0110
+    UNRECOGNIZED_OPERATION = 0x0211
+    OUT_OF_RESOURCES = 0xA700
+    DATA_SET_DOES_NOT_MATCH = 0xA900
+    CANNOT_UNDERSTAND = 0xC000
+
+
+APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
+VERIFICATION: Final = "1.2.840.10008.1.1"
+IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
+EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
+EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
+
+IMPLEMENTATION_CLASS_UID: Final = "2.25.117331928044563620163047551370904427358"
+"""Ours alone (PS3.7 D.3.3.2); it changes when what we negotiate or write changes in kind."""
+
+IMPLEMENTATION_VERSION_NAME: Final = "OXIDICOM_PY_1"
+"""At most 16 characters (PS3.7 D.3.3.2.3)."""
+
+MAX_ASSOCIATE_RQ_LENGTH: Final = 256 * 1024
+"""Bytes of an A-ASSOCIATE-RQ's variable field (decision 14): 128 contexts, each with tens of
+transfer syntaxes, need under 200 KiB."""
+
+MAX_COMMAND_LENGTH: Final = 256 * 1024
+"""Bytes of a command set (decision 14)."""

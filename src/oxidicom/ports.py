@@ -1,0 +1,220 @@
+"""Records and Protocols that pass between layers which never import one another.
+
+Times called `at` are seconds of one monotonic clock; `wall_ns` are nanoseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+
+class SeriesKey(NamedTuple):
+    """What makes a series one series, over associations (decision 28)."""
+
+    pacs_name: str
+    series_instance_uid: str
+
+
+class SeriesInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the first stored instance of a series says of it.
+
+    `None` is an absent element, `""` a present blank one. Text is as decoded: cutting to
+    CUBE's limits happens where a registration is encoded.
+    """
+
+    calling_ae_title: str
+    """Trimmed, raw; the LONK subject is made from it."""
+    pacs_name: str
+    """The path's token of the calling AE title."""
+    path: str
+    """The series' folder, relative to the files root, `/`-separated: SERVICES/PACS/…"""
+    patient_id: str
+    study_date: str
+    """YYYY-MM-DD, whatever form was received."""
+    study_instance_uid: str
+    series_instance_uid: str
+    patient_name: str | None = None
+    patient_birth_date: str | None = None
+    patient_age: int | None = None
+    """Days."""
+    patient_sex: str | None = None
+    accession_number: str | None = None
+    modality: str | None = None
+    protocol_name: str | None = None
+    study_description: str | None = None
+    series_description: str | None = None
+
+    @property
+    def key(self) -> SeriesKey:
+        return SeriesKey(self.pacs_name, self.series_instance_uid)
+
+
+# ---- data plane → control plane ------------------------------------------------------------
+
+
+class AssociationBegan(NamedTuple):
+    association_id: str
+    """A ULID."""
+    peer_address: str
+    peer_port: int
+    calling_ae_title: str
+    called_ae_title: str
+    at: float
+    wall_ns: int
+
+
+class InstanceStored(NamedTuple):
+    """The file stands under its final name."""
+
+    association_id: str
+    series: SeriesInfo
+    sop_instance_uid: str
+    size: int
+    """Bytes of the data set."""
+    seconds: float
+    """From the last fragment to the file under its final name."""
+    at: float
+
+
+class InstanceRefused(NamedTuple):
+    association_id: str
+    calling_ae_title: str
+    pacs_name: str
+    series_instance_uid: str | None
+    status: int
+    error: str
+    """For LONK; no patient data."""
+    at: float
+
+
+class AssociationEnded(NamedTuple):
+    """`error` is None for a release. A connection that never associated is never reported."""
+
+    association_id: str
+    error: str | None
+    bytes_received: int
+    at: float
+    wall_ns: int
+
+
+Report = AssociationBegan | InstanceStored | InstanceRefused | AssociationEnded
+
+
+class Reports(Protocol):
+    """The one channel between the planes. Never blocks, never raises."""
+
+    def __call__(self, report: Report) -> None: ...
+
+
+# ---- series tracker → notifications --------------------------------------------------------
+
+
+class SeriesProgress(NamedTuple):
+    series: SeriesInfo
+    count: int
+    """Distinct instances stored in this reception; never falls."""
+    first: bool
+
+
+class SeriesFailed(NamedTuple):
+    """An instance was refused; the series may not even have a UID."""
+
+    calling_ae_title: str
+    series_instance_uid: str | None
+    error: str
+
+
+class SeriesCompleted(NamedTuple):
+    """Nothing more is expected: final count, registration, done."""
+
+    series: SeriesInfo
+    received: int
+    associations: tuple[str, ...]
+    """Whose journal entries this completion consumes, recovered ones included."""
+
+
+Notice = SeriesProgress | SeriesFailed | SeriesCompleted
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """One complete series for CUBE, as the outbox keeps it."""
+
+    series: SeriesInfo
+    ndicom: int
+
+
+class RegistrationPublisher(Protocol):
+    """Hands registrations to CUBE: AMQP today, Redis and HTTP beside it."""
+
+    async def publish(self, registration: Registration) -> None:
+        """Return once the broker has taken responsibility; raise anything otherwise."""
+
+    async def close(self) -> None: ...
+
+
+# ---- net ↔ store ---------------------------------------------------------------------------
+
+
+class AssociationContext(NamedTuple):
+    """What storing needs to know of the association."""
+
+    association_id: str
+    calling_ae_title: str
+
+
+class StoreRequest(NamedTuple):
+    """A C-STORE-RQ (PS3.7 9.3.1.1) whose data set follows."""
+
+    context_id: int
+    message_id: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax: str
+
+
+class StoreOutcome(NamedTuple):
+    """How one C-STORE ended; status 0 is Success (PS3.4 B.2.3)."""
+
+    request: StoreRequest
+    status: int
+    comment: str | None = None
+    offending: int | None = None
+
+
+class InstanceSink(Protocol):
+    """One instance in reception. Its owner calls `feed`* with `flush` before each reuse of the
+    buffer, then `finish` or `discard` once."""
+
+    def feed(self, buffer: bytearray | memoryview, start: int, stop: int) -> None:
+        """Take fragment bytes; they need to stay valid only until `flush` returns, or for as long
+        as the sink holds the buffer (see `Buffers`). Never raises for what the data set holds."""
+
+    def flush(self) -> None: ...
+
+    def finish(self) -> None:
+        """The last fragment was fed. The outcome comes by the callback given to `begin`, perhaps
+        before this returns."""
+
+    def discard(self) -> None:
+        """The instance will never be complete; nothing of it remains."""
+
+
+class InstanceStore(Protocol):
+    def begin(
+        self,
+        association: AssociationContext,
+        request: StoreRequest,
+        done: Callable[[StoreOutcome], None],
+    ) -> InstanceSink: ...
+
+    def association_ended(self, association_id: str) -> None: ...
+
+
+class SeriesJournal(Protocol):
+    """Crash memory: a series is in it before the first Success of the series is sent."""
+
+    def enter(self, association_id: str, series: SeriesInfo) -> None:
+        """Return once the entry is on disk; raises OSError."""
