@@ -5,10 +5,11 @@ Times called `at` are seconds of one monotonic clock; `wall_ns` are nanoseconds 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import msgspec
+
+from oxidicom.encodings import Encoding
 
 
 class SeriesKey(NamedTuple):
@@ -114,7 +115,7 @@ class Reports(Protocol):
 
 class SeriesProgress(NamedTuple):
     series: SeriesInfo
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's own method of that name is not missed
     """Distinct instances stored in this reception; never falls."""
     first: bool
 
@@ -173,6 +174,7 @@ class StoreRequest(NamedTuple):
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax: str
+    encoding: Encoding
 
 
 class StoreOutcome(NamedTuple):
@@ -184,30 +186,36 @@ class StoreOutcome(NamedTuple):
     offending: int | None = None
 
 
+class SinkOwner(Protocol):
+    """The association that feeds a sink. Called on the loop's thread, perhaps from within a call
+    to the sink."""
+
+    def instance_done(self, outcome: StoreOutcome) -> None: ...
+
+    def buffer_released(self, buffer: bytearray) -> None:
+        """A buffer that `flush` kept may be reused."""
+
+
 class InstanceSink(Protocol):
-    """One instance in reception. Its owner calls `feed`* with `flush` before each reuse of the
-    buffer, then `finish` or `discard` once."""
+    """One instance in reception: `feed`* with a `flush` before each reuse of the buffer, then
+    `finish` or `discard` once, and nothing more. What the data set holds never makes it raise."""
 
-    def feed(self, buffer: bytearray | memoryview, start: int, stop: int) -> None:
-        """Take fragment bytes; they need to stay valid only until `flush` returns, or for as long
-        as the sink holds the buffer (see `Buffers`). Never raises for what the data set holds."""
+    def feed(self, buffer: bytearray, start: int, stop: int) -> None:
+        """Bytes [start, stop) of `buffer` are the next fragment; valid until `flush`."""
 
-    def flush(self) -> None: ...
+    def flush(self, buffer: bytearray) -> bool:
+        """False: the sink keeps `buffer` until it calls `buffer_released`."""
 
-    def finish(self) -> None:
-        """The last fragment was fed. The outcome comes by the callback given to `begin`, perhaps
-        before this returns."""
+    def finish(self, buffer: bytearray) -> bool:
+        """The last fragment was fed; `instance_done` follows. Returns as `flush` does."""
 
     def discard(self) -> None:
-        """The instance will never be complete; nothing of it remains."""
+        """The instance will never be complete; nothing of it remains, `instance_done` not called."""
 
 
 class InstanceStore(Protocol):
     def begin(
-        self,
-        association: AssociationContext,
-        request: StoreRequest,
-        done: Callable[[StoreOutcome], None],
+        self, association: AssociationContext, request: StoreRequest, owner: SinkOwner
     ) -> InstanceSink: ...
 
     def association_ended(self, association_id: str) -> None: ...

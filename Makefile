@@ -1,0 +1,67 @@
+# make run    a receiver on port 11111 that stores below ./data; needs nothing beforehand
+# make test   lint, types, build and every test, against real brokers and peers
+# make bench  this receiver beside others, in turn; BENCH=--quick for a short run
+# make lint | wheel | clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUILT := $(VENV)/.built
+CORES := $(wildcard setup.py src/oxidicom/*.pyx src/oxidicom/*.pxd)
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+# The package is installed in place without build isolation, so that a changed .pyx is rebuilt in
+# seconds: what pyproject.toml asks for to build stands in the environment itself.
+BUILD_REQUIRES = $(BIN)/python -c 'import shlex, tomllib; \
+	print(shlex.join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))'
+
+.PHONY: run test lint bench wheel clean debian-test
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.run $(BUILT)
+	@exec tools/run
+
+test: debian-test lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.test $(BUILT)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/.test $(BUILT)
+	$(BIN)/python -m benchmarks $(BENCH)
+
+wheel: $(VENV)/.run
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f src/oxidicom/_*.c src/oxidicom/_*.so
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+debian-test:
+	@PYTHON='$(PYTHON)' tools/debian-packages test
+
+$(BIN)/python:
+	@PYTHON='$(PYTHON)' tools/debian-packages build
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.requires: pyproject.toml | $(BIN)/python
+	@echo 'Installing into $(VENV) …'
+	@$(BUILD_REQUIRES) | xargs $(PIP) install
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.requires
+	$(PIP) install --no-build-isolation -e '.[send]'
+	@touch $@ $(BUILT)
+
+$(VENV)/.test: $(VENV)/.requires
+	$(PIP) install --no-build-isolation -e '.[test]'
+	@touch $@ $(BUILT)
+
+# Installing builds too; the stamp is its own, so that only changed cores come here.
+$(BUILT): $(CORES) | $(VENV)/.requires
+	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@

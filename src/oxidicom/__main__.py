@@ -1,0 +1,5 @@
+import sys
+
+from oxidicom.cli import main
+
+sys.exit(main())

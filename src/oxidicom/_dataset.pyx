@@ -1,0 +1,338 @@
+# cython: language_level=3
+"""Incremental walk of a data set's element headers (PS3.5 7.1): keeps the values of the few
+elements that name an instance, steps over all others, then sleeps for the rest of the instance.
+
+Whatever the cuts between feeds, the same values come out. Nothing recurses and nothing is
+allocated by a length or a depth that the peer claims: nesting of undefined length is a counter,
+everything of defined length is stepped over whole, and a kept value has a limit.
+
+Every read lies behind a comparison with the bytes that are there: a header is parsed only once it
+is complete, in place or in the scratch, and a value is taken by min(there, wanted).
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy, memset
+
+
+IMPLICIT_LE = 0
+EXPLICIT_LE = 1
+EXPLICIT_BE = 2
+
+WANTED_TAGS = (
+    0x00080005,  # SpecificCharacterSet
+    0x00080016,  # SOPClassUID
+    0x00080018,  # SOPInstanceUID
+    0x00080020,  # StudyDate
+    0x00080050,  # AccessionNumber
+    0x00080060,  # Modality
+    0x00081030,  # StudyDescription
+    0x0008103E,  # SeriesDescription
+    0x00100010,  # PatientName
+    0x00100020,  # PatientID
+    0x00100030,  # PatientBirthDate
+    0x00100040,  # PatientSex
+    0x00101010,  # PatientAge
+    0x00181030,  # ProtocolName
+    0x0020000D,  # StudyInstanceUID
+    0x0020000E,  # SeriesInstanceUID
+    0x00200011,  # SeriesNumber
+    0x00200013,  # InstanceNumber
+)
+
+cdef uint32_t wanted_tags[WANTED]
+for _slot, _tag in enumerate(WANTED_TAGS):
+    wanted_tags[_slot] = _tag
+
+cdef uint32_t UNDEFINED = 0xFFFFFFFF
+cdef uint32_t ITEM = 0xFFFEE000
+cdef uint32_t ITEM_DELIMITATION = 0xFFFEE00D
+cdef uint32_t SEQUENCE_DELIMITATION = 0xFFFEE0DD
+cdef uint32_t NEEDED = (
+    1 << SOP_CLASS_UID
+    | 1 << SOP_INSTANCE_UID
+    | 1 << STUDY_DATE
+    | 1 << PATIENT_ID
+    | 1 << STUDY_INSTANCE_UID
+    | 1 << SERIES_INSTANCE_UID
+)
+
+
+cdef inline uint16_t load_16(const uint8_t *p, bint little) noexcept nogil:
+    if little:
+        return <uint16_t> (p[0] | p[1] << 8)
+    return <uint16_t> (p[0] << 8 | p[1])
+
+
+cdef inline uint32_t load_32(const uint8_t *p, bint little) noexcept nogil:
+    if little:
+        return load_16(p, True) | <uint32_t> load_16(p + 2, True) << 16
+    return <uint32_t> load_16(p, False) << 16 | load_16(p + 2, False)
+
+
+cdef inline bint is_vr(const uint8_t *p) noexcept nogil:
+    return c'A' <= p[0] <= c'Z' and c'A' <= p[1] <= c'Z'
+
+
+cdef inline bint has_long_form(const uint8_t *vr) noexcept nogil:
+    """PS3.5 table 7.1-1; any other VR, unknown ones too, has the 16-bit length of table 7.1-2."""
+    if vr[0] == c'O':
+        return vr[1] in (c'B', c'D', c'F', c'L', c'V', c'W')
+    if vr[0] == c'U':
+        return vr[1] in (c'C', c'N', c'R', c'T', c'V')
+    return vr[0] == c'S' and vr[1] in (c'Q', c'V')
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Walker:
+    """One data set in one of the three encodings; see the stub for the public face."""
+
+    def __cinit__(self, int encoding):
+        if not 0 <= encoding <= 2:
+            raise ValueError("encoding is none of IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE")
+        self.implicit = encoding == 0
+        self.little = encoding != 2
+        self.ascending = True
+        self.last_tag = -1
+        self.offending = -1
+        self.slot = -1
+        self.values = [None] * WANTED
+        memset(self.vr_codes, 0, sizeof(self.vr_codes))
+
+    # ---- bytes in ----------------------------------------------------------------------------
+
+    def feed(self, buffer, Py_ssize_t start, Py_ssize_t stop):
+        cdef Py_buffer view
+        if self.asleep:
+            return True
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+        try:
+            if not 0 <= start <= stop <= view.len:
+                raise ValueError("start and stop do not lie in the buffer")
+            self.walk(<const uint8_t *> view.buf + start, stop - start)
+        finally:
+            PyBuffer_Release(&view)
+        return self.asleep
+
+    def finish(self):
+        """Where the data set may end: before an element, or within a value that nobody wants."""
+        if self.asleep:
+            return
+        if self.depth:
+            self.fail("ends within a sequence")
+        elif self.scratched:
+            self.fail("ends within an element header")
+            self.offending = -1
+        elif self.remaining and (self.slot >= 0 or not self.enough()):
+            self.fail("ends within an element")
+        self.asleep = True
+
+    cdef int walk(self, const uint8_t *p, Py_ssize_t n) except -1:
+        cdef Py_ssize_t taken
+        while n > 0 and not self.asleep:
+            if self.slot >= 0:
+                taken = self.take_value(p, n)
+            elif self.remaining:
+                taken = n if <uint64_t> n < self.remaining else <Py_ssize_t> self.remaining
+                self.remaining -= <uint64_t> taken
+            else:
+                taken = self.take_header(p, n)
+            p += taken
+            n -= taken
+        return 0
+
+    # ---- headers -----------------------------------------------------------------------------
+
+    cdef Py_ssize_t take_header(self, const uint8_t *p, Py_ssize_t n) except -1:
+        """Parse a header in place; one that is cut is gathered in the scratch, byte by byte."""
+        cdef Py_ssize_t size
+        if self.scratched == 0:
+            size = self.header_size(p, n)
+            if size <= n:
+                self.on_header(p)
+                return size
+        self.scratch[self.scratched] = p[0]
+        self.scratched += 1
+        if self.scratched == self.header_size(self.scratch, self.scratched):
+            self.scratched = 0
+            self.on_header(self.scratch)
+        return 1
+
+    cdef Py_ssize_t header_size(self, const uint8_t *h, Py_ssize_t n) noexcept nogil:
+        """8 or 12 bytes; 8 as long as the VR, which would tell, is not there."""
+        if n < 8 or self.implicit or self.depth & 1 or not has_long_form(h + 4):
+            return 8
+        return 12
+
+    cdef int on_header(self, const uint8_t *h) except -1:
+        self.tag = <uint32_t> load_16(h, self.little) << 16 | load_16(h + 2, self.little)
+        if self.depth & 1:
+            return self.on_item(h)
+        if self.depth:
+            return self.on_nested_element(h)
+        return self.on_element(h)
+
+    cdef int on_item(self, const uint8_t *h) except -1:
+        """Items of a sequence (PS3.5 7.5) or fragments (A.4): the same grammar from outside."""
+        cdef uint32_t length
+        if not self.little and h[0] == 0xFE and h[1] == 0xFF:
+            # A UN of undefined length is little endian in every transfer syntax (PS3.5 6.2.2).
+            self.little = True
+            self.little_since = self.depth
+            self.tag = <uint32_t> load_16(h, True) << 16 | load_16(h + 2, True)
+        length = load_32(h + 4, self.little)
+        if self.tag == SEQUENCE_DELIMITATION:
+            self.end_sequence()
+        elif self.tag == ITEM and length == UNDEFINED:
+            self.depth += 1
+            self.item_begins = True
+        elif self.tag == ITEM or self.tag == ITEM_DELIMITATION:
+            # Some writers delimit items of defined length too.
+            self.remaining = length
+        else:
+            self.fail("neither item nor delimiter in a sequence")
+        return 0
+
+    cdef int on_nested_element(self, const uint8_t *h) except -1:
+        cdef uint32_t length
+        if self.tag == ITEM_DELIMITATION:
+            self.end_item()
+            return 0
+        if self.tag >> 16 == 0xFFFE:
+            return self.fail("item or delimiter among elements")
+        if self.item_begins and not self.implicit and not is_vr(h + 4):
+            # Items of a UN sequence are implicit (PS3.5 6.2.2), and so are some of plain ones.
+            self.implicit = True
+            self.implicit_since = self.depth
+        self.item_begins = False
+        length = self.element_length(h)
+        if length == UNDEFINED:
+            self.depth += 1
+        else:
+            self.remaining = length
+        return 0
+
+    cdef int on_element(self, const uint8_t *h) except -1:
+        cdef uint32_t length = self.element_length(h)
+        cdef int slot = self.slot_of_tag()
+        if self.tag > LAST_WANTED and self.ascending and self.enough():
+            self.asleep = True
+            return 0
+        if self.tag >> 16 == 0xFFFE:
+            return self.fail("item or delimiter among elements")
+        if slot >= 0:
+            return self.begin_value(slot, h, length)
+        if length == UNDEFINED:
+            self.depth = 1
+        else:
+            self.remaining = length
+        return 0
+
+    cdef int slot_of_tag(self) noexcept nogil:
+        """Tags ascend, so the search goes on where it stood; a step back begins it anew."""
+        if self.last_tag >= self.tag:
+            self.ascending = False
+            self.next_slot = 0
+        self.last_tag = self.tag
+        while self.next_slot < WANTED and wanted_tags[self.next_slot] < self.tag:
+            self.next_slot += 1
+        if self.next_slot < WANTED and wanted_tags[self.next_slot] == self.tag:
+            return self.next_slot
+        return -1
+
+    cdef uint32_t element_length(self, const uint8_t *h) noexcept nogil:
+        """An element without a VR amid explicit ones is read as implicit, as pydicom does."""
+        if self.implicit or not is_vr(h + 4):
+            return load_32(h + 4, self.little)
+        if has_long_form(h + 4):
+            return load_32(h + 8, self.little)
+        return load_16(h + 6, self.little)
+
+    cdef bint enough(self) noexcept nogil:
+        return self.seen & NEEDED == NEEDED
+
+    cdef void end_sequence(self) noexcept nogil:
+        if self.little_since == self.depth:
+            self.little = False
+            self.little_since = 0
+        self.depth -= 1
+
+    cdef void end_item(self) noexcept nogil:
+        if self.implicit_since == self.depth:
+            self.implicit = False
+            self.implicit_since = 0
+        self.item_begins = False
+        self.depth -= 1
+
+    # ---- wanted values -----------------------------------------------------------------------
+
+    cdef int begin_value(self, int slot, const uint8_t *h, uint32_t length) except -1:
+        """A repeated element replaces what was there before."""
+        cdef bint explicit = not self.implicit and is_vr(h + 4)
+        self.seen |= <uint32_t> 1 << slot
+        self.overlong &= ~(<uint32_t> 1 << slot)
+        self.vr_codes[2 * slot] = h[4] if explicit else 0
+        self.vr_codes[2 * slot + 1] = h[5] if explicit else 0
+        self.values[slot] = None
+        if length == UNDEFINED:
+            self.depth = 1
+            return 0
+        if length > VALUE_LIMIT:
+            self.overlong |= <uint32_t> 1 << slot
+        if length == 0:
+            self.values[slot] = b""
+            return 0
+        self.value = PyBytes_FromStringAndSize(NULL, min(length, <uint32_t> VALUE_LIMIT))
+        self.filled = 0
+        self.remaining = length
+        self.slot = slot
+        return 0
+
+    cdef Py_ssize_t take_value(self, const uint8_t *p, Py_ssize_t n) except -1:
+        cdef Py_ssize_t room = PyBytes_GET_SIZE(self.value) - self.filled
+        cdef Py_ssize_t taken = n if <uint64_t> n < self.remaining else <Py_ssize_t> self.remaining
+        cdef Py_ssize_t kept = min(taken, room)
+        if kept:
+            memcpy(PyBytes_AS_STRING(self.value) + self.filled, p, <size_t> kept)
+            self.filled += kept
+        self.remaining -= <uint64_t> taken
+        if self.remaining == 0:
+            self.values[self.slot] = self.value
+            self.value = None
+            self.slot = -1
+        return taken
+
+    cdef int fail(self, str error) except -1:
+        self.failed = self.asleep = True
+        self.error = error
+        self.offending = self.last_tag
+        return 0
+
+    # ---- values out --------------------------------------------------------------------------
+
+    def series_values(self):
+        cdef list v = self.values
+        return (
+            v[0], v[1], v[3], v[4], v[5], v[6], v[7], v[8],
+            v[9], v[10], v[11], v[12], v[13], v[14], v[15], v[16],
+        )
+
+    @property
+    def sop_instance_uid(self):
+        return self.values[SOP_INSTANCE_UID]
+
+    @property
+    def instance_number(self):
+        return self.values[INSTANCE_NUMBER]
+
+    @property
+    def vrs(self):
+        return PyBytes_FromStringAndSize(<const char *> self.vr_codes, sizeof(self.vr_codes))
+
+    @property
+    def truncated(self):
+        return tuple(
+            [tag for slot, tag in enumerate(WANTED_TAGS) if self.overlong >> slot & 1]
+        )

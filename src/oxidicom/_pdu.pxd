@@ -1,0 +1,79 @@
+# Upper layer framing: PDU and PDV headers read in place (PS3.8 9.3.1, 9.3.5, annex E.2).
+from libc.stdint cimport uint8_t, uint32_t, int64_t
+
+cdef enum:
+    # PS3.8 9.3.1
+    A_ASSOCIATE_RQ = 0x01
+    A_ASSOCIATE_AC = 0x02
+    A_ASSOCIATE_RJ = 0x03
+    P_DATA_TF = 0x04
+    A_RELEASE_RQ = 0x05
+    A_RELEASE_RP = 0x06
+    A_ABORT = 0x07
+
+    # PS3.8 table 9-26
+    UNRECOGNIZED_PDU = 1
+    UNEXPECTED_PDU = 2
+    INVALID_PDU_PARAMETER_VALUE = 6
+
+    MAX_ASSOCIATE_RQ_LENGTH = 256 * 1024
+    MAX_COMMAND_LENGTH = 256 * 1024
+    HEADER_LENGTH = 6   # of a PDU, and of a PDV with its message control header
+
+
+cdef enum State:
+    PDU_HEADER
+    PDU_BODY
+    PDV_HEADER
+    FRAGMENT
+    DEAD
+
+
+cdef class Pdu:
+    cdef readonly int type
+    cdef readonly bytes body
+
+cdef class Command:
+    cdef readonly int context_id
+    cdef readonly bytes data
+
+cdef class Data:
+    cdef readonly int context_id
+    cdef readonly Py_ssize_t start
+    cdef readonly Py_ssize_t stop
+    cdef readonly bint last
+
+cdef class Violation:
+    cdef readonly int reason
+    cdef readonly str text
+
+
+cdef class Framer:
+    cdef State state
+    cdef readonly bint associated
+    cdef readonly uint32_t max_length
+    cdef readonly bint strict
+
+    # The header under way, when it was cut by the end of a receive
+    cdef uint8_t header[HEADER_LENGTH]
+    cdef int header_have
+
+    cdef int pdu_type
+    cdef int64_t pdu_left           # bytes of the PDU not yet consumed
+    cdef int64_t fragment_left      # bytes of the PDV's fragment not yet consumed
+    cdef int context_id
+    cdef int control                # message control header: bit 0 command, bit 1 last
+    cdef bytearray body             # of an A-ASSOCIATE-RQ, A-RELEASE-RQ or A-ABORT
+    cdef bytearray command          # fragments of a command set so far, or None
+    cdef int command_context
+
+    cdef int run(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t end, list events) except -1
+    cdef int on_header(self, const uint8_t *h, list events) except -1
+    cdef int on_pdu_header(self, const uint8_t *h, list events) except -1
+    cdef int on_pdv_header(self, const uint8_t *h, list events) except -1
+    cdef int on_fragment(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1
+    cdef int on_pdv_end(self, list events) except -1
+    cdef int on_command(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last, list events) except -1
+    cdef int on_control_header(self, uint32_t length, list events) except -1
+    cdef int on_body(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1
+    cdef int violated(self, int reason, str text, list events) except -1

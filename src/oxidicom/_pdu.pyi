@@ -1,0 +1,43 @@
+from typing import final
+
+from _typeshed import ReadableBuffer
+
+@final
+class Pdu:
+    type: int
+    body: bytes
+    def __init__(self, type: int, body: bytes) -> None: ...
+
+@final
+class Command:
+    context_id: int
+    data: bytes
+    def __init__(self, context_id: int, data: bytes) -> None: ...
+
+@final
+class Data:
+    context_id: int
+    start: int
+    stop: int
+    last: bool
+    def __init__(self, context_id: int, start: int, stop: int, last: bool) -> None: ...
+
+@final
+class Violation:
+    reason: int
+    text: str
+    def __init__(self, reason: int, text: str) -> None: ...
+
+Event = Pdu | Command | Data | Violation
+
+@final
+class Framer:
+    associated: bool
+    max_length: int
+    strict: bool
+    def __init__(self, max_length: int = 0, strict: bool = False) -> None: ...
+    def associate(self) -> None: ...
+    def close(self) -> None: ...
+    @property
+    def mid_message(self) -> bool: ...
+    def feed(self, buffer: ReadableBuffer, start: int, stop: int) -> list[Event]: ...

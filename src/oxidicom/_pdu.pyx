@@ -1,0 +1,254 @@
+# cython: language_level=3
+"""Upper layer framing, in place: bytes in, PDUs and fragments out (PS3.8 9.3, annex E.2).
+
+No byte of a data set is copied: a fragment is a pair of offsets into the caller's buffer.
+Whatever the cuts between receives, the same PDUs come out; fragments come out as they arrive.
+Nothing is ever buffered by a length that the peer merely claims.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+
+
+cdef inline uint32_t big_endian_32(const uint8_t *p) noexcept nogil:
+    return (<uint32_t> p[0] << 24) | (<uint32_t> p[1] << 16) | (<uint32_t> p[2] << 8) | p[3]
+
+
+@cython.final
+@cython.freelist(4)
+cdef class Pdu:
+    """A whole PDU other than P-DATA-TF; `body` is what follows its 6-byte header."""
+
+    def __init__(self, int type, bytes body):
+        self.type = type
+        self.body = body
+
+    def __repr__(self):
+        return f"Pdu(type={self.type}, body=<{len(self.body)} bytes>)"
+
+
+@cython.final
+@cython.freelist(8)
+cdef class Command:
+    """A whole command set (PS3.7 6.3), its fragments joined."""
+
+    def __init__(self, int context_id, bytes data):
+        self.context_id = context_id
+        self.data = data
+
+    def __repr__(self):
+        return f"Command(context_id={self.context_id}, data=<{len(self.data)} bytes>)"
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Data:
+    """Bytes [start, stop) of the fed buffer belong to a data set; `last` ends it."""
+
+    def __init__(self, int context_id, Py_ssize_t start, Py_ssize_t stop, bint last):
+        self.context_id = context_id
+        self.start = start
+        self.stop = stop
+        self.last = last
+
+    def __repr__(self):
+        return f"Data(context_id={self.context_id}, start={self.start}, stop={self.stop}, last={self.last})"
+
+
+@cython.final
+cdef class Violation:
+    """The peer broke the protocol; `reason` is for A-ABORT (PS3.8 table 9-26). Nothing follows."""
+
+    def __init__(self, int reason, str text):
+        self.reason = reason
+        self.text = text
+
+    def __repr__(self):
+        return f"Violation(reason={self.reason}, text={self.text!r})"
+
+
+@cython.final
+cdef class Framer:
+    """The receiving half of one connection.
+
+    `max_length` is the P-DATA-TF length that we advertised, in bytes, 0 for unlimited;
+    a longer one is a violation only when `strict` (decision 14).
+    """
+
+    def __init__(self, uint32_t max_length=0, bint strict=False):
+        self.max_length = max_length
+        self.strict = strict
+        self.state = PDU_HEADER
+        self.associated = False
+        self.header_have = 0
+        self.command = None
+        self.body = None
+
+    def associate(self):
+        """From here on P-DATA-TF is expected and A-ASSOCIATE-RQ is not (PS3.8 9.2, Sta6)."""
+        self.associated = True
+
+    def close(self):
+        """Whatever else arrives is dropped."""
+        self.state = DEAD
+        self.body = None
+        self.command = None
+
+    @property
+    def mid_message(self):
+        """A PDU or a command set has begun and not ended."""
+        return self.state != DEAD and (
+            self.state != PDU_HEADER or self.header_have > 0 or self.command is not None
+        )
+
+    def feed(self, buffer not None, Py_ssize_t start, Py_ssize_t stop):
+        """Return the events that bytes [start, stop) of `buffer` complete, in order.
+
+        Raises ValueError where the range is not inside the buffer.
+        """
+        cdef Py_buffer view
+        cdef list events = []
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+        try:
+            if start < 0 or stop < start or stop > view.len:
+                raise ValueError(f"range {start}:{stop} is not inside {view.len} bytes")
+            self.run(<const uint8_t *> view.buf, start, stop, events)
+        finally:
+            PyBuffer_Release(&view)
+        return events
+
+    cdef int run(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t end, list events) except -1:
+        cdef Py_ssize_t n
+        while p < end and self.state != DEAD:
+            if self.state == FRAGMENT:
+                n = <Py_ssize_t> min(<int64_t> (end - p), self.fragment_left)
+                self.on_fragment(base, p, n, events)
+                p += n
+            elif self.state == PDU_BODY:
+                n = <Py_ssize_t> min(<int64_t> (end - p), self.pdu_left)
+                self.on_body(base, p, n, events)
+                p += n
+            elif self.header_have == 0 and end - p >= HEADER_LENGTH:
+                self.on_header(base + p, events)
+                p += HEADER_LENGTH
+            else:
+                self.header[self.header_have] = base[p]
+                self.header_have += 1
+                p += 1
+                if self.header_have == HEADER_LENGTH:
+                    self.header_have = 0
+                    self.on_header(self.header, events)
+        return 0
+
+    cdef int on_header(self, const uint8_t *h, list events) except -1:
+        if self.state == PDU_HEADER:
+            return self.on_pdu_header(h, events)
+        return self.on_pdv_header(h, events)
+
+    cdef int on_pdu_header(self, const uint8_t *h, list events) except -1:
+        """PS3.8 9.3.1: type, reserved, length."""
+        cdef uint32_t length = big_endian_32(h + 2)
+        self.pdu_type = h[0]
+        self.pdu_left = length
+        if self.pdu_type == P_DATA_TF:
+            if not self.associated:
+                return self.violated(UNEXPECTED_PDU, "P-DATA-TF before the association", events)
+            if self.strict and self.max_length and length > self.max_length:
+                return self.violated(INVALID_PDU_PARAMETER_VALUE, "P-DATA-TF longer than advertised", events)
+            return self.on_pdv_end(events)
+        if self.pdu_type < A_ASSOCIATE_RQ or self.pdu_type > A_ABORT:
+            return self.violated(UNRECOGNIZED_PDU, f"unknown PDU type {self.pdu_type:02X}H", events)
+        return self.on_control_header(length, events)
+
+    cdef int on_control_header(self, uint32_t length, list events) except -1:
+        cdef bint release_or_abort = self.pdu_type == A_RELEASE_RQ or self.pdu_type == A_ABORT
+        if not release_or_abort and (self.pdu_type != A_ASSOCIATE_RQ or self.associated):
+            return self.violated(UNEXPECTED_PDU, f"unexpected PDU type {self.pdu_type:02X}H", events)
+        # PS3.8 9.3.6, 9.3.8: these two have a length of 4
+        if release_or_abort and length != 4:
+            return self.violated(
+                INVALID_PDU_PARAMETER_VALUE, f"PDU type {self.pdu_type:02X}H of {length} bytes", events)
+        if length > MAX_ASSOCIATE_RQ_LENGTH:
+            return self.violated(
+                INVALID_PDU_PARAMETER_VALUE, f"A-ASSOCIATE-RQ of {length} bytes", events)
+        self.body = bytearray()
+        self.state = PDU_BODY
+        if length == 0:
+            return self.on_body(NULL, 0, 0, events)
+        return 0
+
+    cdef int on_body(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1:
+        if n:
+            self.body += base[p:p + n]
+        self.pdu_left -= n
+        if self.pdu_left == 0:
+            self.state = PDU_HEADER
+            events.append(Pdu(self.pdu_type, bytes(self.body)))
+            self.body = None
+        return 0
+
+    cdef int on_pdv_header(self, const uint8_t *h, list events) except -1:
+        """PS3.8 9.3.5.1 and E.2: item length, context id, message control header."""
+        cdef uint32_t length = big_endian_32(h)
+        # The six bytes of `h` may reach past the PDU's own end: then there was no room for a PDV.
+        if length < 2 or <int64_t> length + 4 > self.pdu_left:
+            return self.violated(
+                INVALID_PDU_PARAMETER_VALUE, f"PDV of {length} bytes in {self.pdu_left} left of its PDU", events)
+        self.pdu_left -= HEADER_LENGTH
+        self.fragment_left = <int64_t> length - 2
+        self.context_id = h[4]
+        self.control = h[5]
+        self.state = FRAGMENT
+        if self.fragment_left == 0:
+            return self.on_fragment(NULL, 0, 0, events)
+        return 0
+
+    cdef int on_fragment(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1:
+        cdef bint last
+        self.fragment_left -= n
+        self.pdu_left -= n
+        last = self.fragment_left == 0 and (self.control & 2) != 0
+        if self.control & 1:
+            self.on_command(base, p, n, last, events)
+        elif self.command is not None:
+            self.violated(INVALID_PDU_PARAMETER_VALUE, "data set amid a command set", events)
+        elif n or last:
+            events.append(Data(self.context_id, p, p + n, last))
+        if self.fragment_left == 0 and self.state != DEAD:
+            return self.on_pdv_end(events)
+        return 0
+
+    cdef int on_pdv_end(self, list events) except -1:
+        if self.pdu_left == 0:
+            self.state = PDU_HEADER
+        elif self.pdu_left < HEADER_LENGTH:
+            return self.violated(
+                INVALID_PDU_PARAMETER_VALUE, f"{self.pdu_left} bytes left over in a P-DATA-TF", events)
+        else:
+            self.state = PDV_HEADER
+        return 0
+
+    cdef int on_command(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last, list events) except -1:
+        cdef Py_ssize_t have = 0 if self.command is None else len(self.command)
+        if have + n > MAX_COMMAND_LENGTH:
+            return self.violated(INVALID_PDU_PARAMETER_VALUE, "command set over 256 KiB", events)
+        if self.command is None:
+            if last:
+                events.append(Command(self.context_id, b"" if n == 0 else base[p:p + n]))
+                return 0
+            self.command = bytearray()
+            self.command_context = self.context_id
+        if self.context_id != self.command_context:
+            return self.violated(INVALID_PDU_PARAMETER_VALUE, "command set over two contexts", events)
+        if n:
+            self.command += base[p:p + n]
+        if last:
+            events.append(Command(self.context_id, bytes(self.command)))
+            self.command = None
+        return 0
+
+    cdef int violated(self, int reason, str text, list events) except -1:
+        self.close()
+        events.append(Violation(reason, text))
+        return 0

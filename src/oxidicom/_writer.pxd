@@ -1,0 +1,37 @@
+# Fragments to files: gathered writes, then one rename. Knows file descriptors, no DICOM.
+from libc.stdint cimport int64_t, uint8_t
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void *iov_base
+        size_t iov_len
+
+cdef enum:
+    MAX_PIECES = 256    # iovecs a writev; IOV_MAX is 1024
+
+
+cdef class Gather:
+    cdef iovec pieces[MAX_PIECES]
+    cdef int count
+    cdef readonly Py_ssize_t size       # bytes gathered
+    cdef Py_buffer views[MAX_PIECES]
+    cdef int view_count
+    cdef object last_buffer             # owner of the latest view
+
+    cdef int add_view(self, object buffer) except -1
+    cpdef add(self, object buffer, Py_ssize_t start, Py_ssize_t stop)
+
+
+cdef class PartFile:
+    cdef int folder_fd                  # where the temporary file stands; not ours to close
+    cdef bytes name
+    cdef const char *path               # of `name`
+    cdef bytes header
+    cdef int fd
+    cdef bint created
+    cdef bint header_written
+    cdef readonly int64_t slowest_ns    # longest single stretch of storage calls
+
+    cdef int write_pieces(self, iovec *pieces, int count) noexcept nogil
+    cdef int create(self) noexcept nogil
+    cdef int write_all(self, Gather gather) except -1

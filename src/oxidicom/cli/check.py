@@ -1,0 +1,85 @@
+"""Say what would keep `serve` from its work: storage, brokers, port.
+
+Prints the settings in force, then one line for each thing tried; exits 0 if all is well, 1 if
+not, 2 if the settings themselves are at fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Final
+
+from oxidicom.cli.console import EXIT_SETTINGS, settings_of_environment
+from oxidicom.cli.probes import LIMIT, Finding, Verdict
+from oxidicom.cli.probes.broker import probe_broker
+from oxidicom.cli.probes.listener import probe_listener
+from oxidicom.cli.probes.nats import probe_nats
+from oxidicom.cli.probes.storage import probe_storage
+from oxidicom.settings import Settings, effective
+
+Probe = Callable[[Settings], list[Finding]]
+
+_PROBES: Final[Mapping[str, Probe]] = {
+    "storage": probe_storage,
+    "broker": probe_broker,
+    "NATS": probe_nats,
+    "listener": probe_listener,
+}
+_PATIENCE: Final = 3 * LIMIT
+"""Seconds for all probes together; name look-ups may take longer than LIMIT."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None: what is checked is what `serve` would do in the same environment."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    loaded = settings_of_environment()
+    if loaded is None:
+        return EXIT_SETTINGS
+    settings, _ = loaded
+    _print_settings(settings)
+    print(flush=True)
+    well = True
+    for finding in _findings(settings):
+        print(f"{finding.subject:<10}{finding.verdict.value:<9}{finding.text}", flush=True)
+        well = well and finding.verdict is not Verdict.FAULT
+    return 0 if well else 1
+
+
+def _print_settings(settings: Settings) -> None:
+    lines = effective(settings)
+    width = max(len(line.name) for line in lines)
+    for name, value, is_default in lines:
+        print(f"{name:<{width}}  {value}{'  (default)' if is_default else ''}")
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
+    """In a fixed order, all tried at once; storage that hangs does not hang us."""
+    deadline = time.monotonic() + _PATIENCE
+    for subject, future in [
+        (subject, _start(probe, settings)) for subject, probe in _PROBES.items()
+    ]:
+        try:
+            yield from future.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            text = f"no answer within {_PATIENCE:.0f} s: it hangs; see to the machine behind it"
+            yield Finding(subject, Verdict.FAULT, text)
+
+
+def _start(probe: Probe, settings: Settings) -> Future[list[Finding]]:
+    """On a daemon thread: one that waits for a dead file server can never be joined."""
+    future: Future[list[Finding]] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(probe(settings))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=f"check {probe.__name__}", daemon=True).start()
+    return future

@@ -1,0 +1,85 @@
+"""Could progress be told?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from oxidicom.cli.probes import LIMIT, Finding, Server, Verdict, connection_trouble
+from oxidicom.settings import Settings
+
+_VARIABLE: Final = "OXIDICOM_NATS_ADDRESS"
+_PORT: Final = 4222
+
+
+def probe_nats(settings: Settings) -> list[Finding]:
+    if settings.nats_address is None:
+        text = f"nobody is told of progress; to tell it, set {_VARIABLE}"
+        return [Finding("NATS", Verdict.NOT_SET, text)]
+    address = settings.nats_address
+    url = urlsplit(address if "://" in address else f"nats://{address}")
+    server = Server(f"{url.hostname}:{url.port or _PORT}", "NATS", _VARIABLE, "SSL_CERT_FILE")
+    logging.getLogger("nats").addHandler(logging.NullHandler())  # the finding says it
+    try:
+        text = asyncio.run(_look(url))
+    except Exception as error:
+        return [Finding("NATS", Verdict.FAULT, _trouble(error, server))]
+    return [Finding("NATS", Verdict.OK, f"{server.where} lets us in; {text}")]
+
+
+async def _look(url: SplitResult) -> str:
+    from nats.aio.client import Client  # late, like all that only one command needs
+
+    async def on_error(error: Exception) -> None:
+        raise error  # or the library would try again
+
+    client = Client()
+    try:
+        async with asyncio.timeout(LIMIT):
+            if url.scheme == "tls" and not await _insists_on_tls(url):
+                raise _PlainServer
+            await client.connect(
+                url.geturl(),
+                connect_timeout=int(LIMIT),
+                allow_reconnect=False,
+                error_cb=on_error,
+                verbose=True,  # it is asked whether it accepts us before we say more
+            )
+            version = client.connected_server_version
+            return f"server version {version.major}.{version.minor}.{version.patch}"
+    finally:
+        await client.close()
+
+
+async def _insists_on_tls(url: SplitResult) -> bool:
+    """The library goes on without TLS, password and all, where the server's INFO does not ask."""
+    reader, writer = await asyncio.open_connection(url.hostname, url.port or _PORT)
+    try:
+        operation, _, info = (await reader.readline()).partition(b" ")
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    if operation != b"INFO":
+        raise ValueError
+    return json.loads(info).get("tls_required") is True
+
+
+class _PlainServer(Exception):
+    """It would have taken our password in the clear."""
+
+
+def _trouble(error: Exception, server: Server) -> str:
+    if isinstance(error, _PlainServer):
+        return (
+            f"{server.where} does not insist on TLS: have it do so, or write nats:// in"
+            f" {_VARIABLE} if that is meant"
+        )
+    said = str(error).lower()
+    if "authorization" in said or "authentication" in said:
+        return f"{server.where} refuses this user, password or token: correct {_VARIABLE}"
+    return connection_trouble(error, server)

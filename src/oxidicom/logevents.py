@@ -1,0 +1,66 @@
+"""How every layer logs: one short message, and facts as named fields.
+
+Nothing here formats or writes; `oxidicom.telemetry.logs` does. What a foreign exception says of
+itself may quote a data set or a path that holds a patient's name, hence `describe`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+
+from oxidicom.errors import OxidicomError
+
+
+def event(
+    logger: logging.Logger,
+    level: int,
+    message: str,
+    /,
+    *,
+    exc_info: BaseException | None = None,
+    **fields: object,
+) -> None:
+    """Log `message` with `fields`; neither may hold patient data (decision 39).
+
+    A field that is an exception is written as `describe` gives it.
+    """
+    if logger.isEnabledFor(level):
+        logger.log(level, message, exc_info=exc_info, extra={"fields": fields}, stacklevel=2)
+
+
+def describe(error: BaseException, *, phi: bool = False) -> str:
+    """One line on `error` without patient data: its type, and its text only where that is safe.
+
+    Our own texts are. Of the system's errors the number speaks, never the file name. All others
+    are named only, unless `phi` allows what they say.
+    """
+    name = type(error).__name__
+    if phi or isinstance(error, OxidicomError):
+        text = _text(error)
+    elif isinstance(error, OSError):
+        text = _system_text(error)
+    else:
+        text = ""
+    return f"{name}: {text}" if text else name
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def _system_text(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror or "")
+    if type(error).__module__ == "ssl":  # its numbers are OpenSSL's, not the system's
+        texts = (getattr(error, name, None) for name in ("reason", "verify_message"))
+        return ", ".join(str(text) for text in texts if text)
+    number = error.errno
+    if number is None or number not in errno.errorcode:
+        return ""
+    return f"{errno.errorcode[number]} {os.strerror(number)}"

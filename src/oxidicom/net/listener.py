@@ -1,0 +1,173 @@
+"""The listening socket and all connections that came of it: admission, time limits, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from oxidicom.buffers import BufferPool
+from oxidicom.errors import AssociationRejected, OperatorError
+from oxidicom.logevents import event
+from oxidicom.net.protocol import AssociationProtocol, Phase
+from oxidicom.net.watch import Limits
+from oxidicom.ports import InstanceStore, Reports
+from oxidicom.wire.negotiation import Policy
+
+logger = logging.getLogger("oxidicom.net")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+BACKLOG: Final = 1024
+"""Connections that the kernel holds until we accept them."""
+
+SILENT: Final = 2.0
+"""Seconds without a byte after which a drained association is not sending any more (decision 38)."""
+
+
+class Listener:
+    """Accepts connections on one port.
+
+    `store`, `reports` and `on_bug` are called on the loop's thread. `clock` gives seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        limits: Limits,
+        pool: BufferPool,
+        store: InstanceStore,
+        reports: Reports,
+        max_associations: int,
+        allowed_networks: Sequence[Network] = (),
+        on_bug: Callable[[BaseException], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy
+        self.limits = limits
+        self.pool = pool
+        self.store = store
+        self.reports = reports
+        self.on_bug = on_bug
+        self.clock = clock
+        self._max_associations = max_associations
+        self._allowed_networks = tuple(allowed_networks)
+        self._connections: set[AssociationProtocol] = set()
+        self._established: set[AssociationProtocol] = set()
+        self._all_closed = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._draining = False
+
+    # ---- start and stop ------------------------------------------------------------------
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port. Raises OperatorError where that cannot be."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                lambda: AssociationProtocol(self), host, port, backlog=BACKLOG, reuse_address=True
+            )
+        except OSError as error:
+            raise OperatorError(
+                f"cannot listen on {host} port {port}: {error.strerror or error}; set "
+                "OXIDICOM_LISTENER_PORT to a free port and OXIDICOM_LISTENER_HOST to an address "
+                "of this machine"
+            ) from error
+        self._ticker = asyncio.create_task(self._tick())
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def stop_accepting(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def drain(self, timeout: float, extra: float) -> None:
+        """Let associations that send go on for `timeout` seconds; those silent for 2 s are
+        aborted at once, the rest when the time is over, after their instance in flight, for which
+        `extra` more seconds are given. Returns when none is left."""
+        self._draining = True
+        deadline = self.clock() + timeout
+        while self._connections:
+            now = self.clock()
+            if now >= deadline + extra:
+                break
+            for connection in list(self._connections):
+                self._drain_one(connection, now, over=now >= deadline)
+            self._all_closed.clear()
+            if self._connections:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._all_closed.wait(), 0.1)
+        await self.close()
+
+    def _drain_one(self, connection: AssociationProtocol, now: float, *, over: bool) -> None:
+        silent = connection.silent_for(now) >= SILENT
+        if connection.phase is Phase.UNASSOCIATED:
+            connection.kill()
+        elif connection.phase is Phase.ESTABLISHED:
+            if silent and not connection.awaits_us:
+                connection.abort("shutting down")
+            elif over:
+                connection.abort_at_rest("shutting down")
+        elif connection.phase is Phase.CLOSING and silent:
+            connection.kill()
+
+    async def close(self) -> None:
+        """End every connection now."""
+        await self.stop_accepting()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticker
+            self._ticker = None
+        for connection in list(self._connections):
+            connection.kill()
+        while self._connections:
+            self._all_closed.clear()
+            await self._all_closed.wait()
+
+    async def _tick(self) -> None:
+        period = max(0.05, min(1.0, self.limits.artim / 4, self.limits.idle / 4))
+        while True:
+            await asyncio.sleep(period)
+            now = self.clock()
+            for connection in list(self._connections):
+                connection.check(now)
+
+    # ---- what connections tell -----------------------------------------------------------
+
+    def opened(self, connection: AssociationProtocol) -> None:
+        self._connections.add(connection)
+
+    def associated(self, connection: AssociationProtocol) -> None:
+        self._established.add(connection)
+
+    def ended(self, connection: AssociationProtocol) -> None:
+        """Its place is free, though the connection may linger."""
+        self._established.discard(connection)
+
+    def closed(self, connection: AssociationProtocol) -> None:
+        self._connections.discard(connection)
+        self._established.discard(connection)
+        if not self._connections:
+            self._all_closed.set()
+
+    def admit(self, peer_address: str) -> None:
+        """Raises AssociationRejected (PS3.8 table 9-21) for what lies outside of the request."""
+        if self._draining or len(self._established) >= self._max_associations:
+            raise AssociationRejected(2, 3, 2, "local limit of associations exceeded")
+        if self._allowed_networks and not self._is_allowed(peer_address):
+            event(logger, logging.WARNING, "peer's network is not allowed", peer=peer_address)
+            raise AssociationRejected(1, 1, 3, "peer's network is not allowed")
+
+    def _is_allowed(self, peer_address: str) -> bool:
+        address = ipaddress.ip_address(peer_address.partition("%")[0])
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._allowed_networks)

@@ -1,0 +1,286 @@
+"""One connection: the acceptor's records carried out on a transport."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from enum import Enum, auto
+from typing import TYPE_CHECKING, cast
+
+from oxidicom._pdu import Data
+from oxidicom.constants import AbortReason
+from oxidicom.logevents import event
+from oxidicom.net.flow import FlowControl
+from oxidicom.net.watch import Watch
+from oxidicom.ports import (
+    AssociationBegan,
+    AssociationContext,
+    AssociationEnded,
+    InstanceSink,
+    StoreOutcome,
+)
+from oxidicom.ulid import new_ulid
+from oxidicom.wire.acceptor import Acceptor
+from oxidicom.wire.events import Associated, Ended, Event, Output, StoreBegan
+from oxidicom.wire.items import AssociateRequest
+
+if TYPE_CHECKING:
+    from oxidicom.net.listener import Listener
+
+logger = logging.getLogger("oxidicom.net")
+
+
+class Phase(Enum):
+    UNASSOCIATED = auto()
+    ESTABLISHED = auto()
+    CLOSING = auto()
+    """We have said our last; what arrives is dropped until the peer closes."""
+    CLOSED = auto()
+
+
+# Exactly this base: with asyncio.Protocol beside it, or with neither, uvloop and asyncio choose
+# different callbacks.
+class AssociationProtocol(asyncio.BufferedProtocol):
+    """Receives into the pool's buffer, feeds the acceptor, and does what its records say."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._pool = listener.pool
+        self._store = listener.store
+        self._acceptor = Acceptor(listener.policy, self._admit)
+        self._sink: InstanceSink | None = None
+        self._association: AssociationContext | None = None
+        self._ended: str | None = None
+        self._over = False
+        self._messages = 0
+        self._abort_at_rest: str | None = None
+        self.phase = Phase.UNASSOCIATED
+        self.received = 0
+        self.peer: tuple[str, int] = ("", 0)
+
+    # ---- transport's callbacks -----------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._flow = FlowControl(self._transport, self._pool)
+        self._write = self._transport.write
+        address = transport.get_extra_info("peername")
+        if isinstance(address, tuple):
+            self.peer = (address[0], address[1])
+        self._socket = _socket_of(self._transport)
+        # Responses wait for nobody; a peer that vanished is noticed in the end (decisions 16, 19).
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.watch = Watch(self._listener.limits, self._listener.clock())
+        self._listener.opened(self)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._pool.current
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.received += nbytes
+        if self.phase is Phase.CLOSING:
+            return
+        try:
+            self._receive(nbytes)
+        except Exception as error:
+            self._listener.on_bug(error)
+            self.abort("internal error")
+
+    def eof_received(self) -> None:
+        # Returning nothing lets the transport close itself.
+        self._perform(self._acceptor.eof(), self._pool.current)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._perform(self._acceptor.eof(), self._pool.current)
+        self.phase = Phase.CLOSED
+        self._socket.detach()
+        self._listener.closed(self)
+
+    def pause_writing(self) -> None:
+        self._flow.peer_reads(False)
+
+    def resume_writing(self) -> None:
+        self._flow.peer_reads(True)
+
+    # ---- bytes in ------------------------------------------------------------------------
+
+    def _receive(self, nbytes: int) -> None:
+        buffer = self._pool.current
+        kept = self._perform(self._acceptor.receive(buffer, 0, nbytes), buffer)
+        if self._sink is not None and not self._sink.flush(buffer):
+            kept += 1
+        if kept:
+            self._flow.buffers_kept(kept)
+        if self._acceptor.mid_message:
+            # A sender with Nagle's algorithm on holds the rest of the message back until this
+            # much is acknowledged; the kernel forgets the option after a while (decision 19).
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def _perform(self, events: list[Event], buffer: bytearray) -> int:
+        """Do what the acceptor says; returns how many sinks keep `buffer`."""
+        kept = 0
+        for record in events:
+            kind = type(record)
+            if kind is Data:
+                kept += self._on_data(cast(Data, record), buffer)
+            elif kind is StoreBegan:
+                self._on_store_began(cast(StoreBegan, record))
+            elif kind is Output:
+                self._write(cast(Output, record).data)
+            elif kind is Associated:
+                self._on_associated(cast(Associated, record).request)
+            else:
+                self._on_ended(cast(Ended, record))
+        return kept
+
+    def _on_store_began(self, record: StoreBegan) -> None:
+        assert self._association is not None
+        self._messages += 1
+        self._flow.instance_pending()
+        self._sink = self._store.begin(self._association, record.request, self)
+
+    def _on_data(self, data: Data, buffer: bytearray) -> int:
+        sink = self._sink
+        assert sink is not None
+        if data.stop > data.start:
+            sink.feed(buffer, data.start, data.stop)
+        if not data.last:
+            return 0
+        self._sink = None
+        return 0 if sink.finish(buffer) else 1
+
+    # ---- the store's callbacks (ports.SinkOwner) -----------------------------------------
+
+    def instance_done(self, outcome: StoreOutcome) -> None:
+        self._flow.instance_done()
+        if self.phase is Phase.ESTABLISHED:
+            self._write(self._acceptor.store_response(outcome))
+            if self._abort_at_rest is not None and self.at_rest:
+                self.abort(self._abort_at_rest)
+        self._report_end()
+
+    def buffer_released(self, buffer: bytearray) -> None:
+        if self.phase is Phase.CLOSED:
+            self._pool.release(buffer)
+        else:
+            self._flow.buffer_released(buffer)
+
+    # ---- the association's life ----------------------------------------------------------
+
+    def _admit(self, request: AssociateRequest) -> None:
+        self._listener.admit(self.peer[0])
+
+    def _on_associated(self, request: AssociateRequest) -> None:
+        association_id = new_ulid()
+        self._association = AssociationContext(association_id, request.calling_ae_title)
+        self.phase = Phase.ESTABLISHED
+        self._listener.associated(self)
+        self._listener.reports(
+            AssociationBegan(
+                association_id,
+                *self.peer,
+                request.calling_ae_title,
+                request.called_ae_title,
+                self._listener.clock(),
+                time.time_ns(),
+            )
+        )
+
+    def _on_ended(self, record: Ended) -> None:
+        if self._sink is not None:
+            self._sink.discard()
+            self._sink = None
+            self._flow.instance_done()
+        if self._association is None and record.error is not None and not record.abrupt:
+            # A health probe is nothing to tell of; a peer that was refused is (decision 8).
+            refused = logging.WARNING if record.error.startswith("rejected") else logging.INFO
+            event(logger, refused, "no association", peer=self.peer[0], reason=record.error)
+        self._over = True
+        self._ended = record.error
+        self._listener.ended(self)
+        self._close(record.abrupt)
+        self._report_end()
+
+    def _report_end(self) -> None:
+        """Once all that this association stored has been reported."""
+        if not self._over or self._association is None or self._flow.pending:
+            return
+        association_id = self._association.association_id
+        self._association = None
+        self._store.association_ended(association_id)
+        self._listener.reports(
+            AssociationEnded(
+                association_id,
+                self._ended,
+                self.received,
+                self._listener.clock(),
+                time.time_ns(),
+            )
+        )
+
+    def _close(self, abrupt: bool) -> None:
+        """Let our last words arrive: closing with unread bytes would reset the connection and
+        destroy them (decision 10)."""
+        if self.phase is Phase.CLOSED:
+            return
+        self.phase = Phase.CLOSING
+        self.watch.closing(self._listener.clock())
+        if abrupt:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            self._flow.release()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+
+    # ---- the listener's commands ---------------------------------------------------------
+
+    @property
+    def at_rest(self) -> bool:
+        """Between messages, with nothing under way on our side either."""
+        return not self._acceptor.mid_message and not self._flow.pending
+
+    def check(self, now: float) -> None:
+        """Called every second or so: time limits (decisions 8, 10, 16)."""
+        if self.phase in (Phase.UNASSOCIATED, Phase.CLOSING):
+            if self.watch.artim_expired(now):
+                self._transport.abort()
+        elif self.phase is Phase.ESTABLISHED:
+            message = self._messages if self._acceptor.mid_message else None
+            waiting_for_us = self._flow.paused or self.awaits_us
+            reason = self.watch.observe(now, self.received, message, waiting_for_us)
+            if reason is not None:
+                self.abort(reason)
+
+    def silent_for(self, now: float) -> float:
+        """Seconds since the peer's last byte, as of the last `check`."""
+        return self.watch.silence(now, self.received)
+
+    @property
+    def awaits_us(self) -> bool:
+        """The peer's instances are whole, and their outcome is not known yet."""
+        return self._flow.pending > (0 if self._sink is None else 1)
+
+    def abort(self, reason: str) -> None:
+        """A-ABORT from our side; the open instance is discarded."""
+        self._perform(self._acceptor.abort(AbortReason.NOT_SPECIFIED, reason), self._pool.current)
+
+    def abort_at_rest(self, reason: str) -> None:
+        """As `abort`, after the instance in flight."""
+        if self.at_rest or self.phase is not Phase.ESTABLISHED:
+            self.abort(reason)
+        else:
+            self._abort_at_rest = reason
+
+    def kill(self) -> None:
+        """Nothing more is sent or awaited."""
+        self._perform(self._acceptor.eof(), self._pool.current)
+        self._transport.abort()
+
+
+def _socket_of(transport: asyncio.Transport) -> socket.socket:
+    """A socket object on the transport's descriptor: uvloop's own makes one at every call."""
+    inner = transport.get_extra_info("socket")
+    return socket.socket(inner.family, inner.type, inner.proto, inner.fileno())

@@ -1,0 +1,149 @@
+"""Registrations to RabbitMQ, each confirmed by it (decision 33)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+from typing import Final
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import ChannelClosed, DeliveryError, PublishError
+from yarl import URL
+
+from oxidicom.notify.celery_message import encode, our_origin
+from oxidicom.notify.tls import client_context
+from oxidicom.ports import Registration
+
+CONNECT_TIMEOUT: Final = 10.0
+PUBLISH_TIMEOUT: Final = 30.0
+"""From the call to the confirmation, connecting included."""
+CLOSE_TIMEOUT: Final = 2.0
+HEARTBEAT: Final = 20
+"""Seconds (AMQP 0-9-1 4.2.7)."""
+
+log = logging.getLogger(__name__)
+
+
+class AmqpPublisher:
+    """`url`: amqp:// or amqps://, with credentials and virtual host. `ca`: PEM file of the
+    certificates to trust instead of the system's. Safe for concurrent calls."""
+
+    def __init__(self, url: str, queue_name: str, ca: Path | None = None) -> None:
+        self._url = URL(url)
+        self._queue_name = queue_name
+        self._ca = ca
+        self._origin = our_origin()
+        self._connecting = asyncio.Lock()
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+
+    async def start(self) -> bool:
+        """Connect and declare the queue, so that workers can come first. False (and a warning) if
+        that fails now: the next `publish` tries again."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await self._ready()
+        except Exception as error:
+            log.warning("the AMQP broker is away: %s: %s", type(error).__name__, error)
+            await self._disconnect()
+            return False
+        return True
+
+    async def publish(self, registration: Registration, task_id: str) -> None:
+        """Return once the broker has confirmed that a queue holds the message on its disk.
+
+        Raises whatever went wrong (TimeoutError, OSError, AMQPException); the message may have been
+        taken all the same. The next call connects anew if need be.
+        """
+        message = self._message(registration, task_id)
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT):
+                channel = await self._ready()
+                try:
+                    await self._publish(channel, message)
+                except PublishError:
+                    log.warning("the queue %s is gone, declared again", self._queue_name)
+                    await self._declare()
+                    await self._publish(channel, message)
+        except DeliveryError:
+            raise  # refused by a broker that is well: returned again, or nack
+        except BaseException:
+            await self._disconnect()
+            raise
+
+    async def close(self) -> None:
+        await self._disconnect()
+
+    def _message(self, registration: Registration, task_id: str) -> aio_pika.Message:
+        body, headers, properties = encode(registration, self._queue_name, task_id, self._origin)
+        return aio_pika.Message(
+            body,
+            headers=headers,
+            message_id=task_id,
+            correlation_id=properties["correlation_id"],
+            content_type=properties["content_type"],
+            content_encoding=properties["content_encoding"],
+            priority=properties["priority"],
+            delivery_mode=properties["delivery_mode"],
+        )
+
+    async def _publish(self, channel: AbstractChannel, message: aio_pika.Message) -> None:
+        # To the default exchange, which routes by queue name (AMQP 0-9-1 3.1.3.1).
+        await channel.default_exchange.publish(message, self._queue_name, mandatory=True)
+
+    async def _ready(self) -> AbstractChannel:
+        """A channel whose broker has the queue."""
+        async with self._connecting:
+            if self._channel is not None and not self._channel.is_closed:
+                return self._channel
+            await self._drop_connection()
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                self._connection = await self._connect()
+                await self._declare()
+                self._channel = await self._open_channel()
+            return self._channel
+
+    async def _connect(self) -> AbstractConnection:
+        context = None
+        if self._url.scheme == "amqps":
+            context = await asyncio.to_thread(client_context, self._ca)
+        url = self._url.update_query(heartbeat=HEARTBEAT, name="oxidicom")
+        return await aio_pika.connect(url, ssl_context=context)
+
+    async def _declare(self) -> None:
+        # On channels of its own: a refusal closes them, and must not cut others' confirmations.
+        try:
+            await self._declare_once(durable=True)
+        except ChannelClosed as error:
+            # It exists with other arguments (a quorum queue, a length limit), or we may not
+            # declare: the operator's choice, and a queue all the same.
+            log.info("the queue %s is used as it is: %s", self._queue_name, error)
+            await self._declare_once(passive=True)
+
+    async def _declare_once(self, *, durable: bool = False, passive: bool = False) -> None:
+        channel = await self._open_channel()
+        try:
+            await channel.declare_queue(self._queue_name, durable=durable, passive=passive)
+        finally:
+            await channel.close()
+
+    async def _open_channel(self) -> AbstractChannel:
+        if self._connection is None:
+            raise ConnectionError("the connection was given up meanwhile")
+        channel = self._connection.channel(publisher_confirms=True, on_return_raises=True)
+        await channel.initialize()
+        return channel
+
+    async def _disconnect(self) -> None:
+        async with self._connecting:
+            await self._drop_connection()
+
+    async def _drop_connection(self) -> None:
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await connection.close()

@@ -1,0 +1,69 @@
+"""A registration as a Celery task message, protocol 2 (decision 33)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from oxidicom.notify.cube_fields import cube_fields
+from oxidicom.ports import Registration
+
+TASK: Final = "pacsfiles.tasks.register_pacs_series"
+
+_EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+class CeleryMessage(NamedTuple):
+    """The same over every broker; only the envelope differs."""
+
+    body: bytes
+    """Compact UTF-8 JSON: args, kwargs, embed."""
+    headers: dict[str, Any]
+    properties: dict[str, Any]
+    """Of AMQP's basic class (AMQP 0-9-1 4.2.6.1), by their names there, and the routing key."""
+
+
+def encode(
+    registration: Registration, queue: str, task_id: str, origin: str | None = None
+) -> CeleryMessage:
+    """`task_id` is a UUID; the same for every attempt to deliver the same registration.
+
+    `routing_key` is the queue and never Celery's default: a worker that shuts down puts what it
+    has prefetched back by routing key, and nobody consumes CUBE's `celery` queue.
+    """
+    fields = cube_fields(registration)
+    # Workers log kwargsrepr, so no patient data in it.
+    shown = {keyword: fields[keyword] for keyword in ("pacs_name", "SeriesInstanceUID", "ndicom")}
+    headers: dict[str, Any] = {
+        "lang": "py",
+        "task": TASK,
+        "id": task_id,
+        "root_id": task_id,
+        "parent_id": None,
+        "group": None,
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "argsrepr": "()",
+        "kwargsrepr": repr(shown),
+        "origin": origin if origin is not None else our_origin(),
+    }
+    properties: dict[str, Any] = {
+        "correlation_id": task_id,
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "priority": 0,
+        "delivery_mode": 2,
+        "routing_key": queue,
+    }
+    return CeleryMessage(msgspec.json.encode([[], fields, _EMBED]), headers, properties)
+
+
+def our_origin() -> str:
+    """As Celery's own client names itself."""
+    return f"gen{os.getpid()}@{socket.gethostname()}"

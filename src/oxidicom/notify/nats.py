@@ -1,0 +1,280 @@
+"""LONK over NATS. Nobody waits for it: with NATS away, counts are dropped and the rest is kept only
+as far as the queue goes (decision 37)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import nats.errors
+from nats.aio.client import Client
+
+from oxidicom.notify import lonk
+from oxidicom.notify.lonk import ProgressLimiter, Urgency
+from oxidicom.notify.tls import client_context
+from oxidicom.ports import SeriesInfo
+
+DEFAULT_PORT: Final = 4222
+QUEUE_LENGTH: Final = 4096
+CONNECT_TIMEOUT: Final = 5
+CLOSE_TIMEOUT: Final = 2.0
+FIRST_RETRY: Final = 0.1
+LAST_RETRY: Final = 2.0
+PING_INTERVAL: Final = 10
+"""Seconds. Two unanswered pings, and the connection counts as dead."""
+MAX_UNSENT: Final = 256 * 1024
+"""Bytes in the client's own buffer; beyond, our queue fills instead."""
+
+log = logging.getLogger(__name__)
+
+
+class _Message(NamedTuple):
+    subject: str
+    urgency: Urgency
+    payload: bytes
+
+
+class _Client(Client):
+    """Never speaks in the clear where TLS was asked for; nats-py does if the server is willing."""
+
+    def _connect_command(self) -> bytes:
+        server = self._current_server
+        if server and server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
+            raise nats.errors.SecureConnRequiredError
+        return super()._connect_command()
+
+
+class LonkPublisher:
+    """One publisher, so one order. All but `start`, `flush` and `close` return at once.
+
+    `address`: `host`, `host:port`, `nats://…` or `tls://…`, with user:password@ or token@; several
+    servers of one cluster with commas between. `dev_sleep` (seconds) follows every message, sent or
+    not: it makes progress bars slow enough to look at.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        root_subject: str,
+        limiter: ProgressLimiter,
+        *,
+        dev_sleep: float = 0.0,
+        ca: Path | None = None,
+        queue_length: int = QUEUE_LENGTH,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.dropped = 0
+        """Messages lost or never tried because NATS was away or too slow; not the rate limited."""
+        self._servers = [_with_scheme(each) for each in address.split(",") if each.strip()]
+        self._root_subject = root_subject
+        self._limiter = limiter
+        self._dev_sleep = dev_sleep
+        self._ca = ca
+        self._tls: ssl.SSLContext | None = None
+        self._queue_length = queue_length
+        self._clock = clock
+        self._queue: deque[_Message] = deque()
+        self._client: Client | None = None
+        self._connected = asyncio.Event()
+        self._filled = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._hurry = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def connected(self) -> bool:
+        return self._connected.is_set()
+
+    @property
+    def depth(self) -> int:
+        """Messages in the queue."""
+        return len(self._queue)
+
+    async def start(self) -> None:
+        """Never fails, never waits for NATS."""
+        self._tasks = [
+            asyncio.create_task(self._keep_connected(), name="NATS connection"),
+            asyncio.create_task(self._send_queued(), name="LONK sender"),
+        ]
+
+    def progress(self, series: SeriesInfo, count: int, first: bool) -> None:
+        urgency = Urgency.FIRST if first else Urgency.COUNT
+        self._put(self._subject(series), urgency, lonk.ndicom(count))
+
+    def failed(self, calling_ae_title: str, series_instance_uid: str | None, error: str) -> None:
+        subject = lonk.subject(self._root_subject, calling_ae_title, series_instance_uid)
+        self._put(subject, Urgency.ERROR, lonk.error(error))
+
+    def final(self, series: SeriesInfo, received: int) -> None:
+        self._put(self._subject(series), Urgency.FINAL, lonk.ndicom(received))
+
+    def done(self, series: SeriesInfo, received: int) -> None:
+        del received  # every done frees the subject's state, whatever was received
+        self._put(self._subject(series), Urgency.DONE, lonk.done())
+
+    async def flush(self, timeout: float) -> bool:
+        """Whether the server has everything within `timeout` seconds; no pauses meanwhile."""
+        self._hurry.set()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._empty.wait()
+                if self._client is None or not self.connected:
+                    return False
+                await self._client.flush(timeout=int(timeout) + 1)
+        except (TimeoutError, nats.errors.Error, OSError):
+            return False
+        else:
+            return True
+        finally:
+            self._hurry.clear()
+
+    async def close(self) -> None:
+        """What is still queued is dropped; `flush` before."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        self.dropped += len(self._queue)
+        self._queue.clear()
+
+    # ---- the queue --------------------------------------------------------------------------
+
+    def _subject(self, series: SeriesInfo) -> str:
+        return lonk.subject(self._root_subject, series.calling_ae_title, series.series_instance_uid)
+
+    def _put(self, subject: str, urgency: Urgency, payload: bytes) -> None:
+        full = len(self._queue) >= self._queue_length
+        if urgency is Urgency.COUNT and (full or not self.connected):
+            self.dropped += 1
+            return
+        if full:
+            self._drop(self._queue.popleft())
+        self._queue.append(_Message(subject, urgency, payload))
+        self._empty.clear()
+        self._filled.set()
+
+    def _drop(self, message: _Message) -> None:
+        self.dropped += 1
+        if message.urgency is Urgency.DONE:  # its state must go all the same
+            self._limiter.sent(message.subject, message.urgency, self._clock())
+
+    async def _send_queued(self) -> None:
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            while self._queue:
+                await self._connected.wait()
+                if not self._queue:
+                    break
+                await self._send(self._queue.popleft())
+                if self._dev_sleep and not self._hurry.is_set():
+                    await self._pause(self._dev_sleep)
+            self._empty.set()
+
+    async def _send(self, message: _Message) -> None:
+        if not self._limiter.admits(message.subject, message.urgency, self._clock()):
+            return
+        assert self._client is not None
+        try:
+            await self._client.publish(message.subject, message.payload)
+        except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError):
+            self._connected.clear()
+            self._queue.appendleft(message)
+        except Exception as error:
+            log.warning("a LONK message cannot be sent: %s", type(error).__name__)
+            self._drop(message)
+        else:
+            self._limiter.sent(message.subject, message.urgency, self._clock())
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
+
+    # ---- the connection ---------------------------------------------------------------------
+
+    async def _keep_connected(self) -> None:
+        """nats-py's own reconnection gives up on a refused login, and connects never at start."""
+        delay = FIRST_RETRY
+        away = False
+        while True:
+            closed = asyncio.Event()
+            client = _Client()
+            try:
+                await client.connect(**self._options(closed))
+                self._client = client
+                self._connected.set()
+                log.info("connected to NATS")
+                away, delay = False, FIRST_RETRY
+                await closed.wait()
+                raise nats.errors.ConnectionClosedError
+            except Exception as error:
+                if not away:
+                    log.warning("NATS is away, progress is dropped: %s", _reason(error))
+                away = True
+            finally:
+                self._connected.clear()
+                await _close(client)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LAST_RETRY)
+
+    def _options(self, closed: asyncio.Event) -> dict[str, Any]:
+        async def on_closed() -> None:
+            closed.set()
+
+        async def on_error(_: Exception) -> None:
+            """Reported by what follows from it."""
+
+        if self._tls is None:
+            self._tls = client_context(self._ca)
+        credentials = urlsplit(self._servers[0])
+        user, password = credentials.username, credentials.password
+        login: dict[str, str] = {}
+        if user and password is not None:
+            login = {"user": unquote(user), "password": unquote(password)}
+        elif user:
+            login = {"token": unquote(user)}
+        return {
+            "servers": self._servers,
+            "closed_cb": on_closed,
+            "error_cb": on_error,
+            "name": "oxidicom",
+            "allow_reconnect": False,
+            "max_reconnect_attempts": 1,
+            "reconnect_time_wait": 0,
+            "connect_timeout": CONNECT_TIMEOUT,
+            "ping_interval": PING_INTERVAL,
+            "pending_size": MAX_UNSENT,
+            "flush_timeout": CONNECT_TIMEOUT,
+            "tls": self._tls,
+            **login,
+        }
+
+
+def _with_scheme(address: str) -> str:
+    address = address.strip()
+    if "://" not in address:
+        address = f"nats://{address}"
+    return address if urlsplit(address).port else f"{address}:{DEFAULT_PORT}"
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+async def _close(client: Client) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await client.close()
+    except Exception as error:
+        log.debug("closing the NATS connection: %s", _reason(error))

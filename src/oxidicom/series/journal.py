@@ -1,0 +1,104 @@
+"""Crash memory: which associations have carried which series that are not registered yet.
+
+One small file for each pair, so that workers and replicas on one shared folder never write the
+same file, and the end of one reception never removes an entry of the next.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from oxidicom import disk
+from oxidicom.ports import SeriesInfo, SeriesKey
+
+_SET_ASIDE: Final = ".bad"
+_NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
+"""What opening a folder, a link or a socket says."""
+
+
+class JournalEntry(msgspec.Struct, frozen=True):
+    association_id: str
+    series: SeriesInfo
+
+
+class Journal:
+    """A folder of entries, made if it is not there; nothing of it is kept in memory.
+
+    With `sync` an entry survives the death of the machine, otherwise that of the process.
+    Any number of processes may use one folder.
+    """
+
+    def __init__(self, folder: Path, sync: bool) -> None:
+        """Raises OSError."""
+        self._folder = folder
+        self._sync = sync
+        self._encoder = msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(JournalEntry)
+        disk.create_folder(folder, sync=sync)
+
+    def enter(self, association_id: str, series: SeriesInfo) -> None:
+        """Return once the entry is on disk; entering twice is entering once. Raises OSError."""
+        name = _name(association_id, series.key)
+        data = self._encoder.encode(JournalEntry(association_id, series))
+        try:
+            disk.write_atomically(self._folder, name, data, sync=self._sync)
+        except FileNotFoundError:  # somebody cleaned up: no reason to refuse images from now on
+            disk.create_folder(self._folder, sync=self._sync)
+            disk.write_atomically(self._folder, name, data, sync=self._sync)
+
+    def remove(self, key: SeriesKey, associations: Iterable[str]) -> None:
+        """Forget these entries, if they are there; raises OSError.
+
+        Never synced: an entry that a power cut brings back leads to a second registration of the
+        same count at worst, and registrations are promised at least once.
+        """
+        for association_id in associations:
+            disk.remove_if_there(os.path.join(self._folder, _name(association_id, key)))
+
+    def entries(self, faults: list[str]) -> Iterator[JournalEntry]:
+        """All entries, oldest association first; raises OSError if the folder cannot be listed.
+
+        What is no entry is renamed to `*.bad`, where it is not looked at again; what cannot be
+        read stays for the next start. Either adds one line without patient data to `faults`.
+        """
+        disk.remove_stale_temporaries(self._folder)
+        for name in disk.names(self._folder):
+            if name.endswith(_SET_ASIDE):
+                continue
+            try:
+                entry = self._read(name)
+                if entry is None:
+                    os.rename(self._folder / name, self._folder / (name + _SET_ASIDE))
+                    faults.append(f"journal: {name} is not an entry; renamed to *{_SET_ASIDE}")
+                    continue
+            except FileNotFoundError:  # its series has just been completed by a replica
+                continue
+            except OSError as error:
+                faults.append(f"journal: {name}: {error.strerror}")
+                continue
+            yield entry
+
+    def _read(self, name: str) -> JournalEntry | None:
+        """None for what `enter` has not written under this name; raises OSError."""
+        try:
+            entry = self._decoder.decode(disk.read_small(self._folder / name))
+            return entry if _name(entry.association_id, entry.series.key) == name else None
+        except OSError as error:
+            if error.errno in _NOT_A_FILE:
+                return None
+            raise
+        except ValueError:  # msgspec's errors and UnicodeError are ValueErrors
+            return None
+
+
+def _name(association_id: str, key: SeriesKey) -> str:
+    """The ULID comes first, so that names sort by age; a UID may hold anything, hence the hash."""
+    text = "\0".join(key).encode("utf-8", "surrogatepass")
+    return f"{association_id}-{blake2b(text, digest_size=16).hexdigest()}.json"

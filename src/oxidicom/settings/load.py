@@ -1,0 +1,204 @@
+"""From the environment to settings, or to everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from oxidicom.errors import OperatorError
+from oxidicom.settings.model import Settings, variables
+from oxidicom.settings.parsing import Unfit, is_ae_title, mask_url, printable
+from oxidicom.settings.variable import Kind, Variable
+
+_OVER_HTTP: Final = (
+    "CHRIS_USERNAME",
+    "CHRIS_PASSWORD",
+    "CHRIS_HTTP_RETRIES",
+    "CHRIS_PACS_ADDRESS",
+    "CHRIS_PUSHER_THREADS",
+    "OXIDICOM_HTTP_REGISTER",
+)
+"""The rest of what CHRIS_URL turns on."""
+
+_NOT_IN_THIS_RELEASE: Final[Mapping[str, str]] = {
+    **dict.fromkeys(_OVER_HTTP, "registration over HTTP is not in this release"),
+    "OXIDICOM_WORKERS": "more than one receiving process is not in this release",
+}
+
+_SERVICE_LINK: Final = re.compile(
+    r"OXIDICOM_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
+)
+"""What Kubernetes sets in every container beside a Service called oxidicom or oxidicom-…"""
+
+
+class _Found(NamedTuple):
+    name: str
+    text: str
+    kind: Kind
+
+
+class _Environment:
+    """Names as the reference reads them: its own in any case, upper case first; empty is unset."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._values: dict[str, str] = {}
+        for name in sorted(environ, key=lambda name: name != name.upper()):
+            upper = name.upper()
+            text = _unquoted(environ[name].strip())
+            if text:
+                ours = upper.startswith(("OXIDICOM_", "CHRIS_"))
+                self._values.setdefault(upper if ours else name, text)
+
+    def get(self, name: str) -> str | None:
+        return self._values.get(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def find(self, variable: Variable) -> list[_Found]:
+        """All names of the first rank that is set, or the first older one."""
+        equals = [
+            _Found(name, text, variable.kind)
+            for name in (variable.name, *variable.same)
+            if (text := self.get(name)) is not None
+        ]
+        if equals:
+            return equals
+        for name, kind in variable.older:
+            if (text := self.get(name)) is not None:
+                return [_Found(name, text, kind or variable.kind)]
+        return []
+
+
+def _unquoted(text: str) -> str:
+    """The reference wants quotes around a string that looks like a number."""
+    if len(text) >= 2 and text.startswith('"') and text.endswith('"'):
+        return text[1:-1].strip()
+    return text
+
+
+def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """The settings and the warnings, each one line.
+
+    Raises OperatorError with every fault; the names that nobody knows are notes on it, because a
+    misspelt name is what is most often behind a missing one.
+    """
+    environment = _Environment(environ)
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    warnings: list[str] = []
+    for field, variable in variables().items():
+        found = environment.find(variable)
+        if len({each.text for each in found}) > 1:
+            faults.append(_contradiction(variable, found))
+        elif found:
+            name, text, kind = found[0]
+            try:
+                values[field] = kind.parse(text)
+            except Unfit as why:
+                faults.append(_fault(name, text, variable, kind, str(why)))
+        elif field == "files_root":
+            faults.append(_missing(variable))
+    if (environment.get("OTEL_SDK_DISABLED") or "").lower() == "true":
+        values["otel_enabled"] = False
+
+    faults += _not_in_this_release(environment)
+    warnings += _unknown(environment)
+    _check_ae_title(values, faults, warnings)
+    if faults:
+        error = OperatorError(*faults)
+        for warning in warnings:
+            error.add_note(warning)
+        raise error
+
+    settings = Settings(**values)
+    warnings += _doubts(settings)
+    return settings, warnings
+
+
+def _shown(text: str, variable: Variable) -> str:
+    return printable(mask_url(text) if variable.secret or "://" in text else text)
+
+
+def _fault(name: str, text: str, variable: Variable, kind: Kind, why: str) -> str:
+    reason = f"{why}; " if why else ""
+    return (
+        f"{name}={_shown(text, variable)}: {reason}expected {kind.expected},"
+        f" for example {name}={kind.example}"
+    )
+
+
+def _contradiction(variable: Variable, found: list[_Found]) -> str:
+    both = " and ".join(f"{each.name}={_shown(each.text, variable)}" for each in found)
+    return (
+        f"{both}: two names of one setting with different values; expected one of them,"
+        f" for example {variable.name}={variable.kind.example}"
+    )
+
+
+def _missing(variable: Variable) -> str:
+    kind = variable.kind
+    return f"{variable.name} is not set: expected {kind.expected}, for example {kind.example}"
+
+
+def _not_in_this_release(environment: _Environment) -> Iterator[str]:
+    url = environment.get("CHRIS_URL")
+    if url is not None:
+        broker = variables()["broker"]
+        yield (
+            f"CHRIS_URL={printable(mask_url(url))}: registration over HTTP is not in this release;"
+            f" expected no CHRIS_URL, and {broker.name} instead, for example"
+            f" {broker.name}={broker.kind.example}"
+        )
+
+
+def _unknown(environment: _Environment) -> Iterator[str]:
+    known = [
+        name
+        for variable in variables().values()
+        for name in variable.names
+        if name.startswith("OXIDICOM_")
+    ]
+    for name in environment:
+        if name in _NOT_IN_THIS_RELEASE:
+            yield f"{name} has no effect: {_NOT_IN_THIS_RELEASE[name]}"
+        elif (
+            name.startswith("OXIDICOM_")
+            and name not in known
+            and not _is_service_link(name, environment.get(name) or "")
+        ):
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            yield f"{printable(name)} is not known and has no effect: is {nearest} meant?"
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    if _SERVICE_LINK.fullmatch(name):
+        return True
+    return name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
+
+
+def _check_ae_title(values: dict[str, Any], faults: list[str], warnings: list[str]) -> None:
+    """The reference takes any text for our title, for it never compares it; we may have to."""
+    title = values.get("scp_aet")
+    if title is None or is_ae_title(title):
+        return
+    variable = variables()["scp_aet"]
+    line = _fault(variable.name, title, variable, variable.kind, "no peer can call us by this")
+    (faults if values.get("scp_check_called_aet") else warnings).append(line)
+
+
+def _doubts(settings: Settings) -> Iterator[str]:
+    """What is no fault, but hardly meant."""
+    broker = variables()["broker"]
+    if settings.broker is None:
+        yield (
+            f"No broker is set: registrations stay in the outbox on disk"
+            f" ({settings.state_dir}) and CUBE learns of no series; set {broker.name},"
+            f" for example {broker.name}={broker.kind.example}"
+        )
+    elif settings.broker_ca is not None and not settings.broker.lower().startswith("amqps:"):
+        yield (
+            f"{variables()['broker_ca'].name} has no effect: {broker.name} is not an amqps:// URL"
+        )

@@ -1,0 +1,64 @@
+"""The settings for people: the effective ones, and the README's table of all."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from oxidicom.settings.model import Settings, variables
+from oxidicom.settings.parsing import printable
+from oxidicom.settings.variable import Variable
+
+
+class Effective(NamedTuple):
+    name: str
+    value: str
+    """As it would be written in the environment; secrets masked."""
+    is_default: bool
+
+
+def effective(settings: Settings) -> list[Effective]:
+    """What is in force, in order of declaration."""
+    defaults = Settings(files_root=settings.files_root)
+    return [
+        Effective(
+            variable.name,
+            _shown(variable, getattr(settings, field)),
+            field != "files_root" and getattr(settings, field) == getattr(defaults, field),
+        )
+        for field, variable in variables().items()
+    ]
+
+
+def markdown_table() -> str:
+    """Every setting; the same on every machine. Ends with a line feed."""
+    rows = [
+        "| Variable | Value | Default | Meaning |",
+        "|---|---|---|---|",
+    ]
+    for field in msgspec.structs.fields(Settings):
+        variable = variables()[field.name]
+        kind = variable.kind
+        default = "required" if field.required else _default(variable, field.default)
+        example = "" if default.startswith("`") else f", like `{kind.example}`"
+        further = ", ".join(f"`{name}`" for name in variable.names[1:])
+        names = f" Also read: {further}." if further else ""
+        rows.append(
+            f"| `{variable.name}` | {kind.expected}{example} | {default}"
+            f" | {variable.meaning}{names} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _shown(variable: Variable, value: Any) -> str:
+    if value is None or value == ():
+        return "not set"
+    return printable(variable.kind.show(value), longest=4096)
+
+
+def _default(variable: Variable, value: Any) -> str:
+    if variable.default is not None:
+        return variable.default
+    shown = _shown(variable, value)
+    return shown if value is None or value == () else f"`{shown}`"

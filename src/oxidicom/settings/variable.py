@@ -1,0 +1,49 @@
+"""What is declared of one setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A form of values: how to read it, how to ask for it, how to show it."""
+
+    parse: Callable[[str], Any]
+    """Raises Unfit."""
+    expected: str
+    """Completes "expected …"."""
+    example: str
+    show: Callable[[Any], str] = str
+
+
+class Older(NamedTuple):
+    """A name of an earlier generation, read only where no newer one is set."""
+
+    name: str
+    kind: Kind | None = None
+    """Where the older variable was written differently."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One setting's environment variable."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    """One line for the operator, in Markdown."""
+    same: tuple[str, ...] = ()
+    """Further names of equal rank: two that differ contradict each other."""
+    older: tuple[Older, ...] = ()
+    """In order of precedence."""
+    default: str | None = None
+    """In words, where it depends on something."""
+    secret: bool = False
+    """The value may hold a password."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.same, *(each.name for each in self.older))

@@ -1,0 +1,1 @@
+"""From fragments to files: tags, names, file meta information, writing."""

@@ -1,0 +1,94 @@
+"""Deflated Explicit VR Little Endian (PS3.5 A.5): as much inflated as the walk needs, no more."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from oxidicom._dataset import EXPLICIT_LE, Walker
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+CHUNK: Final = 64 * 1024
+"""Bytes inflated at a time, whatever a few fed bytes would expand to."""
+
+INFLATED_LIMIT: Final = 16 * 1024 * 1024
+"""Bytes in all (decision 24): headers of real data sets are far smaller, bombs are not."""
+
+
+class Inflater:
+    """A `Walker` for deflated data sets: same attributes, fed with raw deflate (RFC 1951)."""
+
+    __slots__ = ("_error", "_inflated", "_stream", "_walker", "asleep", "failed")
+
+    def __init__(self) -> None:
+        self._walker = Walker(EXPLICIT_LE)
+        self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._inflated = 0
+        self._error: str | None = None
+        self.asleep = False
+        self.failed = False
+
+    def feed(self, buffer: Buffer, start: int, stop: int) -> bool:
+        """Take bytes [start, stop) of `buffer`; see `Walker.feed`."""
+        if self.asleep:
+            return True
+        if not 0 <= start <= stop <= memoryview(buffer).nbytes:
+            raise ValueError("start and stop do not lie in the buffer")
+        pending: Buffer = memoryview(buffer)[start:stop]
+        try:
+            while not self.asleep:
+                chunk = self._stream.decompress(pending, CHUNK)
+                self._walk(chunk)
+                pending = self._stream.unconsumed_tail
+                if not pending and len(chunk) < CHUNK:
+                    break
+        except zlib.error:
+            self._fail("not a raw deflate stream")
+        return self.asleep
+
+    def finish(self) -> None:
+        """The data set has ended; see `Walker.finish`."""
+        if not self.asleep:
+            self._walker.finish()
+            self.asleep = True
+            self.failed = self._walker.failed
+
+    def _walk(self, chunk: bytes) -> None:
+        self._inflated += len(chunk)
+        self.asleep = self._walker.feed(chunk, 0, len(chunk))
+        self.failed = self._walker.failed
+        if not self.asleep and self._inflated >= INFLATED_LIMIT:
+            self._fail("needed tags not within 16 MiB inflated")
+
+    def _fail(self, error: str) -> None:
+        self._error = error
+        self.asleep = self.failed = True
+
+    @property
+    def error(self) -> str | None:
+        return self._error or self._walker.error
+
+    @property
+    def offending(self) -> int:
+        return self._walker.offending
+
+    def series_values(self) -> tuple[bytes | None, ...]:
+        return self._walker.series_values()
+
+    @property
+    def sop_instance_uid(self) -> bytes | None:
+        return self._walker.sop_instance_uid
+
+    @property
+    def instance_number(self) -> bytes | None:
+        return self._walker.instance_number
+
+    @property
+    def vrs(self) -> bytes:
+        return self._walker.vrs
+
+    @property
+    def truncated(self) -> tuple[int, ...]:
+        return self._walker.truncated

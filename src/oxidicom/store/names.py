@@ -1,0 +1,202 @@
+"""What an instance is called: its series, its UIDs, its file.
+
+All that an instance shares with its series is decoded once for each distinct set of raw values
+and then remembered; only SOPInstanceUID and InstanceNumber are read anew.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from oxidicom.constants import Status
+from oxidicom.errors import InstanceError
+from oxidicom.ports import SeriesInfo
+from oxidicom.store.naming import check_path, instance_file_name, pacs_name_of, series_folder
+from oxidicom.store.patient_age import days_of_age
+from oxidicom.store.reading import Reader
+from oxidicom.store.tags import KEYWORDS, TAGS, charset_of, iso_date, text_of, vr_of
+
+REMEMBERED: Final = 1024
+"""Distinct sets of series-level values; senders interleave a few series, not thousands."""
+
+REMEMBERED_BYTES: Final = 8 * 1024
+"""Of one set; hostile ones are decoded each time instead of filling the memory."""
+
+REQUIRED: Final = (
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "PatientID",
+    "StudyDate",
+    "SOPClassUID",
+)
+"""In the order in which the first that lacks decides the error."""
+
+_SERIES_KEYWORDS: Final = tuple(
+    keyword for keyword in KEYWORDS if keyword not in ("SOPInstanceUID", "InstanceNumber")
+)
+_INSTANCE_LEVEL: Final = REQUIRED.index("SOPInstanceUID")
+
+
+class InstanceNames(NamedTuple):
+    series: SeriesInfo
+    sop_class_uid: str
+    """Without padding, to be compared with the command's."""
+    sop_instance_uid: str
+    """Without padding, to be compared with the command's."""
+    file_name: str
+    """In the folder `series.path`, or in that of the series' first instance."""
+
+
+class SeriesNames(NamedTuple):
+    """The series-level values decoded; `series` is None where `fault` is in the way."""
+
+    series: SeriesInfo | None
+    sop_class_uid: str
+    series_instance_uid: str | None
+    sop_instance_uid_vr: str
+    instance_number_vr: str
+    fault: int
+    """Index into REQUIRED of the first that lacks or is illegal."""
+    illegal: tuple[str, ...]
+    """Keywords of what is there but cannot be: StudyDate, which is a fault, and PatientAge, which
+    is left out."""
+
+
+def read_names(reader: Reader, calling_ae_title: str) -> InstanceNames:
+    """The names of a data set that was read without failure.
+
+    Raises InstanceError 0xC000 where a required element is missing or illegal, or the path would
+    be too long.
+    """
+    names = read_series(reader, calling_ae_title)
+    uid = text_of("SOPInstanceUID", reader.sop_instance_uid, names.sop_instance_uid_vr)
+    if uid is None and names.fault > _INSTANCE_LEVEL:
+        raise _missing("SOPInstanceUID")
+    if names.series is None or uid is None:
+        keyword = REQUIRED[names.fault]
+        raise _illegal(keyword) if keyword in names.illegal else _missing(keyword)
+    number = text_of("InstanceNumber", reader.instance_number, names.instance_number_vr)
+    file_name = instance_file_name(number, uid)
+    check_path(names.series.path, file_name)
+    return InstanceNames(names.series, names.sop_class_uid, uid.strip(" \0"), file_name)
+
+
+def series_uid_of(reader: Reader, calling_ae_title: str) -> str | None:
+    """SeriesInstanceUID of whatever was read, failed or not; None where it was not."""
+    return read_series(reader, calling_ae_title).series_instance_uid
+
+
+_Key = tuple[tuple[bytes | None, ...], bytes, str]
+_remembered: dict[_Key, SeriesNames] = {}
+
+
+def read_series(reader: Reader, calling_ae_title: str) -> SeriesNames:
+    """The series-level names, decoded or remembered."""
+    key = (reader.series_values(), reader.vrs, calling_ae_title)
+    names = _remembered.get(key)
+    if names is None:
+        names = decode_series(*key)
+        if sum(len(value) for value in key[0] if value is not None) <= REMEMBERED_BYTES:
+            while len(_remembered) >= REMEMBERED:
+                # The oldest goes; a series still arriving comes back with its next instance.
+                _remembered.pop(next(iter(_remembered)), None)
+            _remembered[key] = names
+    return names
+
+
+def decode_series(
+    values: tuple[bytes | None, ...], vrs: bytes, calling_ae_title: str
+) -> SeriesNames:
+    """Decode what `Walker.series_values` and `Walker.vrs` give.
+
+    `calling_ae_title` is trimmed and not blank.
+    """
+    read_as = {
+        keyword: vr_of(keyword, vrs[2 * i : 2 * i + 2]) for i, keyword in enumerate(KEYWORDS)
+    }
+    raw = dict(zip(_SERIES_KEYWORDS, values, strict=True))
+    encodings = charset_of(raw["SpecificCharacterSet"], read_as["SpecificCharacterSet"])
+    text = {
+        keyword: text_of(keyword, value, read_as[keyword], encodings)
+        for keyword, value in raw.items()
+    }
+    study_date = iso_date(text["StudyDate"] or "")
+    days = days_of_age(text["PatientAge"] or "")
+    judged = {"StudyDate": study_date, "PatientAge": days}
+    return SeriesNames(
+        series=_series_info(text, study_date, days, calling_ae_title),
+        sop_class_uid=(text["SOPClassUID"] or "").strip(" \0"),
+        series_instance_uid=text["SeriesInstanceUID"],
+        sop_instance_uid_vr=read_as["SOPInstanceUID"],
+        instance_number_vr=read_as["InstanceNumber"],
+        fault=_first_fault({**text, "StudyDate": study_date}),
+        illegal=tuple(k for k, known in judged.items() if known is None and text[k] is not None),
+    )
+
+
+def _first_fault(text: dict[str, str | None]) -> int:
+    for index, keyword in enumerate(REQUIRED):
+        if index != _INSTANCE_LEVEL and text[keyword] is None:
+            return index
+    return len(REQUIRED)
+
+
+def _series_info(
+    text: dict[str, str | None], study_date: str | None, days: int | None, calling_ae_title: str
+) -> SeriesInfo | None:
+    study_uid, series_uid = text["StudyInstanceUID"], text["SeriesInstanceUID"]
+    patient_id, date_as_received = text["PatientID"], text["StudyDate"]
+    if (
+        study_uid is None
+        or series_uid is None
+        or patient_id is None
+        or date_as_received is None
+        or study_date is None
+        or text["SOPClassUID"] is None
+    ):
+        return None
+    pacs_name = pacs_name_of(calling_ae_title)
+    return SeriesInfo(
+        calling_ae_title=calling_ae_title,
+        pacs_name=pacs_name,
+        path=series_folder(
+            pacs_name=pacs_name,
+            patient_id=patient_id,
+            patient_name=text["PatientName"],
+            patient_birth_date=text["PatientBirthDate"],
+            study_description=text["StudyDescription"],
+            accession_number=text["AccessionNumber"],
+            study_date=date_as_received,
+            series_number=text["SeriesNumber"],
+            series_description=text["SeriesDescription"],
+            series_instance_uid=series_uid,
+        ),
+        patient_id=patient_id,
+        study_date=study_date,
+        study_instance_uid=study_uid,
+        series_instance_uid=series_uid,
+        patient_name=text["PatientName"],
+        patient_birth_date=text["PatientBirthDate"],
+        patient_age=days,
+        patient_sex=text["PatientSex"],
+        accession_number=text["AccessionNumber"],
+        modality=text["Modality"],
+        protocol_name=text["ProtocolName"],
+        study_description=text["StudyDescription"],
+        series_description=text["SeriesDescription"],
+    )
+
+
+def _missing(keyword: str) -> InstanceError:
+    return InstanceError(
+        Status.CANNOT_UNDERSTAND,
+        f"Missing required tag: {keyword}",
+        TAGS[keyword],
+        f"DICOM file does not have the required tag: {keyword}",
+    )
+
+
+def _illegal(keyword: str) -> InstanceError:
+    notice = f"Illegal value for tag {keyword}"
+    return InstanceError(Status.CANNOT_UNDERSTAND, notice, TAGS[keyword], notice)

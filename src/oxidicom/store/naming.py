@@ -1,0 +1,96 @@
+"""Names of folders and files: the reference's, made safe (decisions 25–27)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from oxidicom.constants import Status
+from oxidicom.errors import InstanceError
+from oxidicom.store.seahash import short_hash
+
+COMPONENT_LIMIT: Final = 255
+"""Bytes of one name on every usual file system."""
+
+PATH_LIMIT: Final = 1024
+"""Characters below the files root that CUBE takes."""
+
+_FOREIGN: Final = re.compile(r"[^A-Za-z0-9.-]+")
+_U32: Final = re.compile(r"\+?0*([0-9]{1,10})")
+_U32_MAX: Final = 2**32 - 1
+
+
+def sanitise(text: str) -> str:
+    """Each run of characters other than letters, digits, `.` and `-` becomes one `_`."""
+    return _FOREIGN.sub("_", text.replace("\0", ""))
+
+
+def pacs_name_of(calling_ae_title: str) -> str:
+    """The token of a calling AE title, in the path and for CUBE."""
+    name = sanitise(calling_ae_title)
+    return "_" if name in ("", ".", "..") else name
+
+
+def series_folder(
+    *,
+    pacs_name: str,
+    patient_id: str,
+    patient_name: str | None,
+    patient_birth_date: str | None,
+    study_description: str | None,
+    accession_number: str | None,
+    study_date: str,
+    series_number: str | None,
+    series_description: str | None,
+    series_instance_uid: str,
+) -> str:
+    """The folder of a series, relative to the files root.
+
+    None stands for an absent element: name and birth date are left out, the others are replaced
+    by their keyword. `study_date` is the text as received.
+    """
+    patient = (patient_id, patient_name or "", patient_birth_date or "")
+    study = (
+        "StudyDescription" if study_description is None else study_description,
+        "AccessionNumber" if accession_number is None else accession_number,
+        study_date,
+    )
+    series = (
+        _number(series_number, "SeriesNumber", 5),
+        "SeriesDescription" if series_description is None else series_description,
+        short_hash(series_instance_uid.encode(), 7),
+    )
+    folders = [_cut("-".join(map(sanitise, parts))) for parts in (patient, study, series)]
+    return "/".join(["SERVICES/PACS", pacs_name, *folders])
+
+
+def instance_file_name(instance_number: str | None, sop_instance_uid: str) -> str:
+    """The file of an instance in its series' folder, at most 255 bytes."""
+    number = _number(instance_number, "InstanceNumber", 4)
+    return _cut(f"{number}-{sanitise(sop_instance_uid)}", COMPONENT_LIMIT - len(".dcm")) + ".dcm"
+
+
+def check_path(folder: str, file_name: str) -> None:
+    """Raises InstanceError where the file's path would be too long for CUBE."""
+    if len(folder) + 1 + len(file_name) > PATH_LIMIT:
+        raise InstanceError(
+            Status.CANNOT_UNDERSTAND, f"Path of file would exceed {PATH_LIMIT} characters"
+        )
+
+
+def _number(text: str | None, keyword: str, width: int) -> str:
+    """What parses as 32 bits loses its sign and zeros; both it and other text get zeros anew."""
+    if text is None:
+        return keyword
+    match = _U32.fullmatch(text)
+    if match is not None and (number := int(match[1])) <= _U32_MAX:
+        return str(number).rjust(width, "0")
+    return sanitise(text).rjust(width, "0")
+
+
+def _cut(component: str, limit: int = COMPONENT_LIMIT) -> str:
+    """Sanitised text has one byte a character."""
+    if len(component) <= limit:
+        return component
+    ending = "-" + short_hash(component.encode(), 8)
+    return component[: limit - len(ending)] + ending

@@ -1,0 +1,46 @@
+"""The File Meta Information that precedes each data set (PS3.10 7.1)."""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import Final
+
+from oxidicom.constants import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+# A zero preamble: what a peer might put there could make the file pass for a program (CVE-2019-11687).
+_PREAMBLE: Final = bytes(128) + b"DICM"
+
+
+def _padded(text: str, pad: bytes) -> bytes:
+    value = text.encode("latin-1", "replace")
+    return value + pad if len(value) % 2 else value
+
+
+def _element(element: int, vr: bytes, value: bytes) -> bytes:
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+
+
+@lru_cache(maxsize=256)
+def _constant_parts(sop_class: str, transfer_syntax: str, calling_ae_title: str) -> tuple[bytes, bytes]:
+    version = struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01"
+    before = version + _element(0x0002, b"UI", _padded(sop_class, b"\0"))
+    after = (
+        _element(0x0010, b"UI", _padded(transfer_syntax, b"\0"))
+        + _element(0x0012, b"UI", _padded(IMPLEMENTATION_CLASS_UID, b"\0"))
+        + _element(0x0013, b"SH", _padded(IMPLEMENTATION_VERSION_NAME, b" "))
+        + _element(0x0016, b"AE", _padded(calling_ae_title, b" "))
+    )
+    return before, after
+
+
+def file_header(
+    sop_class: str, sop_instance: str, transfer_syntax: str, calling_ae_title: str
+) -> bytes:
+    """Preamble, prefix and group 0002 of a file; under 700 bytes for legal UIDs.
+
+    (0002,0016) is the calling AE title, the implementation is ours (decision 23).
+    """
+    before, after = _constant_parts(sop_class, transfer_syntax, calling_ae_title)
+    group = before + _element(0x0003, b"UI", _padded(sop_instance, b"\0")) + after
+    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(group))) + group

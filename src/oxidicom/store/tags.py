@@ -1,0 +1,79 @@
+"""From raw values to text: which elements are text, and what of their value counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from re import ASCII
+from re import compile as regex
+from typing import Final
+
+from pydicom.datadict import dictionary_keyword, dictionary_VR
+
+from oxidicom._dataset import WANTED_TAGS
+from oxidicom.store.charset import decode_text, encodings_of
+
+WHITE_SPACE: Final = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+"""Unicode's White_Space, by which the reference trims; `str.strip` would take U+001C–1F too."""
+
+KEYWORDS: Final[tuple[str, ...]] = tuple(dictionary_keyword(tag) for tag in WANTED_TAGS)
+TAGS: Final[dict[str, int]] = dict(zip(KEYWORDS, WANTED_TAGS, strict=True))
+_DICTIONARY_VR: Final[dict[str, str]] = {
+    keyword: dictionary_VR(tag) for keyword, tag in TAGS.items()
+}
+
+_CHARSET_GOVERNED: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+_SINGLE_VALUED: Final = frozenset({"LT", "ST", "UR", "UT"})
+"""A backslash is text in these (PS3.5 6.2)."""
+_TEXT: Final = _CHARSET_GOVERNED | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"}
+_BINARY: Final = frozenset({"AT", "FD", "FL", "OB", "OD", "OF", "OL", "OV", "OW"})
+_NOT_TEXT: Final = _BINARY | {"SL", "SQ", "SS", "SV", "UL", "US", "UV"}
+"""PS3.5 table 6.2-1 without UN, which is whatever the dictionary says."""
+
+_KEEPS_NUL: Final = frozenset({"SeriesNumber", "InstanceNumber", "PatientAge"})
+
+_STUDY_DATE: Final = regex(
+    r"(\d{4})(?:(\d\d)(\d\d)|-(\d\d)-(\d\d)|\.(\d\d)\.(\d\d))", ASCII
+).fullmatch
+
+
+def vr_of(keyword: str, sent: bytes) -> str:
+    """The VR to read an element with: as sent, or the dictionary's for UN and unknown ones."""
+    vr = sent.decode("latin-1")
+    return vr if vr in _TEXT or vr in _NOT_TEXT else _DICTIONARY_VR[keyword]
+
+
+def text_of(
+    keyword: str, raw: bytes | None, vr: str, encodings: Sequence[str] = ("latin-1",)
+) -> str | None:
+    """First value, trimmed, then NUL-free; None where the element is absent, empty or no text.
+
+    Numbers and ages are trimmed only: they are parsed, and a NUL is no part of a number.
+    """
+    if not raw or vr in _NOT_TEXT:
+        return None
+    text = decode_text(raw, encodings) if vr in _CHARSET_GOVERNED else raw.decode("latin-1")
+    if vr not in _SINGLE_VALUED:
+        text = text.partition("\\")[0]
+    text = text.strip(WHITE_SPACE)
+    return text if keyword in _KEEPS_NUL else text.replace("\0", "")
+
+
+def charset_of(raw: bytes | None, vr: str) -> list[str]:
+    """Python encodings by Specific Character Set, which is CS, never text that it governs."""
+    return encodings_of(None if vr in _NOT_TEXT else raw)
+
+
+def iso_date(text: str) -> str | None:
+    """YYYY-MM-DD of YYYYMMDD, YYYY-MM-DD or YYYY.MM.DD; None where it is no real date."""
+    match = _STUDY_DATE(text)
+    if match is None:
+        return None
+    year, month, day = (int(digits) for digits in match.groups() if digits is not None)
+    try:
+        return date(year, month, day).isoformat()
+    except ValueError:
+        return None

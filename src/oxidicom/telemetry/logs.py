@@ -1,0 +1,289 @@
+"""Logging for people (console) and for machines (JSON lines), without patient data.
+
+Our own messages and fields are free of it by the rule of `oxidicom.logevents`. Other packages
+know no such rule: of their messages only the constant part is written, of foreign exceptions the
+type and where they were raised (decision 39).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Final, Literal, TextIO
+
+from oxidicom.errors import OperatorError
+from oxidicom.logevents import describe, event
+from oxidicom.telemetry.lines import LineHandler
+
+LEVELS: Final = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+    "off": logging.CRITICAL + 10,
+}
+
+_NAMES: Final = {logging.WARNING: "WARN"}
+_COLOURS: Final = {"DEBUG": "34", "INFO": "32", "WARN": "33", "ERROR": "31", "CRITICAL": "1;31"}
+_RESERVED: Final = frozenset({"timestamp", "level", "logger", "message", "exception", "traceback"})
+_MAX_FRAMES: Final = 40
+_MAX_ERRORS: Final = 8
+"""Of a chain or a group of exceptions."""
+
+_BARE: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
+_CONVERSION: Final = re.compile(r"%(?:\(\w+\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
+_WORDS: Final = re.compile(r"[A-Za-z][A-Za-z ,'-]*")
+
+_logger = logging.getLogger(__name__)
+
+
+def configure(
+    level: str,
+    format: Literal["console", "json"],
+    stream: TextIO | None = None,
+    *,
+    log_phi: bool = False,
+) -> None:
+    """Send `oxidicom` at `level` and all other packages at WARNING, at most, to `stream`.
+
+    `stream` is standard output by default, as in the reference (A10). To call it again replaces
+    what it set before. Raises OperatorError for a level that is not in `LEVELS`.
+    """
+    number = LEVELS.get(level.lower())
+    if number is None:
+        raise OperatorError(f"log level {level!r}: expected one of {', '.join(LEVELS)}")
+    target = sys.stdout if stream is None else stream
+    handler = LineHandler(target)
+    if format == "json":
+        handler.setFormatter(JsonFormatter(log_phi))
+    else:
+        handler.setFormatter(ConsoleFormatter(log_phi, colour=_takes_colour(target)))
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old, LineHandler)]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(max(number, logging.WARNING))
+    logging.getLogger("oxidicom").setLevel(number)
+
+
+def capture_strays() -> None:
+    """Log what Python itself would print: warnings, and exceptions that nobody caught.
+
+    Python prints their texts, which quote values; the log does not. For a process' main program.
+    """
+    warnings.showwarning = _on_warning
+    sys.excepthook = _on_uncaught
+    sys.unraisablehook = _on_unraisable
+    threading.excepthook = _on_thread_death
+
+
+def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """For `loop.set_exception_handler`: asyncio's own quotes the arguments of callbacks."""
+    words = _WORDS.match(str(context.get("message", "")))
+    event(
+        _logger,
+        logging.ERROR,
+        "unhandled error in the event loop",
+        exc_info=context.get("exception"),
+        context=words.group().strip() if words else None,
+    )
+
+
+class ConsoleFormatter(logging.Formatter):
+    """`2026-11-22T19:00:00.123Z  INFO oxidicom.net: message key=value`."""
+
+    def __init__(self, log_phi: bool, *, colour: bool) -> None:
+        super().__init__()
+        self._phi = log_phi
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = _level(record)
+        stamp, padded, name = _timestamp(record), f"{level:>5}", record.name
+        if self._colour:
+            stamp, name = f"\x1b[2m{stamp}\x1b[0m", f"\x1b[2m{name}\x1b[0m"
+            padded = f"\x1b[{_COLOURS.get(level, '0')}m{padded}\x1b[0m"
+        parts = [f"{stamp} {padded} {name}: {_printable(_message(record, self._phi))}"]
+        fields = dict(_fields(record, self._phi))
+        error = _error(record)
+        if error is not None:
+            fields["exception"] = describe(error, phi=self._phi)
+        parts += [f"{_quoted(key)}={_quoted(value)}" for key, value in fields.items()]
+        line = " ".join(parts)
+        if error is None:
+            return line
+        return "\n    ".join([line, *map(_printable, _traceback(error, self._phi))])
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: timestamp, level, logger, message, then the record's fields, and for an
+    error `exception` and `traceback`. A field of one of these names is given a trailing `_`."""
+
+    def __init__(self, log_phi: bool) -> None:
+        super().__init__()
+        self._phi = log_phi
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "timestamp": _timestamp(record),
+            "level": _level(record),
+            "logger": record.name,
+            "message": _message(record, self._phi),
+        }
+        for key, value in _fields(record, self._phi):
+            line[f"{key}_" if key in _RESERVED else key] = value
+        error = _error(record)
+        if error is not None:
+            line["exception"] = describe(error, phi=self._phi)
+            line["traceback"] = "\n".join(_traceback(error, self._phi))
+        return json.dumps(line, default=str)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{whole}.{int(record.created % 1 * 1000):03}Z"
+
+
+def _level(record: logging.LogRecord) -> str:
+    return _NAMES.get(record.levelno, record.levelname)
+
+
+def _is_ours(name: str) -> bool:
+    return name == "oxidicom" or name.startswith("oxidicom.")
+
+
+def _message(record: logging.LogRecord, phi: bool) -> str:
+    template = str(record.msg)
+    if phi or _is_ours(record.name):
+        if not record.args:
+            return template
+        arguments: Any = record.args
+        if isinstance(arguments, tuple):
+            arguments = tuple(_safe(argument, phi) for argument in arguments)
+        try:
+            return str(template % arguments)
+        except (TypeError, ValueError, KeyError):
+            return template
+    if record.args:
+        return _CONVERSION.sub("…", template)
+    words = _WORDS.match(template)
+    return words.group().strip() if words else "…"
+
+
+def _fields(record: logging.LogRecord, phi: bool) -> Iterator[tuple[str, object]]:
+    fields = getattr(record, "fields", None)
+    if isinstance(fields, dict):
+        for key, value in fields.items():
+            yield str(key), _safe(value, phi)
+
+
+def _safe(value: object, phi: bool) -> object:
+    if isinstance(value, BaseException):
+        return describe(value, phi=phi)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such numbers
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_safe(item, phi) for item in value]
+    return str(value)
+
+
+def _error(record: logging.LogRecord) -> BaseException | None:
+    return record.exc_info[1] if record.exc_info else None
+
+
+def _traceback(error: BaseException, phi: bool) -> list[str]:
+    """Where `error`, what it came from and what it gathers were raised; files, lines and
+    functions only."""
+    lines: list[str] = []
+    seen: set[int] = set()
+    waiting: list[tuple[str, BaseException]] = [("", error)]
+    while waiting and len(seen) < _MAX_ERRORS:
+        relation, current = waiting.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        lines.append(f"{relation}{describe(current, phi=phi)}")
+        frames = list(traceback.walk_tb(current.__traceback__))[-_MAX_FRAMES:]
+        for frame, number in frames:
+            code = frame.f_code
+            lines.append(f'  File "{code.co_filename}", line {number}, in {code.co_name}')
+        if isinstance(current, BaseExceptionGroup):
+            waiting += [("with: ", member) for member in current.exceptions]
+        if current.__cause__ is not None:
+            waiting.append(("caused by: ", current.__cause__))
+        elif current.__context__ is not None and not current.__suppress_context__:
+            waiting.append(("while handling: ", current.__context__))
+    return lines
+
+
+def _printable(text: str) -> str:
+    """One line of `text` that can neither forge a line nor steer a terminal."""
+    return text if text.isprintable() else json.dumps(text)[1:-1]
+
+
+def _quoted(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    text = value if isinstance(value, str) else str(value)
+    if _BARE.fullmatch(text):
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def _takes_colour(stream: TextIO) -> bool:
+    try:
+        return stream.isatty() and not os.environ.get("NO_COLOR")
+    except (AttributeError, ValueError):
+        return False
+
+
+def _on_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    event(
+        _logger,
+        logging.WARNING,
+        "Python warning",
+        category=category.__name__,
+        where=f"{filename}:{lineno}",
+    )
+
+
+def _on_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        event(_logger, logging.CRITICAL, "uncaught error", exc_info=error)
+
+
+def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    event(_logger, logging.ERROR, "error in a destructor", exc_info=unraisable.exc_value)
+
+
+def _on_thread_death(death: threading.ExceptHookArgs) -> None:
+    name = death.thread.name if death.thread else None
+    event(_logger, logging.ERROR, "a thread died", exc_info=death.exc_value, thread=name)

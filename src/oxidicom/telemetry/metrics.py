@@ -1,0 +1,156 @@
+"""Metrics: plain integers, which the exporter's thread reads at its interval."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+from oxidicom.ports import (
+    AssociationBegan,
+    AssociationEnded,
+    InstanceRefused,
+    InstanceStored,
+    SeriesInfo,
+)
+from oxidicom.telemetry import Telemetry
+from oxidicom.telemetry.tracing import MAX_OPEN, exportable
+
+MAX_TITLES: Final = 256
+"""Calling AE titles that are told apart; peers choose them, and each costs a time series."""
+
+OTHER: Final = "(other)"
+
+LATENCY_BOUNDARIES_S: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10
+)  # fmt: skip
+"""From a rename in memory to a storage that hangs."""
+
+_Read = Callable[[CallbackOptions], Iterable[Observation]]
+
+
+class Measurements(Telemetry):
+    """Reports in, instruments of `meter` out."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._titles: dict[str, str] = {}
+        self._open: dict[str, str] = {}
+        self._associations: Counter[tuple[str, str]] = Counter()
+        self._instances: Counter[int] = Counter()
+        self._registered: Counter[str] = Counter()
+        self._bytes = 0
+        self._depth = 0
+        self._dropped = 0
+        self._latency = meter.create_histogram(
+            "oxidicom.store.latency",
+            "s",
+            "From the last fragment of an instance to the file under its final name",
+            explicit_bucket_boundaries_advisory=LATENCY_BOUNDARIES_S,
+        )
+        meter.create_observable_counter(
+            "oxidicom.associations",
+            [self._read_associations],
+            "{association}",
+            "Associations that have ended",
+        )
+        meter.create_observable_up_down_counter(
+            "oxidicom.associations.open",
+            [_reader(lambda: len(self._open))],
+            "{association}",
+            "Associations now",
+        )
+        meter.create_observable_counter(
+            "oxidicom.instances",
+            [self._read_instances],
+            "{instance}",
+            "Instances answered, by status",
+        )
+        meter.create_observable_counter(
+            "oxidicom.bytes", [_reader(lambda: self._bytes)], "By", "Bytes of data sets stored"
+        )
+        meter.create_observable_gauge(
+            "oxidicom.outbox.depth",
+            [_reader(lambda: self._depth)],
+            "{registration}",
+            "Registrations that wait for their broker",
+        )
+        meter.create_observable_counter(
+            "oxidicom.lonk.dropped",
+            [_reader(lambda: self._dropped)],
+            "{message}",
+            "Progress messages that nobody will see",
+        )
+        meter.create_observable_counter(
+            "oxidicom.series.registered",
+            [self._read_registered],
+            "{series}",
+            "Series handed to CUBE, or given up",
+        )
+
+    def association_began(self, report: AssociationBegan) -> None:
+        self._open[report.association_id] = self._title(report.calling_ae_title)
+        if len(self._open) > MAX_OPEN:
+            del self._open[next(iter(self._open))]
+
+    def instance_stored(self, report: InstanceStored) -> None:
+        self._instances[0] += 1
+        self._bytes += report.size
+        self._latency.record(report.seconds)
+
+    def instance_refused(self, report: InstanceRefused) -> None:
+        self._instances[report.status] += 1
+
+    def association_ended(self, report: AssociationEnded) -> None:
+        title = self._open.pop(report.association_id, None)
+        if title is not None:
+            self._associations[title, _result(report.error)] += 1
+
+    def series_registered(
+        self,
+        series: SeriesInfo,
+        associations: tuple[str, ...],
+        ndicom: int,
+        started_ns: int,
+        ended_ns: int,
+        attempts: int | None,
+        error: str | None,
+    ) -> None:
+        self._registered[_result(error)] += 1
+
+    def outbox_depth(self, depth: int) -> None:
+        self._depth = depth
+
+    def lonk_dropped(self, count: int) -> None:
+        self._dropped += count
+
+    def _title(self, title: str) -> str:
+        if title not in self._titles and len(self._titles) < MAX_TITLES:
+            self._titles[title] = exportable(title)
+        return self._titles.get(title, OTHER)
+
+    # Below: the exporter's thread. to copy a dictionary is one step to other threads.
+
+    def _read_associations(self, _: CallbackOptions) -> Iterable[Observation]:
+        for (title, result), count in dict(self._associations).items():
+            yield Observation(count, {"aet": title, "result": result})
+
+    def _read_instances(self, _: CallbackOptions) -> Iterable[Observation]:
+        for status, count in dict(self._instances).items():
+            yield Observation(count, {"status": f"{status:04X}"})
+
+    def _read_registered(self, _: CallbackOptions) -> Iterable[Observation]:
+        for result, count in dict(self._registered).items():
+            yield Observation(count, {"result": result})
+
+
+def _reader(value: Callable[[], int]) -> _Read:
+    def read(_: CallbackOptions) -> Iterable[Observation]:
+        yield Observation(value())
+
+    return read
+
+
+def _result(error: str | None) -> str:
+    return "ok" if error is None else "error"

@@ -1,0 +1,362 @@
+"""Export by OTLP, over gRPC or HTTP: which signals, to where, and how it all ends.
+
+The SDK's exporters, batching and limits do the work (`OTEL_*` documents them). Ours is that an
+endpoint which is away costs one warning, and no more time at shutdown than was allowed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from oxidicom.logevents import describe, event
+from oxidicom.ports import (
+    AssociationBegan,
+    AssociationEnded,
+    InstanceRefused,
+    InstanceStored,
+    SeriesInfo,
+)
+from oxidicom.telemetry import Telemetry
+from oxidicom.telemetry.metrics import Measurements
+from oxidicom.telemetry.tracing import Spans
+
+_Signal = Literal["traces", "metrics"]
+_Protocol = Literal["grpc", "http/protobuf"]
+
+WARN_EVERY_S: Final = 600.0
+"""An endpoint that comes and goes is a warning this often."""
+
+_FLUSH_SHARE: Final = 0.8
+"""Of the time for shutdown; the rest is for exports that have to be broken off."""
+
+_logger = logging.getLogger(__name__)
+
+
+def start(protocol: str, service_version: str) -> Telemetry | None:
+    """Telemetry of the signals that the environment asks for; None if for none."""
+    sdk_log = _SdkLog()
+    sdk_log.listen()
+    outage = Outage(reason=sdk_log.last_words)
+    resource = _resource(service_version)
+    pipelines = []
+    for signal, build in (("traces", _traces), ("metrics", _metrics)):
+        if not _wanted(signal):
+            continue
+        chosen = _protocol(signal, protocol)
+        if chosen is None:
+            continue
+        try:
+            pipelines.append(build(chosen, resource, service_version, outage))
+        except Exception as error:
+            event(
+                _logger,
+                logging.WARNING,
+                "an OTEL_* variable is not understood: nothing is exported",
+                signal=signal,
+                reason=describe(error, phi=True),  # of the environment, no patient in sight
+            )
+        else:
+            event(_logger, logging.INFO, "exporting", signal=signal, protocol=chosen)
+    sdk_log.starting = False
+    return Exporting(pipelines) if pipelines else None
+
+
+class Exporting(Telemetry):
+    """Hands every report to each signal; an error there is logged once and is nobody's trouble."""
+
+    def __init__(self, pipelines: Sequence[_Pipeline]) -> None:
+        self._pipelines = pipelines
+        self._signals = tuple(pipeline.signal for pipeline in pipelines)
+        self._failed = False
+
+    def association_began(self, report: AssociationBegan) -> None:
+        self._each(lambda signal: signal.association_began(report))
+
+    def instance_stored(self, report: InstanceStored) -> None:
+        self._each(lambda signal: signal.instance_stored(report))
+
+    def instance_refused(self, report: InstanceRefused) -> None:
+        self._each(lambda signal: signal.instance_refused(report))
+
+    def association_ended(self, report: AssociationEnded) -> None:
+        self._each(lambda signal: signal.association_ended(report))
+
+    def series_registered(
+        self,
+        series: SeriesInfo,
+        associations: tuple[str, ...],
+        ndicom: int,
+        started_ns: int,
+        ended_ns: int,
+        attempts: int | None,
+        error: str | None,
+    ) -> None:
+        self._each(
+            lambda signal: signal.series_registered(
+                series, associations, ndicom, started_ns, ended_ns, attempts, error
+            )
+        )
+
+    def outbox_depth(self, depth: int) -> None:
+        self._each(lambda signal: signal.outbox_depth(depth))
+
+    def lonk_dropped(self, count: int) -> None:
+        self._each(lambda signal: signal.lonk_dropped(count))
+
+    def _each(self, record: Callable[[Telemetry], None]) -> None:
+        for signal in self._signals:
+            try:
+                record(signal)
+            except Exception as error:
+                if not self._failed:
+                    self._failed = True
+                    event(_logger, logging.ERROR, "telemetry failed", exc_info=error)
+
+    def shutdown(self, timeout_s: float) -> None:
+        self._signals = ()
+        pipelines, self._pipelines = self._pipelines, ()
+        began = time.monotonic()
+        threads = [
+            threading.Thread(target=pipeline.finish, name="telemetry-shutdown", daemon=True)
+            for pipeline in pipelines
+        ]
+        for thread in threads:
+            thread.start()
+        _join(threads, began + timeout_s * _FLUSH_SHARE)
+        for pipeline in pipelines:
+            pipeline.break_off()
+        _join(threads, began + timeout_s)
+
+
+def _join(threads: Sequence[threading.Thread], deadline: float) -> None:
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+class _Pipeline:
+    """One signal: where reports go in, and how to end its exports."""
+
+    def __init__(
+        self, signal: Telemetry, shut_down: Callable[[], None], break_off: Callable[[], None]
+    ) -> None:
+        self.signal = signal
+        self._shut_down = shut_down
+        self.break_off = break_off
+
+    def finish(self) -> None:
+        """Export what is left; returns when that is done or broken off."""
+        try:
+            self._shut_down()
+        except Exception as error:
+            event(_logger, logging.WARNING, "telemetry was lost at shutdown", exc_info=error)
+
+
+class _SdkLog(logging.Handler):
+    """Keeps the SDK's log, which has a line for each failure of each batch, to itself, and the
+    last line of each thread for whoever asks why. What it says of its settings is passed on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starting = True
+        self._of_thread = threading.local()
+
+    def listen(self) -> None:
+        logger = logging.getLogger("opentelemetry")
+        logger.propagate = False
+        logger.handlers = [self]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.starting and record.levelno >= logging.WARNING:
+            # The arguments may be a header's secret.
+            event(_logger, record.levelno, "OpenTelemetry's settings", complaint=str(record.msg))
+        try:
+            self._of_thread.words = record.getMessage()[:300]
+        except Exception:
+            self._of_thread.words = str(record.msg)
+
+    def last_words(self) -> str | None:
+        return getattr(self._of_thread, "words", None)
+
+
+class Outage:
+    """Tells of exports that fail, once an outage; called from the exporters' threads."""
+
+    def __init__(
+        self,
+        reason: Callable[[], str | None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reason = reason
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failing: set[_Signal] = set()
+        self._warned: float | None = None
+        self._told = False
+
+    def exported(self, signal: _Signal, ok: bool) -> None:
+        with self._lock:
+            if ok:
+                self._failing.discard(signal)
+                if self._told and not self._failing:
+                    self._told = False
+                    event(_logger, logging.INFO, "telemetry is exported again")
+                return
+            self._failing.add(signal)
+            now = self._clock()
+            if not self._told and (self._warned is None or now - self._warned >= WARN_EVERY_S):
+                self._told, self._warned = True, now
+                event(
+                    _logger,
+                    logging.WARNING,
+                    "telemetry cannot be exported; what its buffers do not hold is lost",
+                    signal=signal,
+                    reason=self._reason(),
+                )
+
+
+class _WatchedSpans(SpanExporter):
+    def __init__(self, exporter: SpanExporter, outage: Outage) -> None:
+        self._exporter = exporter
+        self._outage = outage
+        self._closed = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = SpanExportResult.FAILURE
+        if not self._closed.is_set():
+            result = self._exporter.export(spans)
+        self._outage.exported("traces", result is SpanExportResult.SUCCESS)
+        return result
+
+    def shutdown(self) -> None:
+        if not self._closed.is_set():
+            self._closed.set()
+            self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+class _WatchedMetrics(MetricExporter):
+    def __init__(self, exporter: MetricExporter, outage: Outage) -> None:
+        # The reader asks these two of its exporter, which took them from the environment.
+        super().__init__(exporter._preferred_temporality, exporter._preferred_aggregation)
+        self._exporter = exporter
+        self._outage = outage
+        self._closed = threading.Event()
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object
+    ) -> MetricExportResult:
+        result = MetricExportResult.FAILURE
+        if not self._closed.is_set():
+            result = self._exporter.export(metrics_data, timeout_millis)
+        self._outage.exported("metrics", result is MetricExportResult.SUCCESS)
+        return result
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: object) -> None:
+        if not self._closed.is_set():
+            self._closed.set()
+            self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+def _traces(protocol: _Protocol, resource: Resource, version: str, outage: Outage) -> _Pipeline:
+    exporter = _WatchedSpans(_span_exporter(protocol), outage)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    spans = Spans(provider.get_tracer("oxidicom", version))
+    return _Pipeline(spans, provider.shutdown, exporter.shutdown)
+
+
+def _metrics(protocol: _Protocol, resource: Resource, version: str, outage: Outage) -> _Pipeline:
+    exporter = _WatchedMetrics(_metric_exporter(protocol), outage)
+    provider = MeterProvider(
+        [PeriodicExportingMetricReader(exporter)], resource=resource, shutdown_on_exit=False
+    )
+    measurements = Measurements(provider.get_meter("oxidicom", version))
+    return _Pipeline(measurements, provider.shutdown, exporter.shutdown)
+
+
+def _span_exporter(protocol: _Protocol) -> SpanExporter:
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as over_grpc
+
+        return over_grpc.OTLPSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter as over_http
+
+    return over_http.OTLPSpanExporter()
+
+
+def _metric_exporter(protocol: _Protocol) -> MetricExporter:
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as over_grpc
+
+        return over_grpc.OTLPMetricExporter()
+    from opentelemetry.exporter.otlp.proto.http import metric_exporter as over_http
+
+    return over_http.OTLPMetricExporter()
+
+
+def _variable(signal: str, name: str) -> str:
+    return os.environ.get(f"OTEL_{name.format(signal.upper())}", "").strip()
+
+
+def _wanted(signal: str) -> bool:
+    """Whether an endpoint is set for `signal`, and its exporter is not switched off."""
+    if _variable(signal, "SDK_DISABLED").lower() == "true":
+        return False
+    exporter = _variable(signal, "{}_EXPORTER").lower() or "otlp"
+    if exporter not in ("otlp", "none"):
+        event(
+            _logger,
+            logging.WARNING,
+            "only otlp and none are known as exporters: nothing is exported",
+            variable=f"OTEL_{signal.upper()}_EXPORTER",
+        )
+    endpoint = _variable(signal, "EXPORTER_OTLP_{}_ENDPOINT")
+    return exporter == "otlp" and bool(endpoint or _variable(signal, "EXPORTER_OTLP_ENDPOINT"))
+
+
+def _protocol(signal: str, general: str) -> _Protocol | None:
+    protocol = _variable(signal, "EXPORTER_OTLP_{}_PROTOCOL").lower() or general
+    if protocol == "grpc":
+        return "grpc"
+    if protocol == "http/protobuf":
+        return "http/protobuf"
+    event(
+        _logger,
+        logging.WARNING,
+        "OTLP is spoken as grpc or http/protobuf only: nothing is exported",
+        signal=signal,
+        protocol=protocol,
+    )
+    return None
+
+
+def _resource(service_version: str) -> Resource:
+    """Who we are. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win over our own words."""
+    ours = {
+        "service.name": "oxidicom",
+        "service.version": service_version,
+        "service.instance.id": str(uuid.uuid4()),
+    }
+    return Resource.create(ours).merge(OTELResourceDetector().detect())

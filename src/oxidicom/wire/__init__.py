@@ -1,0 +1,1 @@
+"""The DICOM upper layer and DIMSE without input and output: bytes in, records out."""

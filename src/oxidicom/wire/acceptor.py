@@ -1,0 +1,215 @@
+"""The association acceptor's state table, sans-IO (PS3.8 9.2, states Sta2 to Sta13)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+
+from oxidicom._pdu import Command, Data, Framer, Pdu, Violation
+from oxidicom.constants import AbortReason, CommandField, PduType
+from oxidicom.errors import AssociationRejected, PeerError
+from oxidicom.ports import StoreOutcome, StoreRequest
+from oxidicom.wire import dimse, items, pdus
+from oxidicom.wire.events import Associated, Ended, Event, Output, StoreBegan
+from oxidicom.wire.negotiation import AcceptedContext, Policy, negotiate
+
+_RESPONSE = 0x8000
+
+
+class State(Enum):
+    AWAITING_REQUEST = auto()  # Sta2
+    ESTABLISHED = auto()  # Sta6
+    CLOSING = auto()  # Sta13
+
+
+class Skipped:
+    """A data set that nobody wants: its request is answered once it has passed."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self, answer: bytes | None) -> None:
+        self.answer = answer
+
+
+class Acceptor:
+    """One association as its acceptor.
+
+    `admit` is asked before a well-formed request is accepted and raises AssociationRejected for
+    reasons that lie outside of the request: too many associations, the peer's network.
+    """
+
+    def __init__(
+        self, policy: Policy, admit: Callable[[items.AssociateRequest], None] = lambda request: None
+    ) -> None:
+        self._policy = policy
+        self._admit = admit
+        self._framer = Framer(policy.max_pdu_length, policy.strict)
+        self._contexts: dict[int, AcceptedContext] = {}
+        self._peer_max_pdu_length = 0
+        self._message: StoreRequest | Skipped | None = None
+        self._context_id = 0
+        self.state = State.AWAITING_REQUEST
+
+    @property
+    def closing(self) -> bool:
+        return self.state is State.CLOSING
+
+    @property
+    def mid_message(self) -> bool:
+        """A message has begun and not ended: the peer owes us bytes."""
+        return self._message is not None or self._framer.mid_message
+
+    def receive(self, buffer: bytearray | bytes, start: int, stop: int) -> list[Event]:
+        """Return what bytes [start, stop) of `buffer` amount to. Never raises for what they hold.
+
+        `Data` events are offsets into `buffer`: use them before it is reused.
+        """
+        if self.state is State.CLOSING:
+            return []
+        events: list[Event] = []
+        for event in self._framer.feed(buffer, start, stop):
+            try:
+                if type(event) is Data:
+                    self._on_data(event, events)
+                elif type(event) is Command:
+                    self._on_command(event, events)
+                elif type(event) is Pdu:
+                    self._on_pdu(event, events)
+                elif type(event) is Violation:
+                    raise PeerError(event.reason, event.text)
+            except PeerError as error:
+                self._end(events, pdus.encode_abort(error.source, error.reason), str(error))
+            if self.closing:
+                break
+        return events
+
+    def eof(self) -> list[Event]:
+        """The peer closed its sending side."""
+        if self.state is State.CLOSING:
+            return []
+        self.state = State.CLOSING
+        return [Ended("connection closed by peer", abrupt=True)]
+
+    def abort(self, reason: AbortReason, text: str) -> list[Event]:
+        """End it from our side: a time-out, a shutdown, a bug."""
+        events: list[Event] = []
+        if self.state is not State.CLOSING:
+            self._end(events, pdus.encode_abort(2, reason), text)
+        return events
+
+    def store_response(self, outcome: StoreOutcome) -> bytes:
+        """The P-DATA-TF that answers a `StoreBegan`; empty once the association is over."""
+        if self.state is not State.ESTABLISHED:
+            return b""
+        request = outcome.request
+        response = dimse.encode_store_response(
+            request.message_id,
+            request.sop_class_uid,
+            request.sop_instance_uid,
+            outcome.status,
+            outcome.comment,
+            outcome.offending,
+        )
+        return pdus.p_data(request.context_id, response, self._peer_max_pdu_length)
+
+    # ---- PDUs ----------------------------------------------------------------------------
+
+    def _on_pdu(self, pdu: Pdu, events: list[Event]) -> None:
+        if pdu.type == PduType.A_ASSOCIATE_RQ:
+            self._on_associate_rq(pdu.body, events)
+        elif pdu.type == PduType.A_RELEASE_RQ:
+            # Before association too, as peers expect that ask whether anybody is there.
+            established = self.state is State.ESTABLISHED
+            if self._message is not None:
+                raise PeerError(AbortReason.UNEXPECTED_PDU, "release amid a message")
+            self._end(
+                events, pdus.encode_release_rp(), None if established else "never associated"
+            )
+        else:
+            self._framer.close()
+            self.state = State.CLOSING
+            source, reason = pdu.body[2], pdu.body[3]
+            events.append(Ended(f"aborted by peer (source {source}, reason {reason})", abrupt=True))
+
+    def _on_associate_rq(self, body: bytes, events: list[Event]) -> None:
+        request = items.decode_associate_rq(body)
+        try:
+            self._admit(request)
+            negotiated = negotiate(request, self._policy)
+        except AssociationRejected as error:
+            rejection = pdus.encode_associate_rj(error.result, error.source, error.reason)
+            self._end(events, rejection, f"rejected: {error}")
+            return
+        self._contexts = dict(negotiated.contexts)
+        self._peer_max_pdu_length = negotiated.peer_max_pdu_length
+        self._framer.associate()
+        self.state = State.ESTABLISHED
+        events.append(Output(items.encode_associate_ac(request, negotiated.answer)))
+        events.append(Associated(request))
+
+    def _end(self, events: list[Event], last_words: bytes, error: str | None) -> None:
+        self._framer.close()
+        self.state = State.CLOSING
+        events.append(Output(last_words))
+        events.append(Ended(error))
+
+    # ---- messages ------------------------------------------------------------------------
+
+    def _context(self, context_id: int) -> AcceptedContext:
+        context = self._contexts.get(context_id)
+        if context is None:
+            raise PeerError(
+                AbortReason.INVALID_PDU_PARAMETER_VALUE,
+                f"presentation context {context_id} is not accepted",
+            )
+        return context
+
+    def _on_command(self, event: Command, events: list[Event]) -> None:
+        context = self._context(event.context_id)
+        if self._message is not None:
+            raise PeerError(
+                AbortReason.INVALID_PDU_PARAMETER_VALUE, "command amid a data set"
+            )
+        command = dimse.decode_command(event.data)
+        if command.field == CommandField.C_STORE_RQ:
+            request = StoreRequest(
+                context.id,
+                command.message_id,
+                command.sop_class_uid,
+                command.sop_instance_uid,
+                context.transfer_syntax,
+                context.encoding,
+            )
+            self._message = request
+            self._context_id = context.id
+            events.append(StoreBegan(request))
+            return
+        answer = self._answer(command, context.id)
+        if command.has_data_set:
+            self._message = Skipped(answer)
+            self._context_id = context.id
+        elif answer is not None:
+            events.append(Output(answer))
+
+    def _answer(self, command: dimse.Command, context_id: int) -> bytes | None:
+        if command.field == CommandField.C_ECHO_RQ:
+            response = dimse.encode_echo_response(command.message_id)
+        elif command.field == CommandField.C_CANCEL_RQ or command.field & _RESPONSE:
+            return None
+        else:
+            response = dimse.encode_unsupported_response(command)
+        return pdus.p_data(context_id, response, self._peer_max_pdu_length)
+
+    def _on_data(self, event: Data, events: list[Event]) -> None:
+        message = self._message
+        if event.context_id != self._context_id or message is None:
+            self._context(event.context_id)
+            raise PeerError(
+                AbortReason.INVALID_PDU_PARAMETER_VALUE, "data set without a command"
+            )
+        if event.last:
+            self._message = None
+        if type(message) is StoreRequest:
+            events.append(event)
+        elif event.last and isinstance(message, Skipped) and message.answer is not None:
+            events.append(Output(message.answer))

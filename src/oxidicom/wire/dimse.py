@@ -1,0 +1,281 @@
+"""DIMSE command sets (PS3.7 6.3 and annex E): those of peers read, our responses written."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from struct import Struct
+from typing import Final, NamedTuple
+
+from oxidicom.constants import VERIFICATION, AbortReason, CommandField, Status
+from oxidicom.errors import PeerError
+
+# Tags as the little endian number that group and element make together on the wire.
+_GROUP_LENGTH: Final = 0x0000_0000
+_AFFECTED_SOP_CLASS_UID: Final = 0x0002_0000
+_REQUESTED_SOP_CLASS_UID: Final = 0x0003_0000
+_COMMAND_FIELD: Final = 0x0100_0000
+_MESSAGE_ID: Final = 0x0110_0000
+_MESSAGE_ID_BEING_RESPONDED_TO: Final = 0x0120_0000
+_PRIORITY: Final = 0x0700_0000
+_COMMAND_DATA_SET_TYPE: Final = 0x0800_0000
+_STATUS: Final = 0x0900_0000
+_OFFENDING_ELEMENT: Final = 0x0901_0000
+_ERROR_COMMENT: Final = 0x0902_0000
+_AFFECTED_SOP_INSTANCE_UID: Final = 0x1000_0000
+_REQUESTED_SOP_INSTANCE_UID: Final = 0x1001_0000
+
+_NO_DATA_SET: Final = 0x0101
+_RESPONSE: Final = 0x8000
+_MAX_COMMENT_LENGTH: Final = 64
+"""Characters of a value of LO (PS3.5 table 6.2-1)."""
+
+_element = Struct("<II")
+_u16 = Struct("<H")
+_group_length = Struct("<III")
+_response_fields = Struct("<IIH IIH IIH IIH")
+_offending_element = Struct("<II HH")
+_store_head = Struct("<III II")
+_store_fields = Struct("<IIH IIH IIH IIH II")
+
+_STORE_HEAD_LENGTH: Final = _store_head.size
+_STORE_FIELDS_LENGTH: Final = _store_fields.size
+_C_STORE_RQ: Final = int(CommandField.C_STORE_RQ)
+_STORE_TAGS: Final = (
+    _GROUP_LENGTH,
+    _AFFECTED_SOP_CLASS_UID,
+    _COMMAND_FIELD,
+    _MESSAGE_ID,
+    _PRIORITY,
+    _COMMAND_DATA_SET_TYPE,
+    _AFFECTED_SOP_INSTANCE_UID,
+)
+
+
+class Command(NamedTuple):
+    """What of a command set we act upon."""
+
+    field: int
+    """Command Field (0000,0100); see `CommandField`."""
+    message_id: int
+    """0 where the kind of command has none."""
+    message_id_being_responded_to: int
+    """Of responses and C-CANCEL; else 0."""
+    sop_class_uid: str
+    """Affected or, where that is missing, Requested SOP Class UID; may be empty."""
+    sop_instance_uid: str
+    """Affected or, where that is missing, Requested SOP Instance UID; may be empty."""
+    has_data_set: bool
+
+
+def decode_command(command: bytes) -> Command:
+    """Decode a whole command set, Implicit VR Little Endian.
+
+    Elements may come in any order and of odd length, with or without the group's length; unknown
+    ones are skipped, and of a repeated one the last counts. Raises PeerError (reason 6) for an
+    element that does not fit, a missing Command Field, a request without Message ID, and a
+    C-STORE-RQ without UIDs or data set (decision 17).
+    """
+    return _usual_store_request(command) or _any_command(command)
+
+
+def _usual_store_request(command: bytes) -> Command | None:
+    """Fast path: the C-STORE-RQ that nearly every sender writes, each required element and none
+    other, in ascending order. None: it is not that, though it may be a good command."""
+    if len(command) < _STORE_HEAD_LENGTH:
+        return None
+    tag0, length0, _, tag1, sop_class_length = _store_head.unpack_from(command)
+    class_end = _STORE_HEAD_LENGTH + sop_class_length
+    instance_start = class_end + _STORE_FIELDS_LENGTH
+    if instance_start > len(command):
+        return None
+    # fmt: off
+    (
+        tag2, length2, field,
+        tag3, length3, message_id,
+        tag4, length4, _,
+        tag5, length5, data_set_type,
+        tag6, sop_instance_length,
+    ) = _store_fields.unpack_from(command, class_end)
+    # fmt: on
+    if (
+        (tag0, tag1, tag2, tag3, tag4, tag5, tag6) != _STORE_TAGS
+        or (length0, length2, length3, length4, length5, field) != (4, 2, 2, 2, 2, _C_STORE_RQ)
+        or data_set_type == _NO_DATA_SET
+        or instance_start + sop_instance_length != len(command)
+    ):
+        return None
+    sop_class_uid = _trimmed(command[_STORE_HEAD_LENGTH:class_end])
+    sop_instance_uid = _trimmed(command[instance_start:])
+    if not sop_class_uid or not sop_instance_uid:
+        return None
+    return Command(field, message_id, 0, sop_class_uid, sop_instance_uid, True)
+
+
+def _any_command(command: bytes) -> Command:
+    unpack = _element.unpack_from
+    elements: dict[int, bytes] = {}
+    position, end = 0, len(command)
+    while position < end:
+        if end - position < 8:
+            raise _invalid("command set ends within the header of an element")
+        tag, length = unpack(command, position)
+        start = position + 8
+        position = start + length
+        if position > end:
+            raise _invalid("an element runs past the end of its command set")
+        elements[tag] = command[start:position]
+
+    field = _number(elements, _COMMAND_FIELD)
+    if field is None:
+        raise _invalid("command set without Command Field")
+    message_id = _number(elements, _MESSAGE_ID)
+    if message_id is None and not _names_another_message(field):
+        raise _invalid("request without Message ID")
+    data_set_type = _number(elements, _COMMAND_DATA_SET_TYPE)
+    # Required, so a guess is a kindness; of these commands only one always has a data set.
+    if_absent = field == _C_STORE_RQ
+    has_data_set = if_absent if data_set_type is None else data_set_type != _NO_DATA_SET
+    decoded = Command(
+        field,
+        message_id or 0,
+        _number(elements, _MESSAGE_ID_BEING_RESPONDED_TO) or 0,
+        _uid(elements, _AFFECTED_SOP_CLASS_UID) or _uid(elements, _REQUESTED_SOP_CLASS_UID),
+        _uid(elements, _AFFECTED_SOP_INSTANCE_UID) or _uid(elements, _REQUESTED_SOP_INSTANCE_UID),
+        has_data_set,
+    )
+    if field == _C_STORE_RQ:
+        _check_store_request(decoded, elements)
+    return decoded
+
+
+def _check_store_request(command: Command, elements: dict[int, bytes]) -> None:
+    """PS3.7 table 9.3-1: only the Affected UIDs are a C-STORE's."""
+    if not _uid(elements, _AFFECTED_SOP_CLASS_UID):
+        raise _invalid("C-STORE-RQ without Affected SOP Class UID")
+    if not _uid(elements, _AFFECTED_SOP_INSTANCE_UID):
+        raise _invalid("C-STORE-RQ without Affected SOP Instance UID")
+    if not command.has_data_set:
+        raise _invalid("C-STORE-RQ without data set")
+
+
+def _names_another_message(field: int) -> bool:
+    return bool(field & _RESPONSE) or field == CommandField.C_CANCEL_RQ
+
+
+def _number(elements: dict[int, bytes], tag: int) -> int | None:
+    value = elements.get(tag)
+    return None if value is None or len(value) < 2 else int.from_bytes(value[:2], "little")
+
+
+def _uid(elements: dict[int, bytes], tag: int) -> str:
+    return _trimmed(elements.get(tag, b""))
+
+
+def _trimmed(value: bytes) -> str:
+    """Padding on either side is dropped (decision 9)."""
+    return value.strip(b"\0 ").decode("latin-1")
+
+
+def _invalid(text: str) -> PeerError:
+    return PeerError(AbortReason.INVALID_PDU_PARAMETER_VALUE, text)
+
+
+# ---- responses -----------------------------------------------------------------------------
+
+
+def encode_store_response(
+    message_id: int,
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    status: int = Status.SUCCESS,
+    comment: str | None = None,
+    offending: int | None = None,
+) -> bytes:
+    """A C-STORE-RSP (PS3.7 table 9.3-2); `message_id` and both UIDs are the request's.
+
+    `comment` is cut to 64 characters of ASCII; `offending` is a tag, gggg << 16 | eeee.
+    """
+    return _response(
+        CommandField.C_STORE_RSP,
+        message_id,
+        sop_class_uid,
+        sop_instance_uid,
+        status,
+        b"" if comment is None and offending is None else _details(comment, offending),
+    )
+
+
+def encode_echo_response(message_id: int) -> bytes:
+    """A C-ECHO-RSP of Success (PS3.7 table 9.3-13; decision 18)."""
+    return _response(CommandField.C_ECHO_RSP, message_id, VERIFICATION)
+
+
+def encode_unsupported_response(request: Command) -> bytes:
+    """The response to a request that we do not serve: unrecognized operation (PS3.7 C.5.23)."""
+    return _response(
+        request.field | _RESPONSE,
+        request.message_id,
+        request.sop_class_uid,
+        request.sop_instance_uid,
+        Status.UNRECOGNIZED_OPERATION,
+    )
+
+
+def _response(
+    field: int,
+    message_id: int,
+    sop_class_uid: str,
+    sop_instance_uid: str = "",
+    status: int = Status.SUCCESS,
+    details: bytes = b"",
+) -> bytes:
+    """Elements in ascending order, no data set; an empty UID is left out."""
+    sop_class = _sop_class_element(sop_class_uid)
+    sop_instance = (
+        _uid_element(_AFFECTED_SOP_INSTANCE_UID, sop_instance_uid) if sop_instance_uid else b""
+    )
+    fields = _response_fields.pack(
+        _COMMAND_FIELD,
+        2,
+        field,
+        _MESSAGE_ID_BEING_RESPONDED_TO,
+        2,
+        message_id,
+        _COMMAND_DATA_SET_TYPE,
+        2,
+        _NO_DATA_SET,
+        _STATUS,
+        2,
+        status,
+    )
+    length = len(sop_class) + len(fields) + len(details) + len(sop_instance)
+    return (
+        _group_length.pack(_GROUP_LENGTH, 4, length) + sop_class + fields + details + sop_instance
+    )
+
+
+@lru_cache(maxsize=256)
+def _sop_class_element(uid: str) -> bytes:
+    """Cached: a sender's instances are of few SOP classes."""
+    return _uid_element(_AFFECTED_SOP_CLASS_UID, uid) if uid else b""
+
+
+def _uid_element(tag: int, uid: str) -> bytes:
+    value = uid.encode("latin-1")
+    if len(value) & 1:
+        value += b"\0"
+    return _element.pack(tag, len(value)) + value
+
+
+def _details(comment: str | None, offending: int | None) -> bytes:
+    encoded = b""
+    if offending is not None:
+        encoded = _offending_element.pack(
+            _OFFENDING_ELEMENT, 4, offending >> 16, offending & 0xFFFF
+        )
+    if comment is not None:
+        value = comment.encode("ascii", "replace")[:_MAX_COMMENT_LENGTH]
+        if len(value) & 1:
+            value += b" "
+        encoded += _element.pack(_ERROR_COMMENT, len(value)) + value
+    return encoded

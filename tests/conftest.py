@@ -1,0 +1,66 @@
+"""What every test may use.
+
+Async tests run on asyncio's loop. One marked `@pytest.mark.both_loops` runs on asyncio's and on
+uvloop's (pytest-asyncio 1.4 or newer; with an older one on asyncio's only).
+
+Fixtures (of the whole session): `rabbitmq`, `nats_server` and `redis_server` are brokers of our
+own on free ports, from tests/support/brokers.py: use `.url`, `.address`, `.port`. They are shared,
+so a test takes a queue, key or subject of its own, and one that wants to stop a broker starts its
+own: `with NatsServer(tmp_path / "nats") as server:`. Where a broker's package is not installed, the
+test is skipped; with OXIDICOM_TEST_BROKERS=required in the environment it fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+import uvloop
+
+from tests.support.brokers import Broker, NatsServer, RabbitMQ, RedisServer, find_program
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+ASYNCIO: Mapping[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
+BOTH: Mapping[str, LoopFactory] = {**ASYNCIO, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "both_loops: run on asyncio's loop and on uvloop's")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, LoopFactory]:
+    return BOTH if item.get_closest_marker("both_loops") else ASYNCIO
+
+
+def _installed(kind: type[Broker]) -> None:
+    if find_program(kind.program) is None:
+        if os.environ.get("OXIDICOM_TEST_BROKERS") == "required":
+            pytest.fail(f"{kind.program} is not installed")
+        pytest.skip(f"{kind.program} is not installed")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    _installed(RabbitMQ)
+    with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    _installed(NatsServer)
+    with NatsServer(tmp_path_factory.mktemp("nats")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    _installed(RedisServer)
+    with RedisServer(tmp_path_factory.mktemp("redis")) as broker:
+        yield broker

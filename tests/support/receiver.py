@@ -1,0 +1,253 @@
+"""The receiver as its users run it: `python -m oxidicom serve` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+PROJECT = Path(__file__).parents[2]
+
+FOREIGN_VARIABLES = ("OXIDICOM_", "CHRIS_", "OTEL_", "PORT", "RUST_LOG", "TOKIO_")
+"""Nothing of the environment that the tests run in may reach the receiver."""
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 10) -> None:
+    """For what only the file system or /proc can tell; all else is awaited as an event."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout} s for {what}")
+        time.sleep(0.01)
+
+
+class Receiver:
+    """One receiver process; restarts keep files root and settings.
+
+    `environment` adds to, or with None takes from, the fewest settings that make it testable:
+    a free port, JSON log lines, no settle time.
+    """
+
+    def __init__(self, root: Path, **environment: str | None) -> None:
+        self.root = root
+        self.state = root / ".oxidicom"
+        self.environment: dict[str, str | None] = {
+            "OXIDICOM_FILES_ROOT": str(root),
+            "OXIDICOM_LISTENER_PORT": "0",
+            "OXIDICOM_LOG_FORMAT": "json",
+            "OXIDICOM_SERIES_SETTLE": "0s",
+            **environment,
+        }
+        self.port = 0
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        assert self._process is not None, "not started"
+        return self._process
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process is None:
+            return
+        if kind is None and self.process.poll() is None:
+            self.stop()
+        else:
+            self.kill()
+            print("\n".join(self.lines), file=sys.stderr)
+
+    # ---- lifecycle --------------------------------------------------------------------------
+
+    def start(self, timeout: float = 30) -> None:
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(FOREIGN_VARIABLES)
+        }
+        given = {name: value for name, value in self.environment.items() if value is not None}
+        self.lines = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "oxidicom", "serve"],
+            env=inherited | {"PYTHONPATH": str(PROJECT / "src")} | given,
+            cwd=self.root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=[self._process], daemon=True)
+        self._reader.start()
+        self.port = int(self.wait_for_log("listening", timeout)["port"])
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout as stream:
+            for line in stream:
+                with self._changed:
+                    self.lines.append(line.rstrip("\n"))
+                    self._changed.notify_all()
+        process.wait()
+        with self._changed:
+            self._changed.notify_all()
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 20) -> int:
+        """Exit status, all of the log read."""
+        status = self.process.wait(timeout)
+        assert self._reader is not None
+        self._reader.join(timeout)
+        return status
+
+    def stop(self, timeout: float = 20) -> None:
+        """SIGTERM; it must exit with 0 (decision 38)."""
+        self.signal(signal.SIGTERM)
+        status = self.wait(timeout)
+        assert status == 0, f"exit status {status}\n" + "\n".join(self.lines[-20:])
+
+    def kill(self) -> None:
+        """SIGKILL to it and its children, as a power cut would."""
+        for process in reversed(self.processes()):
+            if process.is_running():
+                process.kill()
+        self.wait()
+
+    # ---- what it tells ------------------------------------------------------------------------
+
+    def log(self, message: str | None = None) -> list[dict[str, Any]]:
+        """Records of the log, oldest first, only those of `message` if given."""
+        with self._changed:
+            lines = list(self.lines)
+        records = (parse_log_line(line) for line in lines)
+        return [
+            record
+            for record in records
+            if record is not None and message in (None, record.get("message"))
+        ]
+
+    def wait_for_log(self, message: str, timeout: float = 10, *, count: int = 1) -> dict[str, Any]:
+        """The `count`th record of that message, once it is there."""
+
+        def told() -> bool:
+            return len(self.log(message)) >= count or self.process.poll() is not None
+
+        with self._changed:
+            self._changed.wait_for(told, timeout)
+        records = self.log(message)
+        assert len(records) >= count, f"no {message!r} in the log:\n" + "\n".join(self.lines[-20:])
+        return records[count - 1]
+
+    # ---- what it costs ------------------------------------------------------------------------
+
+    def processes(self) -> list[psutil.Process]:
+        """It and its workers."""
+        try:
+            process = psutil.Process(self.process.pid)
+            return [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def peak_memory(self) -> int:
+        """Bytes of the greatest resident set so far (VmHWM), summed over its processes."""
+        return sum(peak_memory(process.pid) for process in self.processes())
+
+    def open_files(self) -> int:
+        return sum(len(os.listdir(f"/proc/{process.pid}/fd")) for process in self.processes())
+
+    # ---- what it left on disk -----------------------------------------------------------------
+
+    def files(self, below: str = "SERVICES/PACS") -> list[Path]:
+        """Every file under the folder that CUBE reads, whatever its name."""
+        return sorted(path for path in (self.root / below).rglob("*") if path.is_file())
+
+    def paths(self) -> list[str]:
+        return [path.relative_to(self.root).as_posix() for path in self.files()]
+
+    def path_of(self, sop_instance: str) -> Path:
+        """The one file of an instance."""
+        (path,) = (path for path in self.files() if path.name.endswith(f"-{sop_instance}.dcm"))
+        return path
+
+    def data_set_of(self, sop_instance: str) -> bytes:
+        return stored_data_set(self.path_of(sop_instance))
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files, and half-written records."""
+        temporary = [path for path in (self.state / "tmp").rglob("*") if path.is_file()]
+        return [*temporary, *self.state.rglob("*.tmp")]
+
+    def outbox(self) -> list[dict[str, Any]]:
+        """Registrations that no broker has confirmed: each with "series" and "ndicom"."""
+        return [
+            json.loads(path.read_bytes())["registration"]
+            for path in (self.state / "outbox").glob("*.json")
+        ]
+
+    def wait_for_outbox(self, count: int, timeout: float = 10) -> list[dict[str, Any]]:
+        wait_until(lambda: len(self.outbox()) >= count, f"{count} entries in the outbox", timeout)
+        entries = self.outbox()
+        assert len(entries) == count, entries
+        return entries
+
+    def wait_for_registration(self, series: str, timeout: float = 10) -> dict[str, Any]:
+        """The one outbox entry of that series."""
+
+        def found() -> list[dict[str, Any]]:
+            return [
+                entry for entry in self.outbox() if entry["series"]["series_instance_uid"] == series
+            ]
+
+        wait_until(lambda: bool(found()), f"registration of {series}", timeout)
+        (entry,) = found()
+        return entry
+
+
+def parse_log_line(line: str) -> dict[str, Any] | None:
+    """None for a line that is no JSON object: a traceback, a warning of the interpreter."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def peak_memory(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)
+
+
+def stored_data_set(path: Path) -> bytes:
+    """What follows the file meta information, by its group length (PS3.10 7.1)."""
+    return path.read_bytes()[data_set_offset(path) :]
+
+
+def data_set_offset(path: Path) -> int:
+    with path.open("rb") as file:
+        head = file.read(144)
+    assert head[:132] == bytes(128) + b"DICM"
+    assert head[132:140] == b"\x02\0\0\0UL\x04\0"
+    return 144 + int.from_bytes(head[140:144], "little")

@@ -1,0 +1,263 @@
+"""Which layer may import which, read from the sources themselves (architecture: Layers)."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "oxidicom"
+LONGEST_FILE = 450
+
+BASE = {
+    *("__init__", "buffers", "constants", "disk", "encodings", "errors", "logevents", "ports"),
+    *("settings", "uids", "ulid"),
+}
+"""Modules and packages below which there is nothing of ours."""
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "base": {"base"},
+    "_pdu": set(),
+    "_dataset": set(),
+    "_writer": set(),
+    "wire": {"wire", "base", "_pdu"},
+    "net": {"net", "wire", "base"},
+    "store": {"store", "base", "_dataset", "_writer"},
+    "series": {"series", "base"},
+    "notify": {"notify", "base"},
+    "telemetry": {"telemetry", "base"},
+    "cli": {"cli", "app", "base"},
+}
+MAY_IMPORT["app"] = {*MAY_IMPORT, "app"} - {"cli"}
+
+WITHOUT_LOOP = ("_pdu", "_dataset", "_writer", "wire", "series.tracker")
+"""Bytes and a clock in, records out: tested without a socket or a sleep."""
+
+LOOPS = {"asyncio", "uvloop"}
+
+CYTHON_IMPORT = re.compile(
+    r"^\s*(?:from\s+(?P<origin>[\w.]+)\s+c?import\s+\(?(?P<names>[^)#]+)|c?import\s+(?P<modules>[^#]+))"
+)
+
+
+def layer_of(module: str) -> str | None:
+    """Of a name below oxidicom, such as `wire.state`; None where nobody has decided yet."""
+    top = module.partition(".")[0]
+    if top in BASE:
+        return "base"
+    if top == "__main__":
+        return "cli"
+    return top if top in MAY_IMPORT else None
+
+
+def modules_of(source: Path) -> dict[str, list[Path]]:
+    """Files by module below oxidicom: `.pyx`, `.pxd` and `.pyi` are one; a package is its name."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(source.rglob("*")):
+        if path.suffix in {".py", ".pyx", ".pxd", ".pyi"}:
+            parts = path.relative_to(source).with_suffix("").parts
+            if parts[-1] == "__init__" and len(parts) > 1:
+                parts = parts[:-1]
+            found.setdefault(".".join(parts), []).append(path)
+    return found
+
+
+def python_imports(text: str, package: str) -> Iterator[tuple[str, list[str]]]:
+    """(origin, names) of every import wherever it stands; `package` is the file's own."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, []
+        elif isinstance(node, ast.ImportFrom):
+            origin = "." * node.level + (node.module or "")
+            yield absolute(origin, package), [alias.name for alias in node.names]
+
+
+def cython_imports(text: str, package: str) -> Iterator[tuple[str, list[str]]]:
+    """As `python_imports`, of the import and cimport lines of Cython, which ast cannot read.
+
+    Names that go on over further lines are not seen; their origin is.
+    """
+    for line in text.splitlines():
+        match = CYTHON_IMPORT.match(line)
+        if not match:
+            continue
+        if match["origin"]:
+            names = [name.split()[0] for name in match["names"].split(",") if name.strip()]
+            yield absolute(match["origin"], package), names
+        else:
+            for name in match["modules"].split(","):
+                yield name.split()[0], []
+
+
+def absolute(origin: str, package: str) -> str:
+    relative = origin.lstrip(".")
+    level = len(origin) - len(relative)
+    if not level:
+        return origin
+    parents = package.split(".")[: len(package.split(".")) - level + 1]
+    return ".".join([*parents, *filter(None, [relative])])
+
+
+def imports_of(source: Path) -> dict[str, set[str]]:
+    """What each module imports: ours as names below oxidicom, others by their first part with `/`
+    before it."""
+    modules = modules_of(source)
+    imports: dict[str, set[str]] = {}
+    for module, paths in modules.items():
+        imports[module] = set()
+        for path in paths:
+            package = ".".join(["oxidicom", *path.relative_to(source).parts[:-1]])
+            read = cython_imports if path.suffix in {".pyx", ".pxd"} else python_imports
+            for origin, names in read(path.read_text(), package):
+                top, _, below = origin.partition(".")
+                if top != "oxidicom":
+                    imports[module].add("/" + top)
+                    continue
+                inner = [f"{below}.{name}".lstrip(".") for name in names]
+                ours = {name for name in inner if name in modules}
+                if not ours or len(ours) < len(inner):  # something of the package itself
+                    ours.add(below or "__init__")
+                imports[module] |= ours - {module}
+    return imports
+
+
+def broken_rules(source: Path) -> list[str]:
+    faults = []
+    for module, imported in imports_of(source).items():
+        layer = layer_of(module)
+        if layer is None:
+            faults.append(f"{module} belongs to no layer: say which in {Path(__file__).name}")
+            continue
+        for name in sorted(imported):
+            if name.startswith("/"):
+                sans_io = any(f"{module}.".startswith(f"{pure}.") for pure in WITHOUT_LOOP)
+                if sans_io and name[1:] in LOOPS:
+                    faults.append(f"{module} imports {name[1:]}: it must not know of a loop")
+            elif layer_of(name) not in MAY_IMPORT[layer]:
+                faults.append(f"{module} imports {name}: {layer} may not")
+    return faults
+
+
+def cycle_in(source: Path) -> list[str]:
+    ours = {
+        module: {name for name in imported if not name.startswith("/")}
+        for module, imported in imports_of(source).items()
+    }
+    try:
+        graphlib.TopologicalSorter(ours).prepare()
+    except graphlib.CycleError as error:
+        cycle: list[str] = error.args[1]
+        return cycle
+    return []
+
+
+def long_files(source: Path) -> list[str]:
+    lengths = {
+        path: len(path.read_text().splitlines())
+        for paths in modules_of(source).values()
+        for path in paths
+    }
+    return [f"{path.name}: {n} lines" for path, n in lengths.items() if n > LONGEST_FILE]
+
+
+def test_every_module_imports_only_what_its_layer_may() -> None:
+    assert broken_rules(SOURCE) == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    assert cycle_in(SOURCE) == []
+
+
+def test_no_file_outgrows_one_idea() -> None:
+    assert long_files(SOURCE) == []
+
+
+def test_the_sources_were_really_read() -> None:
+    imports = imports_of(SOURCE)
+    assert {"errors", "constants", "ports"} <= imports.keys()
+    assert "/msgspec" in imports["ports"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A small source tree that keeps every rule."""
+    write(tmp_path, "errors.py", "import asyncio\n")
+    write(tmp_path, "_pdu.pyx", "from libc.string cimport memcpy\nimport struct\n")
+    write(tmp_path, "_dataset.pyx", "")
+    write(tmp_path, "wire/__init__.py", "from .state import State\n")
+    write(tmp_path, "wire/state.py", "from oxidicom import _pdu\nfrom ..errors import Bug\n")
+    write(tmp_path, "net/server.py", "import asyncio\nfrom oxidicom.wire import State\n")
+    write(tmp_path, "store/__init__.py", "from oxidicom._dataset import Walk\n")
+    write(tmp_path, "series/tracker.py", "from oxidicom.errors import Bug\n")
+    write(tmp_path, "notify/nats.py", "def late():\n    import oxidicom.errors\n")
+    write(tmp_path, "app/__init__.py", "from oxidicom import net, store\nimport oxidicom.wire\n")
+    write(tmp_path, "cli/serve.py", "from oxidicom.app import serve\n")
+    write(tmp_path, "__main__.py", "from oxidicom.cli import serve\n")
+    return tmp_path
+
+
+def write(tree: Path, name: str, text: str) -> None:
+    (tree / name).parent.mkdir(exist_ok=True)
+    (tree / name).write_text(text)
+
+
+def test_a_tree_that_keeps_the_rules_passes(tree: Path) -> None:
+    assert broken_rules(tree) == []
+    assert cycle_in(tree) == []
+    assert long_files(tree) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("errors.py", "from oxidicom import wire", "errors imports wire: base may not"),
+        ("errors.py", "from oxidicom.wire.state import *", "errors imports wire.state: base may"),
+        ("_pdu.pyx", "from oxidicom.errors import Bug", "_pdu imports errors: _pdu may not"),
+        ("_pdu.pyx", "from oxidicom._dataset cimport X", "_pdu imports _dataset: _pdu may not"),
+        ("_pdu.pyx", "cimport oxidicom._dataset as d", "_pdu imports _dataset: _pdu may not"),
+        ("_pdu.pxd", "from . cimport _dataset", "_pdu imports _dataset: _pdu may not"),
+        ("_pdu.pyx", "import uvloop, struct", "_pdu imports uvloop: it must not know"),
+        ("_writer.pyx", "    cimport oxidicom._pdu", "_writer imports _pdu: _writer may not"),
+        ("wire/state.py", "from ..net import server", "wire.state imports net.server: wire may"),
+        ("wire/state.py", "from oxidicom import _dataset", "wire.state imports _dataset: wire"),
+        ("wire/dimse.py", "import asyncio.events", "wire.dimse imports asyncio: it must not"),
+        ("net/server.py", "import oxidicom.store", "net.server imports store: net may not"),
+        ("net/server.py", "import oxidicom._pdu", "net.server imports _pdu: net may not"),
+        ("store/part10.py", "from oxidicom.series import tracker", "store.part10 imports series"),
+        ("store/part10.py", "def f():\n    from .. import notify", "store.part10 imports notify"),
+        ("series/tracker.py", "from asyncio import sleep", "series.tracker imports asyncio: it"),
+        ("series/journal.py", "from oxidicom import app", "series.journal imports app: series"),
+        ("notify/nats.py", "if x:\n    from oxidicom import wire", "notify.nats imports wire"),
+        ("telemetry/logs.py", "from oxidicom import notify", "telemetry.logs imports notify"),
+        ("app/serve.py", "from oxidicom import cli", "app.serve imports cli: app may not"),
+        ("cli/send.py", "from oxidicom import wire", "cli.send imports wire: cli may not"),
+        ("helpers.py", "", "helpers belongs to no layer"),
+    ],
+)
+def test_each_rule_is_seen_when_it_is_broken(tree: Path, name: str, text: str, fault: str) -> None:
+    write(tree, name, text + "\n")
+    for package in ("net", "notify", "series", "cli"):
+        (tree / package / "__init__.py").touch()
+    assert [line for line in broken_rules(tree) if line.startswith(fault)], broken_rules(tree)
+
+
+def test_a_cycle_within_a_layer_is_seen(tree: Path) -> None:
+    write(tree, "series/journal.py", "from .tracker import Tracker\n")
+    write(tree, "series/tracker.py", "def f():\n    from oxidicom.series import journal\n")
+    assert set(cycle_in(tree)) == {"series.journal", "series.tracker"}
+
+
+def test_a_package_that_gathers_its_own_modules_is_no_cycle(tree: Path) -> None:
+    write(tree, "wire/__init__.py", "from oxidicom.wire.state import State\n")
+    write(tree, "wire/dimse.py", "from oxidicom.wire import state\n")
+    assert cycle_in(tree) == []
+
+
+def test_a_long_file_is_seen(tree: Path) -> None:
+    write(tree, "errors.py", "\n" * (LONGEST_FILE + 1))
+    assert long_files(tree) == [f"errors.py: {LONGEST_FILE + 1} lines"]

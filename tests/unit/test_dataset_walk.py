@@ -1,0 +1,497 @@
+"""The walk against pydicom, and against data sets made by hand."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pydicom
+import pydicom.data
+import pytest
+from pydicom.filereader import _read_file_meta_info, read_preamble
+
+from oxidicom._dataset import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, WANTED_TAGS, Walker
+from oxidicom.encodings import Encoding
+from oxidicom.store.inflate import INFLATED_LIMIT, Inflater
+from oxidicom.store.reading import Reader, reader_for
+
+LONG_FORM = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT"}
+LONG_FORM.add(b"UV")
+UNDEFINED = 0xFFFFFFFF
+
+
+# ---- a second, naive encoder of PS3.5 7.1 --------------------------------------------------
+
+
+def header(encoding: int, tag: int, vr: bytes, length: int) -> bytes:
+    order = ">" if encoding == EXPLICIT_BE else "<"
+    start = struct.pack(order + "HH", tag >> 16, tag & 0xFFFF)
+    if encoding == IMPLICIT_LE or tag >> 16 == 0xFFFE:
+        return start + struct.pack(order + "I", length)
+    if vr in LONG_FORM:
+        return start + vr + b"\0\0" + struct.pack(order + "I", length)
+    return start + vr + struct.pack(order + "H", length)
+
+
+def element(encoding: int, tag: int, vr: bytes, value: bytes) -> bytes:
+    return header(encoding, tag, vr, len(value)) + value
+
+
+def item(encoding: int, content: bytes, *, undefined: bool) -> bytes:
+    if not undefined:
+        return header(encoding, 0xFFFEE000, b"", len(content)) + content
+    end = header(encoding, 0xFFFEE00D, b"", 0)
+    return header(encoding, 0xFFFEE000, b"", UNDEFINED) + content + end
+
+
+def sequence(
+    encoding: int, tag: int, items: Iterable[bytes], *, undefined: bool, vr: bytes = b"SQ"
+) -> bytes:
+    content = b"".join(items)
+    if not undefined:
+        return element(encoding, tag, vr, content)
+    end = header(encoding, 0xFFFEE0DD, b"", 0)
+    return header(encoding, tag, vr, UNDEFINED) + content + end
+
+
+VALUES = {
+    0x00080005: (b"CS", b"ISO_IR 100"),
+    0x00080016: (b"UI", b"1.2.840.10008.5.1.4.1.1.2\0"),
+    0x00080018: (b"UI", b"1.2.3.4\0"),
+    0x00080020: (b"DA", b"20240131"),
+    0x00080050: (b"SH", b""),
+    0x00080060: (b"CS", b"CT"),
+    0x00081030: (b"LO", b"Head "),
+    0x0008103E: (b"LO", b"Axial"),
+    0x00100010: (b"PN", b"Doe^J"),
+    0x00100020: (b"LO", b"P1"),
+    0x00100030: (b"DA", b"19800102"),
+    0x00100040: (b"CS", b"O "),
+    0x00101010: (b"AS", b"044Y"),
+    0x00181030: (b"LO", b"Spiral"),
+    0x0020000D: (b"UI", b"1.2.3\0"),
+    0x0020000E: (b"UI", b"1.2.3.5\0"),
+    0x00200011: (b"IS", b"3 "),
+    0x00200013: (b"IS", b"12"),
+}
+
+
+def wanted(encoding: int, *without: int) -> list[bytes]:
+    return [element(encoding, tag, *VALUES[tag]) for tag in WANTED_TAGS if tag not in without]
+
+
+def pixels(encoding: int) -> bytes:
+    return element(encoding, 0x7FE00010, b"OW", bytes(100))
+
+
+class Outcome(NamedTuple):
+    values: tuple[bytes | None, ...]
+    vrs: bytes
+    failed: bool
+    error: str | None
+    offending: int
+    truncated: tuple[int, ...]
+
+
+def outcome_of(reader: Reader) -> Outcome:
+    series = reader.series_values()
+    return Outcome(
+        (*series[:2], reader.sop_instance_uid, *series[2:], reader.instance_number),
+        reader.vrs,
+        reader.failed,
+        reader.error,
+        reader.offending,
+        reader.truncated,
+    )
+
+
+def read(data: bytes, encoding: int, cuts: Iterable[int] = ()) -> Outcome:
+    reader = reader_for(Encoding(encoding))
+    start = 0
+    for cut in (*cuts, len(data)):
+        reader.feed(data, start, cut)
+        start = cut
+    reader.finish()
+    assert reader.asleep
+    assert reader.feed(b"more", 0, 4)
+    return outcome_of(reader)
+
+
+def read_bytewise(data: bytes, encoding: int) -> Outcome:
+    reader = reader_for(Encoding(encoding))
+    for position in range(len(data)):
+        if reader.feed(data, position, position + 1):
+            break
+    reader.finish()
+    return outcome_of(reader)
+
+
+def deflate(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
+ALL = tuple(VALUES[tag][1] for tag in WANTED_TAGS)
+WALKED = (IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE)
+
+
+# ---- grammar -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", WALKED)
+def test_wanted_values_are_read_and_the_walk_sleeps_at_the_first_tag_beyond(encoding: int) -> None:
+    data = b"".join(wanted(encoding))
+    walker = Walker(encoding)
+    assert not walker.feed(data, 0, len(data))
+    beyond = pixels(encoding)
+    assert walker.feed(beyond, 0, len(beyond))
+    walker.finish()
+    outcome = outcome_of(walker)
+    assert outcome.values == ALL
+    assert not outcome.failed
+    assert walker.error is None
+    sent = [b"\0\0" if encoding == IMPLICIT_LE else VALUES[tag][0] for tag in WANTED_TAGS]
+    assert outcome.vrs == b"".join(sent)
+
+
+@pytest.mark.parametrize("encoding", WALKED)
+def test_series_values_leave_out_what_is_the_instance_s(encoding: int) -> None:
+    walker = Walker(encoding)
+    data = b"".join(wanted(encoding))
+    walker.feed(data, 0, len(data))
+    walker.finish()
+    assert walker.series_values() == ALL[:2] + ALL[3:17]
+    assert walker.sop_instance_uid == b"1.2.3.4\0"
+    assert walker.instance_number == b"12"
+
+
+def nested(encoding: int) -> bytes:
+    """Sequences of all shapes, holding elements with wanted tags that must not count."""
+    decoys = b"".join(element(encoding, tag, vr, b"decoy!") for tag, (vr, _) in VALUES.items())
+    inner = sequence(encoding, 0x00081140, [item(encoding, decoys, undefined=True)], undefined=True)
+    return b"".join(
+        [
+            sequence(encoding, 0x00081100, [], undefined=False),
+            sequence(encoding, 0x00081101, [], undefined=True),
+            *(
+                sequence(
+                    encoding,
+                    0x00081110 + 2 * a + b,
+                    [item(encoding, decoys + inner, undefined=bool(b))] * 2,
+                    undefined=bool(a),
+                )
+                for a in (0, 1)
+                for b in (0, 1)
+            ),
+        ]
+    )
+
+
+@pytest.mark.parametrize("encoding", WALKED)
+def test_sequences_of_any_length_form_are_stepped_over(encoding: int) -> None:
+    parts = wanted(encoding)
+    data = b"".join([*parts[:7], nested(encoding), *parts[7:], pixels(encoding)])
+    outcome = read(data, encoding)
+    assert outcome.values == ALL
+    assert not outcome.failed
+    for cut in range(len(data)):
+        assert read(data, encoding, [cut]) == outcome
+    assert read_bytewise(data, encoding) == outcome
+
+
+def test_un_of_undefined_length_is_implicit_inside_and_only_there() -> None:
+    """PS3.5 6.2.2; the item's first value has a length that no explicit header could have."""
+    for encoding in (EXPLICIT_LE, EXPLICIT_BE):
+        inside = element(IMPLICIT_LE, 0x00090010, b"", b"ACME") + sequence(
+            IMPLICIT_LE,
+            0x00091001,
+            [item(IMPLICIT_LE, element(IMPLICIT_LE, 0x00091002, b"", bytes(0x4242)), undefined=True)],
+            undefined=True,
+        )
+        un = sequence(
+            IMPLICIT_LE,
+            0x00091000,
+            [item(IMPLICIT_LE, inside, undefined=u) for u in (True, False, True)],
+            undefined=True,
+        )
+        un = header(encoding, 0x00091000, b"UN", UNDEFINED) + un[8:]
+        parts = wanted(encoding)
+        data = b"".join([*parts[:8], un, *parts[8:], pixels(encoding)])
+        outcome = read(data, encoding)
+        assert outcome.values == ALL
+        assert not outcome.failed
+        # The encoding switched back: a short-form VR was seen after it.
+        assert outcome.vrs[16:18] == b"PN"
+        assert read_bytewise(data, encoding) == outcome
+
+
+def test_un_of_undefined_length_with_explicit_content_is_read_as_pydicom_reads_it() -> None:
+    content = element(EXPLICIT_LE, 0x00091002, b"LO", b"x")
+    un = sequence(
+        EXPLICIT_LE,
+        0x00091000,
+        [item(EXPLICIT_LE, content, undefined=True)],
+        undefined=True,
+        vr=b"UN",
+    )
+    parts = wanted(EXPLICIT_LE)
+    data = b"".join([*parts[:8], un, *parts[8:], pixels(EXPLICIT_LE)])
+    assert read(data, EXPLICIT_LE).values == ALL
+
+
+def test_implicit_item_in_an_explicit_data_set() -> None:
+    content = element(IMPLICIT_LE, 0x00081150, b"", b"1.2.3.") + sequence(
+        IMPLICIT_LE, 0x00081199, [], undefined=True
+    )
+    other = element(EXPLICIT_LE, 0x00081150, b"UI", b"1.2.3.")
+    mixed = sequence(
+        EXPLICIT_LE,
+        0x00081115,
+        [
+            item(EXPLICIT_LE, content, undefined=True),
+            item(EXPLICIT_LE, other, undefined=True),
+        ],
+        undefined=True,
+    )
+    parts = wanted(EXPLICIT_LE)
+    data = b"".join([*parts[:8], mixed, *parts[8:], pixels(EXPLICIT_LE)])
+    assert read(data, EXPLICIT_LE).values == ALL
+
+
+def test_element_without_vr_amid_explicit_ones_is_read_as_implicit() -> None:
+    parts = wanted(EXPLICIT_LE)
+    parts[9] = element(IMPLICIT_LE, 0x00100020, b"", b"P1")
+    outcome = read(b"".join([*parts, pixels(EXPLICIT_LE)]), EXPLICIT_LE)
+    assert outcome.values == ALL
+    assert outcome.vrs[18:20] == b"\0\0"
+
+
+def test_unknown_vr_has_a_16_bit_length() -> None:
+    parts = wanted(EXPLICIT_LE)
+    parts.insert(8, element(EXPLICIT_LE, 0x00091001, b"ZZ", b"abcd"))
+    assert read(b"".join([*parts, pixels(EXPLICIT_LE)]), EXPLICIT_LE).values == ALL
+
+
+def test_odd_lengths_and_group_lengths() -> None:
+    parts = wanted(EXPLICIT_LE)
+    parts.insert(0, element(EXPLICIT_LE, 0x00080000, b"UL", struct.pack("<I", 1)))
+    parts.insert(9, element(EXPLICIT_LE, 0x00091001, b"LT", b"odd"))
+    assert read(b"".join([*parts, pixels(EXPLICIT_LE)]), EXPLICIT_LE).values == ALL
+
+
+def test_superfluous_delimiter_after_an_item_of_defined_length() -> None:
+    one = item(EXPLICIT_LE, b"", undefined=False) + header(EXPLICIT_LE, 0xFFFEE00D, b"", 0)
+    parts = wanted(EXPLICIT_LE)
+    parts.insert(8, sequence(EXPLICIT_LE, 0x00091001, [one], undefined=True))
+    assert read(b"".join([*parts, pixels(EXPLICIT_LE)]), EXPLICIT_LE).values == ALL
+
+
+@pytest.mark.parametrize("encoding", WALKED)
+def test_disordered_data_set_is_read_to_its_end_and_the_last_of_a_tag_counts(encoding: int) -> None:
+    parts = [pixels(encoding), *reversed(wanted(encoding))]
+    parts.append(element(encoding, 0x00100020, b"LO", b"P2"))
+    outcome = read(b"".join(parts), encoding)
+    assert outcome.values == ALL[:9] + (b"P2",) + ALL[10:]
+    assert not outcome.failed
+
+
+def test_encapsulated_pixel_data_before_what_is_needed() -> None:
+    fragments = [item(EXPLICIT_LE, bytes(n), undefined=False) for n in (0, 10, 3000)]
+    pixel_data = sequence(EXPLICIT_LE, 0x7FE00010, fragments, undefined=True, vr=b"OB")
+    outcome = read(b"".join([pixel_data, *wanted(EXPLICIT_LE)]), EXPLICIT_LE)
+    assert outcome.values == ALL
+
+
+def test_wanted_element_of_undefined_length_is_absent() -> None:
+    parts = wanted(EXPLICIT_LE)
+    content = [item(EXPLICIT_LE, b"", undefined=True)]
+    parts[6] = sequence(EXPLICIT_LE, 0x00081030, content, undefined=True)
+    outcome = read(b"".join([*parts, pixels(EXPLICIT_LE)]), EXPLICIT_LE)
+    assert outcome.values == ALL[:6] + (None,) + ALL[7:]
+    assert outcome.vrs[12:14] == b"SQ"
+
+
+def test_values_are_kept_to_a_limit() -> None:
+    long = element(IMPLICIT_LE, 0x00081030, b"", bytes(range(256)) * 300)
+    parts = wanted(IMPLICIT_LE)
+    parts[6] = long
+    data = b"".join([*parts, pixels(IMPLICIT_LE)])
+    for outcome in (read(data, IMPLICIT_LE), read_bytewise(data, IMPLICIT_LE)):
+        assert outcome.values[6] == long[8 : 8 + 65535]
+        assert outcome.values[7:] == ALL[7:]
+        assert outcome.truncated == (0x00081030,)
+
+
+# ---- where a data set may end --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", WALKED)
+def test_end_is_fine_between_elements_and_nowhere_else(encoding: int) -> None:
+    parts = wanted(encoding)
+    data = b"".join(parts)
+    ends = {sum(map(len, parts[:n])) for n in range(len(parts) + 1)}
+    for end in range(len(data)):
+        outcome = read(data[:end], encoding)
+        assert outcome.failed is (end not in ends), end
+        if outcome.failed:
+            assert outcome.error in ("ends within an element header", "ends within an element")
+
+
+def test_end_within_pixels_is_fine_once_the_needed_are_there() -> None:
+    parts = [element(EXPLICIT_LE, 0x00080000, b"UL", bytes(4)), *reversed(wanted(EXPLICIT_LE))]
+    data = b"".join([*parts, pixels(EXPLICIT_LE)[:-50]])
+    assert not read(data, EXPLICIT_LE).failed
+    data = b"".join([*wanted(EXPLICIT_LE, 0x00100020), pixels(EXPLICIT_LE)[:-50]])
+    outcome = read(data, EXPLICIT_LE)
+    assert outcome.failed
+    assert outcome.offending == 0x7FE00010
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (header(EXPLICIT_LE, 0x00081115, b"SQ", UNDEFINED), "ends within a sequence"),
+        (header(EXPLICIT_LE, 0xFFFEE000, b"", 0), "item or delimiter among elements"),
+        (
+            header(EXPLICIT_LE, 0x00081115, b"SQ", UNDEFINED)
+            + element(EXPLICIT_LE, 0x00081150, b"UI", b""),
+            "neither item nor delimiter in a sequence",
+        ),
+        (
+            header(EXPLICIT_LE, 0x00081115, b"SQ", UNDEFINED)
+            + header(EXPLICIT_LE, 0xFFFEE000, b"", UNDEFINED)
+            + header(EXPLICIT_LE, 0xFFFEE0DD, b"", 0),
+            "item or delimiter among elements",
+        ),
+    ],
+)
+def test_broken_grammar_fails(data: bytes, error: str) -> None:
+    parts = wanted(EXPLICIT_LE)
+    outcome = read(b"".join([*parts[:5], data]), EXPLICIT_LE)
+    assert outcome.failed
+    assert outcome.error == error
+    assert len(error) <= 40
+
+
+@pytest.mark.parametrize("bounds", [(-1, 2), (2, 1), (0, 5), (5, 5)])
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_range_outside_the_buffer_is_refused(encoding: Encoding, bounds: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="do not lie in the buffer"):
+        reader_for(encoding).feed(b"1234", *bounds)
+
+
+def test_buffers_of_any_kind_are_let_go() -> None:
+    data = bytearray(b"".join([*wanted(EXPLICIT_LE), pixels(EXPLICIT_LE)]))
+    walker = Walker(EXPLICIT_LE)
+    walker.feed(data, 0, 100)
+    data.append(0)  # BufferError if it were still held
+    assert walker.feed(memoryview(data), 100, len(data))
+    assert outcome_of(walker).values == ALL
+
+
+def test_encoding_must_be_known() -> None:
+    with pytest.raises(ValueError, match="encoding"):
+        Walker(3)
+
+
+def test_constants_agree_with_the_encodings_of_the_base_layer() -> None:
+    assert (IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE) == tuple(Encoding)[:3]
+    assert isinstance(reader_for(Encoding.DEFLATED), Inflater)
+    assert list(WANTED_TAGS) == sorted(VALUES)
+
+
+# ---- deflate -------------------------------------------------------------------------------
+
+
+def test_deflated_data_set() -> None:
+    parts = wanted(EXPLICIT_LE)
+    plain = b"".join([*parts[:7], nested(EXPLICIT_LE), *parts[7:], pixels(EXPLICIT_LE)])
+    data = deflate(plain)
+    outcome = read(data, Encoding.DEFLATED)
+    assert outcome == read(plain, EXPLICIT_LE)
+    assert read_bytewise(data, Encoding.DEFLATED) == outcome
+    for cut in range(len(data)):
+        assert read(data, Encoding.DEFLATED, [cut]) == outcome
+
+
+def test_deflated_data_set_that_is_cut_or_is_none() -> None:
+    data = deflate(b"".join(wanted(EXPLICIT_LE)))
+    assert read(data[: len(data) // 2], Encoding.DEFLATED).failed
+    outcome = read(b"\xff" * 100, Encoding.DEFLATED)
+    assert outcome.error == "not a raw deflate stream"
+
+
+def test_deflate_bomb_is_given_up_at_the_limit() -> None:
+    bomb = deflate(header(EXPLICIT_LE, 0x00080001, b"UN", 2**30) + bytes(4 * INFLATED_LIMIT))
+    assert len(bomb) < 100_000
+    outcome = read(bomb, Encoding.DEFLATED)
+    assert outcome.failed
+    assert outcome.error == "needed tags not within 16 MiB inflated"
+
+
+# ---- pydicom as the judge ------------------------------------------------------------------
+
+
+class Shipped(NamedTuple):
+    path: Path
+    data: bytes
+    encoding: Encoding
+    expected: dict[int, bytes | None]
+
+
+def shipped_files() -> Iterator[Path]:
+    root = Path(pydicom.data.__file__).parent
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.suffix in ("", ".dcm", ".DCM"):
+            yield path
+
+
+def open_shipped(path: Path) -> Shipped | None:
+    """The data set's bytes and what pydicom makes of them; None where it cannot read them."""
+    content = path.read_bytes()
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(content), force=True)
+        values = {tag: dataset.get_item(tag) for tag in WANTED_TAGS}
+    except Exception:
+        return None
+    implicit, little = dataset.original_encoding
+    stream = io.BytesIO(content)
+    read_preamble(stream, force=True)
+    meta = _read_file_meta_info(stream)
+    if meta.get("TransferSyntaxUID") == "1.2.840.10008.1.2.1.99":
+        encoding = Encoding.DEFLATED
+    elif implicit:
+        encoding = Encoding.IMPLICIT_LE
+    else:
+        encoding = Encoding.EXPLICIT_LE if little else Encoding.EXPLICIT_BE
+    expected = {
+        tag: None if value is None else (value.value or b"") for tag, value in values.items()
+    }
+    return Shipped(path, content[stream.tell() :], encoding, expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_file_that_pydicom_ships_is_read_as_pydicom_reads_it() -> None:
+    tally: Counter[str] = Counter()
+    disagreements = []
+    for path in shipped_files():
+        shipped = open_shipped(path)
+        if shipped is None:
+            tally["unreadable"] += 1
+            continue
+        outcome = read(shipped.data, shipped.encoding)
+        if outcome.failed:
+            tally["failed"] += 1
+            disagreements.append((path.name, outcome.error))
+            continue
+        found = dict(zip(WANTED_TAGS, outcome.values, strict=True))
+        if found != shipped.expected:
+            disagreements.append((path.name, "values"))
+        tally[shipped.encoding.name] += 1
+    print(tally, disagreements)
+    assert not disagreements

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oxidicom import disk
+from oxidicom.ports import SeriesInfo, SeriesJournal, SeriesKey
+from oxidicom.series.journal import Journal, JournalEntry
+from oxidicom.series.recovery import RecoveredSeries, count_instances, recover
+from oxidicom.ulid import new_ulid
+
+PATIENT = "Dröge^Jürgen"
+
+
+def series(
+    uid: str = "1.2", pacs_name: str = "PACS", path: str = "SERVICES/PACS/PACS/p/s/e"
+) -> SeriesInfo:
+    return SeriesInfo(
+        calling_ae_title=pacs_name,
+        pacs_name=pacs_name,
+        path=path,
+        patient_id="P",
+        study_date="2020-01-02",
+        study_instance_uid="1",
+        series_instance_uid=uid,
+        patient_name=PATIENT,
+        patient_age=-3,
+        patient_sex="",
+    )
+
+
+def all_entries(journal: Journal) -> list[JournalEntry]:
+    faults: list[str] = []
+    found = list(journal.entries(faults))
+    assert faults == []
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "journal"
+
+
+@pytest.fixture
+def journal(folder: Path) -> Journal:
+    return Journal(folder, sync=False)
+
+
+def test_is_the_port(journal: Journal) -> None:
+    port: SeriesJournal = journal
+    port.enter("A", series())
+
+
+def test_folder_is_private(journal: Journal, folder: Path) -> None:
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert all_entries(journal) == []
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_what_was_entered_is_found_by_another_process(folder: Path, sync: bool) -> None:
+    Journal(folder, sync).enter("A", series())
+    assert all_entries(Journal(folder, sync)) == [JournalEntry("A", series())]
+
+
+def test_entering_twice_is_entering_once(journal: Journal, folder: Path) -> None:
+    journal.enter("A", series())
+    journal.enter("A", series())
+    assert len(os.listdir(folder)) == 1
+
+
+def test_sync_reaches_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[bool] = []
+    monkeypatch.setattr(disk, "write_atomically", lambda *_, sync: wanted.append(sync))
+    for sync in (False, True):
+        Journal(folder, sync).enter("A", series())
+    assert wanted == [False, True]
+
+
+def test_removes_exactly_what_a_completion_consumed(journal: Journal) -> None:
+    for association in ("A", "B", "C"):
+        for uid in ("1.2", "1.3"):
+            journal.enter(association, series(uid))
+    journal.enter("A", series("1.2", pacs_name="OTHER"))
+    journal.remove(series("1.2").key, ["A", "C", "never entered"])
+    journal.remove(series("1.2").key, ("A", "C"))
+    assert sorted((entry.association_id, *entry.series.key) for entry in all_entries(journal)) == [
+        ("A", "OTHER", "1.2"),
+        ("A", "PACS", "1.3"),
+        ("B", "PACS", "1.2"),
+        ("B", "PACS", "1.3"),
+        ("C", "PACS", "1.3"),
+    ]
+
+
+def test_nothing_is_kept_in_memory(folder: Path) -> None:
+    one, other = Journal(folder, False), Journal(folder, False)
+    one.enter("A", series())
+    other.remove(series().key, ["A"])
+    assert all_entries(one) == []
+    one.enter("A", series())
+    assert len(all_entries(other)) == 1
+
+
+def test_a_folder_that_was_cleaned_away_is_made_again(journal: Journal, folder: Path) -> None:
+    folder.rmdir()
+    folder.parent.rmdir()
+    journal.enter("A", series())
+    assert len(all_entries(journal)) == 1
+
+
+def test_a_full_disk_is_the_callers_to_answer(
+    journal: Journal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            journal.enter("A", series())
+    assert os.listdir(folder) == []
+
+
+@given(
+    pacs_name=st.text(st.characters(exclude_categories=["Cs"])),
+    uid=st.text(st.characters(exclude_categories=["Cs"]), max_size=300),
+)
+def test_any_text_makes_a_name_and_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, pacs_name: str, uid: str
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    journal = Journal(folder, False)
+    journal.enter("A", series(uid, pacs_name))
+    assert all_entries(journal) == [JournalEntry("A", series(uid, pacs_name))]
+    journal.remove(SeriesKey(pacs_name, uid), ["A"])
+    assert os.listdir(folder) == []
+
+
+def test_the_two_halves_of_a_key_do_not_run_together(journal: Journal) -> None:
+    journal.enter("A", series("21.2", "PACS"))
+    journal.enter("A", series("1.2", "PACS2"))
+    assert len(all_entries(journal)) == 2
+
+
+def test_whatever_lies_there_does_not_stop_the_start(journal: Journal, folder: Path) -> None:
+    journal.enter("A", series())
+    (name,) = os.listdir(folder)
+    whole = (folder / name).read_bytes()
+    (folder / "torn.json").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.json").write_bytes(b"")
+    (folder / "latin.json").write_bytes(whole.replace("ö".encode(), b"\xf6"))
+    (folder / "copy.json").write_bytes(whole)
+    (folder / "other.json").write_bytes(b'{"association_id": 1, "series": {}}')
+    (folder / "huge.json").write_bytes(b" " * (disk.MAX_SMALL_FILE + 1) + whole)
+    (folder / "notes.txt").write_bytes(b"do not delete")
+    (folder / "folder").mkdir()
+    (folder / "link").symlink_to(folder / name)
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = Path.cwd()
+        os.chdir(folder)  # a socket's path has at most 107 bytes
+        try:
+            listener.bind("socket")
+        finally:
+            os.chdir(here)
+    (folder / ".0123.tmp").write_bytes(whole[:5])
+
+    faults: list[str] = []
+    assert list(journal.entries(faults)) == [JournalEntry("A", series())]
+    bad = {
+        "torn.json", "empty.json", "latin.json", "copy.json", "other.json", "huge.json",
+        "notes.txt", "folder", "link", "pipe", "socket",
+    }  # fmt: skip
+    assert {fault.split()[1] for fault in faults} == bad
+    assert len(faults) == len(bad)
+    assert not any(PATIENT in fault or "1.2" in fault for fault in faults)
+    assert set(os.listdir(folder)) == {name, ".0123.tmp"} | {each + ".bad" for each in bad}
+    assert (folder / "notes.txt.bad").read_bytes() == b"do not delete"
+    assert all_entries(journal) == [JournalEntry("A", series())], "each is reported once"
+
+
+def test_what_cannot_be_read_now_stays_for_the_next_start(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for association in "ABC":
+        journal.enter(association, series())
+    read = disk.read_small
+
+    def stale(path: Path) -> bytes:
+        if path.name.startswith("A"):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        if path.name.startswith("B"):
+            raise FileNotFoundError(errno.ENOENT, "completed by a replica", str(path))
+        return read(path)
+
+    faults: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "read_small", stale)
+        assert [entry.association_id for entry in journal.entries(faults)] == ["C"]
+    (fault,) = faults
+    assert fault.startswith("journal: A-")
+    assert fault.endswith(": Stale file handle")
+    assert [entry.association_id for entry in all_entries(journal)] == ["A", "B", "C"]
+
+
+def test_a_newer_versions_entry_is_understood(journal: Journal, folder: Path) -> None:
+    journal.enter("A", series())
+    (name,) = os.listdir(folder)
+    content = msgspec.json.decode((folder / name).read_bytes())
+    content["format"] = 2
+    content["series"]["laterality"] = "L"
+    del content["series"]["modality"]
+    (folder / name).write_bytes(msgspec.json.encode(content))
+    assert all_entries(journal) == [JournalEntry("A", series())]
+
+
+def test_recovery_merges_associations_oldest_first(journal: Journal) -> None:
+    early, middle, late = (new_ulid(second * 1_000_000_000) for second in (1, 2, 3))
+    journal.enter(late, series(path="SERVICES/PACS/PACS/late"))
+    journal.enter(early, series(path="SERVICES/PACS/PACS/early"))
+    journal.enter(middle, series("1.3"))
+    journal.enter(late, series("1.3", "OTHER"))
+    assert sorted(recover(journal, []), key=lambda found: found.series.key[::-1]) == [
+        RecoveredSeries(series(path="SERVICES/PACS/PACS/early"), (early, late)),
+        RecoveredSeries(series("1.3", "OTHER"), (late,)),
+        RecoveredSeries(series("1.3"), (middle,)),
+    ]
+    for found in recover(journal, []):
+        journal.remove(found.series.key, found.associations)
+    assert recover(journal, []) == []
+
+
+def test_recovery_hands_on_faults(journal: Journal, folder: Path) -> None:
+    journal.enter("A", series())
+    (folder / "foreign").touch()
+    faults: list[str] = []
+    assert recover(journal, faults) == [RecoveredSeries(series(), ("A",))]
+    assert len(faults) == 1
+
+
+def _enter_for_ever(folder: Path, entered: Any) -> None:
+    journal = Journal(folder, sync=False)
+    number = 0
+    while True:
+        journal.enter(f"{number:026}", series())
+        number += 1
+        entered.value = number
+
+
+def test_kill_9_loses_nothing_that_was_entered(folder: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    for _ in range(2):
+        entered = context.Value("q", 0)
+        writer = context.Process(target=_enter_for_ever, args=(folder, entered))
+        writer.start()
+        while entered.value < 50:
+            assert writer.is_alive()
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        journal = Journal(folder, sync=False)
+        found = all_entries(journal)
+        assert len(found) >= entered.value
+        journal.remove(series().key, [entry.association_id for entry in found])
+        assert all_entries(journal) == []
+
+
+# ---- how many instances stand on disk --------------------------------------------------------
+
+
+def test_counts_what_cube_will_find(tmp_path: Path) -> None:
+    """Decision 29."""
+    below = tmp_path / series().path
+    below.mkdir(parents=True)
+    assert count_instances(tmp_path, series()) == 0
+    for name in ("0001-1.dcm", "0002-2.dcm", ".dcm", "3.DCM", "4.dcm.tmp", "dcm"):
+        (below / name).touch()
+    (below / "folder.dcm").mkdir()
+    (below / "folder.dcm" / "5.dcm").touch()
+    (below / "link.dcm").symlink_to(below / "0001-1.dcm")
+    assert count_instances(tmp_path, series()) == 3
+
+
+def test_no_folder_no_instances(tmp_path: Path) -> None:
+    assert count_instances(tmp_path, series()) == 0
+    (tmp_path / "SERVICES").touch()
+    assert count_instances(tmp_path, series()) == 0
+
+
+@pytest.mark.parametrize("linked", range(1, 7))
+def test_no_link_below_the_root_is_followed(tmp_path: Path, linked: int) -> None:
+    """Decision 25."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    (elsewhere / series().path).mkdir(parents=True)
+    (elsewhere / series().path / "1.dcm").touch()
+    assert count_instances(elsewhere, series()) == 1
+    link = Path(*series().path.split("/")[:linked])
+    (root / link).parent.mkdir(parents=True)
+    (root / link).symlink_to(elsewhere / link)
+    assert (root / series().path / "1.dcm").exists()
+    assert count_instances(root, series()) == 0
+
+
+def test_the_root_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real" / series().path).mkdir(parents=True)
+    (tmp_path / "real" / series().path / "1.dcm").touch()
+    (tmp_path / "root").symlink_to("real")
+    assert count_instances(tmp_path / "root", series()) == 1
+
+
+@pytest.mark.parametrize("path", ["", "/", "../out", "a/../../out", "./a", "a//b", "a\0b", "/a"])
+def test_a_path_that_is_none(tmp_path: Path, path: str) -> None:
+    for each in ("out", "root/a/b"):
+        (tmp_path / each).mkdir(parents=True)
+        (tmp_path / each / "1.dcm").touch()
+    (tmp_path / "root" / "1.dcm").touch()
+    assert count_instances(tmp_path / "root", series(path=path)) == 0
+
+
+def test_a_missing_root_is_no_empty_series(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        count_instances(tmp_path / "not mounted", series())
+
+
+def test_counting_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    (tmp_path / series().path).mkdir(parents=True)
+    before = os.listdir("/proc/self/fd")
+    count_instances(tmp_path, series())
+    count_instances(tmp_path, series(path="SERVICES/PACS/none/below"))
+    with pytest.raises(OSError, match="too long"):
+        count_instances(tmp_path, series(path="SERVICES/" + "x" * 300))
+    assert os.listdir("/proc/self/fd") == before
