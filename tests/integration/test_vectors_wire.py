@@ -18,7 +18,7 @@ from tests.support.data import VECTORS, Instance, vector_data_set
 from tests.support.lonk import DONE, LonkSubscriber
 from tests.support.raw_peer import EXPLICIT, MR_IMAGE_STORAGE, Context, RawPeer, uid
 from tests.support.receiver import Receiver
-from tests.support.registrations import RegistrationQueue
+from tests.support.task_queue import TaskQueue
 
 QUEUE = "vectors"
 
@@ -30,7 +30,7 @@ CANNOT_UNDERSTAND = 0xC000
 class Bench(NamedTuple):
     receiver: Receiver
     progress: LonkSubscriber
-    queue: RegistrationQueue
+    queue: TaskQueue
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def bench(
     with (
         LonkSubscriber(nats_server.url) as progress,
         receiver,
-        RegistrationQueue(rabbitmq.url, QUEUE) as queue,
+        TaskQueue(rabbitmq.url, QUEUE) as queue,
     ):
         yield Bench(receiver, progress, queue)
 

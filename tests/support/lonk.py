@@ -95,7 +95,18 @@ class LonkSubscriber:
 
     def wait_for(self, subject: str, payload: bytes = DONE, timeout: float = 10) -> list[bytes]:
         """All of the subject's payloads once `payload` is among them."""
+        return self.wait_for_count(subject, payload, 1, timeout)
+
+    def wait_for_count(
+        self, subject: str, payload: bytes, times: int, timeout: float = 10
+    ) -> list[bytes]:
+        """All of the subject's payloads once `payload` is among them that often."""
+
+        def came() -> bool:
+            return self.payloads(subject).count(payload) >= times
+
         with self._changed:
-            came = self._changed.wait_for(lambda: payload in self.payloads(subject), timeout)
-        assert came, f"no {payload!r} on {subject}: {self.payloads(subject)}; {self.subjects()}"
+            assert self._changed.wait_for(came, timeout), (
+                f"no {payload!r} on {subject}: {self.payloads(subject)}; {self.subjects()}"
+            )
         return self.payloads(subject)

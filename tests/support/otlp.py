@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_pb
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as metrics_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_pb
@@ -52,7 +52,8 @@ class Collector:
 
     @property
     def raw(self) -> bytes:
-        return b"".join(request.SerializeToString() for request in [*self.traces, *self.metrics])
+        requests: list[Any] = [*self.traces, *self.metrics]
+        return b"".join(request.SerializeToString() for request in requests)
 
     def spans(self) -> list[Any]:
         return [
@@ -95,7 +96,7 @@ def _value(point: Any, kind: str) -> Any:
 # ---- endpoints -----------------------------------------------------------------------------
 
 
-class _Traces(trace_grpc.TraceServiceServicer):  # type: ignore[misc]
+class _Traces(trace_grpc.TraceServiceServicer):
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
 
@@ -104,7 +105,7 @@ class _Traces(trace_grpc.TraceServiceServicer):  # type: ignore[misc]
         return trace_pb.ExportTraceServiceResponse()
 
 
-class _Metrics(metrics_grpc.MetricsServiceServicer):  # type: ignore[misc]
+class _Metrics(metrics_grpc.MetricsServiceServicer):
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
 
@@ -118,8 +119,8 @@ def grpc_collector() -> Iterator[Collector]:
     collector = Collector()
     with ThreadPoolExecutor(max_workers=2) as pool:
         server = grpc.server(pool)
-        trace_grpc.add_TraceServiceServicer_to_server(_Traces(collector), server)
-        metrics_grpc.add_MetricsServiceServicer_to_server(_Metrics(collector), server)
+        trace_grpc.add_TraceServiceServicer_to_server(_Traces(collector), server)  # type: ignore[no-untyped-call]
+        metrics_grpc.add_MetricsServiceServicer_to_server(_Metrics(collector), server)  # type: ignore[no-untyped-call]
         collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
         try:
@@ -128,7 +129,7 @@ def grpc_collector() -> Iterator[Collector]:
             server.stop(None).wait()
 
 
-_REQUESTS = {
+_REQUESTS: dict[str, Any] = {
     "/v1/traces": trace_pb.ExportTraceServiceRequest,
     "/v1/metrics": metrics_pb.ExportMetricsServiceRequest,
 }

@@ -1,57 +1,47 @@
-"""Reads Celery messages off a queue of RabbitMQ as they are, without Celery."""
+"""Registrations for tests: the vectors' own, and many that differ."""
 
 from __future__ import annotations
 
 import json
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from pathlib import Path
+from typing import Any
 
-from kombu import Connection, Queue
+import msgspec
+
+from oxidicom.ports import Registration, SeriesInfo
+
+VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text())
+VECTOR: dict[str, Any] = VECTORS["celery"]
+FIELDS: dict[str, Any] = VECTOR["body"][1]
+
+_SERIES = SeriesInfo(
+    calling_ae_title=FIELDS["pacs_name"],
+    pacs_name=FIELDS["pacs_name"],
+    path=FIELDS["path"],
+    patient_id=FIELDS["PatientID"],
+    study_date=FIELDS["StudyDate"],
+    study_instance_uid=FIELDS["StudyInstanceUID"],
+    series_instance_uid=FIELDS["SeriesInstanceUID"],
+    patient_name=FIELDS["PatientName"],
+    patient_birth_date=FIELDS["PatientBirthDate"],
+    patient_age=FIELDS["PatientAge"],
+    patient_sex=FIELDS["PatientSex"],
+    accession_number=FIELDS["AccessionNumber"],
+    modality=FIELDS["Modality"],
+    protocol_name=FIELDS["ProtocolName"],
+    study_description=FIELDS["StudyDescription"],
+    series_description=FIELDS["SeriesDescription"],
+)
 
 
-class TaskMessage(NamedTuple):
-    body: list[Any]
-    """args, kwargs, embed"""
-    headers: dict[str, Any]
-    properties: dict[str, Any]
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        kwargs: dict[str, Any] = self.body[1]
-        return kwargs
+NDICOM: int = FIELDS["ndicom"]
 
 
-class RegistrationQueue:
-    """`name` must have been declared; the receiver does that at start."""
+def registration(ndicom: int = NDICOM, /, **changes: Any) -> Registration:
+    """The vector's, with `changes` to its series."""
+    return Registration(msgspec.structs.replace(_SERIES, **changes), ndicom)
 
-    def __init__(self, url: str, name: str) -> None:
-        self._connection = Connection(url)
-        self._queue = Queue(name)
 
-    def __enter__(self) -> Self:
-        self._queue = self._queue(self._connection.default_channel)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._connection.close()
-
-    def take_all(self) -> list[TaskMessage]:
-        """All that is there now."""
-        messages = []
-        while (message := self._queue.get(no_ack=True)) is not None:
-            properties = message.properties | message.delivery_info
-            properties |= {
-                "content_type": message.content_type,
-                "content_encoding": message.content_encoding,
-            }
-            messages.append(TaskMessage(json.loads(message.body), message.headers, properties))
-        return messages
-
-    def declare_as_celery_does(self) -> None:
-        """Durable; the broker refuses with PreconditionFailed if it stands there otherwise."""
-        self._queue.queue_declare()
+def numbered(number: int, ndicom: int = 1) -> Registration:
+    """Of a series of its own."""
+    return registration(ndicom, series_instance_uid=f"1.2.826.{number}")

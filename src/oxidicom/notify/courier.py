@@ -188,8 +188,8 @@ class Courier:
     # ---- to the broker ----------------------------------------------------------------------
 
     async def _deliver_entries(self) -> None:
-        for earlier in await self._until_done(self._outbox.names):
-            self._waiting.setdefault(earlier)
+        earlier = await self._until_done(self._outbox.names)
+        self._waiting = dict.fromkeys(earlier) | self._waiting
         self._loaded = True
         while True:
             self._delivery_wanted.clear()

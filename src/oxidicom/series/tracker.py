@@ -42,7 +42,16 @@ class OpenSeries(NamedTuple):
 class _Reception:
     """One series from its first instance to its completion."""
 
-    __slots__ = ("associations", "deadline", "instances", "queued", "series", "touched", "users")
+    __slots__ = (
+        "associations",
+        "deadline",
+        "instances",
+        "not_before",
+        "queued",
+        "series",
+        "touched",
+        "users",
+    )
 
     def __init__(self, series: SeriesInfo, at: float) -> None:
         self.series = series
@@ -52,6 +61,8 @@ class _Reception:
         self.associations: dict[str, None] = {}
         """All associations that have carried it, in order of appearance."""
         self.touched = at
+        self.not_before = at
+        """A recovered one does not settle before this."""
         self.deadline: float | None = None
         """None while `users` keep it open."""
         self.queued: float | None = None
@@ -121,17 +132,25 @@ class SeriesTracker:
                     notices += self._begin_settling(reception)
         return notices
 
-    def recovered(self, series: SeriesInfo, associations: Iterable[str], at: float) -> None:
+    def recovered(
+        self,
+        series: SeriesInfo,
+        associations: Iterable[str],
+        at: float,
+        instances: Iterable[str] = (),
+    ) -> None:
         """A series that was open when an earlier process died; `at` is when we began to listen.
 
-        It settles for the recovery time (decision 32), unless an association carries it again:
-        then it is a series like any other. If none does, it completes with 0 received: what its
-        folder holds is all that is known.
+        It settles for the recovery time and, touched again, not before that is over (decision 32):
+        a sender that resends may do so in many short associations. `instances` are the SOP
+        Instance UIDs already in its folder, so that its count goes on from there.
         """
         reception = self._receptions.get(series.key)
         if reception is None:
             reception = self._receptions[series.key] = _Reception(series, at)
-            self._enqueue(reception, at + self._recovery_settle)
+            reception.instances.update(instances)
+            reception.not_before = at + self._recovery_settle
+            self._enqueue(reception, reception.not_before)
         reception.associations.update(dict.fromkeys(associations))
 
     def due(self, now: float) -> list[Notice]:
@@ -176,9 +195,10 @@ class SeriesTracker:
         return []
 
     def _begin_settling(self, reception: _Reception) -> list[Notice]:
-        if self._settle == 0:
+        deadline = max(reception.touched + self._settle, reception.not_before)
+        if deadline <= reception.touched:
             return [self._complete(reception)]
-        self._enqueue(reception, reception.touched + self._settle)
+        self._enqueue(reception, deadline)
         return []
 
     def _enqueue(self, reception: _Reception, deadline: float) -> None:

@@ -198,7 +198,10 @@ def _doubts(settings: Settings) -> Iterator[str]:
             f" ({settings.state_dir}) and CUBE learns of no series; set {broker.name},"
             f" for example {broker.name}={broker.kind.example}"
         )
-    elif settings.broker_ca is not None and not settings.broker.lower().startswith("amqps:"):
-        yield (
-            f"{variables()['broker_ca'].name} has no effect: {broker.name} is not an amqps:// URL"
-        )
+    elif (
+        settings.broker_ca is not None
+        and settings.nats_address is None
+        and not settings.broker.lower().startswith("amqps:")
+    ):
+        authority = variables()["broker_ca"].name
+        yield f"{authority} has no effect: {broker.name} is not an amqps:// URL"

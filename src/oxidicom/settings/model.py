@@ -57,7 +57,10 @@ _BROKER: Final = Kind(
     p.mask_url,
 )
 _NATS: Final = Kind(
-    p.parse_nats, "host:port, or a nats:// or tls:// URL", "nats://nats:4222", p.mask_url
+    p.parse_nats,
+    "host:port, or a nats:// or tls:// URL, or several with commas",
+    "nats://nats:4222",
+    p.mask_url,
 )
 _ENDPOINT: Final = Kind(
     p.parse_endpoint,
@@ -123,7 +126,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Variable(
             "OXIDICOM_BROKER_CA",
             _FILE,
-            "Authorities to trust for `amqps://`, instead of the system's.",
+            "Authorities to trust for TLS to the broker and NATS, instead of the system's.",
         ),
     ] = None
     queue_name: Annotated[

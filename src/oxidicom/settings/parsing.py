@@ -288,11 +288,15 @@ def parse_broker(text: str) -> str:
 
 
 def parse_nats(text: str) -> str:
-    """The address of a NATS server, as written: with or without a scheme, port 4222 if none."""
-    with_scheme = text if "://" in text else f"nats://{text}"
-    if with_scheme.partition("://")[0].lower() not in ("nats", "tls"):
+    """The servers of one NATS cluster, as written: with or without scheme and port."""
+    servers = _items(text)
+    if not servers:
         raise Unfit
-    _split_url(with_scheme)
+    for server in servers:
+        with_scheme = server if "://" in server else f"nats://{server}"
+        if with_scheme.partition("://")[0] not in ("nats", "tls"):
+            raise Unfit
+        _split_url(with_scheme)
     return text
 
 
@@ -302,7 +306,12 @@ def parse_endpoint(text: str) -> bool:
 
 
 def mask_url(text: str) -> str:
-    """The address without password, token and query; nothing at all of one that is malformed."""
+    """The address, or each of several, without password, token and query.
+
+    Nothing at all of what is malformed.
+    """
+    if "," in text:
+        return ",".join(map(mask_url, text.split(",")))
     has_scheme = "://" in text
     try:
         parts = _split_url(text if has_scheme else f"nats://{text}")

@@ -39,11 +39,11 @@ class LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self._encode(record)
-            if self._dropped and self._write(self._encode(self._confession()), 0):
-                self._dropped = 0
-            patience = 0 if self._dropped else PATIENCE_S
-            if not self._write(line, patience):
-                self._dropped += 1
+            if not self._dropped:
+                written = self._write(line, PATIENCE_S)
+            else:  # who stalled once is not waited for again
+                written = self._write(self._encode(self._confession()) + line, 0)
+            self._dropped = 0 if written else self._dropped + 1
         except Exception:
             # Not `handleError`: it prints the arguments of the record, whatever they hold.
             self._dropped += 1

@@ -201,7 +201,10 @@ def _safe(value: object, phi: bool) -> object:
         return value
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_safe(item, phi) for item in value]
-    return str(value)
+    try:
+        return str(value)
+    except Exception:
+        return f"({type(value).__name__})"
 
 
 def _error(record: logging.LogRecord) -> BaseException | None:

@@ -81,7 +81,7 @@ def start(protocol: str, service_version: str) -> Telemetry | None:
 class Exporting(Telemetry):
     """Hands every report to each signal; an error there is logged once and is nobody's trouble."""
 
-    def __init__(self, pipelines: Sequence[_Pipeline]) -> None:
+    def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._pipelines = pipelines
         self._signals = tuple(pipeline.signal for pipeline in pipelines)
         self._failed = False
@@ -150,7 +150,7 @@ def _join(threads: Sequence[threading.Thread], deadline: float) -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
-class _Pipeline:
+class Pipeline:
     """One signal: where reports go in, and how to end its exports."""
 
     def __init__(
@@ -186,6 +186,9 @@ class _SdkLog(logging.Handler):
         if self.starting and record.levelno >= logging.WARNING:
             # The arguments may be a header's secret.
             event(_logger, record.levelno, "OpenTelemetry's settings", complaint=str(record.msg))
+        telling = isinstance(record.args, tuple) and len(record.args) > 1
+        if not telling and self.last_words() is not None:
+            return  # that it gave up, not why
         try:
             self._of_thread.words = record.getMessage()[:300]
         except Exception:
@@ -279,21 +282,21 @@ class _WatchedMetrics(MetricExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
-def _traces(protocol: _Protocol, resource: Resource, version: str, outage: Outage) -> _Pipeline:
+def _traces(protocol: _Protocol, resource: Resource, version: str, outage: Outage) -> Pipeline:
     exporter = _WatchedSpans(_span_exporter(protocol), outage)
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     spans = Spans(provider.get_tracer("oxidicom", version))
-    return _Pipeline(spans, provider.shutdown, exporter.shutdown)
+    return Pipeline(spans, provider.shutdown, exporter.shutdown)
 
 
-def _metrics(protocol: _Protocol, resource: Resource, version: str, outage: Outage) -> _Pipeline:
+def _metrics(protocol: _Protocol, resource: Resource, version: str, outage: Outage) -> Pipeline:
     exporter = _WatchedMetrics(_metric_exporter(protocol), outage)
     provider = MeterProvider(
         [PeriodicExportingMetricReader(exporter)], resource=resource, shutdown_on_exit=False
     )
     measurements = Measurements(provider.get_meter("oxidicom", version))
-    return _Pipeline(measurements, provider.shutdown, exporter.shutdown)
+    return Pipeline(measurements, provider.shutdown, exporter.shutdown)
 
 
 def _span_exporter(protocol: _Protocol) -> SpanExporter:

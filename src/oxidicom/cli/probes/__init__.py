@@ -9,6 +9,8 @@ import ssl
 from enum import Enum
 from typing import Final, NamedTuple
 
+from oxidicom.settings import Settings
+
 LIMIT: Final = 5.0
 """Seconds that a broker has to answer."""
 
@@ -30,6 +32,21 @@ class Finding(NamedTuple):
     text: str
 
 
+class NoCertificates(Exception):
+    """OXIDICOM_BROKER_CA is at fault; the text says how."""
+
+
+def client_context(settings: Settings) -> ssl.SSLContext:
+    """SSL_CERT_FILE is honoured where OXIDICOM_BROKER_CA is not set; raises NoCertificates."""
+    try:
+        return ssl.create_default_context(cafile=settings.broker_ca)
+    except OSError as error:
+        words = "it holds none" if isinstance(error, ssl.SSLError) else error.strerror
+        raise NoCertificates(
+            f"no certificates from {settings.broker_ca}, {words}: correct OXIDICOM_BROKER_CA"
+        ) from error
+
+
 class Server(NamedTuple):
     """Somebody to connect to."""
 
@@ -38,8 +55,6 @@ class Server(NamedTuple):
     language: str
     variable: str
     """What to set if `where` is wrong."""
-    authority: str
-    """What to set if its certificate is not trusted."""
 
 
 def connection_trouble(error: BaseException, server: Server) -> str:
@@ -47,7 +62,7 @@ def connection_trouble(error: BaseException, server: Server) -> str:
 
     The libraries wrap what the system said, so the causes are looked through too.
     """
-    where, language, variable, authority = server
+    where, language, variable = server
     causes = _causes(error)
     for cause in causes:
         match cause:
@@ -55,8 +70,9 @@ def connection_trouble(error: BaseException, server: Server) -> str:
                 return f"the name in {where} does not resolve: correct {variable} or your DNS"
             case ssl.SSLCertVerificationError():
                 return (
-                    f"the certificate of {where} is not trusted ({cause.verify_message}):"
-                    f" set {authority} to its authority's, or correct the name in {variable}"
+                    f"the certificate of {where} is not trusted ({cause.verify_message}): set"
+                    " OXIDICOM_BROKER_CA or SSL_CERT_FILE to the certificates of its authority,"
+                    f" or correct the host in {variable}"
                 )
             case ConnectionRefusedError():
                 return f"nothing listens at {where}: start it there, or correct {variable}"

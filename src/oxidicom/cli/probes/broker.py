@@ -8,7 +8,15 @@ import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
-from oxidicom.cli.probes import LIMIT, Finding, Server, Verdict, connection_trouble
+from oxidicom.cli.probes import (
+    LIMIT,
+    Finding,
+    NoCertificates,
+    Server,
+    Verdict,
+    client_context,
+    connection_trouble,
+)
 from oxidicom.settings import Settings
 
 _VARIABLE: Final = "OXIDICOM_CELERY_BROKER"
@@ -23,29 +31,16 @@ def probe_broker(settings: Settings) -> list[Finding]:
     url = urlsplit(settings.broker)
     secure = url.scheme == "amqps"
     server = Server(
-        f"{url.hostname}:{url.port or (5671 if secure else 5672)}",
-        "AMQP 0-9-1",
-        _VARIABLE,
-        "OXIDICOM_BROKER_CA or SSL_CERT_FILE",
+        f"{url.hostname}:{url.port or (5671 if secure else 5672)}", "AMQP 0-9-1", _VARIABLE
     )
-    try:
-        context = _context(settings) if secure else None
-    except OSError as error:
-        words = "it holds none" if isinstance(error, ssl.SSLError) else error.strerror
-        text = f"no certificates from {settings.broker_ca}, {words}: correct OXIDICOM_BROKER_CA"
-        return [Finding("broker", Verdict.FAULT, text)]
     for name in ("aio_pika", "aiormq"):  # what they would log, the finding says
         logging.getLogger(name).addHandler(logging.NullHandler())
     try:
+        context = client_context(settings) if secure else None
         text = asyncio.run(_look(settings, settings.broker, context))
     except Exception as error:
         return [Finding("broker", Verdict.FAULT, _trouble(error, server))]
     return [Finding("broker", Verdict.OK, f"{server.where} lets us in; {text}")]
-
-
-def _context(settings: Settings) -> ssl.SSLContext:
-    """SSL_CERT_FILE is honoured where OXIDICOM_BROKER_CA is not set."""
-    return ssl.create_default_context(cafile=settings.broker_ca)
 
 
 async def _look(settings: Settings, url: str, context: ssl.SSLContext | None) -> str:
@@ -76,6 +71,8 @@ def _trouble(error: Exception, server: Server) -> str:
     )
 
     match error:
+        case NoCertificates():
+            return str(error)
         case ProbableAuthenticationError() | AuthenticationError():
             return f"{server.where} refuses this user or password: correct {_VARIABLE}"
         case ConnectionClosed(args=(int(code), *_)) if code == _NOT_ALLOWED:

@@ -6,10 +6,19 @@ import asyncio
 import contextlib
 import json
 import logging
+import ssl
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from oxidicom.cli.probes import LIMIT, Finding, Server, Verdict, connection_trouble
+from oxidicom.cli.probes import (
+    LIMIT,
+    Finding,
+    NoCertificates,
+    Server,
+    Verdict,
+    client_context,
+    connection_trouble,
+)
 from oxidicom.settings import Settings
 
 _VARIABLE: Final = "OXIDICOM_NATS_ADDRESS"
@@ -20,39 +29,49 @@ def probe_nats(settings: Settings) -> list[Finding]:
     if settings.nats_address is None:
         text = f"nobody is told of progress; to tell it, set {_VARIABLE}"
         return [Finding("NATS", Verdict.NOT_SET, text)]
-    address = settings.nats_address
-    url = urlsplit(address if "://" in address else f"nats://{address}")
-    server = Server(f"{url.hostname}:{url.port or _PORT}", "NATS", _VARIABLE, "SSL_CERT_FILE")
     logging.getLogger("nats").addHandler(logging.NullHandler())  # the finding says it
+    return [
+        _probe(address.strip(), settings)
+        for address in settings.nats_address.split(",")
+        if address.strip()
+    ]
+
+
+def _probe(address: str, settings: Settings) -> Finding:
+    url = urlsplit(address if "://" in address else f"nats://{address}")
+    server = Server(f"{url.hostname}:{url.port or _PORT}", "NATS", _VARIABLE)
     try:
-        text = asyncio.run(_look(url))
+        text = asyncio.run(_look(url, client_context(settings)))
     except Exception as error:
-        return [Finding("NATS", Verdict.FAULT, _trouble(error, server))]
-    return [Finding("NATS", Verdict.OK, f"{server.where} lets us in; {text}")]
+        return Finding("NATS", Verdict.FAULT, _trouble(error, server))
+    return Finding("NATS", Verdict.OK, f"{server.where} lets us in; {text}")
 
 
-async def _look(url: SplitResult) -> str:
+async def _look(url: SplitResult, context: ssl.SSLContext) -> str:
     from nats.aio.client import Client  # late, like all that only one command needs
 
     async def on_error(error: Exception) -> None:
         raise error  # or the library would try again
 
-    client = Client()
-    try:
-        async with asyncio.timeout(LIMIT):
-            if url.scheme == "tls" and not await _insists_on_tls(url):
-                raise _PlainServer
+    async with asyncio.timeout(LIMIT):
+        if url.scheme == "tls" and not await _insists_on_tls(url):
+            raise _PlainServer
+        client = Client()
+        try:
             await client.connect(
                 url.geturl(),
                 connect_timeout=int(LIMIT),
                 allow_reconnect=False,
                 error_cb=on_error,
+                tls=context,
                 verbose=True,  # it is asked whether it accepts us before we say more
             )
+            if not client.is_connected:  # it hung up, which the library does not notice here
+                raise ConnectionResetError
             version = client.connected_server_version
             return f"server version {version.major}.{version.minor}.{version.patch}"
-    finally:
-        await client.close()
+        finally:
+            await client.close()
 
 
 async def _insists_on_tls(url: SplitResult) -> bool:
@@ -74,6 +93,8 @@ class _PlainServer(Exception):
 
 
 def _trouble(error: Exception, server: Server) -> str:
+    if isinstance(error, NoCertificates):
+        return str(error)
     if isinstance(error, _PlainServer):
         return (
             f"{server.where} does not insist on TLS: have it do so, or write nats:// in"

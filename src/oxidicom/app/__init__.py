@@ -1,0 +1,5 @@
+"""Wires the layers; starts, serves, drains and stops."""
+
+from oxidicom.app.run import run
+
+__all__ = ["run"]

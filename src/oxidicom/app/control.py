@@ -1,0 +1,250 @@
+"""The control plane: book-keeping and notifications, on a loop and a thread of their own.
+
+Whatever the storage or a broker does, reception goes on, and whatever reception does, this
+answers. The two talk by one queue of records, looked at a hundred times a second at most, so that
+the receiving thread is not interrupted for each instance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from oxidicom.app.registrar import Registrar
+from oxidicom.errors import Bug
+from oxidicom.logevents import event
+from oxidicom.notify.courier import Courier
+from oxidicom.notify.nats import LonkPublisher
+from oxidicom.ports import (
+    AssociationBegan,
+    AssociationEnded,
+    InstanceRefused,
+    InstanceStored,
+    Notice,
+    Report,
+    SeriesCompleted,
+    SeriesFailed,
+    SeriesInfo,
+    SeriesProgress,
+)
+from oxidicom.series.tracker import SeriesTracker
+from oxidicom.telemetry import Telemetry
+
+logger = logging.getLogger("oxidicom.control")
+
+GATHER: Final = 0.01
+"""Seconds for which reports are gathered before they are looked at."""
+
+FLUSH: Final = 5.0
+"""Seconds for registrations, progress and spans at the end (decision 38)."""
+
+
+class Tally:
+    """What one association brought, for its line in the log."""
+
+    __slots__ = ("began", "refused", "size", "stored")
+
+    def __init__(self, began: AssociationBegan) -> None:
+        self.began = began
+        self.stored = 0
+        self.refused = 0
+        self.size = 0
+
+
+class ControlPlane:
+    """Made and run on the control plane's own loop; `report` may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        tracker: SeriesTracker,
+        registrar: Registrar,
+        courier: Courier,
+        lonk: LonkPublisher | None,
+        telemetry: Telemetry,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tracker = tracker
+        self._registrar = registrar
+        self._courier = courier
+        self._lonk = lonk
+        self._telemetry = telemetry
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._reports: deque[Report] = deque()
+        self._signalled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tallies: dict[str, Tally] = {}
+        self._lonk_dropped = 0
+
+    async def start(
+        self, recovered: Sequence[tuple[SeriesInfo, tuple[str, ...], frozenset[str]]]
+    ) -> None:
+        await self._courier.start()
+        if self._lonk is not None:
+            await self._lonk.start()
+        now = self._clock()
+        for series, associations, instances in recovered:
+            self._tracker.recovered(series, associations, now, instances)
+        self._telemetry.outbox_depth(self._courier.depth)
+        self._arm()
+
+    def report(self, report: Report) -> None:
+        self._reports.append(report)
+        if not self._signalled:
+            self._signalled = True
+            self._loop.call_soon_threadsafe(self._loop.call_later, GATHER, self._take_reports)
+
+    async def finish(self) -> None:
+        """Complete every series, register, and flush, within FLUSH seconds. Nobody reports any
+        more."""
+        deadline = self._clock() + FLUSH
+        self._take_reports()
+        self._act(self._tracker.finish_all(self._clock()))
+        await self._registrar.finish(FLUSH - 2.0)
+        left = await self._courier.stop(max(0.5, deadline - self._clock() - 1.0))
+        await self._registrar.finish(0.2)
+        self._registrar.close()
+        if self._lonk is not None:
+            if not await self._lonk.flush(max(0.2, min(1.0, deadline - self._clock()))):
+                event(logger, logging.WARNING, "progress was not delivered to NATS")
+            await self._lonk.close()
+        if left:
+            event(logger, logging.WARNING, "registrations stay in the outbox", registrations=left)
+        await asyncio.to_thread(
+            self._telemetry.shutdown, max(0.2, deadline - self._clock())
+        )
+
+    # ---- reports -------------------------------------------------------------------------
+
+    def _take_reports(self) -> None:
+        # Cleared first: what is reported from here on asks for another look.
+        self._signalled = False
+        while self._reports:
+            report = self._reports.popleft()
+            try:
+                self._take(report)
+            except Exception as error:
+                event(logger, logging.ERROR, "a report could not be taken", exc_info=error)
+        self._arm()
+
+    def _take(self, report: Report) -> None:
+        match report:
+            case InstanceStored():
+                tally = self._tallies.get(report.association_id)
+                if tally is not None:
+                    tally.stored += 1
+                    tally.size += report.size
+                self._telemetry.instance_stored(report)
+                self._act(self._tracker.stored(report))
+            case InstanceRefused():
+                tally = self._tallies.get(report.association_id)
+                if tally is not None:
+                    tally.refused += 1
+                self._telemetry.instance_refused(report)
+                event(
+                    logger,
+                    logging.WARNING,
+                    "instance refused",
+                    association_ulid=report.association_id,
+                    status=f"{report.status:04X}H",
+                    SeriesInstanceUID=report.series_instance_uid,
+                    reason=report.error,
+                )
+                self._act(self._tracker.refused(report))
+            case AssociationBegan():
+                self._tallies[report.association_id] = Tally(report)
+                self._telemetry.association_began(report)
+            case AssociationEnded():
+                self._telemetry.association_ended(report)
+                self._tell_association(report)
+                self._act(self._tracker.association_ended(report))
+
+    def _tell_association(self, ended: AssociationEnded) -> None:
+        tally = self._tallies.pop(ended.association_id, None)
+        if tally is None:
+            raise Bug("an association ended that never began")
+        began = tally.began
+        event(
+            logger,
+            logging.INFO if ended.error is None else logging.WARNING,
+            "association released" if ended.error is None else "association ended",
+            association_ulid=ended.association_id,
+            peer=began.peer_address,
+            aet=began.calling_ae_title,
+            stored=tally.stored,
+            refused=tally.refused,
+            bytes=tally.size,
+            seconds=round((ended.wall_ns - began.wall_ns) / 1e9, 3),
+            end=ended.error or "released",
+        )
+
+    # ---- notices -------------------------------------------------------------------------
+
+    def _act(self, notices: Sequence[Notice]) -> None:
+        for notice in notices:
+            match notice:
+                case SeriesProgress():
+                    if self._lonk is not None:
+                        self._lonk.progress(notice.series, notice.count, notice.first)
+                case SeriesFailed():
+                    if self._lonk is not None:
+                        self._lonk.failed(
+                            notice.calling_ae_title, notice.series_instance_uid, notice.error
+                        )
+                case SeriesCompleted():
+                    self._registrar.submit(notice)
+
+    def _arm(self) -> None:
+        """Look again when the next series may have settled."""
+        if self._lonk is not None and self._lonk.dropped != self._lonk_dropped:
+            self._telemetry.lonk_dropped(self._lonk.dropped - self._lonk_dropped)
+            self._lonk_dropped = self._lonk.dropped
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._tracker.next_deadline()
+        if deadline is not None:
+            self._timer = self._loop.call_later(
+                max(0.0, deadline - self._clock()), self._on_deadline
+            )
+
+    def _on_deadline(self) -> None:
+        self._timer = None
+        # Reports first: an instance that came in time keeps its series open.
+        self._take_reports()
+        self._act(self._tracker.due(self._clock()))
+        self._arm()
+
+
+class ControlThread:
+    """The thread with the control plane's loop; `make` builds the plane on it."""
+
+    def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
+        self._loop_factory = loop_factory
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="control", daemon=True)
+        self.loop: asyncio.AbstractEventLoop
+
+    def start(self) -> None:
+        self._thread.start()
+        self._started.wait()
+
+    def _main(self) -> None:
+        with asyncio.Runner(loop_factory=self._loop_factory) as runner:
+            self.loop = runner.get_loop()
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        self._started.set()
+        await self._stop.wait()
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()

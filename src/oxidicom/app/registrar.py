@@ -1,0 +1,136 @@
+"""A complete series on its way to CUBE: counted, put into the outbox, told (decisions 28 to 36)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from oxidicom.logevents import event
+from oxidicom.notify.courier import Courier
+from oxidicom.notify.nats import LonkPublisher
+from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
+from oxidicom.series.journal import Journal
+from oxidicom.series.recovery import count_instances
+from oxidicom.telemetry import Telemetry
+
+logger = logging.getLogger("oxidicom.series")
+
+DONE_WAITS: Final = 2.0
+"""Seconds for which LONK's done waits for the registration's confirmation (decision 36)."""
+
+_FIRST_RETRY: Final = 0.1
+_LAST_RETRY: Final = 5.0
+
+
+class Registrar:
+    """`completed` is called, from the control plane's loop, once a series' outbox entry is on disk
+    and its journal entries are gone."""
+
+    def __init__(
+        self,
+        *,
+        files_root: Path,
+        journal: Journal,
+        courier: Courier,
+        lonk: LonkPublisher | None,
+        telemetry: Telemetry,
+        completed: Callable[[SeriesKey], None],
+    ) -> None:
+        self._files_root = files_root
+        self._journal = journal
+        self._courier = courier
+        self._lonk = lonk
+        self._telemetry = telemetry
+        self._completed = completed
+        # Of our own: storage that hangs takes these threads, not the loop's.
+        self._disk = ThreadPoolExecutor(2, thread_name_prefix="registrar")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns: WeakValueDictionary[SeriesKey, asyncio.Lock] = WeakValueDictionary()
+
+    def submit(self, series: SeriesCompleted) -> None:
+        task = asyncio.create_task(self._register(series))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self, timeout: float) -> None:
+        """Wait for what was submitted, for at most `timeout` seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._disk.shutdown(wait=False, cancel_futures=True)
+
+    async def _register(self, completed: SeriesCompleted) -> None:
+        series = completed.series
+        began_ns = time.time_ns()
+        # Two receptions of one series in their order: an older count never follows a newer one.
+        turn = self._turns.setdefault(series.key, asyncio.Lock())
+        async with turn:
+            ndicom = await self._count(series)
+            told = completed.received or ndicom
+            if self._lonk is not None and told:
+                self._lonk.final(series, told)
+            settled = None
+            if ndicom:
+                settled = await self._courier.submit(Registration(series, ndicom))
+                self._telemetry.outbox_depth(self._courier.depth)
+            await self._on_disk(self._journal.remove, series.key, completed.associations)
+            self._completed(series.key)
+        confirmed = settled is not None and await self._confirmed(settled)
+        if self._lonk is not None and told:
+            self._lonk.done(series, told)
+        self._tell(completed, ndicom, began_ns, confirmed)
+
+    async def _confirmed(self, settled: asyncio.Future[None]) -> bool:
+        await asyncio.wait([settled], timeout=DONE_WAITS)
+        self._telemetry.outbox_depth(self._courier.depth)
+        return settled.done() and not settled.cancelled()
+
+    def _tell(
+        self, completed: SeriesCompleted, ndicom: int, began_ns: int, confirmed: bool
+    ) -> None:
+        series = completed.series
+        error = None
+        if not ndicom:
+            error = "no instance in the series' folder"
+        elif not confirmed:
+            error = "waits in the outbox"
+        self._telemetry.series_registered(
+            series, completed.associations, ndicom, began_ns, time.time_ns(), None, error
+        )
+        event(
+            logger,
+            logging.INFO if confirmed else logging.WARNING,
+            "series complete" if ndicom else "series without instances is not registered",
+            pacs_name=series.pacs_name,
+            SeriesInstanceUID=series.series_instance_uid,
+            ndicom=ndicom,
+            received=completed.received,
+            associations=len(completed.associations),
+            registration=error or "confirmed",
+        )
+
+    async def _count(self, series: SeriesInfo) -> int:
+        count: int = await self._on_disk(count_instances, self._files_root, series)
+        return count
+
+    async def _on_disk(self, call: Callable[..., Any], *arguments: object) -> Any:
+        """Storage that fails is tried again, for as long as it takes."""
+        loop = asyncio.get_running_loop()
+        delay = _FIRST_RETRY
+        while True:
+            try:
+                return await loop.run_in_executor(self._disk, call, *arguments)
+            except OSError as error:
+                if delay == _FIRST_RETRY:
+                    event(logger, logging.ERROR, "storage fails, trying again", error=error)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LAST_RETRY)

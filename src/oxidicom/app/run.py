@@ -1,0 +1,78 @@
+"""The process: logging, loop, signals, exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from oxidicom import __version__
+from oxidicom.app.receiver import Receiver, data_folder
+from oxidicom.errors import OperatorError
+from oxidicom.logevents import event
+from oxidicom.settings import Settings
+from oxidicom.telemetry import logs
+
+logger = logging.getLogger("oxidicom")
+
+
+def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
+    """Receive until SIGTERM or SIGINT; returns the exit status: 0, or 1 if it could not start."""
+    logs.configure(settings.log_level, settings.log_format, log_phi=settings.log_phi)
+    logs.capture_strays()
+    for warning in warnings:
+        event(logger, logging.WARNING, warning)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.get_loop().set_exception_handler(logs.on_loop_error)
+        return runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    stop = _signalled()
+    receiver = Receiver(settings, uvloop.new_event_loop)
+    try:
+        port = await receiver.start()
+    except OperatorError as error:
+        for fault in error.faults:
+            print(f"oxidicom: {fault}", file=sys.stderr)
+        return 1
+    # What exists now exists for ever: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    event(
+        logger,
+        logging.INFO,
+        "listening",
+        host=settings.listener_host,
+        port=port,
+        aet=settings.scp_aet,
+        files=str(data_folder(settings)),
+        broker="none" if settings.broker is None else settings.broker.partition(":")[0],
+        version=__version__,
+    )
+    await stop.wait()
+    event(logger, logging.INFO, "shutting down")
+    await receiver.drain()
+    event(logger, logging.INFO, "stopped")
+    return 0
+
+
+def _signalled() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; the second ends the process at once (decision 38)."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop

@@ -1,0 +1,152 @@
+"""kill -9 at any moment: what was acknowledged is there, and is registered (decision 32)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.brokers import RabbitMQ, free_port
+from tests.support.data import Instance
+from tests.support.raw_peer import EXPLICIT, RawPeer
+from tests.support.receiver import Receiver, stored_data_set, wait_until
+from tests.support.task_queue import TaskQueue
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[Receiver]:
+    receiver = Receiver(tmp_path, OXIDICOM_SERIES_SETTLE="1h", OXIDICOM_RECOVERY_SETTLE="1s")
+    with receiver:
+        yield receiver
+
+
+class Load:
+    """Senders that go on until the receiver dies, each with a series of its own."""
+
+    def __init__(self, port: int, senders: int) -> None:
+        self._port = port
+        self._enough = threading.Semaphore(0)
+        self.acknowledged: list[list[Instance]] = [[] for _ in range(senders)]
+        self.sent: dict[str, bytes] = {}
+        self._threads = [
+            threading.Thread(target=self._send, args=[done]) for done in self.acknowledged
+        ]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._threads:
+            thread.join(30)
+
+    def wait_for(self, instances: int) -> None:
+        for _ in range(instances):
+            assert self._enough.acquire(timeout=20)
+
+    def _send(self, done: list[Instance]) -> None:
+        series = Instance().series
+        try:
+            with RawPeer(self._port) as peer:
+                peer.associate()
+                for number in range(1, 100_000):
+                    size = (500, 40_000, 700_000)[number % 3]
+                    instance = Instance(series=series, number=number, pixels=size)
+                    data_set = self.sent[instance.sop_instance] = instance.encode(EXPLICIT)
+                    assert peer.store(instance.sop_instance, data_set).status == 0
+                    done.append(instance)
+                    self._enough.release()
+        except (EOFError, OSError):
+            return
+
+
+@pytest.mark.parametrize("instances", [1, 7, 60])
+def test_killed_under_load(receiver: Receiver, instances: int) -> None:
+    with Load(receiver.port, senders=4) as load:
+        load.wait_for(instances)
+        receiver.kill()
+    check_files(receiver, load)
+    receiver.environment["OXIDICOM_SERIES_SETTLE"] = "0s"
+    receiver.start()
+    wait_until(lambda: not receiver.leftovers(), "temporary files swept")
+    for done in filter(None, load.acknowledged):
+        registration = receiver.wait_for_registration(done[0].series)
+        folder = receiver.path_of(done[0].sop_instance).parent
+        assert registration["ndicom"] == len(list(folder.iterdir())) >= len(done)
+        assert registration["series"]["path"] == folder.relative_to(receiver.root).as_posix()
+    receiver.stop()
+    assert list((receiver.state / "journal").glob("*.json")) == []
+
+
+def check_files(receiver: Receiver, load: Load) -> None:
+    """All that was acknowledged, and nothing that is not whole."""
+    stored = {path.name.partition("-")[2].removesuffix(".dcm"): path for path in receiver.files()}
+    acknowledged = {each.sop_instance for done in load.acknowledged for each in done}
+    assert acknowledged <= set(stored)
+    for sop_instance, path in stored.items():
+        assert stored_data_set(path) == load.sent[sop_instance]
+
+
+def test_resend_after_a_crash_is_one_registration(receiver: Receiver) -> None:
+    series = Instance().series
+    instances = [Instance(series=series, number=number) for number in range(1, 6)]
+    with RawPeer(receiver.port) as peer:
+        peer.associate()
+        for instance in instances[:3]:
+            assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
+        receiver.kill()
+    receiver.environment |= {"OXIDICOM_SERIES_SETTLE": "0s", "OXIDICOM_RECOVERY_SETTLE": "1h"}
+    receiver.start()
+    with RawPeer(receiver.port) as peer:
+        peer.associate()
+        for instance in instances:
+            assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
+        assert receiver.outbox() == [], "the sender found it open"
+        peer.release()
+    assert receiver.wait_for_registration(series)["ndicom"] == 5
+    receiver.stop()
+
+
+def test_outbox_survives(receiver: Receiver, rabbitmq: RabbitMQ) -> None:
+    instance = Instance()
+    receiver.stop()
+    receiver.environment |= {
+        "OXIDICOM_SERIES_SETTLE": "0s",
+        "OXIDICOM_QUEUE_NAME": "survivors",
+        "OXIDICOM_CELERY_BROKER": f"amqp://guest:guest@127.0.0.1:{free_port()}/",
+    }
+    receiver.start()
+    with RawPeer(receiver.port) as peer:
+        peer.associate()
+        assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
+        peer.release()
+    receiver.wait_for_outbox(1)
+    receiver.kill()
+    receiver.environment["OXIDICOM_CELERY_BROKER"] = rabbitmq.url
+    receiver.start()
+    wait_until(lambda: receiver.outbox() == [], "the outbox to empty")
+    with TaskQueue(rabbitmq.url, "survivors") as queue:
+        (message,) = queue.take_all()
+    assert message.kwargs["SeriesInstanceUID"] == instance.series
+    assert message.kwargs["ndicom"] == 1
+    receiver.stop()
+
+
+def test_crash_after_crash(receiver: Receiver) -> None:
+    # Recovery itself may die: the journal goes only after the outbox has the series.
+    instance = Instance()
+    with RawPeer(receiver.port) as peer:
+        peer.associate()
+        assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
+        receiver.kill()
+    receiver.environment["OXIDICOM_RECOVERY_SETTLE"] = "1h"
+    for _ in range(2):
+        receiver.start()
+        receiver.kill()
+    receiver.environment |= {"OXIDICOM_RECOVERY_SETTLE": "0s", "OXIDICOM_SERIES_SETTLE": "0s"}
+    receiver.start()
+    assert receiver.wait_for_registration(instance.series)["ndicom"] == 1
+    receiver.stop()

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from oxidicom.telemetry import Telemetry, metrics, otlp, start, tracing
+from tests.support.otlp import SERIES, T0, began, ended, refused, stored
+
+NOTHING_IMPORTED = """
+import sys
+from oxidicom import telemetry
+from oxidicom.telemetry import logs
+started = telemetry.start(enabled=False, protocol="grpc", service_version="1")
+started.outbox_depth(3)
+started.shutdown(1)
+import threading
+assert type(started) is telemetry.Telemetry
+assert threading.active_count() == 1
+heavy = ("opentelemetry", "grpc", "google", "requests")
+print(sorted(name for name in sys.modules if name.startswith(heavy)))
+"""
+
+
+def test_nothing_is_imported_without_an_endpoint() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOTHING_IMPORTED], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("protocol", ["carrier-pigeon", "http/json"])
+def test_an_unknown_protocol_is_a_warning(
+    protocol: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1")
+    assert type(start(enabled=True, protocol=protocol, service_version="1")) is Telemetry
+    assert [record.fields["protocol"] for record in caplog.records] == [protocol]  # type: ignore[attr-defined]
+
+
+def test_settings_that_the_sdk_refuses_are_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli")
+    assert type(start(enabled=True, protocol="grpc", service_version="1")) is Telemetry
+    [record] = caplog.records
+    assert "brotli" in record.fields["reason"]  # type: ignore[attr-defined]
+
+
+# ---- spans ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def spans(exporter: InMemorySpanExporter) -> Iterator[tracing.Spans]:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    yield tracing.Spans(provider.get_tracer("oxidicom"))
+    provider.shutdown()
+
+
+def register(telemetry: Telemetry, *associations: str) -> None:
+    telemetry.series_registered(SERIES, associations, 1, T0, T0 + 1, 1, None)
+
+
+def test_a_span_ends_no_earlier_than_it_began(
+    spans: tracing.Spans, exporter: InMemorySpanExporter
+) -> None:
+    spans.association_began(began("A", T0))
+    spans.association_ended(ended("A", wall_ns=T0 - 5))
+    spans.series_registered(SERIES, (), 1, T0, T0 - 5, None, None)
+    assert [(span.start_time, span.end_time) for span in exporter.get_finished_spans()] == [
+        (T0, T0),
+        (T0, T0),
+    ]
+
+
+def test_a_series_is_the_child_of_an_association_that_is_still_open(
+    spans: tracing.Spans, exporter: InMemorySpanExporter
+) -> None:
+    spans.association_began(began("A"))
+    register(spans, "A")
+    spans.association_ended(ended("A"))
+    series, association = exporter.get_finished_spans()
+    assert series.parent is not None
+    assert series.parent.span_id == association.context.span_id
+
+
+def test_associations_that_never_end_do_not_pile_up(
+    spans: tracing.Spans, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "MAX_OPEN", 2)
+    for name in ("A", "B", "C"):
+        spans.association_began(began(name))
+    [lost] = exporter.get_finished_spans()
+    assert (lost.attributes or {})["association_ulid"] == "A"
+    assert not lost.status.is_ok
+    spans.association_ended(ended("A"))  # late: already told
+    assert len(exporter.get_finished_spans()) == 1
+
+
+def test_parents_are_forgotten_in_the_end(
+    spans: tracing.Spans, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "MAX_ENDED", 2)
+    for name in ("A", "B", "C"):
+        spans.association_began(began(name))
+        spans.association_ended(ended(name))
+    for name in ("A", "B", "C"):
+        register(spans, name)
+    parents = [span.parent for span in exporter.get_finished_spans()[3:]]
+    assert [parent is None for parent in parents] == [True, False, False]
+
+
+def test_reports_of_unknown_associations_are_harmless(
+    spans: tracing.Spans, exporter: InMemorySpanExporter
+) -> None:
+    spans.instance_stored(stored("?"))
+    spans.instance_refused(refused("?", 0xC000))
+    spans.association_ended(ended("?"))
+    assert exporter.get_finished_spans() == ()
+
+
+def test_text_of_peers_is_exportable() -> None:
+    assert tracing.exportable("A\udc80Ü" + "x" * 1000) == "A?Ü" + "x" * (tracing.MAX_TEXT - 3)
+
+
+# ---- metrics -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reader() -> InMemoryMetricReader:
+    return InMemoryMetricReader()
+
+
+@pytest.fixture
+def measurements(reader: InMemoryMetricReader) -> Iterator[metrics.Measurements]:
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    yield metrics.Measurements(provider.get_meter("oxidicom"))
+    provider.shutdown()
+
+
+def read(reader: InMemoryMetricReader, name: str) -> list[tuple[dict[str, Any], Any]]:
+    data = reader.get_metrics_data()
+    assert data is not None
+    [metric] = [
+        metric
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == name
+    ]
+    return [(dict(p.attributes or {}), p.value) for p in metric.data.data_points]  # type: ignore[union-attr]
+
+
+def test_open_associations_go_up_and_down(
+    measurements: metrics.Measurements, reader: InMemoryMetricReader
+) -> None:
+    measurements.association_began(began("A"))
+    measurements.association_began(began("B"))
+    assert read(reader, "oxidicom.associations.open") == [({}, 2)]
+    measurements.association_ended(ended("A"))
+    measurements.association_ended(ended("A"))
+    assert read(reader, "oxidicom.associations.open") == [({}, 1)]
+    assert read(reader, "oxidicom.associations") == [({"aet": "MODALITY 1", "result": "ok"}, 1)]
+
+
+def test_peers_cannot_make_time_series_at_will(
+    measurements: metrics.Measurements, reader: InMemoryMetricReader
+) -> None:
+    for number in range(metrics.MAX_TITLES + 50):
+        name = f"A{number}"
+        measurements.association_began(began(name)._replace(calling_ae_title=name))
+        measurements.association_ended(ended(name))
+    points = {point["aet"]: count for point, count in read(reader, "oxidicom.associations")}
+    assert len(points) == metrics.MAX_TITLES + 1
+    assert points["A0"] == 1
+    assert points[metrics.OTHER] == 50
+
+
+# ---- failures ------------------------------------------------------------------------------
+
+
+class Broken(Telemetry):
+    def outbox_depth(self, depth: int) -> None:
+        raise RuntimeError("ours")
+
+
+def test_a_failing_signal_is_logged_once_and_harms_nobody(
+    caplog: pytest.LogCaptureFixture, measurements: metrics.Measurements, reader: Any
+) -> None:
+    def nothing() -> None: ...
+
+    telemetry = otlp.Exporting(
+        [otlp.Pipeline(signal, nothing, nothing) for signal in (Broken(), measurements)]
+    )
+    telemetry.outbox_depth(3)
+    telemetry.outbox_depth(4)
+    assert read(reader, "oxidicom.outbox.depth") == [({}, 4)]
+    assert [record.message for record in caplog.records] == ["telemetry failed"]
+    telemetry.shutdown(1)
+
+
+def test_an_outage_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "oxidicom")
+    now = 0.0
+    outage = otlp.Outage(reason=lambda: "UNAVAILABLE", clock=lambda: now)
+
+    def told() -> list[str]:
+        levels = [record.levelname for record in caplog.records]
+        caplog.clear()
+        return levels
+
+    outage.exported("traces", True)
+    assert told() == []
+    for _ in range(5):
+        outage.exported("traces", False)
+        outage.exported("metrics", False)
+    [record] = caplog.records
+    assert record.fields["reason"] == "UNAVAILABLE"  # type: ignore[attr-defined]
+    assert told() == ["WARNING"]
+    outage.exported("traces", True)
+    assert told() == []  # metrics still fail
+    outage.exported("metrics", True)
+    assert told() == ["INFO"]
+    outage.exported("traces", False)
+    outage.exported("traces", True)
+    assert told() == []  # it comes and goes
+    now = otlp.WARN_EVERY_S
+    outage.exported("traces", False)
+    assert told() == ["WARNING"]
