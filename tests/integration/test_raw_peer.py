@@ -116,22 +116,29 @@ def test_segments_and_pdus_of_any_size(
     assert_stored(peer, receiver, instance)
 
 
-def test_whole_conversation_in_one_segment(receiver: Receiver) -> None:
-    # Nothing obliges a peer to wait for answers where it knows them.
-    instances = [Instance(), Instance()]
-    conversation = associate_rq([Context(1, CT_IMAGE_STORAGE, [EXPLICIT])])
-    for message_id, instance in enumerate(instances, 1):
-        conversation += store_message(
-            1, request(instance, message_id), instance.encode(EXPLICIT), max_length=4096
-        )
+def test_message_and_release_in_one_segment(receiver: Receiver) -> None:
+    instance = Instance()
+    message = store_message(1, request(instance, 7), instance.encode(EXPLICIT), max_length=4096)
     with RawPeer(receiver.port) as peer:
-        peer.send(conversation + release_rq())
-        peer.expect(2)
-        for message_id, instance in enumerate(instances, 1):
-            response = peer.response()
-            assert (response.message_id, response.status) == (message_id, 0)
-            assert response.text(0x1000) == instance.sop_instance
+        peer.associate()
+        peer.send(p_data(pdv(3, c_echo_rq(6), command=True, last=True)) + message)
+        assert peer.response().message_id == 6
+        assert_stored(peer, receiver, instance)
+        peer.send(p_data(pdv(3, c_echo_rq(8), command=True, last=True)) + release_rq())
+        assert peer.response().message_id == 8
         peer.expect(6)
+
+
+def test_data_before_acceptance_is_unexpected(receiver: Receiver) -> None:
+    # PS3.8 table 9-10, Sta3: whoever asks waits for the answer.
+    instance = Instance()
+    with RawPeer(receiver.port) as peer:
+        peer.send(
+            associate_rq([Context(1, CT_IMAGE_STORAGE, [EXPLICIT])])
+            + store_message(1, request(instance), instance.encode(EXPLICIT))
+        )
+        peer.expect(2)
+        peer.expect_abort(2, 2)
 
 
 def test_command_and_data_in_one_pdu(peer: RawPeer, receiver: Receiver) -> None:
@@ -410,19 +417,23 @@ def test_store_response_names_what_was_stored(peer: RawPeer) -> None:
     assert size == sum(8 + len(value) for number, value in response.elements.items() if number)
 
 
-def test_requests_may_be_pipelined(peer: RawPeer) -> None:
-    instances = [Instance(pixels=20_000) for _ in range(20)]
+def test_requests_may_be_pipelined(peer: RawPeer, receiver: Receiver) -> None:
+    instances = {number: Instance(pixels=20_000) for number in range(1, 21)}
     peer.send(
         b"".join(
             store_message(1, request(instance, message_id), instance.encode(EXPLICIT))
-            for message_id, instance in enumerate(instances, 1)
+            for message_id, instance in instances.items()
         )
     )
-    for message_id, instance in enumerate(instances, 1):
+    # In any order, as PS3.7 D.3.3.3 lets those that work asynchronously.
+    waiting = dict(instances)
+    while waiting:
         response = peer.response()
-        assert (response.message_id, response.status) == (message_id, 0)
-        assert response.text(0x1000) == instance.sop_instance
+        assert response.status == 0
+        assert response.text(0x1000) == waiting.pop(response.message_id).sop_instance
     peer.release()
+    for instance in instances.values():
+        assert receiver.data_set_of(instance.sop_instance) == instance.encode(EXPLICIT)
 
 
 @pytest.mark.parametrize("transfer_syntax", [IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED])

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -459,6 +460,16 @@ def test_a_reader_that_is_gone_is_nobodys_trouble() -> None:
     logs.configure("info", "console", closed)
     closed.close()
     event(logger, logging.INFO, "to nothing")
+
+
+def test_a_descriptor_that_is_another_files_now_is_left_alone(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "w") as stream:
+        logs.configure("info", "console", stream)
+        descriptor = stream.fileno()
+    with open(tmp_path / "instance", "wb") as instance:
+        assert instance.fileno() == descriptor
+        event(logger, logging.INFO, "not into it")
+    assert (tmp_path / "instance").read_bytes() == b""
 
 
 def test_messages_with_wrong_arguments_are_still_logged(capsys: pytest.CaptureFixture[str]) -> None:

@@ -243,3 +243,23 @@ def test_an_outage_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture
     now = otlp.WARN_EVERY_S
     outage.exported("traces", False)
     assert told() == ["WARNING"]
+
+
+def test_the_sdk_keeps_its_reasons_ready_and_its_secrets_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = otlp.SdkLog()
+
+    def say(template: str, *arguments: object) -> None:
+        log.handle(logging.LogRecord("sdk", logging.WARNING, "", 0, template, arguments, None))
+
+    say("Header format invalid: %s", "token=s3cret")
+    [record] = caplog.records
+    assert record.fields["complaint"] == "Header format invalid: %s"  # type: ignore[attr-defined]
+    log.starting = False
+    say("Transient error %s while exporting %s", "connection refused", "spans")
+    say("Shutdown in progress, aborting retry.")
+    assert log.words == "Transient error connection refused while exporting spans"
+    say("%d %d", "wrong", "arguments")
+    assert log.words == "%d %d"
+    assert len(caplog.records) == 1

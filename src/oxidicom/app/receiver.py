@@ -188,6 +188,7 @@ class Receiver:
             lonk=lonk,
             telemetry=telemetry,
             completed=self._series_completed,
+            has_broker=publisher is not None,
         )
         return ControlPlane(
             tracker=SeriesTracker(settings.series_settle, settings.recovery_settle),

@@ -41,6 +41,7 @@ class Registrar:
         lonk: LonkPublisher | None,
         telemetry: Telemetry,
         completed: Callable[[SeriesKey], None],
+        has_broker: bool = True,
     ) -> None:
         self._files_root = files_root
         self._journal = journal
@@ -48,6 +49,7 @@ class Registrar:
         self._lonk = lonk
         self._telemetry = telemetry
         self._completed = completed
+        self._has_broker = has_broker
         # Of our own: storage that hangs takes these threads, not the loop's.
         self._disk = ThreadPoolExecutor(2, thread_name_prefix="registrar")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,14 +103,14 @@ class Registrar:
         error = None
         if not ndicom:
             error = "no instance in the series' folder"
-        elif not confirmed:
+        elif not confirmed or not self._has_broker:
             error = "waits in the outbox"
         self._telemetry.series_registered(
             series, completed.associations, ndicom, began_ns, time.time_ns(), None, error
         )
         event(
             logger,
-            logging.INFO if confirmed else logging.WARNING,
+            logging.INFO if error is None or not self._has_broker else logging.WARNING,
             "series complete" if ndicom else "series without instances is not registered",
             pacs_name=series.pacs_name,
             SeriesInstanceUID=series.series_instance_uid,

@@ -98,7 +98,7 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
             try:
                 values[field] = kind.parse(text)
             except Unfit as why:
-                faults.append(_fault(name, text, variable, kind, str(why)))
+                faults.append(_fault(name, text, kind, str(why)))
         elif field == "files_root":
             faults.append(_missing(variable))
     if (environment.get("OTEL_SDK_DISABLED") or "").lower() == "true":
@@ -118,20 +118,21 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
     return settings, warnings
 
 
-def _shown(text: str, variable: Variable) -> str:
-    return printable(mask_url(text) if variable.secret or "://" in text else text)
+def _shown(text: str, kind: Kind) -> str:
+    mask = kind.mask or (mask_url if "://" in text else str)
+    return printable(mask(text))
 
 
-def _fault(name: str, text: str, variable: Variable, kind: Kind, why: str) -> str:
+def _fault(name: str, text: str, kind: Kind, why: str) -> str:
     reason = f"{why}; " if why else ""
     return (
-        f"{name}={_shown(text, variable)}: {reason}expected {kind.expected},"
+        f"{name}={_shown(text, kind)}: {reason}expected {kind.expected},"
         f" for example {name}={kind.example}"
     )
 
 
 def _contradiction(variable: Variable, found: list[_Found]) -> str:
-    both = " and ".join(f"{each.name}={_shown(each.text, variable)}" for each in found)
+    both = " and ".join(f"{each.name}={_shown(each.text, each.kind)}" for each in found)
     return (
         f"{both}: two names of one setting with different values; expected one of them,"
         f" for example {variable.name}={variable.kind.example}"
@@ -185,7 +186,7 @@ def _check_ae_title(values: dict[str, Any], faults: list[str], warnings: list[st
     if title is None or is_ae_title(title):
         return
     variable = variables()["scp_aet"]
-    line = _fault(variable.name, title, variable, variable.kind, "no peer can call us by this")
+    line = _fault(variable.name, title, variable.kind, "no peer can call us by this")
     (faults if values.get("scp_check_called_aet") else warnings).append(line)
 
 

@@ -55,18 +55,21 @@ _BROKER: Final = Kind(
     "the amqp:// or amqps:// URL of the RabbitMQ that CUBE's Celery uses",
     "amqp://user:password@rabbitmq:5672",
     p.mask_url,
+    p.mask_url,
 )
 _NATS: Final = Kind(
     p.parse_nats,
     "host:port, or a nats:// or tls:// URL, or several with commas",
     "nats://nats:4222",
-    p.mask_url,
+    p.mask_urls,
+    p.mask_urls,
 )
 _ENDPOINT: Final = Kind(
     p.parse_endpoint,
     "the URL of an OpenTelemetry collector",
     "http://collector:4317",
     lambda enabled: "on" if enabled else "off",
+    p.mask_url,
 )
 _OTLP_PROTOCOL: Final = Kind(
     p.word_of({each: each for each in ("grpc", "http/protobuf")}), "grpc or http/protobuf", "grpc"
@@ -118,7 +121,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _BROKER,
             "Where series are registered. Without it registrations wait in the outbox on disk.",
             same=("OXIDICOM_AMQP_ADDRESS",),
-            secret=True,
         ),
     ] = None
     broker_ca: Annotated[
@@ -138,7 +140,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "OXIDICOM_NATS_ADDRESS",
             _NATS,
             "Where progress is told (LONK). Without it none is.",
-            secret=True,
         ),
     ] = None
     root_subject: Annotated[
@@ -355,7 +356,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 Older("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
                 Older("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"),
             ),
-            secret=True,
         ),
     ] = False
     otlp_protocol: Annotated[

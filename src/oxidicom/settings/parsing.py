@@ -306,12 +306,7 @@ def parse_endpoint(text: str) -> bool:
 
 
 def mask_url(text: str) -> str:
-    """The address, or each of several, without password, token and query.
-
-    Nothing at all of what is malformed.
-    """
-    if "," in text:
-        return ",".join(map(mask_url, text.split(",")))
+    """The address without password, token and query; nothing at all of one that is malformed."""
     has_scheme = "://" in text
     try:
         parts = _split_url(text if has_scheme else f"nats://{text}")
@@ -324,6 +319,14 @@ def mask_url(text: str) -> str:
     query = "?***" if parts.query else ""
     scheme = f"{parts.scheme}://" if has_scheme else ""
     return f"{scheme}{host}{parts.path}{query}"
+
+
+def mask_urls(text: str) -> str:
+    """Each of several; an address beside others with logins may be half of a password."""
+    addresses = text.split(",")
+    if len(addresses) > 1 and "@" in text:
+        return ",".join(mask_url(each) if "@" in each else "***" for each in addresses)
+    return ",".join(map(mask_url, addresses))
 
 
 def printable(text: str, longest: int = 100) -> str:

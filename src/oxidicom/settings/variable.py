@@ -17,6 +17,8 @@ class Kind:
     """Completes "expected …"."""
     example: str
     show: Callable[[Any], str] = str
+    mask: Callable[[str], str] | None = None
+    """Hides the password that the text may hold."""
 
 
 class Older(NamedTuple):
@@ -41,8 +43,6 @@ class Variable:
     """In order of precedence."""
     default: str | None = None
     """In words, where it depends on something."""
-    secret: bool = False
-    """The value may hold a password."""
 
     @property
     def names(self) -> tuple[str, ...]:

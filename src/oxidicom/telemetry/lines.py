@@ -59,6 +59,8 @@ class LineHandler(logging.Handler):
         return record
 
     def _write(self, line: bytes, patience: float) -> bool:
+        if self._stream.closed:
+            return False  # its descriptor may be another file's by now
         if self._fd is None:
             self._stream.write(line.decode())
             self._stream.flush()

@@ -51,9 +51,9 @@ _logger = logging.getLogger(__name__)
 
 def start(protocol: str, service_version: str) -> Telemetry | None:
     """Telemetry of the signals that the environment asks for; None if for none."""
-    sdk_log = _SdkLog()
+    sdk_log = SdkLog()
     sdk_log.listen()
-    outage = Outage(reason=sdk_log.last_words)
+    outage = Outage(reason=lambda: sdk_log.words)
     resource = _resource(service_version)
     pipelines = []
     for signal, build in (("traces", _traces), ("metrics", _metrics)):
@@ -74,7 +74,7 @@ def start(protocol: str, service_version: str) -> Telemetry | None:
             )
         else:
             event(_logger, logging.INFO, "exporting", signal=signal, protocol=chosen)
-    sdk_log.starting = False
+    sdk_log.starting, sdk_log.words = False, None
     return Exporting(pipelines) if pipelines else None
 
 
@@ -168,14 +168,14 @@ class Pipeline:
             event(_logger, logging.WARNING, "telemetry was lost at shutdown", exc_info=error)
 
 
-class _SdkLog(logging.Handler):
-    """Keeps the SDK's log, which has a line for each failure of each batch, to itself, and the
-    last line of each thread for whoever asks why. What it says of its settings is passed on."""
+class SdkLog(logging.Handler):
+    """Keeps the SDK's log, which has a line for each failure of each batch, to itself, and its
+    last telling line for whoever asks why. What it says of its settings is passed on."""
 
     def __init__(self) -> None:
         super().__init__()
         self.starting = True
-        self._of_thread = threading.local()
+        self.words: str | None = None
 
     def listen(self) -> None:
         logger = logging.getLogger("opentelemetry")
@@ -186,16 +186,12 @@ class _SdkLog(logging.Handler):
         if self.starting and record.levelno >= logging.WARNING:
             # The arguments may be a header's secret.
             event(_logger, record.levelno, "OpenTelemetry's settings", complaint=str(record.msg))
-        telling = isinstance(record.args, tuple) and len(record.args) > 1
-        if not telling and self.last_words() is not None:
-            return  # that it gave up, not why
-        try:
-            self._of_thread.words = record.getMessage()[:300]
-        except Exception:
-            self._of_thread.words = str(record.msg)
-
-    def last_words(self) -> str | None:
-        return getattr(self._of_thread, "words", None)
+        tells_why = isinstance(record.args, tuple) and len(record.args) > 1
+        if tells_why or self.words is None:
+            try:
+                self.words = record.getMessage()[:300]
+            except Exception:
+                self.words = str(record.msg)
 
 
 class Outage:

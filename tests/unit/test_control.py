@@ -1,0 +1,184 @@
+"""The control plane: reports in, notifications out, on whatever thread reports come from."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from oxidicom.app.control import ControlPlane, ControlThread
+from oxidicom.ports import (
+    AssociationBegan,
+    AssociationEnded,
+    InstanceRefused,
+    InstanceStored,
+    SeriesCompleted,
+    SeriesInfo,
+)
+from oxidicom.series.tracker import SeriesTracker
+from oxidicom.telemetry import Telemetry
+
+SERIES = SeriesInfo(
+    calling_ae_title="PACS",
+    pacs_name="PACS",
+    path="SERVICES/PACS/PACS/p/s/d",
+    patient_id="SECRET",
+    study_date="2024-01-31",
+    study_instance_uid="1.2",
+    series_instance_uid="1.2.3",
+)
+
+
+class Recorder:
+    """LONK publisher and courier; remembers what it and its registrar are told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+        self.dropped = 0
+        self.depth = 0
+        self.registrar = RecordingRegistrar(self.told)
+        self.completed = self.registrar.completed
+
+    def progress(self, series: SeriesInfo, count: int, first: bool) -> None:
+        self.told.append(("progress", count, first))
+
+    def failed(self, calling_ae_title: str, uid: str | None, error: str) -> None:
+        self.told.append(("failed", calling_ae_title, uid, error))
+
+    async def flush(self, timeout: float) -> bool:
+        self.told.append(("flush",))
+        return True
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def stop(self, timeout: float) -> int:
+        self.told.append(("courier stopped",))
+        return 0
+
+
+class RecordingRegistrar:
+    def __init__(self, told: list[tuple[Any, ...]]) -> None:
+        self.told = told
+        self.completed = asyncio.Event()
+
+    def submit(self, completed: SeriesCompleted) -> None:
+        self.told.append(("completed", completed.received, completed.associations))
+        self.completed.set()
+
+    async def finish(self, timeout: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def plane(recorder: Recorder, settle: float = 0.0) -> ControlPlane:
+    return ControlPlane(
+        tracker=SeriesTracker(settle, 0.0),
+        registrar=recorder.registrar,  # type: ignore[arg-type]
+        courier=recorder,  # type: ignore[arg-type]
+        lonk=recorder,  # type: ignore[arg-type]
+        telemetry=Telemetry(),
+    )
+
+
+def began(association: str = "A") -> AssociationBegan:
+    return AssociationBegan(association, "127.0.0.1", 4242, "PACS", "ChRIS", 0.0, 1)
+
+
+def stored(uid: str, association: str = "A", at: float = 0.0) -> InstanceStored:
+    return InstanceStored(association, SERIES, uid, 100, 0.001, at)
+
+
+def ended(association: str = "A", at: float = 0.0) -> AssociationEnded:
+    return AssociationEnded(association, None, 1000, at, 2)
+
+
+async def test_reports_from_another_thread_become_notices_in_order() -> None:
+    recorder = Recorder()
+    control = plane(recorder)
+    await control.start([])
+
+    def send() -> None:
+        control.report(began())
+        for number in range(3):
+            control.report(stored(f"1.{number}"))
+        control.report(InstanceRefused("A", "PACS", "PACS", "1.9", 0xC000, "Illegal value", 0.0))
+        control.report(ended())
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    await asyncio.wait_for(recorder.completed.wait(), 5)
+    thread.join()
+    assert recorder.told == [
+        ("progress", 1, True),
+        ("progress", 2, False),
+        ("progress", 3, False),
+        ("failed", "PACS", "1.9", "Illegal value"),
+        ("completed", 3, ("A",)),
+    ]
+
+
+async def test_a_series_completes_when_it_has_settled() -> None:
+    recorder = Recorder()
+    control = plane(recorder, settle=0.05)
+    await control.start([])
+    now = time.monotonic()
+    for report in (began(), stored("1.1", at=now), ended(at=now)):
+        control.report(report)
+    await asyncio.wait_for(recorder.completed.wait(), 5)
+    assert recorder.told[-1] == ("completed", 1, ("A",))
+
+
+async def test_a_recovered_series_completes_though_nobody_sends_it_again() -> None:
+    recorder = Recorder()
+    control = plane(recorder)
+    await control.start([(SERIES, ("OLD",), frozenset({"1.1", "1.2"}))])
+    await asyncio.wait_for(recorder.completed.wait(), 5)
+    assert recorder.told == [("completed", 2, ("OLD",))]
+
+
+async def test_finish_completes_what_is_open_and_takes_the_last_reports() -> None:
+    recorder = Recorder()
+    control = plane(recorder, settle=3600)
+    await control.start([])
+    for report in (began(), stored("1.1"), ended()):
+        control.report(report)
+    await control.finish()
+    assert [event[0] for event in recorder.told] == [
+        "progress",
+        "completed",
+        "courier stopped",
+        "flush",
+    ]
+
+
+async def test_one_report_of_ours_that_is_wrong_does_not_stop_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder = Recorder()
+    control = plane(recorder)
+    await control.start([])
+    with caplog.at_level(logging.ERROR, "oxidicom.control"):
+        control.report(ended("never began"))
+        for report in (began(), stored("1.1"), ended()):
+            control.report(report)
+        await asyncio.wait_for(recorder.completed.wait(), 5)
+    assert "a report could not be taken" in caplog.text
+    assert "SECRET" not in caplog.text
+
+
+def test_the_thread_runs_a_loop_of_its_own_until_it_is_stopped() -> None:
+    thread = ControlThread(None)
+    thread.start()
+
+    async def name() -> str:
+        return threading.current_thread().name
+
+    assert asyncio.run_coroutine_threadsafe(name(), thread.loop).result(5) == "control"
+    thread.stop()
+    assert thread.loop.is_closed()

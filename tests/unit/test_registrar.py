@@ -1,0 +1,182 @@
+"""A complete series on its way: order of count, outbox, journal, LONK (decisions 28 to 36)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from oxidicom.app import registrar as module
+from oxidicom.app.registrar import Registrar
+from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo
+from oxidicom.series.journal import Journal
+from oxidicom.telemetry import Telemetry
+
+FOLDER = "SERVICES/PACS/PACS1/P1--/S-A-20240131/00001-D-abcdef0"
+
+
+def series(uid: str = "1.2.3") -> SeriesInfo:
+    return SeriesInfo(
+        calling_ae_title="PACS 1",
+        pacs_name="PACS1",
+        path=FOLDER,
+        patient_id="P1",
+        study_date="2024-01-31",
+        study_instance_uid="1.2",
+        series_instance_uid=uid,
+    )
+
+
+class Story:
+    """A courier and a LONK publisher that write down what happens, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.settled: list[asyncio.Future[None]] = []
+        self.confirm = True
+        self.depth = 0
+        self.happened = asyncio.Condition()
+
+    async def submit(self, registration: Registration) -> asyncio.Future[None]:
+        self.events.append(("outbox", registration.ndicom))
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.confirm:
+            future.set_result(None)
+        self.settled.append(future)
+        return future
+
+    def final(self, series: SeriesInfo, received: int) -> None:
+        self.events.append(("final", received))
+
+    def done(self, series: SeriesInfo, received: int) -> None:
+        self.events.append(("done", received))
+
+
+class Bench:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.story = Story()
+        self.journal = Journal(root / "journal", sync=False)
+        self.completed = asyncio.Event()
+        self.registrar = Registrar(
+            files_root=root,
+            journal=self.journal,
+            courier=self.story,  # type: ignore[arg-type]
+            lonk=self.story,  # type: ignore[arg-type]
+            telemetry=Telemetry(),
+            completed=self._on_completed,
+        )
+
+    def _on_completed(self, key: object) -> None:
+        self.story.events.append(("completed", not list(self.journal.entries([]))))
+        self.completed.set()
+
+    def store(self, *names: str) -> None:
+        folder = self.root / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / name).write_bytes(b"x")
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.registrar.close()
+
+
+async def test_counted_told_kept_forgotten_done(bench: Bench) -> None:
+    bench.store("0001-1.1.dcm", "0002-1.2.dcm", "notes.txt")
+    bench.journal.enter("A", series())
+    bench.registrar.submit(SeriesCompleted(series(), 2, ("A",)))
+    await bench.registrar.finish(5)
+    assert bench.story.events == [
+        ("final", 2),
+        ("outbox", 2),
+        ("completed", True),
+        ("done", 2),
+    ]
+
+
+async def test_registered_is_what_lies_in_the_folder_told_is_what_was_received(
+    bench: Bench,
+) -> None:
+    bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm")
+    bench.registrar.submit(SeriesCompleted(series(), 1, ()))
+    await bench.registrar.finish(5)
+    assert ("outbox", 3) in bench.story.events
+    assert ("final", 1) in bench.story.events
+
+
+async def test_a_series_without_instances_is_not_registered(bench: Bench) -> None:
+    bench.journal.enter("A", series())
+    bench.registrar.submit(SeriesCompleted(series(), 0, ("A",)))
+    await bench.registrar.finish(5)
+    assert bench.story.events == [("completed", True)]
+
+
+async def test_files_that_somebody_removed_still_end_in_done(bench: Bench) -> None:
+    bench.registrar.submit(SeriesCompleted(series(), 2, ()))
+    await bench.registrar.finish(5)
+    assert bench.story.events == [("final", 2), ("completed", True), ("done", 2)]
+
+
+async def test_done_waits_for_the_confirmation(bench: Bench) -> None:
+    bench.store("0001-1.1.dcm")
+    bench.story.confirm = False
+    bench.registrar.submit(SeriesCompleted(series(), 1, ()))
+    await asyncio.wait_for(bench.completed.wait(), 5)
+    assert ("done", 1) not in bench.story.events
+    bench.story.settled[0].set_result(None)
+    await bench.registrar.finish(5)
+    assert bench.story.events[-1] == ("done", 1)
+
+
+async def test_done_waits_no_longer_than_it_may(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DONE_WAITS", 0.05)
+    bench.store("0001-1.1.dcm")
+    bench.story.confirm = False
+    bench.registrar.submit(SeriesCompleted(series(), 1, ()))
+    await bench.registrar.finish(5)
+    assert bench.story.events[-1] == ("done", 1)
+    assert not bench.story.settled[0].done(), "the delivery itself goes on"
+
+
+async def test_storage_that_fails_is_asked_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.store("0001-1.1.dcm")
+    attempts = []
+    count = module.count_instances
+
+    def failing_twice(root: Path, info: SeriesInfo) -> int:
+        attempts.append(root)
+        if len(attempts) <= 2:
+            raise OSError(errno.ESTALE, "stale")
+        return count(root, info)
+
+    monkeypatch.setattr(module, "count_instances", failing_twice)
+    monkeypatch.setattr(module, "_FIRST_RETRY", 0.001)
+    bench.registrar.submit(SeriesCompleted(series(), 1, ()))
+    await bench.registrar.finish(5)
+    assert len(attempts) == 3
+    assert ("outbox", 1) in bench.story.events
+
+
+async def test_two_receptions_of_one_series_keep_their_order(bench: Bench) -> None:
+    bench.store("0001-1.1.dcm")
+    bench.registrar.submit(SeriesCompleted(series(), 1, ()))
+    bench.registrar.submit(SeriesCompleted(series(), 7, ()))
+    await bench.registrar.finish(5)
+    finals = [event[1] for event in bench.story.events if event[0] == "final"]
+    assert finals == [1, 7]
+    outbox = [index for index, event in enumerate(bench.story.events) if event[0] == "outbox"]
+    second_final = bench.story.events.index(("final", 7))
+    assert outbox[0] < second_final < outbox[1]

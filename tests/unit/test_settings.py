@@ -1,0 +1,568 @@
+"""Every setting, by every name, and everything that can be wrong with it (decisions 1 to 7)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from oxidicom.errors import OperatorError
+from oxidicom.settings import Settings, effective, load, markdown_table
+from oxidicom.settings.model import variables
+
+ROOT = {"OXIDICOM_FILES_ROOT": "/data"}
+BROKER = {"OXIDICOM_CELERY_BROKER": "amqp://guest:guest@rabbitmq:5672"}
+
+DEFAULTS: dict[str, Any] = {
+    "state_dir": Path("/data/.oxidicom"),
+    "broker": None,
+    "broker_ca": None,
+    "queue_name": "main2",
+    "nats_address": None,
+    "root_subject": "oxidicom",
+    "progress_interval": 0.5,
+    "dev_sleep": 0.0,
+    "scp_aet": "ChRIS",
+    "scp_strict": False,
+    "scp_promiscuous": False,
+    "scp_uncompressed_only": False,
+    "scp_max_pdu_length": 131072,
+    "scp_check_called_aet": False,
+    "scp_allowed_calling_aets": (),
+    "allowed_networks": (),
+    "listener_host": "0.0.0.0",
+    "listener_port": 11111,
+    "max_associations": 512,
+    "artim_timeout": 30.0,
+    "idle_timeout": 300.0,
+    "series_settle": 1.0,
+    "recovery_settle": 30.0,
+    "drain_timeout": 30.0,
+    "fsync": False,
+    "min_free_space": 0,
+    "quarantine": False,
+    "write_mode": "auto",
+    "writer_threads": max(2, os.cpu_count() or 1),
+    "buffer_memory": 64 * 1024 * 1024,
+    "log_level": "info",
+    "log_format": "console",
+    "log_phi": False,
+    "otel_enabled": False,
+    "otlp_protocol": "grpc",
+}
+
+GOOD: list[tuple[str, str, str, Any]] = [
+    ("OXIDICOM_STATE_DIR", "/state", "state_dir", Path("/state")),
+    ("OXIDICOM_CELERY_BROKER", "amqp://u:p@h/v", "broker", "amqp://u:p@h/v"),
+    ("OXIDICOM_CELERY_BROKER", "amqps://h", "broker", "amqps://h"),
+    ("OXIDICOM_AMQP_ADDRESS", "amqp://h:5672", "broker", "amqp://h:5672"),
+    ("OXIDICOM_AMQP_ADDRESS", "amqp://u:a,b%40@h/", "broker", "amqp://u:a,b%40@h/"),
+    ("OXIDICOM_BROKER_CA", "/ca.pem", "broker_ca", Path("/ca.pem")),
+    ("OXIDICOM_QUEUE_NAME", "main3", "queue_name", "main3"),
+    ("OXIDICOM_QUEUE_NAME", "12345", "queue_name", "12345"),
+    ("OXIDICOM_QUEUE_NAME", "true", "queue_name", "true"),
+    ("OXIDICOM_QUEUE_NAME", '"12345"', "queue_name", "12345"),
+    ("OXIDICOM_NATS_ADDRESS", "nats:4222", "nats_address", "nats:4222"),
+    ("OXIDICOM_NATS_ADDRESS", "tls://t@nats", "nats_address", "tls://t@nats"),
+    ("OXIDICOM_NATS_ADDRESS", "a:1,nats://b", "nats_address", "a:1,nats://b"),
+    ("OXIDICOM_ROOT_SUBJECT", "a.b", "root_subject", "a.b"),
+    ("OXIDICOM_PROGRESS_INTERVAL", "100ms", "progress_interval", 0.1),
+    ("OXIDICOM_DEV_SLEEP", "150ms", "dev_sleep", 0.15),
+    ("OXIDICOM_SCP_AET", "12345", "scp_aet", "12345"),
+    ("CHRIS_SCP_AET", "OLD", "scp_aet", "OLD"),
+    ("OXIDICOM_SCP_STRICT", "TRUE", "scp_strict", True),
+    ("CHRIS_SCP_STRICT", "yes", "scp_strict", True),
+    ("OXIDICOM_SCP_PROMISCUOUS", "On", "scp_promiscuous", True),
+    ("OXIDICOM_SCP_UNCOMPRESSED_ONLY", "1", "scp_uncompressed_only", True),
+    ("CHRIS_SCP_UNCOMPRESSED_ONLY", "true", "scp_uncompressed_only", True),
+    ("OXIDICOM_SCP_MAX_PDU_LENGTH", "16384", "scp_max_pdu_length", 16384),
+    ("OXIDICOM_SCP_MAX_PDU_LENGTH", "0", "scp_max_pdu_length", 0),
+    ("OXIDICOM_SCP_MAX_PDU_LENGTH", "1024", "scp_max_pdu_length", 1024),
+    ("OXIDICOM_SCP_MAX_PDU_LENGTH", "4294967295", "scp_max_pdu_length", 2**32 - 1),
+    ("OXIDICOM_SCP_MAX_PDU_LENGTH", "1MiB", "scp_max_pdu_length", 1 << 20),
+    ("CHRIS_SCP_MAX_PDU_LENGTH", "32768", "scp_max_pdu_length", 32768),
+    ("OXIDICOM_SCP_CHECK_CALLED_AET", "yes", "scp_check_called_aet", True),
+    ("OXIDICOM_SCP_ALLOWED_CALLING_AETS", "A, B C ,A", "scp_allowed_calling_aets", ("A", "B C")),
+    (
+        "OXIDICOM_ALLOWED_NETWORKS",
+        "10.0.0.0/8, fd00::/8,192.0.2.1",
+        "allowed_networks",
+        (ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("192.0.2.1/32")),
+    ),
+    ("OXIDICOM_LISTENER_HOST", "::1", "listener_host", "::1"),
+    ("OXIDICOM_LISTENER_HOST", "[::]", "listener_host", "::"),
+    ("OXIDICOM_LISTENER_PORT", "104", "listener_port", 104),
+    ("OXIDICOM_LISTENER_PORT", "0", "listener_port", 0),
+    ("PORT", "4242", "listener_port", 4242),
+    ("OXIDICOM_LISTENER_THREADS", "32", "max_associations", 32),
+    ("CHRIS_LISTENER_THREADS", "8", "max_associations", 8),
+    ("OXIDICOM_ARTIM_TIMEOUT", "10s", "artim_timeout", 10.0),
+    ("OXIDICOM_IDLE_TIMEOUT", "1h", "idle_timeout", 3600.0),
+    ("OXIDICOM_SERIES_SETTLE", "0s", "series_settle", 0.0),
+    ("OXIDICOM_RECOVERY_SETTLE", "1m 30s", "recovery_settle", 90.0),
+    ("OXIDICOM_DRAIN_TIMEOUT", "2min", "drain_timeout", 120.0),
+    ("OXIDICOM_FSYNC", "true", "fsync", True),
+    ("OXIDICOM_MIN_FREE_SPACE", "10GiB", "min_free_space", 10 << 30),
+    ("OXIDICOM_QUARANTINE", "true", "quarantine", True),
+    ("OXIDICOM_WRITE_MODE", "Threads", "write_mode", "threads"),
+    ("OXIDICOM_WRITER_THREADS", "7", "writer_threads", 7),
+    ("TOKIO_WORKER_THREADS", "3", "writer_threads", 3),
+    ("OXIDICOM_BUFFER_MEMORY", "256MiB", "buffer_memory", 256 << 20),
+    ("OXIDICOM_LOG_LEVEL", "WARN", "log_level", "warning"),
+    ("OXIDICOM_LOG_LEVEL", "trace", "log_level", "debug"),
+    ("RUST_LOG", "error", "log_level", "error"),
+    ("RUST_LOG", "off", "log_level", "critical"),
+    ("RUST_LOG", "oxidicom=info", "log_level", "info"),
+    ("RUST_LOG", "warn,oxidicom=debug", "log_level", "debug"),
+    ("RUST_LOG", "oxidicom=trace,warn", "log_level", "debug"),
+    ("RUST_LOG", "warn,hyper=debug,oxidicom::scp=trace", "log_level", "warning"),
+    ("RUST_LOG", "hyper=debug", "log_level", "info"),
+    ("RUST_LOG", "oxidicom", "log_level", "debug"),
+    ("CHRIS_VERBOSE", "yes please", "log_level", "info"),
+    ("CHRIS_VERBOSE", "true", "log_level", "info"),
+    ("CHRIS_VERBOSE", "no", "log_level", "warning"),
+    ("OXIDICOM_LOG_FORMAT", "json", "log_format", "json"),
+    ("OXIDICOM_LOG_PHI", "true", "log_phi", True),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317", "otel_enabled", True),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4317", "otel_enabled", True),
+    ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://c:4317", "otel_enabled", True),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "otlp_protocol", "http/protobuf"),
+]
+
+BAD: list[tuple[str, str]] = [
+    ("OXIDICOM_CELERY_BROKER", "http://h"),
+    ("OXIDICOM_CELERY_BROKER", "rabbitmq:5672"),
+    ("OXIDICOM_CELERY_BROKER", "amqp://"),
+    ("OXIDICOM_CELERY_BROKER", "amqp:h"),
+    ("OXIDICOM_CELERY_BROKER", "amqp://h:port"),
+    ("OXIDICOM_CELERY_BROKER", "amqp://h:0"),
+    ("OXIDICOM_CELERY_BROKER", "amqp://h:99999"),
+    ("OXIDICOM_CELERY_BROKER", "amqps://h?no_verify_ssl=1"),
+    ("OXIDICOM_QUEUE_NAME", "q" * 256),
+    ("OXIDICOM_QUEUE_NAME", "a\nb"),
+    ("OXIDICOM_NATS_ADDRESS", "ws://nats"),
+    ("OXIDICOM_NATS_ADDRESS", "nats:port"),
+    ("OXIDICOM_NATS_ADDRESS", ","),
+    ("OXIDICOM_ROOT_SUBJECT", "a b"),
+    ("OXIDICOM_ROOT_SUBJECT", "a.>"),
+    ("OXIDICOM_ROOT_SUBJECT", "a..b"),
+    ("OXIDICOM_PROGRESS_INTERVAL", "500"),
+    ("OXIDICOM_PROGRESS_INTERVAL", "-1s"),
+    ("OXIDICOM_DEV_SLEEP", "inf"),
+    ("OXIDICOM_DEV_SLEEP", "nan"),
+    ("OXIDICOM_SCP_STRICT", "maybe"),
+    ("OXIDICOM_SCP_STRICT", "2"),
+    ("OXIDICOM_SCP_MAX_PDU_LENGTH", "1023"),
+    ("OXIDICOM_SCP_MAX_PDU_LENGTH", "4294967296"),
+    ("OXIDICOM_SCP_MAX_PDU_LENGTH", "-1"),
+    ("OXIDICOM_SCP_ALLOWED_CALLING_AETS", "SEVENTEENLETTERS_"),
+    ("OXIDICOM_SCP_ALLOWED_CALLING_AETS", "back\\slash"),
+    ("OXIDICOM_SCP_ALLOWED_CALLING_AETS", " , "),
+    ("OXIDICOM_ALLOWED_NETWORKS", "10.0.0.5/8"),
+    ("OXIDICOM_ALLOWED_NETWORKS", "everywhere"),
+    ("OXIDICOM_LISTENER_HOST", "a host"),
+    ("OXIDICOM_LISTENER_PORT", "65536"),
+    ("OXIDICOM_LISTENER_PORT", "1e3"),
+    ("OXIDICOM_LISTENER_THREADS", "0"),
+    ("OXIDICOM_LISTENER_THREADS", "9" * 5000),
+    ("OXIDICOM_ARTIM_TIMEOUT", "0s"),
+    ("OXIDICOM_IDLE_TIMEOUT", "soon"),
+    ("OXIDICOM_MIN_FREE_SPACE", "10GB"),
+    ("OXIDICOM_MIN_FREE_SPACE", "0.5"),
+    ("OXIDICOM_WRITE_MODE", "fast"),
+    ("OXIDICOM_WRITER_THREADS", "0"),
+    ("OXIDICOM_BUFFER_MEMORY", "1KiB"),
+    ("OXIDICOM_LOG_LEVEL", "loud"),
+    ("RUST_LOG", "oxidicom=loud"),
+    ("CHRIS_VERBOSE", "perhaps"),
+    ("OXIDICOM_LOG_FORMAT", "xml"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+]
+
+
+def settings_of(environ: Mapping[str, str]) -> Settings:
+    return load({**ROOT, **environ})[0]
+
+
+def faults_of(environ: Mapping[str, str]) -> tuple[str, ...]:
+    with pytest.raises(OperatorError) as caught:
+        load(environ)
+    return tuple(caught.value.faults)
+
+
+def test_defaults_are_these_and_no_setting_is_without_one_here() -> None:
+    settings = settings_of({})
+    assert {
+        name: getattr(settings, name) for name in Settings.__struct_fields__ if name != "files_root"
+    } == DEFAULTS
+
+
+def test_a_struct_made_by_hand_has_the_same_defaults() -> None:
+    assert Settings(files_root=Path("/data")) == settings_of({})
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        settings_of({}).fsync = True  # type: ignore[misc]
+
+
+def test_every_name_of_every_setting_is_tried_here() -> None:
+    tried = {name for name, *_ in GOOD} | {"OXIDICOM_FILES_ROOT", "CHRIS_FILES_ROOT"}
+    assert tried == {name for variable in variables().values() for name in variable.names}
+
+
+@pytest.mark.parametrize(("name", "text", "field", "value"), GOOD)
+def test_good(name: str, text: str, field: str, value: Any) -> None:
+    settings = settings_of({name: f"  {text} "})
+    assert getattr(settings, field) == value
+    assert type(getattr(settings, field)) is type(value)
+    others = msgspec.structs.replace(settings, **{field: DEFAULTS[field]})
+    assert others == settings_of({})
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_bad(name: str, text: str) -> None:
+    (fault,) = faults_of({**ROOT, name: text})
+    assert fault.startswith(f"{name}=")
+    assert "expected " in fault
+    assert f"for example {name}=" in fault
+    assert fault.isprintable()
+    assert len(fault) < 500
+
+
+@pytest.mark.parametrize("field", [each for each in DEFAULTS if each != "otel_enabled"])
+def test_the_example_in_a_fault_is_a_good_value(field: str) -> None:
+    variable = variables()[field]
+    settings = settings_of({variable.name: variable.kind.example})
+    assert variable.kind.show(getattr(settings, field))
+    for older in variable.older:
+        settings_of({older.name: (older.kind or variable.kind).example})
+
+
+@pytest.mark.parametrize("field", Settings.__struct_fields__)
+def test_an_empty_value_is_unset(field: str) -> None:
+    variable = variables()[field]
+    for empty in ("", "  ", '""'):
+        environ = {**ROOT, **dict.fromkeys(variable.names, empty)}
+        if field == "files_root":
+            assert "OXIDICOM_FILES_ROOT is not set" in faults_of(environ)[0]
+        else:
+            assert getattr(load(environ)[0], field) == DEFAULTS[field]
+
+
+class TestNames:
+    def test_case_does_not_matter(self) -> None:
+        assert load({"oxidicom_files_root": "/d", "Oxidicom_Fsync": "yes"})[0] == Settings(
+            files_root=Path("/d"), fsync=True
+        )
+
+    @pytest.mark.parametrize("upper_first", [True, False])
+    def test_upper_case_wins(self, upper_first: bool) -> None:
+        both = [("OXIDICOM_QUEUE_NAME", "upper"), ("oxidicom_queue_name", "lower")]
+        environ = dict(both if upper_first else reversed(both))
+        assert settings_of(environ).queue_name == "upper"
+
+    def test_an_empty_upper_case_one_does_not_win(self) -> None:
+        environ = {"OXIDICOM_QUEUE_NAME": "", "oxidicom_queue_name": "lower"}
+        assert settings_of(environ).queue_name == "lower"
+
+    def test_names_of_others_are_taken_exactly(self) -> None:
+        assert settings_of({"port": "1"}).listener_port == 11111
+
+    def test_the_newer_name_wins_and_the_older_is_not_even_read(self) -> None:
+        assert load({**ROOT, "CHRIS_FILES_ROOT": "/old"})[0].files_root == Path("/data")
+        settings = settings_of({"OXIDICOM_LISTENER_PORT": "1", "PORT": "nonsense"})
+        assert settings.listener_port == 1
+
+    def test_precedence_of_log_levels(self) -> None:
+        older = {"RUST_LOG": "error", "CHRIS_VERBOSE": "no"}
+        assert settings_of(older).log_level == "error"
+        assert settings_of({**older, "OXIDICOM_LOG_LEVEL": "debug"}).log_level == "debug"
+
+    def test_the_first_generation_s_environment(self) -> None:
+        settings, _ = load({"CHRIS_FILES_ROOT": "/files", "PORT": "104", "CHRIS_SCP_STRICT": "No"})
+        assert (settings.files_root, settings.listener_port) == (Path("/files"), 104)
+
+    def test_cube_s_own_compose_file_but_for_its_broker(self) -> None:
+        settings, warnings = load(
+            {
+                "OXIDICOM_FILES_ROOT": "/data",
+                "OXIDICOM_CELERY_BROKER": "amqp://queue:5672",
+                "OXIDICOM_NATS_ADDRESS": "nats:4222",
+                "OXIDICOM_SCP_AET": "ChRIS",
+                "OXIDICOM_SCP_PROMISCUOUS": "true",
+                "OXIDICOM_LISTENER_THREADS": "32",
+                "OXIDICOM_LISTENER_PORT": "11111",
+                "OXIDICOM_PROGRESS_INTERVAL": "100ms",
+                "OXIDICOM_DEV_SLEEP": "150ms",
+                "RUST_LOG": "oxidicom=info",
+            }
+        )
+        assert warnings == []
+        assert settings.scp_promiscuous
+
+
+class TestBroker:
+    def test_two_names_of_one_setting(self) -> None:
+        url = "amqp://u:p@h"
+        both = {"OXIDICOM_AMQP_ADDRESS": url, "OXIDICOM_CELERY_BROKER": url}
+        assert settings_of(both).broker == url
+
+    def test_two_names_that_differ(self) -> None:
+        (fault,) = faults_of(
+            {
+                **ROOT,
+                "OXIDICOM_AMQP_ADDRESS": "amqp://u:sesame@one",
+                "OXIDICOM_CELERY_BROKER": "amqp://u:sesame@two",
+            }
+        )
+        assert "OXIDICOM_AMQP_ADDRESS=amqp://u:***@one" in fault
+        assert "OXIDICOM_CELERY_BROKER=amqp://u:***@two" in fault
+
+    def test_none_is_one_warning_that_says_what_happens_and_what_to_set(self) -> None:
+        (warning,) = load(ROOT)[1]
+        assert "outbox" in warning
+        assert "/data/.oxidicom" in warning
+        assert "OXIDICOM_CELERY_BROKER" in warning
+
+    def test_with_one_there_is_nothing_to_warn_of(self) -> None:
+        assert load({**ROOT, **BROKER})[1] == []
+
+    @pytest.mark.parametrize("scheme", ["redis", "rediss"])
+    def test_redis_is_honestly_not_there(self, scheme: str) -> None:
+        url = f"{scheme}://:sesame@dragonflydb:6379/0"
+        (fault,) = faults_of({**ROOT, "OXIDICOM_CELERY_BROKER": url})
+        assert "Redis is not in this release" in fault
+        assert "amqp://" in fault
+        assert "sesame" not in fault
+
+    def test_http_registration_is_honestly_not_there(self) -> None:
+        (fault,) = faults_of(
+            {
+                **ROOT,
+                "CHRIS_URL": "https://chris:sesame@cube/api/v1/",
+                "CHRIS_USERNAME": "chris",
+                "CHRIS_PASSWORD": "sesame",
+            }
+        )
+        assert fault.startswith("CHRIS_URL=https://chris:***@cube/api/v1/: registration over HTTP")
+        assert "not in this release" in fault
+        assert "OXIDICOM_CELERY_BROKER=amqp://" in fault
+        assert "sesame" not in fault
+
+    def test_what_belongs_to_it_has_no_effect_alone(self) -> None:
+        _, warnings = load({**ROOT, **BROKER, "CHRIS_PASSWORD": "sesame"})
+        assert warnings == [
+            "CHRIS_PASSWORD has no effect: registration over HTTP is not in this release"
+        ]
+
+    def test_an_authority_without_tls_is_a_warning(self) -> None:
+        _, warnings = load({**ROOT, **BROKER, "OXIDICOM_BROKER_CA": "/ca.pem"})
+        assert len(warnings) == 1
+        assert "OXIDICOM_BROKER_CA has no effect" in warnings[0]
+
+
+SECRETS = [
+    ("OXIDICOM_CELERY_BROKER", "amqp://user:{}@h:badport"),
+    ("OXIDICOM_CELERY_BROKER", "amqp://user:{}"),
+    ("OXIDICOM_CELERY_BROKER", "amqp://user:1/{}@h"),
+    ("OXIDICOM_CELERY_BROKER", "amqp://user:1?{}@h"),
+    ("OXIDICOM_CELERY_BROKER", "amqp://user:1#{}@h"),
+    ("OXIDICOM_CELERY_BROKER", "amqp//user:{}@h"),
+    ("OXIDICOM_CELERY_BROKER", "http://user:{}@h"),
+    ("OXIDICOM_CELERY_BROKER", "redis://:{}@h"),
+    ("OXIDICOM_CELERY_BROKER", "http://h?password={}"),
+    ("OXIDICOM_CELERY_BROKER", "user:{}@h"),
+    ("OXIDICOM_NATS_ADDRESS", "ws://{}@nats"),
+    ("OXIDICOM_NATS_ADDRESS", "ws://user:{}@nats"),
+    ("OXIDICOM_NATS_ADDRESS", "ws://user:1,{}@nats"),
+    ("OXIDICOM_NATS_ADDRESS", "ws://a,user:{}@b,c"),
+    ("OXIDICOM_LISTENER_PORT", "tcp://user:{}@h"),
+]
+
+
+@pytest.mark.parametrize(("name", "template"), SECRETS)
+@pytest.mark.parametrize("secret", ["s3same", "p@ss", "a:b", "%40%2F", "8888"])
+def test_no_fault_shows_a_secret(name: str, template: str, secret: str) -> None:
+    if (template, secret) == ("amqp://user:{}", "8888"):
+        pytest.skip("nobody can tell this from a port")
+    environ = {**ROOT, name: template.format(secret)}
+    try:
+        settings, warnings = load(environ)
+    except OperatorError as error:
+        said = str(error)
+    else:
+        said = "\n".join([*warnings, *(line.value for line in effective(settings))])
+    assert secret not in said
+
+
+def test_no_print_out_shows_a_secret() -> None:
+    settings = settings_of(
+        {
+            "OXIDICOM_CELERY_BROKER": "amqps://user:12,34@h/vhost?key=sesame",
+            "OXIDICOM_NATS_ADDRESS": "user:sesame@a:1,nats://token@b:2",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:sesame@c",
+        }
+    )
+    values = {line.name: line.value for line in effective(settings)}
+    assert values["OXIDICOM_CELERY_BROKER"] == "amqps://user:***@h/vhost?***"
+    assert values["OXIDICOM_NATS_ADDRESS"] == "user:***@a:1,nats://***@b:2"
+    assert values["OTEL_EXPORTER_OTLP_ENDPOINT"] == "on"
+
+
+class TestFaults:
+    def test_all_in_one_error_one_line_each(self) -> None:
+        first_of: dict[str, str] = {}
+        for name, text in BAD:
+            first_of.setdefault(name, text)
+        # Only one of several names of one setting is ever read.
+        for older in ("RUST_LOG", "CHRIS_VERBOSE"):
+            del first_of[older]
+        faults = faults_of({**first_of, "CHRIS_URL": "http://cube/"})
+        named = [
+            fault.partition("=")[0].removesuffix(
+                " is not set: expected the path of a folder, for example /data"
+            )
+            for fault in faults
+        ]
+        assert sorted(named) == sorted([*first_of, "CHRIS_URL", "OXIDICOM_FILES_ROOT"])
+        assert all(fault.isprintable() for fault in faults)
+
+    def test_the_files_root_is_required(self) -> None:
+        assert faults_of({}) == (
+            "OXIDICOM_FILES_ROOT is not set: expected the path of a folder, for example /data",
+        )
+
+    def test_misspelt_names_come_along_as_notes(self) -> None:
+        with pytest.raises(OperatorError) as caught:
+            load({"OXIDICOM_FILE_ROOT": "/data"})
+        assert caught.value.__notes__ == [
+            "OXIDICOM_FILE_ROOT is not known and has no effect: is OXIDICOM_FILES_ROOT meant?"
+        ]
+
+    def test_a_fault_is_one_printable_line_whatever_the_value(self) -> None:
+        (fault,) = faults_of({**ROOT, "OXIDICOM_FSYNC": "a\nb\udcff\x1b[31m" + "x" * 10_000})
+        assert fault.isprintable()
+        assert len(fault) < 300
+
+    def test_a_missing_unit_is_said(self) -> None:
+        (fault,) = faults_of({**ROOT, "OXIDICOM_PROGRESS_INTERVAL": "500"})
+        assert "a unit is missing" in fault
+
+    def test_the_network_that_was_meant_is_said(self) -> None:
+        (fault,) = faults_of({**ROOT, "OXIDICOM_ALLOWED_NETWORKS": "10.0.0.5/8"})
+        assert "is 10.0.0.0/8 meant" in fault
+
+
+class TestWarnings:
+    @pytest.mark.parametrize(
+        ("name", "nearest"),
+        [
+            ("OXIDICOM_LISTNER_PORT", "OXIDICOM_LISTENER_PORT"),
+            ("OXIDICOM_SCP_AETITLE", "OXIDICOM_SCP_AET"),
+            ("oxidicom_celery_brokr", "OXIDICOM_CELERY_BROKER"),
+            ("OXIDICOM_AMQP_ADRESS", "OXIDICOM_AMQP_ADDRESS"),
+        ],
+    )
+    def test_an_unknown_name(self, name: str, nearest: str) -> None:
+        _, warnings = load({**ROOT, **BROKER, name: "sesame"})
+        assert warnings == [f"{name.upper()} is not known and has no effect: is {nearest} meant?"]
+
+    def test_a_setting_of_a_later_release(self) -> None:
+        _, warnings = load({**ROOT, **BROKER, "OXIDICOM_WORKERS": "4"})
+        assert warnings == [
+            "OXIDICOM_WORKERS has no effect: more than one receiving process is not in this release"
+        ]
+
+    def test_what_kubernetes_sets_beside_our_service_is_not_ours(self) -> None:
+        links = {
+            "OXIDICOM_SERVICE_HOST": "10.0.0.1",
+            "OXIDICOM_SERVICE_PORT": "11111",
+            "OXIDICOM_SERVICE_PORT_DICOM": "11111",
+            "OXIDICOM_PORT": "tcp://10.0.0.1:11111",
+            "OXIDICOM_PORT_11111_TCP": "tcp://10.0.0.1:11111",
+            "OXIDICOM_PORT_11111_TCP_PROTO": "tcp",
+            "OXIDICOM_PORT_11111_TCP_PORT": "11111",
+            "OXIDICOM_PORT_11111_TCP_ADDR": "10.0.0.1",
+        }
+        assert load({**ROOT, **BROKER, **links})[1] == []
+        assert len(load({**ROOT, **BROKER, "OXIDICOM_PORT": "11111"})[1]) == 1
+
+    def test_an_illegal_title_of_ours_matters_only_where_it_is_compared(self) -> None:
+        environ = {**ROOT, **BROKER, "OXIDICOM_SCP_AET": "a title of more than 16"}
+        settings, (warning,) = load(environ)
+        assert settings.scp_aet == "a title of more than 16"
+        assert "no peer can call us by this" in warning
+        (fault,) = faults_of({**environ, "OXIDICOM_SCP_CHECK_CALLED_AET": "true"})
+        assert fault == warning
+
+
+@pytest.mark.parametrize("disabled", ["true", "TRUE", " True "])
+def test_open_telemetry_s_own_switch(disabled: str) -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}
+    assert settings_of({**endpoint, "OTEL_SDK_DISABLED": "false"}).otel_enabled
+    assert not settings_of({**endpoint, "OTEL_SDK_DISABLED": disabled}).otel_enabled
+
+
+def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings, _ = load({"OXIDICOM_FILES_ROOT": "files", "OXIDICOM_STATE_DIR": "."})
+    assert settings.files_root == tmp_path / "files"
+    assert settings.state_dir == tmp_path
+
+
+def test_effective_settings_say_which_are_defaults() -> None:
+    lines = effective(settings_of({"OXIDICOM_FSYNC": "1", "OXIDICOM_IDLE_TIMEOUT": "90s"}))
+    assert [line.name for line in lines] == [each.name for each in variables().values()]
+    assert {line.name: line.value for line in lines if not line.is_default} == {
+        "OXIDICOM_FILES_ROOT": "/data",
+        "OXIDICOM_FSYNC": "true",
+        "OXIDICOM_IDLE_TIMEOUT": "1m 30s",
+    }
+
+
+def test_what_is_shown_reads_back() -> None:
+    settings = settings_of({**BROKER, "OXIDICOM_ALLOWED_NETWORKS": "10.0.0.0/8,fd00::/8"})
+    shown = {
+        name: value
+        for name, value, _ in effective(settings)
+        if value != "not set" and "***" not in value and not name.startswith("OTEL_")
+    }
+    assert load({**shown, **BROKER})[0] == settings
+
+
+class TestMarkdownTable:
+    def test_one_row_for_every_setting_with_all_its_names(self) -> None:
+        head, rule, *rows = markdown_table().splitlines()
+        assert head == "| Variable | Value | Default | Meaning |"
+        assert rule == "|---|---|---|---|"
+        assert len(rows) == len(variables())
+        for row, variable in zip(rows, variables().values(), strict=True):
+            assert row.startswith(f"| `{variable.name}` | ")
+            assert row.count("|") == 5
+            for name in variable.names:
+                assert f"`{name}`" in row
+
+    def test_defaults_and_examples(self) -> None:
+        rows = markdown_table().splitlines()
+        assert (
+            "| `OXIDICOM_PROGRESS_INTERVAL` | a duration, with its unit | `500ms` | Least time"
+            " between two counts of one series; `0s` tells every one. |"
+        ) in rows
+        assert any(
+            row.startswith(
+                "| `OXIDICOM_FILES_ROOT` | the path of a folder, like `/data` | required |"
+            )
+            for row in rows
+        )
+
+    def test_it_is_the_same_on_every_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        here = markdown_table()
+        monkeypatch.setattr(os, "cpu_count", lambda: 97)
+        monkeypatch.setenv("OXIDICOM_FSYNC", "true")
+        assert markdown_table() == here
