@@ -16,6 +16,10 @@ cdef enum:
     UNEXPECTED_PDU = 2
     INVALID_PDU_PARAMETER_VALUE = 6
 
+    # Message control header (PS3.8 annex E.2)
+    COMMAND_SET = 1
+    LAST_FRAGMENT = 2
+
     MAX_ASSOCIATE_RQ_LENGTH = 256 * 1024
     MAX_COMMAND_LENGTH = 256 * 1024
     HEADER_LENGTH = 6   # of a PDU, and of a PDV with its message control header
@@ -62,7 +66,7 @@ cdef class Framer:
     cdef int64_t pdu_left           # bytes of the PDU not yet consumed
     cdef int64_t fragment_left      # bytes of the PDV's fragment not yet consumed
     cdef int context_id
-    cdef int control                # message control header: bit 0 command, bit 1 last
+    cdef int control                # message control header
     cdef bytearray body             # of an A-ASSOCIATE-RQ, A-RELEASE-RQ or A-ABORT
     cdef bytearray command          # fragments of a command set so far, or None
     cdef int command_context
@@ -71,6 +75,7 @@ cdef class Framer:
     cdef int on_header(self, const uint8_t *h, list events) except -1
     cdef int on_pdu_header(self, const uint8_t *h, list events) except -1
     cdef int on_pdv_header(self, const uint8_t *h, list events) except -1
+    cdef str pdv_fault(self)
     cdef int on_fragment(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1
     cdef int on_pdv_end(self, list events) except -1
     cdef int on_command(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last, list events) except -1

@@ -8,7 +8,6 @@ Nothing is ever buffered by a length that the peer merely claims.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
 
 
 cdef inline uint32_t big_endian_32(const uint8_t *p) noexcept nogil:
@@ -84,10 +83,6 @@ cdef class Framer:
         self.header_have = 0
         self.command = None
         self.body = None
-
-    def associate(self):
-        """From here on P-DATA-TF is expected and A-ASSOCIATE-RQ is not (PS3.8 9.2, Sta6)."""
-        self.associated = True
 
     def close(self):
         """Whatever else arrives is dropped."""
@@ -165,6 +160,8 @@ cdef class Framer:
         cdef bint release_or_abort = self.pdu_type == A_RELEASE_RQ or self.pdu_type == A_ABORT
         if not release_or_abort and (self.pdu_type != A_ASSOCIATE_RQ or self.associated):
             return self.violated(UNEXPECTED_PDU, f"unexpected PDU type {self.pdu_type:02X}H", events)
+        if self.pdu_type == A_RELEASE_RQ and self.command is not None:
+            return self.violated(UNEXPECTED_PDU, "release amid a command set", events)
         # PS3.8 9.3.6, 9.3.8: these two have a length of 4
         if release_or_abort and length != 4:
             return self.violated(
@@ -186,12 +183,16 @@ cdef class Framer:
             self.state = PDU_HEADER
             events.append(Pdu(self.pdu_type, bytes(self.body)))
             self.body = None
+            # From here on P-DATA-TF is expected and another request is not (PS3.8 9.2, Sta6).
+            # A refused peer's further bytes are nobody's, so no answer needs to be awaited.
+            if self.pdu_type == A_ASSOCIATE_RQ:
+                self.associated = True
         return 0
 
     cdef int on_pdv_header(self, const uint8_t *h, list events) except -1:
         """PS3.8 9.3.5.1 and E.2: item length, context id, message control header."""
         cdef uint32_t length = big_endian_32(h)
-        # The six bytes of `h` may reach past the PDU's own end: then there was no room for a PDV.
+        cdef str fault
         if length < 2 or <int64_t> length + 4 > self.pdu_left:
             return self.violated(
                 INVALID_PDU_PARAMETER_VALUE, f"PDV of {length} bytes in {self.pdu_left} left of its PDU", events)
@@ -199,23 +200,35 @@ cdef class Framer:
         self.fragment_left = <int64_t> length - 2
         self.context_id = h[4]
         self.control = h[5]
+        fault = self.pdv_fault()
+        if fault is not None:
+            return self.violated(INVALID_PDU_PARAMETER_VALUE, fault, events)
         self.state = FRAGMENT
         if self.fragment_left == 0:
             return self.on_fragment(NULL, 0, 0, events)
         return 0
 
+    cdef str pdv_fault(self):
+        """What is wrong with the PDV whose header was read, here and now, or None."""
+        cdef Py_ssize_t have = 0
+        if not self.control & COMMAND_SET:
+            return None if self.command is None else "data set amid a command set"
+        if self.command is not None:
+            if self.context_id != self.command_context:
+                return "command set over two contexts"
+            have = len(self.command)
+        return None if have + self.fragment_left <= MAX_COMMAND_LENGTH else "command set over 256 KiB"
+
     cdef int on_fragment(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1:
         cdef bint last
         self.fragment_left -= n
         self.pdu_left -= n
-        last = self.fragment_left == 0 and (self.control & 2) != 0
-        if self.control & 1:
+        last = self.fragment_left == 0 and (self.control & LAST_FRAGMENT) != 0
+        if self.control & COMMAND_SET:
             self.on_command(base, p, n, last, events)
-        elif self.command is not None:
-            self.violated(INVALID_PDU_PARAMETER_VALUE, "data set amid a command set", events)
-        elif n or last:
+        else:
             events.append(Data(self.context_id, p, p + n, last))
-        if self.fragment_left == 0 and self.state != DEAD:
+        if self.fragment_left == 0:
             return self.on_pdv_end(events)
         return 0
 
@@ -230,17 +243,12 @@ cdef class Framer:
         return 0
 
     cdef int on_command(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last, list events) except -1:
-        cdef Py_ssize_t have = 0 if self.command is None else len(self.command)
-        if have + n > MAX_COMMAND_LENGTH:
-            return self.violated(INVALID_PDU_PARAMETER_VALUE, "command set over 256 KiB", events)
+        if last and self.command is None:
+            events.append(Command(self.context_id, b"" if n == 0 else base[p:p + n]))
+            return 0
         if self.command is None:
-            if last:
-                events.append(Command(self.context_id, b"" if n == 0 else base[p:p + n]))
-                return 0
             self.command = bytearray()
             self.command_context = self.context_id
-        if self.context_id != self.command_context:
-            return self.violated(INVALID_PDU_PARAMETER_VALUE, "command set over two contexts", events)
         if n:
             self.command += base[p:p + n]
         if last:

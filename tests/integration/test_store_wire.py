@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pydicom
 import pytest
 
-from tests.support.data import Element, Instance, element_header, encode, new_uid
+from tests.support.data import (
+    Element,
+    Instance,
+    deep_sequence,
+    deflated,
+    element_header,
+    encode,
+    new_uid,
+    text_elements,
+)
 from tests.support.raw_peer import (
     BIG_ENDIAN,
     CT_IMAGE_STORAGE,
@@ -22,7 +32,7 @@ from tests.support.raw_peer import (
     RawPeer,
     Response,
 )
-from tests.support.receiver import Receiver, wait_until
+from tests.support.receiver import Receiver, stored_data_set, wait_until
 
 ENCODINGS = [IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED]
 
@@ -45,6 +55,22 @@ def peer(receiver: Receiver) -> Iterator[RawPeer]:
         yield peer
         peer.echo(99)
         peer.release()
+
+
+PeerOf = Callable[[str], RawPeer]
+
+
+@pytest.fixture
+def peer_of(receiver: Receiver) -> Iterator[PeerOf]:
+    """An association whose context 1 is CT Image Storage in the given transfer syntax."""
+    with contextlib.ExitStack() as stack:
+
+        def associated(transfer_syntax: str) -> RawPeer:
+            peer = stack.enter_context(RawPeer(receiver.port))
+            peer.associate([Context(1, CT_IMAGE_STORAGE, [transfer_syntax])])
+            return peer
+
+        yield associated
 
 
 def store(peer: RawPeer, instance: Instance) -> Response:
@@ -102,11 +128,6 @@ def test_file_is_part_10_around_the_bytes_received(
 
 def odd_but_readable() -> Iterator[object]:
     """Elements in front of the wanted ones that a reader must step over."""
-    deep: list[Element] = [(0x00080100, "SH", b"X ")]
-    for _ in range(500):
-        deep = [(0x00081140, "SQ", [deep])]
-    yield pytest.param(deep, False, id="500 sequences deep, defined length")
-    yield pytest.param(deep, True, id="500 sequences deep, undefined length")
     yield pytest.param([(0x00081140, "SQ", [[], [], []])], True, id="empty items")
     yield pytest.param([(0x00080000, "UL", b"\4\0\0\0")], False, id="group length")
     yield pytest.param([(0x00090010, "LO", b"ACME")], False, id="private block")
@@ -119,17 +140,37 @@ def odd_but_readable() -> Iterator[object]:
 @pytest.mark.parametrize("transfer_syntax", ENCODINGS)
 @pytest.mark.parametrize(("before", "undefined"), list(odd_but_readable()))
 def test_what_stands_before_the_wanted_elements(
-    receiver: Receiver, transfer_syntax: str, before: list[Element], undefined: bool
+    peer_of: PeerOf,
+    receiver: Receiver,
+    transfer_syntax: str,
+    before: list[Element],
+    undefined: bool,
 ) -> None:
     instance = Instance()
     if transfer_syntax == BIG_ENDIAN and before[0][0] == 0x00080000:
         before = [(0x00080000, "UL", b"\0\0\0\4")]
     elements = sorted([*before, *instance.elements()], key=lambda element: element[0])
     data_set = encode(elements, transfer_syntax, undefined_lengths=undefined)
-    with RawPeer(receiver.port) as peer:
-        peer.associate([Context(1, CT_IMAGE_STORAGE, [transfer_syntax])])
-        assert peer.store(instance.sop_instance, data_set).status == 0
-        peer.release()
+    assert peer_of(transfer_syntax).store(instance.sop_instance, data_set).status == 0
+    assert receiver.data_set_of(instance.sop_instance) == data_set
+
+
+@pytest.mark.parametrize("transfer_syntax", ENCODINGS)
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("depth", [64, 20_000])
+def test_depth_of_sequences(
+    peer_of: PeerOf, receiver: Receiver, transfer_syntax: str, undefined: bool, depth: int
+) -> None:
+    instance = Instance()
+    plain = EXPLICIT if transfer_syntax == DEFLATED else transfer_syntax
+    first = encode(text_elements({"SpecificCharacterSet": "ISO_IR 100"}), plain)
+    rest = instance.encode(plain)
+    assert rest.startswith(first)
+    sequence = deep_sequence(0x00080006, depth, plain, undefined=undefined)
+    data_set = first + sequence + rest[len(first) :]
+    if transfer_syntax == DEFLATED:
+        data_set = deflated(data_set)
+    assert peer_of(transfer_syntax).store(instance.sop_instance, data_set).status == 0
     assert receiver.data_set_of(instance.sop_instance) == data_set
 
 
@@ -274,7 +315,7 @@ def test_titles_stay_one_component(receiver: Receiver, title: bytes) -> None:
         assert store(peer, instance).status == 0
         peer.release()
     parts = receiver.path_of(instance.sop_instance).relative_to(receiver.root).parts
-    assert len(parts) == 6
+    assert len(parts) == 7
     assert parts[:2] == ("SERVICES", "PACS")
     assert not {".", ".."} & set(parts)
     registration = receiver.wait_for_registration(instance.series)
@@ -288,9 +329,12 @@ def test_nothing_leaves_the_root(
 ) -> None:
     instance = Instance()
     instance.values[keyword] = text
+    before = set(receiver.files())
     assert store(peer, instance).status == 0
-    parts = receiver.path_of(instance.sop_instance).relative_to(receiver.root).parts
-    assert len(parts) == 6
+    (path,) = set(receiver.files()) - before
+    assert stored_data_set(path) == instance.encode(EXPLICIT)
+    parts = path.relative_to(receiver.root).parts
+    assert len(parts) == 7
     assert all(len(part.encode()) <= 255 for part in parts)
     outside = [path.name for path in receiver.root.parent.iterdir()]
     assert "x" not in outside

@@ -21,7 +21,7 @@ from tests.support.raw_peer import BIG_ENDIAN, CT_IMAGE_STORAGE, DEFLATED, IMPLI
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors.json").read_text())
 
 Element = tuple[int, str, Any]
-"""Tag, VR, value bytes; for SQ: items, each a list of elements."""
+"""Tag, VR, value bytes; for SQ: items, each a list of elements, or bytes encoded already."""
 
 PIXEL_DATA = 0x7FE00010
 LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
@@ -45,16 +45,19 @@ def encode(
     data = b"".join(
         _encode_element(element, order, implicit, undefined_lengths) for element in elements
     )
-    if transfer_syntax != DEFLATED:
-        return data
+    return deflated(data) if transfer_syntax == DEFLATED else data
+
+
+def deflated(data: bytes) -> bytes:
+    """PS3.5 annex A.5: raw deflate, padded."""
     deflate = zlib.compressobj(wbits=-15)
-    deflated = deflate.compress(data) + deflate.flush()
-    return deflated + b"\0" * (len(deflated) % 2)
+    small = deflate.compress(data) + deflate.flush()
+    return small + b"\0" * (len(small) % 2)
 
 
 def _encode_element(element: Element, order: str, implicit: bool, undefined: bool) -> bytes:
     tag, vr, value = element
-    if vr == "SQ":
+    if vr == "SQ" and not isinstance(value, bytes):
         value = b"".join(_encode_item(item, order, implicit, undefined) for item in value)
         if undefined:
             value += struct.pack(f"{order}HHI", 0xFFFE, 0xE0DD, 0)
@@ -68,6 +71,22 @@ def _encode_item(item: Iterable[Element], order: str, implicit: bool, undefined:
         return struct.pack(f"{order}HHI", 0xFFFE, 0xE000, len(body)) + body
     end = struct.pack(f"{order}HHI", 0xFFFE, 0xE00D, 0)
     return struct.pack(f"{order}HHI", 0xFFFE, 0xE000, UNDEFINED) + body + end
+
+
+def deep_sequence(tag: int, depth: int, transfer_syntax: str, *, undefined: bool) -> bytes:
+    """A sequence in a sequence in a sequence…, each with one item; not by recursion."""
+    order = ">" if transfer_syntax == BIG_ENDIAN else "<"
+    implicit = transfer_syntax == IMPLICIT
+    headers: list[bytes] = []
+    length = 0
+    for _ in range(depth):
+        size = UNDEFINED if undefined else length
+        headers.append(struct.pack(f"{order}HHI", 0xFFFE, 0xE000, size))
+        size = UNDEFINED if undefined else length + 8
+        headers.append(element_header(tag, "SQ", size, order, implicit))
+        length += 8 + len(headers[-1])
+    ends = [struct.pack(f"{order}HHI", 0xFFFE, end, 0) for end in (0xE00D, 0xE0DD)]
+    return b"".join(reversed(headers)) + b"".join(ends) * (depth if undefined else 0)
 
 
 def element_header(

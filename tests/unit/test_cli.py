@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -22,11 +22,10 @@ SOURCE = Path(__file__).parents[2] / "src"
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.upper().startswith(("OXIDICOM_", "CHRIS_", "OTEL_")) or name == "PORT":
             monkeypatch.delenv(name)
-    yield
 
 
 @pytest.fixture

@@ -194,8 +194,8 @@ def test_required_tag_that_is_no_text_is_missing() -> None:
 
 
 def test_series_uid_for_the_notice() -> None:
-    assert series_uid_of(reader_of({"SeriesInstanceUID": "1.2\0"})) == "1.2"
-    assert series_uid_of(reader_of({})) is None
+    assert series_uid_of(reader_of({"SeriesInstanceUID": "1.2\0"}), "A") == "1.2"
+    assert series_uid_of(reader_of({}), "A") is None
 
 
 def test_uids_to_compare_have_no_padding() -> None:

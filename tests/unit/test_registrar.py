@@ -15,6 +15,7 @@ from oxidicom.app import registrar as module
 from oxidicom.app.registrar import Registrar
 from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo
 from oxidicom.series.journal import Journal
+from oxidicom.series.recovery import count_instances
 from oxidicom.telemetry import Telemetry
 
 FOLDER = "SERVICES/PACS/PACS1/P1--/S-A-20240131/00001-D-abcdef0"
@@ -154,13 +155,12 @@ async def test_storage_that_fails_is_asked_again(
 ) -> None:
     bench.store("0001-1.1.dcm")
     attempts = []
-    count = module.count_instances
 
     def failing_twice(root: Path, info: SeriesInfo) -> int:
         attempts.append(root)
         if len(attempts) <= 2:
             raise OSError(errno.ESTALE, "stale")
-        return count(root, info)
+        return count_instances(root, info)
 
     monkeypatch.setattr(module, "count_instances", failing_twice)
     monkeypatch.setattr(module, "_FIRST_RETRY", 0.001)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -369,7 +370,6 @@ class TestBroker:
 
 SECRETS = [
     ("OXIDICOM_CELERY_BROKER", "amqp://user:{}@h:badport"),
-    ("OXIDICOM_CELERY_BROKER", "amqp://user:{}"),
     ("OXIDICOM_CELERY_BROKER", "amqp://user:1/{}@h"),
     ("OXIDICOM_CELERY_BROKER", "amqp://user:1?{}@h"),
     ("OXIDICOM_CELERY_BROKER", "amqp://user:1#{}@h"),
@@ -389,8 +389,6 @@ SECRETS = [
 @pytest.mark.parametrize(("name", "template"), SECRETS)
 @pytest.mark.parametrize("secret", ["s3same", "p@ss", "a:b", "%40%2F", "8888"])
 def test_no_fault_shows_a_secret(name: str, template: str, secret: str) -> None:
-    if (template, secret) == ("amqp://user:{}", "8888"):
-        pytest.skip("nobody can tell this from a port")
     environ = {**ROOT, name: template.format(secret)}
     try:
         settings, warnings = load(environ)
@@ -399,6 +397,11 @@ def test_no_fault_shows_a_secret(name: str, template: str, secret: str) -> None:
     else:
         said = "\n".join([*warnings, *(line.value for line in effective(settings))])
     assert secret not in said
+
+
+def test_no_fault_shows_a_password_that_lacks_its_host() -> None:
+    (fault,) = faults_of({**ROOT, "OXIDICOM_CELERY_BROKER": "amqp://user:s3same"})
+    assert "s3same" not in fault
 
 
 def test_no_print_out_shows_a_secret() -> None:
@@ -424,12 +427,7 @@ class TestFaults:
         for older in ("RUST_LOG", "CHRIS_VERBOSE"):
             del first_of[older]
         faults = faults_of({**first_of, "CHRIS_URL": "http://cube/"})
-        named = [
-            fault.partition("=")[0].removesuffix(
-                " is not set: expected the path of a folder, for example /data"
-            )
-            for fault in faults
-        ]
+        named = [re.split("=| is not set", fault)[0] for fault in faults]
         assert sorted(named) == sorted([*first_of, "CHRIS_URL", "OXIDICOM_FILES_ROOT"])
         assert all(fault.isprintable() for fault in faults)
 
@@ -554,12 +552,8 @@ class TestMarkdownTable:
             "| `OXIDICOM_PROGRESS_INTERVAL` | a duration, with its unit | `500ms` | Least time"
             " between two counts of one series; `0s` tells every one. |"
         ) in rows
-        assert any(
-            row.startswith(
-                "| `OXIDICOM_FILES_ROOT` | the path of a folder, like `/data` | required |"
-            )
-            for row in rows
-        )
+        beginning = "| `OXIDICOM_FILES_ROOT` | the path of a folder, like `/data` | required | "
+        assert rows[2].startswith(beginning)
 
     def test_it_is_the_same_on_every_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
         here = markdown_table()

@@ -69,16 +69,40 @@ def test_what_is_shown_of_a_duration_reads_back(nanoseconds: int) -> None:
 def test_a_duration_is_finite_and_not_negative_or_unfit(text: str) -> None:
     try:
         seconds = parse_duration(text)
-    except Unfit as why:
-        assert len(text) < 3 or text not in str(why) or text in "unit of time"
-    else:
-        assert 0 <= seconds <= 100 * 365.25 * 86400
+    except Unfit:
+        return
+    assert 0 <= seconds <= 100 * 365.25 * 86400
 
 
 @pytest.mark.parametrize(
     "text",
-    ["0", "500", "1.5", "-1s", "+1s", "1", "s", "1x", "1S", "1MS", "nan", "inf", "infs", "1 2s"]
-    + ["1e3s", "1s,", "1,5s", "٣s", "1s\n", "101y", "9" * 400 + "s", "0x10s", ".5s", "5.s", "nans"],
+    [
+        "0",
+        "500",
+        "1.5",
+        "-1s",
+        "+1s",
+        "1",
+        "s",
+        "1x",
+        "1S",
+        "1MS",
+        "nan",
+        "inf",
+        "infs",
+        "1 2s",
+        "1e3s",
+        "1s,",
+        "1,5s",
+        "٣s",
+        "1s\n",
+        "101y",
+        "9" * 400 + "s",
+        "0x10s",
+        ".5s",
+        "5.s",
+        "nans",
+    ],
 )
 def test_no_duration(text: str) -> None:
     with pytest.raises(Unfit):
@@ -120,8 +144,27 @@ def test_a_size_is_written_in_one_way_or_unfit(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["-1", "+1", "1.5", "0.0001KiB", "1KB", "1K", "1MB", "KiB", "1e9", "0x10", "1_000", "٣", "nan"]
-    + ["inf", "9223372036854775808", "8388608TiB", "9" * 400, "1 KiB KiB", "1\n"],
+    [
+        "-1",
+        "+1",
+        "1.5",
+        "0.0001KiB",
+        "1KB",
+        "1K",
+        "1MB",
+        "KiB",
+        "1e9",
+        "0x10",
+        "1_000",
+        "٣",
+        "nan",
+        "inf",
+        "9223372036854775808",
+        "8388608TiB",
+        "9" * 400,
+        "1 KiB KiB",
+        "1\n",
+    ],
 )
 def test_no_size(text: str) -> None:
     with pytest.raises(Unfit):

@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     run = getattr(arguments, "run", serve.run)
     try:
-        return int(run(arguments))
+        status = int(run(arguments))
+        print(end="", flush=True)
+        return status
     except OperatorError as error:
         for fault in error.faults:
             complain(fault)

@@ -20,8 +20,9 @@ def warn(line: str) -> None:
     complain(f"warning: {line}")
 
 
-def settings_of_environment() -> tuple[Settings, list[str]] | None:
-    """The settings and their warnings, which are on stderr already; None if faults are."""
+def settings_of_environment(*, say_warnings: bool = True) -> tuple[Settings, list[str]] | None:
+    """The settings and their warnings, which are on stderr if `say_warnings`; None if faults
+    are."""
     try:
         settings, warnings = load(os.environ)
     except OperatorError as error:
@@ -30,6 +31,7 @@ def settings_of_environment() -> tuple[Settings, list[str]] | None:
         for note in getattr(error, "__notes__", ()):
             warn(note)
         return None
-    for warning in warnings:
-        warn(warning)
+    if say_warnings:
+        for warning in warnings:
+            warn(warning)
     return settings, warnings

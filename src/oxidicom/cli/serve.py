@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    loaded = settings_of_environment()
+    loaded = settings_of_environment(say_warnings=False)  # they go into the log
     if loaded is None:
         return EXIT_SETTINGS
     from oxidicom import app  # all that receiving needs, which no other command does

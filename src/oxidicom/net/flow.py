@@ -42,6 +42,16 @@ class FlowControl:
             self.paused = False
             self._transport.resume_reading()
 
+    def detach(self) -> None:
+        """The transport is gone: only the books are kept."""
+        self._released = True
+        self.paused = False
+
+    @property
+    def lagging(self) -> bool:
+        """Paused for what we have not done yet, not for a peer that does not read."""
+        return self.paused and self._peer_reads
+
     def buffers_kept(self, holders: int) -> None:
         self._pool.keep(holders)
         self._kept += holders

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, cast
 
-from oxidicom._pdu import Data
 from oxidicom.constants import AbortReason
 from oxidicom.logevents import event
 from oxidicom.net.flow import FlowControl
@@ -23,7 +23,7 @@ from oxidicom.ports import (
 )
 from oxidicom.ulid import new_ulid
 from oxidicom.wire.acceptor import Acceptor
-from oxidicom.wire.events import Associated, Ended, Event, Output, StoreBegan
+from oxidicom.wire.events import Associated, Data, Ended, Event, Output, StoreBegan
 from oxidicom.wire.items import AssociateRequest
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         self._acceptor = Acceptor(listener.policy, self._admit)
         self._sink: InstanceSink | None = None
         self._association: AssociationContext | None = None
-        self._ended: str | None = None
-        self._over = False
-        self._messages = 0
+        self._kept = 0  # sinks that keep the buffer under way
+        self._last: Ended | None = None  # how it ends, once the outcomes that are due are sent
         self._abort_at_rest: str | None = None
+        self._over = False
         self.phase = Phase.UNASSOCIATED
         self.received = 0
         self.peer: tuple[str, int] = ("", 0)
@@ -70,10 +70,10 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         if isinstance(address, tuple):
             self.peer = (address[0], address[1])
         self._socket = _socket_of(self._transport)
+        self.watch = Watch(self._listener.limits, self._listener.clock())
         # Responses wait for nobody; a peer that vanished is noticed in the end (decisions 16, 19).
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.watch = Watch(self._listener.limits, self._listener.clock())
         self._listener.opened(self)
 
     def get_buffer(self, sizehint: int) -> bytearray:
@@ -88,15 +88,23 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         except Exception as error:
             self._listener.on_bug(error)
             self.abort("internal error")
+        if self._kept:
+            kept, self._kept = self._kept, 0
+            self._flow.buffers_kept(kept)
 
-    def eof_received(self) -> None:
-        # Returning nothing lets the transport close itself.
+    def eof_received(self) -> bool:
         self._perform(self._acceptor.eof(), self._pool.current)
+        # The peer may have closed its half only, and read on: outcomes that are due still go out.
+        return self._last is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._perform(self._acceptor.eof(), self._pool.current)
         self.phase = Phase.CLOSED
         self._socket.detach()
+        self._flow.detach()
+        self._perform(self._acceptor.eof(), self._pool.current)
+        if self._last is not None:
+            self._end(self._last)
+        self._report_end()
         self._listener.closed(self)
 
     def pause_writing(self) -> None:
@@ -109,23 +117,23 @@ class AssociationProtocol(asyncio.BufferedProtocol):
 
     def _receive(self, nbytes: int) -> None:
         buffer = self._pool.current
-        kept = self._perform(self._acceptor.receive(buffer, 0, nbytes), buffer)
+        self._perform(self._acceptor.receive(buffer, 0, nbytes), buffer)
         if self._sink is not None and not self._sink.flush(buffer):
-            kept += 1
-        if kept:
-            self._flow.buffers_kept(kept)
+            self._kept += 1
         if self._acceptor.mid_message:
             # A sender with Nagle's algorithm on holds the rest of the message back until this
             # much is acknowledged; the kernel forgets the option after a while (decision 19).
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
-    def _perform(self, events: list[Event], buffer: bytearray) -> int:
-        """Do what the acceptor says; returns how many sinks keep `buffer`."""
-        kept = 0
+    def _perform(self, events: list[Event], buffer: bytearray) -> None:
+        """Do what the acceptor says."""
         for record in events:
             kind = type(record)
             if kind is Data:
-                kept += self._on_data(cast(Data, record), buffer)
+                self._on_data(cast(Data, record), buffer)
+                if self._over:
+                    # The outcome of an instance ended the association: the rest is not wanted.
+                    return
             elif kind is StoreBegan:
                 self._on_store_began(cast(StoreBegan, record))
             elif kind is Output:
@@ -134,39 +142,45 @@ class AssociationProtocol(asyncio.BufferedProtocol):
                 self._on_associated(cast(Associated, record).request)
             else:
                 self._on_ended(cast(Ended, record))
-        return kept
 
     def _on_store_began(self, record: StoreBegan) -> None:
         assert self._association is not None
-        self._messages += 1
-        self._flow.instance_pending()
         self._sink = self._store.begin(self._association, record.request, self)
+        self._flow.instance_pending()
 
-    def _on_data(self, data: Data, buffer: bytearray) -> int:
+    def _on_data(self, data: Data, buffer: bytearray) -> None:
         sink = self._sink
         assert sink is not None
         if data.stop > data.start:
             sink.feed(buffer, data.start, data.stop)
         if not data.last:
-            return 0
+            return
         self._sink = None
-        return 0 if sink.finish(buffer) else 1
+        pending = self._flow.pending
+        try:
+            if not sink.finish(buffer):
+                self._kept += 1
+        except Exception:
+            if self._flow.pending == pending:
+                # A bug of the store's: no outcome will come.
+                self._flow.instance_done()
+            raise
 
     # ---- the store's callbacks (ports.SinkOwner) -----------------------------------------
 
     def instance_done(self, outcome: StoreOutcome) -> None:
         self._flow.instance_done()
-        if self.phase is Phase.ESTABLISHED:
-            self._write(self._acceptor.store_response(outcome))
-            if self._abort_at_rest is not None and self.at_rest:
-                self.abort(self._abort_at_rest)
-        self._report_end()
+        if self.phase is not Phase.ESTABLISHED:
+            self._report_end()
+            return
+        self._write(self._acceptor.store_response(outcome))
+        if self._last is not None and not self._flow.pending:
+            self._end(self._last)
+        elif self._abort_at_rest is not None and self.at_rest:
+            self.abort(self._abort_at_rest)
 
     def buffer_released(self, buffer: bytearray) -> None:
-        if self.phase is Phase.CLOSED:
-            self._pool.release(buffer)
-        else:
-            self._flow.buffer_released(buffer)
+        self._flow.buffer_released(buffer)
 
     # ---- the association's life ----------------------------------------------------------
 
@@ -190,50 +204,66 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         )
 
     def _on_ended(self, record: Ended) -> None:
-        if self._sink is not None:
-            self._sink.discard()
-            self._sink = None
+        sink, self._sink = self._sink, None
+        if sink is not None:
             self._flow.instance_done()
-        if self._association is None and record.error is not None and not record.abrupt:
-            # A health probe is nothing to tell of; a peer that was refused is (decision 8).
-            refused = logging.WARNING if record.error.startswith("rejected") else logging.INFO
-            event(logger, refused, "no association", peer=self.peer[0], reason=record.error)
+            try:
+                sink.discard()
+            except Exception as error:
+                self._listener.on_bug(error)
+        if record.waits and self._flow.pending and self.phase is Phase.ESTABLISHED:
+            self._last = record
+        else:
+            self._end(record)
+
+    def _end(self, record: Ended) -> None:
+        self._last = record
         self._over = True
-        self._ended = record.error
+        if self._association is None and record.last_words:
+            # A probe is nothing to tell of; a peer that was refused is (decision 8).
+            refused = record.error is not None and record.error.startswith("rejected")
+            level = logging.WARNING if refused else logging.DEBUG
+            event(logger, level, "no association", peer=self.peer[0], reason=record.error)
         self._listener.ended(self)
-        self._close(record.abrupt)
+        self._close(record.last_words)
         self._report_end()
 
     def _report_end(self) -> None:
         """Once all that this association stored has been reported."""
         if not self._over or self._association is None or self._flow.pending:
             return
+        assert self._last is not None
         association_id = self._association.association_id
         self._association = None
         self._store.association_ended(association_id)
         self._listener.reports(
             AssociationEnded(
                 association_id,
-                self._ended,
+                self._last.error,
                 self.received,
                 self._listener.clock(),
                 time.time_ns(),
             )
         )
 
-    def _close(self, abrupt: bool) -> None:
+    def _close(self, last_words: bytes) -> None:
         """Let our last words arrive: closing with unread bytes would reset the connection and
         destroy them (decision 10)."""
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSING
         self.watch.closing(self._listener.clock())
-        if abrupt:
+        if self._transport.is_closing():
+            self._flow.detach()
+            return
+        self._flow.release()
+        if not last_words:
             self._transport.close()
-        elif not self._transport.is_closing():
-            self._flow.release()
-            if self._transport.can_write_eof():
-                self._transport.write_eof()
+            return
+        self._write(last_words)
+        # The peer may have reset the connection since: then nobody reads them.
+        with contextlib.suppress(OSError):
+            self._transport.write_eof()
 
     # ---- the listener's commands ---------------------------------------------------------
 
@@ -248,9 +278,8 @@ class AssociationProtocol(asyncio.BufferedProtocol):
             if self.watch.artim_expired(now):
                 self._transport.abort()
         elif self.phase is Phase.ESTABLISHED:
-            message = self._messages if self._acceptor.mid_message else None
-            waiting_for_us = self._flow.paused or self.awaits_us
-            reason = self.watch.observe(now, self.received, message, waiting_for_us)
+            message = self._acceptor.messages if self._acceptor.mid_message else None
+            reason = self.watch.observe(now, self.received, message, self.awaits_us)
             if reason is not None:
                 self.abort(reason)
 
@@ -260,8 +289,8 @@ class AssociationProtocol(asyncio.BufferedProtocol):
 
     @property
     def awaits_us(self) -> bool:
-        """The peer's instances are whole, and their outcome is not known yet."""
-        return self._flow.pending > (0 if self._sink is None else 1)
+        """It is our turn: outcomes are due, or we do not read on because our writes lag behind."""
+        return self._flow.lagging or self._flow.pending > (0 if self._sink is None else 1)
 
     def abort(self, reason: str) -> None:
         """A-ABORT from our side; the open instance is discarded."""
@@ -276,7 +305,6 @@ class AssociationProtocol(asyncio.BufferedProtocol):
 
     def kill(self) -> None:
         """Nothing more is sent or awaited."""
-        self._perform(self._acceptor.eof(), self._pool.current)
         self._transport.abort()
 
 

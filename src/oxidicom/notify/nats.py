@@ -50,6 +50,12 @@ class _Client(Client):
             raise nats.errors.SecureConnRequiredError
         return super()._connect_command()
 
+    def abort(self) -> None:
+        """Close at once; `close` waits until all is sent, which a hung server never takes."""
+        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
 
 class LonkPublisher:
     """One publisher, so one order. All but `start`, `flush` and `close` return at once.
@@ -87,6 +93,7 @@ class LonkPublisher:
         self._empty = asyncio.Event()
         self._empty.set()
         self._hurry = asyncio.Event()
+        self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -138,6 +145,7 @@ class LonkPublisher:
 
     async def close(self) -> None:
         """What is still queued is dropped; `flush` before."""
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -167,17 +175,19 @@ class LonkPublisher:
             self._limiter.sent(message.subject, message.urgency, self._clock())
 
     async def _send_queued(self) -> None:
-        while True:
+        # nats-py swallows a cancellation that meets it in the middle of a publish.
+        while not self._closing:
             await self._filled.wait()
             self._filled.clear()
-            while self._queue:
+            while self._queue and not self._closing:
                 await self._connected.wait()
                 if not self._queue:
                     break
                 await self._send(self._queue.popleft())
                 if self._dev_sleep and not self._hurry.is_set():
                     await self._pause(self._dev_sleep)
-            self._empty.set()
+            if not self._queue:
+                self._empty.set()
 
     async def _send(self, message: _Message) -> None:
         if not self._limiter.admits(message.subject, message.urgency, self._clock()):
@@ -272,9 +282,10 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-async def _close(client: Client) -> None:
+async def _close(client: _Client) -> None:
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await client.close()
     except Exception as error:
         log.debug("closing the NATS connection: %s", _reason(error))
+        client.abort()

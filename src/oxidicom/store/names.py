@@ -53,6 +53,7 @@ class SeriesNames(NamedTuple):
 
     series: SeriesInfo | None
     sop_class_uid: str
+    series_instance_uid: str | None
     sop_instance_uid_vr: str
     instance_number_vr: str
     fault: int
@@ -81,12 +82,9 @@ def read_names(reader: Reader, calling_ae_title: str) -> InstanceNames:
     return InstanceNames(names.series, names.sop_class_uid, uid.strip(" \0"), file_name)
 
 
-def series_uid_of(reader: Reader) -> str | None:
+def series_uid_of(reader: Reader, calling_ae_title: str) -> str | None:
     """SeriesInstanceUID of whatever was read, failed or not; None where it was not."""
-    slot = KEYWORDS.index("SeriesInstanceUID")
-    vr = vr_of("SeriesInstanceUID", reader.vrs[2 * slot : 2 * slot + 2])
-    raw = reader.series_values()[_SERIES_KEYWORDS.index("SeriesInstanceUID")]
-    return text_of("SeriesInstanceUID", raw, vr)
+    return read_series(reader, calling_ae_title).series_instance_uid
 
 
 _Key = tuple[tuple[bytes | None, ...], bytes, str]
@@ -129,6 +127,7 @@ def decode_series(
     return SeriesNames(
         series=_series_info(text, study_date, days, calling_ae_title),
         sop_class_uid=(text["SOPClassUID"] or "").strip(" \0"),
+        series_instance_uid=text["SeriesInstanceUID"],
         sop_instance_uid_vr=read_as["SOPInstanceUID"],
         instance_number_vr=read_as["InstanceNumber"],
         fault=_first_fault({**text, "StudyDate": study_date}),

@@ -49,6 +49,8 @@ class Acceptor:
         self._message: StoreRequest | Skipped | None = None
         self._context_id = 0
         self.state = State.AWAITING_REQUEST
+        self.messages = 0
+        """Commands received, which tells one message from the next."""
 
     @property
     def closing(self) -> bool:
@@ -78,29 +80,27 @@ class Acceptor:
                 elif type(event) is Violation:
                     raise PeerError(event.reason, event.text)
             except PeerError as error:
-                self._end(events, pdus.encode_abort(error.source, error.reason), str(error))
+                self._end(events, str(error), pdus.encode_abort(error.source, error.reason))
             if self.closing:
                 break
         return events
 
     def eof(self) -> list[Event]:
         """The peer closed its sending side."""
-        if self.state is State.CLOSING:
-            return []
-        self.state = State.CLOSING
-        return [Ended("connection closed by peer", abrupt=True)]
+        events: list[Event] = []
+        if not self.closing:
+            self._end(events, "connection closed by peer", waits=True)
+        return events
 
     def abort(self, reason: AbortReason, text: str) -> list[Event]:
         """End it from our side: a time-out, a shutdown, a bug."""
         events: list[Event] = []
-        if self.state is not State.CLOSING:
-            self._end(events, pdus.encode_abort(2, reason), text)
+        if not self.closing:
+            self._end(events, text, pdus.encode_abort(2, reason))
         return events
 
     def store_response(self, outcome: StoreOutcome) -> bytes:
-        """The P-DATA-TF that answers a `StoreBegan`; empty once the association is over."""
-        if self.state is not State.ESTABLISHED:
-            return b""
+        """The P-DATA-TF that answers a `StoreBegan`; not to be sent after the last words."""
         request = outcome.request
         response = dimse.encode_store_response(
             request.message_id,
@@ -118,18 +118,14 @@ class Acceptor:
         if pdu.type == PduType.A_ASSOCIATE_RQ:
             self._on_associate_rq(pdu.body, events)
         elif pdu.type == PduType.A_RELEASE_RQ:
-            # Before association too, as peers expect that ask whether anybody is there.
-            established = self.state is State.ESTABLISHED
             if self._message is not None:
                 raise PeerError(AbortReason.UNEXPECTED_PDU, "release amid a message")
-            self._end(
-                events, pdus.encode_release_rp(), None if established else "never associated"
-            )
+            # Before association too, as peers expect that ask whether anybody is there.
+            error = None if self.state is State.ESTABLISHED else "never associated"
+            self._end(events, error, pdus.encode_release_rp(), waits=True)
         else:
-            self._framer.close()
-            self.state = State.CLOSING
             source, reason = pdu.body[2], pdu.body[3]
-            events.append(Ended(f"aborted by peer (source {source}, reason {reason})", abrupt=True))
+            self._end(events, f"aborted by peer (source {source}, reason {reason})")
 
     def _on_associate_rq(self, body: bytes, events: list[Event]) -> None:
         request = items.decode_associate_rq(body)
@@ -138,20 +134,20 @@ class Acceptor:
             negotiated = negotiate(request, self._policy)
         except AssociationRejected as error:
             rejection = pdus.encode_associate_rj(error.result, error.source, error.reason)
-            self._end(events, rejection, f"rejected: {error}")
+            self._end(events, f"rejected: {error}", rejection)
             return
         self._contexts = dict(negotiated.contexts)
         self._peer_max_pdu_length = negotiated.peer_max_pdu_length
-        self._framer.associate()
         self.state = State.ESTABLISHED
         events.append(Output(items.encode_associate_ac(request, negotiated.answer)))
         events.append(Associated(request))
 
-    def _end(self, events: list[Event], last_words: bytes, error: str | None) -> None:
+    def _end(
+        self, events: list[Event], error: str | None, last_words: bytes = b"", waits: bool = False
+    ) -> None:
         self._framer.close()
         self.state = State.CLOSING
-        events.append(Output(last_words))
-        events.append(Ended(error))
+        events.append(Ended(error, last_words, waits))
 
     # ---- messages ------------------------------------------------------------------------
 
@@ -165,6 +161,7 @@ class Acceptor:
         return context
 
     def _on_command(self, event: Command, events: list[Event]) -> None:
+        self.messages += 1
         context = self._context(event.context_id)
         if self._message is not None:
             raise PeerError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from oxidicom._pdu import Data
+from oxidicom._pdu import Data as Data
 from oxidicom.ports import StoreRequest
 from oxidicom.wire.items import AssociateRequest
 
@@ -28,13 +28,15 @@ class StoreBegan(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """Nothing follows. What is to be sent came as `Output` before; then the connection closes.
+    """Nothing follows. `last_words` are to be sent, then the connection closes.
 
-    `error` is None for a release. `abrupt`: the peer has closed or waits for nothing.
+    `error` is None for a release. Without last words the peer has closed or waits for nothing.
     """
 
     error: str | None
-    abrupt: bool = False
+    last_words: bytes = b""
+    waits: bool = False
+    """The peer may still read responses that are due: they go out before (PS3.8 9.2, Sta8)."""
 
 
 Event = Output | Associated | StoreBegan | Data | Ended

@@ -20,8 +20,6 @@ from oxidicom.cli.probes import (
 from oxidicom.settings import Settings
 
 _VARIABLE: Final = "OXIDICOM_CELERY_BROKER"
-_NOT_ALLOWED: Final = 530
-"""Reply code of AMQP 0-9-1 for a virtual host that is missing or forbidden."""
 
 
 def probe_broker(settings: Settings) -> list[Finding]:
@@ -66,7 +64,7 @@ def _trouble(error: Exception, server: Server) -> str:
     from aiormq.exceptions import (
         AuthenticationError,
         ChannelAccessRefused,
-        ConnectionClosed,
+        InvalidFrameError,
         ProbableAuthenticationError,
     )
 
@@ -75,7 +73,7 @@ def _trouble(error: Exception, server: Server) -> str:
             return str(error)
         case ProbableAuthenticationError() | AuthenticationError():
             return f"{server.where} refuses this user or password: correct {_VARIABLE}"
-        case ConnectionClosed(args=(int(code), *_)) if code == _NOT_ALLOWED:
+        case InvalidFrameError() if "OpenOk" in str(error):  # the last answer before we are in
             return f"{server.where} has no such virtual host for this user: correct {_VARIABLE}"
         case ChannelAccessRefused():
             return (

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import ssl
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
 from oxidicom.cli.probes import (
@@ -21,8 +21,12 @@ from oxidicom.cli.probes import (
 )
 from oxidicom.settings import Settings
 
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
 _VARIABLE: Final = "OXIDICOM_NATS_ADDRESS"
 _PORT: Final = 4222
+_CLOSE_LIMIT: Final = 0.5
 
 
 def probe_nats(settings: Settings) -> list[Finding]:
@@ -53,11 +57,11 @@ async def _look(url: SplitResult, context: ssl.SSLContext) -> str:
     async def on_error(error: Exception) -> None:
         raise error  # or the library would try again
 
-    async with asyncio.timeout(LIMIT):
-        if url.scheme == "tls" and not await _insists_on_tls(url):
-            raise _PlainServer
-        client = Client()
-        try:
+    client = Client()
+    try:
+        async with asyncio.timeout(LIMIT):
+            if url.scheme == "tls" and not await _insists_on_tls(url):
+                raise _PlainServer
             await client.connect(
                 url.geturl(),
                 connect_timeout=int(LIMIT),
@@ -66,11 +70,18 @@ async def _look(url: SplitResult, context: ssl.SSLContext) -> str:
                 tls=context,
                 verbose=True,  # it is asked whether it accepts us before we say more
             )
-            if not client.is_connected:  # it hung up, which the library does not notice here
-                raise ConnectionResetError
-            version = client.connected_server_version
-            return f"server version {version.major}.{version.minor}.{version.patch}"
-        finally:
+        if not client.is_connected:  # it hung up, which the library does not notice here
+            raise ConnectionResetError
+        version = client.connected_server_version
+        return f"server version {version.major}.{version.minor}.{version.patch}"
+    finally:
+        await _close(client)
+
+
+async def _close(client: Client) -> None:
+    """The library waits for ever for the end of a connection whose TLS handshake failed."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_CLOSE_LIMIT):
             await client.close()
 
 

@@ -1,0 +1,310 @@
+"""Registrations into a real RabbitMQ: confirmed, persistent, whatever happens to queue and line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import ssl
+import subprocess
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import aiormq.exceptions
+import pytest
+from aio_pika.abc import AbstractIncomingMessage
+
+from oxidicom.notify import amqp
+from oxidicom.notify.amqp import AmqpPublisher
+from oxidicom.notify.courier import Courier
+from oxidicom.notify.outbox import Outbox
+from tests.support.brokers import Gate, RabbitMQ, free_port
+from tests.support.registrations import VECTOR, numbered, registration
+
+TASK_ID = "3b241101-e2bb-4255-8caf-4136c566a962"
+
+
+@pytest.fixture
+def queue() -> str:
+    return f"main2-{uuid.uuid4()}"
+
+
+@asynccontextmanager
+async def publisher(url: str, queue: str, ca: Path | None = None) -> AsyncIterator[AmqpPublisher]:
+    ours = AmqpPublisher(url, queue, ca)
+    try:
+        yield ours
+    finally:
+        await ours.close()
+
+
+@asynccontextmanager
+async def admin(broker: RabbitMQ) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+    connection = await aio_pika.connect(broker.url)
+    try:
+        yield await channel_of(connection)
+    finally:
+        await connection.close()
+
+
+async def channel_of(connection: aio_pika.abc.AbstractConnection) -> aio_pika.abc.AbstractChannel:
+    channel = connection.channel()
+    await channel.initialize()
+    return channel
+
+
+async def messages(broker: RabbitMQ, queue: str) -> list[AbstractIncomingMessage]:
+    """All that the queue holds; it is empty afterwards."""
+    found: list[AbstractIncomingMessage] = []
+    async with admin(broker) as channel:
+        declared = await channel.declare_queue(queue, passive=True)
+        while (message := await declared.get(fail=False)) is not None:
+            await message.ack()
+            found.append(message)
+    return found
+
+
+def kwargs_of(message: AbstractIncomingMessage) -> dict[str, Any]:
+    _, kwargs, _ = json.loads(message.body)
+    assert isinstance(kwargs, dict)
+    return kwargs
+
+
+def counts(found: list[AbstractIncomingMessage]) -> list[int]:
+    return [kwargs_of(message)["ndicom"] for message in found]
+
+
+def through(gate: Gate) -> str:
+    return f"amqp://guest:guest@127.0.0.1:{gate.port}/"
+
+
+@pytest.mark.both_loops
+async def test_the_message_is_the_references(rabbitmq: RabbitMQ, queue: str) -> None:
+    async with publisher(rabbitmq.url, queue) as ours:
+        await ours.publish(registration(), TASK_ID)
+    (message,) = await messages(rabbitmq, queue)
+    assert json.loads(message.body) == VECTOR["body"]
+    expected = VECTOR["amqp"]["properties"] | {"correlation_id": TASK_ID}
+    assert {name: getattr(message, name) for name in expected} == expected
+    assert message.exchange == ""
+    assert message.routing_key == queue
+    assert message.headers["id"] == TASK_ID
+    assert message.headers["task"] == VECTOR["task"]
+    assert message.headers["timelimit"] == [None, None]
+    assert message.headers["parent_id"] is None
+
+
+async def test_start_declares_the_queue_durable(rabbitmq: RabbitMQ, queue: str) -> None:
+    async with publisher(rabbitmq.url, queue) as ours:
+        assert await ours.start()
+        async with admin(rabbitmq) as channel:
+            # Equal arguments, or RabbitMQ would refuse.
+            await channel.declare_queue(queue, durable=True)
+
+
+async def test_start_without_a_broker_only_says_so(
+    queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with publisher(f"amqp://user:secret@127.0.0.1:{free_port()}/", queue) as ours:
+        assert not await ours.start()
+        with pytest.raises(OSError):  # noqa: PT011 (whatever the system calls it)
+            await ours.publish(registration(), TASK_ID)
+    assert "away" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.both_loops
+async def test_a_message_that_comes_back_is_sent_again(rabbitmq: RabbitMQ, queue: str) -> None:
+    async with publisher(rabbitmq.url, queue) as ours:
+        await ours.start()
+        async with admin(rabbitmq) as channel:
+            await channel.queue_delete(queue)
+        async with asyncio.TaskGroup() as together:
+            for number in range(20):
+                together.create_task(ours.publish(numbered(number, number), str(uuid.uuid4())))
+    assert sorted(counts(await messages(rabbitmq, queue))) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"x-queue-type": "quorum"}, {"x-max-length": 10}, {"x-queue-type": "classic"}]
+)
+async def test_a_queue_of_other_arguments_is_used_as_it_is(
+    rabbitmq: RabbitMQ, queue: str, arguments: dict[str, Any]
+) -> None:
+    async with admin(rabbitmq) as channel:
+        await channel.declare_queue(queue, durable=True, arguments=arguments)
+    async with publisher(rabbitmq.url, queue) as ours:
+        await ours.publish(registration(3), TASK_ID)
+    assert counts(await messages(rabbitmq, queue)) == [3]
+
+
+async def test_a_full_queue_is_a_failure(rabbitmq: RabbitMQ, queue: str) -> None:
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    async with admin(rabbitmq) as channel:
+        await channel.declare_queue(queue, durable=True, arguments=full)
+    async with publisher(rabbitmq.url, queue) as ours:
+        await ours.publish(registration(1), str(uuid.uuid4()))
+        with pytest.raises(aiormq.exceptions.DeliveryError):
+            await ours.publish(registration(2), str(uuid.uuid4()))
+        assert counts(await messages(rabbitmq, queue)) == [1]
+        await ours.publish(registration(3), str(uuid.uuid4()))
+    assert counts(await messages(rabbitmq, queue)) == [3]
+
+
+@pytest.mark.both_loops
+async def test_the_connection_is_made_anew(rabbitmq: RabbitMQ, queue: str) -> None:
+    async with Gate(rabbitmq.port) as gate, publisher(through(gate), queue) as ours:
+        for count in range(1, 4):
+            await ours.publish(registration(count), str(uuid.uuid4()))
+            await gate.cut()
+        assert gate.accepted == 3
+    assert counts(await messages(rabbitmq, queue)) == [1, 2, 3]
+
+
+@pytest.mark.both_loops
+async def test_a_confirmation_that_never_comes_is_a_failure(
+    rabbitmq: RabbitMQ, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(amqp, "PUBLISH_TIMEOUT", 0.3)
+    async with Gate(rabbitmq.port) as gate, publisher(through(gate), queue) as ours:
+        await ours.start()
+        gate.hold_replies()
+        with pytest.raises(TimeoutError):
+            await ours.publish(registration(1), TASK_ID)
+        assert gate.held.is_set()
+        gate.release_replies()
+        await ours.publish(registration(1), TASK_ID)
+    found = await messages(rabbitmq, queue)
+    assert [message.correlation_id for message in found] == [TASK_ID, TASK_ID]
+
+
+async def test_a_broker_that_accepts_and_is_silent(
+    rabbitmq: RabbitMQ, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(amqp, "CONNECT_TIMEOUT", 0.3)
+    async with Gate(rabbitmq.port) as gate, publisher(through(gate), queue) as ours:
+        gate.hold_replies()
+        with pytest.raises(TimeoutError):
+            await ours.publish(registration(1), TASK_ID)
+
+
+async def test_a_refused_login_is_a_failure_and_tells_no_password(
+    rabbitmq: RabbitMQ, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with publisher(f"amqp://guest:hunter2@{rabbitmq.address}/", queue) as ours:
+        assert not await ours.start()
+        with pytest.raises(aiormq.exceptions.AMQPError):
+            await ours.publish(registration(1), TASK_ID)
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.both_loops
+async def test_outbox_and_broker_that_comes_and_goes(
+    rabbitmq: RabbitMQ, queue: str, tmp_path: Path
+) -> None:
+    """A cut confirmation is told apart from nothing: the entry goes again, as the same task."""
+    outbox = Outbox(tmp_path / "outbox", sync=False)
+    gate = Gate(rabbitmq.port)
+    courier = Courier(outbox, AmqpPublisher(through(gate), queue))
+    await courier.start()
+    away = [await courier.submit(numbered(number, number)) for number in range(5)]
+    await gate.open()
+    await asyncio.gather(*away)
+    assert outbox.depth() == 0
+
+    gate.hold_replies()
+    cut = await courier.submit(numbered(7, 7))
+    await gate.held.wait()
+    assert outbox.depth() == 1
+    await gate.cut()
+    gate.release_replies()
+    await cut
+    assert await courier.stop(5) == 0
+    await gate.shut()
+    found = await messages(rabbitmq, queue)
+    assert sorted(counts(found)) == [0, 1, 2, 3, 4, 7, 7]
+    assert len({message.correlation_id for message in found}) == 6
+
+
+async def test_a_thousand_in_seconds(rabbitmq: RabbitMQ, queue: str, tmp_path: Path) -> None:
+    courier = Courier(Outbox(tmp_path / "outbox", sync=False), AmqpPublisher(rabbitmq.url, queue))
+    await courier.start()
+    async with asyncio.timeout(20):
+        submitted = [await courier.submit(numbered(number, number)) for number in range(1000)]
+        await asyncio.gather(*submitted)
+    assert await courier.stop(1) == 0
+    assert sorted(counts(await messages(rabbitmq, queue))) == list(range(1000))
+
+
+async def test_confirmed_means_kept_by_a_broker_that_is_killed(tmp_path: Path, queue: str) -> None:
+    with RabbitMQ(tmp_path / "rabbitmq") as broker:
+        async with publisher(broker.url, queue) as ours:
+            for count in range(5):
+                await ours.publish(registration(count), str(uuid.uuid4()))
+            broker.stop(kill=True)
+            with pytest.raises((OSError, aiormq.exceptions.AMQPError)):
+                await ours.publish(registration(5), str(uuid.uuid4()))
+            await asyncio.to_thread(broker.start)
+            await ours.publish(registration(6), str(uuid.uuid4()))
+        assert counts(await messages(broker, queue)) == [0, 1, 2, 3, 4, 6]
+
+
+class TlsFront:
+    """RabbitMQ with TLS before it, so that the shared one serves."""
+
+    def __init__(self, target: int, certificate: Path, key: Path) -> None:
+        self._target = target
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._context.load_cert_chain(certificate, key)
+
+    async def __aenter__(self) -> int:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", ssl=self._context)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far = await asyncio.open_connection("127.0.0.1", self._target)
+        await asyncio.gather(pump(reader, far), pump(far_reader, writer))
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+async def test_tls_is_verified_whatever_the_url_says(
+    rabbitmq: RabbitMQ, queue: str, tmp_path: Path
+) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    await asyncio.to_thread(
+        subprocess.run,
+        shlex.split(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+            " -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+            f" -keyout {key} -out {certificate}"
+        ),
+        check=True,
+        capture_output=True,
+    )
+    async with TlsFront(rabbitmq.port, certificate, key) as port:
+        url = f"amqps://guest:guest@127.0.0.1:{port}/"
+        async with publisher(url, queue, certificate) as ours:
+            await ours.publish(registration(1), TASK_ID)
+        for careless in (url, f"{url}?no_verify_ssl=1"):
+            async with publisher(careless, queue) as ours:
+                with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+                    await ours.publish(registration(2), TASK_ID)
+    assert counts(await messages(rabbitmq, queue)) == [1]
