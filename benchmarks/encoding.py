@@ -131,7 +131,7 @@ def sop_instance_uid(series: int, number: int) -> str:
 
 
 def p_data(message: bytes, control: int, max_length: int) -> Iterator[bytes]:
-    """P-DATA-TF PDUs of one PDV each (PS3.8 9.3.5); `max_length` bounds the PDU's variable field."""
+    """P-DATA-TF PDUs of one PDV each (PS3.8 9.3.5); `max_length` bounds their variable field."""
     step = max_length - 6
     for start in range(0, len(message), step):
         fragment = message[start : start + step]

@@ -29,7 +29,7 @@ class Work(NamedTuple):
     """What one association sends."""
 
     series: int
-    count: int
+    instances: int
     size: int
     """Bytes of one data set."""
 
@@ -68,12 +68,11 @@ class Senders:
         self._pipes: list[Connection] = []
         for work in works:
             ours, theirs = context.Pipe()
-            self._children.append(
-                context.Process(target=_child, args=(port, work, theirs), daemon=True)
-            )
+            self._pipes.append(ours)
+            arguments = (port, work, theirs, self._pipes)
+            self._children.append(context.Process(target=_child, args=arguments, daemon=True))
             self._children[-1].start()
             theirs.close()
-            self._pipes.append(ours)
 
     def __enter__(self) -> Self:
         self._errors = [str(said) for said in self._hear() if said is not None]
@@ -114,10 +113,12 @@ class Senders:
         return said
 
 
-def _child(port: int, work: Work, pipe: Connection) -> None:
+def _child(port: int, work: Work, pipe: Connection, inherited: list[Connection]) -> None:
+    for other in inherited:  # or else nobody would see the parent close its end
+        other.close()
     try:
         connection, max_length = _associate(port)
-        series = encode_series(work.series, work.count, work.size, max_length)
+        series = encode_series(work.series, work.instances, work.size, max_length)
     except (OSError, SendError, ValueError) as error:
         pipe.send(f"no association: {error}")
         return

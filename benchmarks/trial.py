@@ -22,8 +22,8 @@ class Scenario(NamedTuple):
     senders: int
     size: int
     """Bytes of one data set."""
-    count: int
-    """Instances of each sender."""
+    instances: int
+    """Of each sender."""
 
 
 FULL = (
@@ -31,7 +31,7 @@ FULL = (
     Scenario("1 sender, 20 KiB", 1, 20 * 1024, 10000),
     Scenario("8 senders, 20 KiB", 8, 20 * 1024, 2500),
 )
-QUICK = tuple(scenario._replace(count=scenario.count // 5) for scenario in FULL)
+QUICK = tuple(scenario._replace(instances=scenario.instances // 5) for scenario in FULL)
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ def run_trial(receiver: Receiver, scenario: Scenario, root: Path) -> Trial:
     folder = root / receiver.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    count = max(WARM_UP, round(scenario.count * receiver.share))
+    count = max(WARM_UP, round(scenario.instances * receiver.share))
     works = [Work(1 + n, count, scenario.size) for n in range(scenario.senders)]
     touch_memory(count * scenario.senders * (scenario.size + 4096) + (256 << 20))
     cpu, resident, load = 0.0, 0, Load(0.0, 0, [])

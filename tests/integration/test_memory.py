@@ -35,13 +35,14 @@ def root() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_instance_of_2_gib(root: Path) -> None:
+@pytest.mark.parametrize("write_mode", ["inline", "threads"])
+def test_instance_of_2_gib(root: Path, write_mode: str) -> None:
     instance = Instance(pixels=0)
     count = 2 * GIB // len(RECORD) // 2 * 2
     head = instance.encode(EXPLICIT)[:-12]
     head += element_header(PIXEL_DATA, "OW", count * len(RECORD))
     record = p_data(pdv(1, RECORD, command=False, last=False))
-    with Receiver(root) as receiver:
+    with Receiver(root, OXIDICOM_WRITE_MODE=write_mode) as receiver:
         with RawPeer(receiver.port, timeout=60) as peer:
             peer.associate()
             assert len(record) - 6 <= peer.peer_max_length
@@ -65,9 +66,13 @@ def test_instance_of_2_gib(root: Path) -> None:
             assert all(file.read(len(RECORD)) == RECORD for _ in range(count))
 
 
-def test_a_hundred_instances_in_flight(root: Path) -> None:
+@pytest.mark.parametrize("write_mode", ["inline", "threads"])
+def test_a_hundred_instances_in_flight(root: Path, write_mode: str) -> None:
     instances = [Instance(pixels=2_000_000) for _ in range(100)]
-    with Receiver(root) as receiver, contextlib.ExitStack() as stack:
+    with (
+        Receiver(root, OXIDICOM_WRITE_MODE=write_mode) as receiver,
+        contextlib.ExitStack() as stack,
+    ):
         peers = [stack.enter_context(RawPeer(receiver.port, timeout=60)) for _ in instances]
         rests = []
         for peer, instance in zip(peers, instances, strict=True):

@@ -44,9 +44,12 @@ from tests.support.receiver import Receiver, wait_until
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    with Receiver(tmp_path_factory.mktemp("files")) as receiver:
+@pytest.fixture(scope="module", params=["inline", "threads"])
+def receiver(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Receiver]:
+    """Both ways to write keep the same rules."""
+    with Receiver(tmp_path_factory.mktemp("files"), OXIDICOM_WRITE_MODE=request.param) as receiver:
         yield receiver
 
 

@@ -41,9 +41,16 @@ OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND, PROCESSING_FAILURE = 0xA700, 0xA9
 OFFENDING_ELEMENT, ERROR_COMMENT = 0x0901, 0x0902
 
 
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    with Receiver(tmp_path_factory.mktemp("files"), OXIDICOM_QUARANTINE="true") as receiver:
+@pytest.fixture(scope="module", params=["inline", "threads"])
+def receiver(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Receiver]:
+    """Both ways to write keep the same rules."""
+    with Receiver(
+        tmp_path_factory.mktemp("files"),
+        OXIDICOM_WRITE_MODE=request.param,
+        OXIDICOM_QUARANTINE="true",
+    ) as receiver:
         yield receiver
 
 

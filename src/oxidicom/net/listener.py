@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import resource
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -27,6 +28,12 @@ BACKLOG: Final = 1024
 
 SILENT: Final = 2.0
 """Seconds without a byte after which a drained association is not sending any more (decision 38)."""
+
+
+def most_connections() -> int:
+    """Three quarters of the file handles we may have: the rest is for the files."""
+    handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, handles // 4 * 3) if handles != resource.RLIM_INFINITY else 1 << 20
 
 
 class Listener:
@@ -57,12 +64,15 @@ class Listener:
         self.clock = clock
         self._max_associations = max_associations
         self._allowed_networks = tuple(allowed_networks)
-        self._connections: set[AssociationProtocol] = set()
+        self._max_connections = most_connections()
+        # In the order in which they came
+        self._connections: dict[AssociationProtocol, None] = {}
         self._established: set[AssociationProtocol] = set()
         self._all_closed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._draining = False
+        self._closed = False
 
     # ---- start and stop ------------------------------------------------------------------
 
@@ -120,6 +130,7 @@ class Listener:
 
     async def close(self) -> None:
         """End every connection now."""
+        self._closed = True
         await self.stop_accepting()
         if self._ticker is not None:
             self._ticker.cancel()
@@ -133,17 +144,34 @@ class Listener:
             await self._all_closed.wait()
 
     async def _tick(self) -> None:
-        period = max(0.05, min(1.0, self.limits.artim / 4, self.limits.idle / 4))
+        period = max(0.05, min(1.0, *(limit / 4 for limit in self.limits)))
         while True:
             await asyncio.sleep(period)
             now = self.clock()
             for connection in list(self._connections):
-                connection.check(now)
+                try:
+                    connection.check(now)
+                except Exception as error:
+                    self.on_bug(error)
+                    connection.kill()
 
     # ---- what connections tell -----------------------------------------------------------
 
     def opened(self, connection: AssociationProtocol) -> None:
-        self._connections.add(connection)
+        self._connections[connection] = None
+        if self._closed:
+            # It was accepted before we stopped, and is told to us only now.
+            connection.kill()
+        elif len(self._connections) > self._max_connections:
+            self._evict()
+
+    def _evict(self) -> None:
+        """Make room by the oldest that has not associated: connections that only stand there must
+        not use up the file handles that instances need (decision 8)."""
+        for connection in self._connections:
+            if connection.phase is Phase.UNASSOCIATED and not connection.killed:
+                connection.kill()
+                return
 
     def associated(self, connection: AssociationProtocol) -> None:
         self._established.add(connection)
@@ -153,7 +181,7 @@ class Listener:
         self._established.discard(connection)
 
     def closed(self, connection: AssociationProtocol) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self._established.discard(connection)
         if not self._connections:
             self._all_closed.set()
@@ -167,7 +195,10 @@ class Listener:
             raise AssociationRejected(1, 1, 3, "peer's network is not allowed")
 
     def _is_allowed(self, peer_address: str) -> bool:
-        address = ipaddress.ip_address(peer_address.partition("%")[0])
+        try:
+            address = ipaddress.ip_address(peer_address.partition("%")[0])
+        except ValueError:  # gone before we could ask who it is
+            return False
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
         return any(address in network for network in self._allowed_networks)

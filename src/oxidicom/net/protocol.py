@@ -54,9 +54,11 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         self._association: AssociationContext | None = None
         self._kept = 0  # sinks that keep the buffer under way
         self._last: Ended | None = None  # how it ends, once the outcomes that are due are sent
-        self._abort_at_rest: str | None = None
         self._over = False
+        self._abort_at_rest: str | None = None
+        self._half_closed = False
         self.phase = Phase.UNASSOCIATED
+        self.killed = False
         self.received = 0
         self.peer: tuple[str, int] = ("", 0)
 
@@ -93,18 +95,17 @@ class AssociationProtocol(asyncio.BufferedProtocol):
             self._flow.buffers_kept(kept)
 
     def eof_received(self) -> bool:
+        self._half_closed = True
         self._perform(self._acceptor.eof(), self._pool.current)
         # The peer may have closed its half only, and read on: outcomes that are due still go out.
-        return self._last is not None
+        return not self._over
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.phase = Phase.CLOSED
         self._socket.detach()
         self._flow.detach()
-        self._perform(self._acceptor.eof(), self._pool.current)
-        if self._last is not None:
-            self._end(self._last)
-        self._report_end()
+        if not self._over:
+            self._on_ended(self._last or Ended("connection closed by peer"))
         self._listener.closed(self)
 
     def pause_writing(self) -> None:
@@ -257,20 +258,22 @@ class AssociationProtocol(asyncio.BufferedProtocol):
             self._flow.detach()
             return
         self._flow.release()
-        if not last_words:
+        if last_words:
+            self._write(last_words)
+        if last_words and not self._half_closed and self._transport.can_write_eof():
+            # The peer may have reset the connection since: then nobody reads them.
+            with contextlib.suppress(OSError):
+                self._transport.write_eof()
+        else:
             self._transport.close()
-            return
-        self._write(last_words)
-        # The peer may have reset the connection since: then nobody reads them.
-        with contextlib.suppress(OSError):
-            self._transport.write_eof()
 
     # ---- the listener's commands ---------------------------------------------------------
 
     @property
     def at_rest(self) -> bool:
         """Between messages, with nothing under way on our side either."""
-        return not self._acceptor.mid_message and not self._flow.pending
+        acceptor = self._acceptor
+        return not (acceptor.mid_message or acceptor.closing or self._flow.pending)
 
     def check(self, now: float) -> None:
         """Called every second or so: time limits (decisions 8, 10, 16)."""
@@ -294,7 +297,8 @@ class AssociationProtocol(asyncio.BufferedProtocol):
 
     def abort(self, reason: str) -> None:
         """A-ABORT from our side; the open instance is discarded."""
-        self._perform(self._acceptor.abort(AbortReason.NOT_SPECIFIED, reason), self._pool.current)
+        if not self._over:
+            self._on_ended(self._acceptor.abort(AbortReason.NOT_SPECIFIED, reason))
 
     def abort_at_rest(self, reason: str) -> None:
         """As `abort`, after the instance in flight."""
@@ -305,6 +309,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
 
     def kill(self) -> None:
         """Nothing more is sent or awaited."""
+        self.killed = True
         self._transport.abort()
 
 

@@ -92,12 +92,11 @@ class Acceptor:
             self._end(events, "connection closed by peer", waits=True)
         return events
 
-    def abort(self, reason: AbortReason, text: str) -> list[Event]:
-        """End it from our side: a time-out, a shutdown, a bug."""
-        events: list[Event] = []
-        if not self.closing:
-            self._end(events, text, pdus.encode_abort(2, reason))
-        return events
+    def abort(self, reason: AbortReason, text: str) -> Ended:
+        """End it from our side, whatever the peer said last: a time-out, a shutdown, a bug."""
+        self._framer.close()
+        self.state = State.CLOSING
+        return Ended(text, pdus.encode_abort(2, reason))
 
     def store_response(self, outcome: StoreOutcome) -> bytes:
         """The P-DATA-TF that answers a `StoreBegan`; not to be sent after the last words."""
@@ -164,9 +163,7 @@ class Acceptor:
         self.messages += 1
         context = self._context(event.context_id)
         if self._message is not None:
-            raise PeerError(
-                AbortReason.INVALID_PDU_PARAMETER_VALUE, "command amid a data set"
-            )
+            raise PeerError(AbortReason.INVALID_PDU_PARAMETER_VALUE, "command amid a data set")
         command = dimse.decode_command(event.data)
         if command.field == CommandField.C_STORE_RQ:
             request = StoreRequest(
@@ -201,9 +198,7 @@ class Acceptor:
         message = self._message
         if event.context_id != self._context_id or message is None:
             self._context(event.context_id)
-            raise PeerError(
-                AbortReason.INVALID_PDU_PARAMETER_VALUE, "data set without a command"
-            )
+            raise PeerError(AbortReason.INVALID_PDU_PARAMETER_VALUE, "data set without a command")
         if event.last:
             self._message = None
         if type(message) is StoreRequest:
