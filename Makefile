@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
+# What was installed to test with is more than enough to run.
+INSTALLED := $(firstword $(wildcard $(VENV)/.test) $(VENV)/.run)
 CORES := $(wildcard setup.py src/oxidicom/*.pyx src/oxidicom/*.pxd)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
@@ -17,8 +19,9 @@ BUILD_REQUIRES = $(BIN)/python -c 'import shlex, tomllib; \
 
 .PHONY: run test lint bench wheel clean debian-test
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
-run: $(VENV)/.run $(BUILT)
+run: $(INSTALLED) $(BUILT)
 	@exec tools/run
 
 test: debian-test lint
@@ -32,7 +35,7 @@ lint: $(VENV)/.test $(BUILT)
 bench: $(VENV)/.test $(BUILT)
 	$(BIN)/python -m benchmarks $(BENCH)
 
-wheel: $(VENV)/.run
+wheel: $(INSTALLED)
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 

@@ -18,7 +18,7 @@ COMMAND, LAST = 1, 2
 """Bits of a message control header (PS3.8 E.2)."""
 
 PDU_AND_PDV_HEADERS = 12
-_STATUS_ELEMENT = struct.pack("<HHI", 0x0000, 0x0900, 2)
+_COMMAND_ELEMENT = struct.Struct("<xxHI")
 _LONG_LENGTH_VRS = {b"OW"}
 
 
@@ -86,7 +86,7 @@ def _element(tag: int, vr: bytes, value: bytes) -> bytes:
 
 def data_set_head(series: int, number: int, pixel_bytes: int) -> bytes:
     """A CT image up to and without its pixels, of the same length for every `number`."""
-    study = f"{UID_ROOT}.{series:010d}"
+    study = _study_instance_uid(series)
     us = struct.Struct("<H").pack
     elements: list[tuple[int, bytes, bytes]] = [
         (0x00080005, b"CS", b"ISO_IR 100"),
@@ -127,7 +127,11 @@ def data_set_head(series: int, number: int, pixel_bytes: int) -> bytes:
 
 
 def sop_instance_uid(series: int, number: int) -> str:
-    return f"{UID_ROOT}.{series:010d}.1.{100000 + number}"
+    return f"{_study_instance_uid(series)}.1.{100000 + number}"
+
+
+def _study_instance_uid(series: int) -> str:
+    return f"{UID_ROOT}.{1_000_000_000 + series}"  # of one length, and no part begins with 0
 
 
 def p_data(message: bytes, control: int, max_length: int) -> Iterator[bytes]:
@@ -171,10 +175,14 @@ def encode_series(series: int, count: int, size: int, max_length: int) -> Series
 
 
 def status_of(response: bytes | bytearray) -> int | None:
-    """Status of a C-STORE-RSP that is one PDU; None where there is none. A UID is text, so the
-    element's header cannot occur within one."""
-    position = response.find(_STATUS_ELEMENT)
-    if response[0] != 4 or position < 0:
-        return None
-    (status,) = struct.unpack_from("<H", response, position + len(_STATUS_ELEMENT))
-    return int(status)
+    """Status of a C-STORE-RSP that is the first PDV of `response`; None where there is none."""
+    position = PDU_AND_PDV_HEADERS
+    (length,) = struct.unpack_from(">I", response, 6)
+    end = 10 + length
+    while response[0] == 4 and position + 10 <= end:
+        element, length = _COMMAND_ELEMENT.unpack_from(response, position)
+        position += 8
+        if element == 0x0900:
+            return int.from_bytes(response[position : position + 2], "little")
+        position += length
+    return None

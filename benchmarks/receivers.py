@@ -71,6 +71,9 @@ def dcmtk() -> Receiver | None:
             *(found, "+B", "--fork", "--max-pdu", str(MAX_LENGTH), "-od", str(folder)),
             str(port),
         ],
+        # Its answers leave in two segments: with Nagle's algorithm on, as it is by default, the
+        # second waits for the sender's delayed acknowledgement, 40 ms an instance.
+        environment=lambda port, folder: {"TCP_NODELAY": "1"},
     )
 
 

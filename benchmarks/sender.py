@@ -169,8 +169,10 @@ def _store(connection: socket.socket, series: Series) -> Sent:
                 connection.sendall((head + series.tail)[sent:])
             _receive_pdu(connection, buffer)
             status = status_of(buffer)
+            if status is None:
+                raise SendError(f"answered by a PDU {buffer[:10].hex(' ')}")
             if status != 0:
-                raise SendError(f"status {'none' if status is None else f'{status:#06x}'}")
+                raise SendError(f"status {status:#06x}")
             stored += 1
     except (OSError, SendError) as stop:
         error = f"after {stored} instances: {stop}"

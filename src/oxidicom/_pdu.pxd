@@ -54,7 +54,8 @@ cdef class Violation:
 
 cdef class Framer:
     cdef State state
-    cdef readonly bint associated
+    cdef bint requested             # an A-ASSOCIATE-RQ has come
+    cdef readonly bint associated   # it came with an earlier feed, so that P-DATA-TF may follow
     cdef readonly uint32_t max_length
     cdef readonly bint strict
 

@@ -79,6 +79,7 @@ cdef class Framer:
         self.max_length = max_length
         self.strict = strict
         self.state = PDU_HEADER
+        self.requested = False
         self.associated = False
         self.header_have = 0
         self.command = None
@@ -109,6 +110,8 @@ cdef class Framer:
             if start < 0 or stop < start or stop > view.len:
                 raise ValueError(f"range {start}:{stop} is not inside {view.len} bytes")
             self.run(<const uint8_t *> view.buf, start, stop, events)
+            # The request is answered now: what came with it came too early (PS3.8 9.2, Sta3).
+            self.associated = self.requested
         finally:
             PyBuffer_Release(&view)
         return events
@@ -158,7 +161,7 @@ cdef class Framer:
 
     cdef int on_control_header(self, uint32_t length, list events) except -1:
         cdef bint release_or_abort = self.pdu_type == A_RELEASE_RQ or self.pdu_type == A_ABORT
-        if not release_or_abort and (self.pdu_type != A_ASSOCIATE_RQ or self.associated):
+        if not release_or_abort and (self.pdu_type != A_ASSOCIATE_RQ or self.requested):
             return self.violated(UNEXPECTED_PDU, f"unexpected PDU type {self.pdu_type:02X}H", events)
         if self.pdu_type == A_RELEASE_RQ and self.command is not None:
             return self.violated(UNEXPECTED_PDU, "release amid a command set", events)
@@ -183,10 +186,7 @@ cdef class Framer:
             self.state = PDU_HEADER
             events.append(Pdu(self.pdu_type, bytes(self.body)))
             self.body = None
-            # From here on P-DATA-TF is expected and another request is not (PS3.8 9.2, Sta6).
-            # A refused peer's further bytes are nobody's, so no answer needs to be awaited.
-            if self.pdu_type == A_ASSOCIATE_RQ:
-                self.associated = True
+            self.requested |= self.pdu_type == A_ASSOCIATE_RQ
         return 0
 
     cdef int on_pdv_header(self, const uint8_t *h, list events) except -1:

@@ -8,8 +8,8 @@ calls only. OSError carries no file name: names hold patient data.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.errno cimport EINTR, ENOENT, ENOSYS, EPERM, errno
-from libc.string cimport memset
+from libc.errno cimport EBADF, EINTR, EINVAL, EIO, ENAMETOOLONG, ENOENT, ENOSYS, EPERM, errno
+from libc.string cimport memcpy, memset, strchr, strlen
 
 import os
 
@@ -25,6 +25,7 @@ cdef extern from "<fcntl.h>" nogil:
     enum: O_NOFOLLOW
     enum: O_CLOEXEC
     enum: O_DIRECTORY
+    enum: O_PATH
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
@@ -51,6 +52,9 @@ cdef extern from * nogil:
     """
     #include <stdint.h>
     #include <sys/syscall.h>
+    #ifndef O_PATH
+    #define O_PATH 010000000
+    #endif
     #ifndef SYS_openat2
     #define SYS_openat2 437
     #endif
@@ -69,6 +73,9 @@ cdef extern from * nogil:
         unsigned long long mode
         unsigned long long resolve
 
+
+cdef enum:
+    NO_FOLDER = -1    # beside the errnos, which are positive
 
 cdef bint have_openat2 = True
 
@@ -93,48 +100,64 @@ cdef object os_error(int number):
     return OSError(number, os.strerror(number))
 
 
-cdef int open_folder_stepwise(int root_fd, bytes folder) except -2:
+cdef const char *c_string(bytes path) except NULL:
+    if <Py_ssize_t> strlen(<const char *> path) != len(path):
+        raise ValueError("NUL in a path")
+    return <const char *> path
+
+
+cdef const char *plain_name(bytes name) except NULL:
+    if not name or name == b"." or name == b".." or b"/" in name:
+        raise ValueError("not the plain name of a file")
+    return c_string(name)
+
+
+cdef int open_folder_stepwise(int root_fd, const char *path, int flags) noexcept nogil:
     """As `open_folder`, for kernels before 5.6 and sandboxes that refuse openat2."""
-    cdef int fd = root_fd, next_fd
-    cdef bytes component
-    for component in folder.split(b"/"):
-        if component in (b"", b".", b".."):
-            raise ValueError("a folder's components must be plain names")
-        next_fd = openat(fd, <const char *> component, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
-        number = errno
+    cdef char component[256]
+    cdef const char *slash
+    cdef size_t length
+    cdef int fd = root_fd, next_fd, number
+    while True:
+        slash = strchr(path, c'/')
+        length = slash - path if slash != NULL else strlen(path)
+        if length >= sizeof(component):
+            next_fd = -ENAMETOOLONG
+        elif length == 0 or path[0] == c'.' and (length == 1 or length == 2 and path[1] == c'.'):
+            next_fd = -EINVAL
+        else:
+            memcpy(component, path, length)
+            component[length] = 0
+            next_fd = openat(fd, component, flags | O_NOFOLLOW)
+            if next_fd < 0:
+                next_fd = -errno
         if fd != root_fd:
             close(fd)
-        if next_fd < 0:
-            return -1 if number == ENOENT else raise_os_error(number)
+        if next_fd < 0 or slash == NULL:
+            return next_fd
         fd = next_fd
-    return fd
+        path = slash + 1
 
 
-cdef int raise_os_error(int number) except -2:
-    raise os_error(number)
-
-
-cdef int open_folder(int root_fd, bytes folder) except -2:
-    """A descriptor of `folder` beneath `root_fd`, no symbolic link followed; -1: it is not there."""
+cdef int open_folder(int root_fd, const char *path, bint sync) noexcept nogil:
+    """A descriptor of the folder beneath `root_fd`, no symbolic link followed; or -errno."""
     global have_openat2
     cdef oxidicom_open_how how
-    cdef const char *path = folder
-    cdef int fd, number
+    cdef int fd
+    # To rename into it a mere path is enough, and cheaper; to sync it, it must be open.
+    cdef int flags = O_DIRECTORY | O_CLOEXEC | (O_RDONLY if sync else O_PATH)
     if have_openat2:
         memset(&how, 0, sizeof(how))
-        how.flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC
-        how.resolve = OXIDICOM_RESOLVE_BENEATH | OXIDICOM_RESOLVE_NO_SYMLINKS | OXIDICOM_RESOLVE_NO_MAGICLINKS
-        with nogil:
-            fd = <int> syscall(SYS_openat2, root_fd, path, &how, sizeof(how))
-            number = errno
+        how.flags = flags
+        how.resolve = (
+            OXIDICOM_RESOLVE_BENEATH | OXIDICOM_RESOLVE_NO_SYMLINKS | OXIDICOM_RESOLVE_NO_MAGICLINKS)
+        fd = <int> syscall(SYS_openat2, root_fd, path, &how, sizeof(how))
         if fd >= 0:
             return fd
-        if number == ENOENT:
-            return -1
-        if number != ENOSYS and number != EPERM:
-            raise os_error(number)
+        if errno != ENOSYS and errno != EPERM:
+            return -errno
         have_openat2 = False
-    return open_folder_stepwise(root_fd, folder)
+    return open_folder_stepwise(root_fd, path, flags)
 
 
 def use_openat2(bint yes):
@@ -170,6 +193,8 @@ cdef class Gather:
             # Rare: hundreds of tiny fragments in one receive. Joined, they are one piece.
             self.detach()
         if buffer is not self.last_buffer:
+            if self.view_count == MAX_VIEWS:
+                self.detach()
             self.add_view(buffer)
         view = &self.views[self.view_count - 1]
         if start < 0 or stop < start or stop > view.len:
@@ -187,7 +212,7 @@ cdef class Gather:
             joined += (<const uint8_t *> self.pieces[i].iov_base)[:self.pieces[i].iov_len]
         self.clear()
         if joined:
-            self.add(bytes(joined), 0, len(joined))
+            self.add(joined, 0, len(joined))
 
     def clear(self):
         for i in range(self.view_count):
@@ -211,36 +236,67 @@ cdef class PartFile:
     """
 
     def __cinit__(self, int folder_fd, bytes name not None, bytes header not None):
+        # First, because __dealloc__ follows whatever raises here.
+        self.fd = -1
         self.folder_fd = folder_fd
         self.name = name
-        self.path = name
+        self.path = plain_name(name)
         self.header = header
-        self.fd = -1
+        self.header_at = <char *> header
+        self.header_size = len(header)
 
     def __dealloc__(self):
+        self.remove()
+
+    cdef void remove(self) noexcept nogil:
         if self.fd >= 0:
             close(self.fd)
+            self.fd = -1
         if self.created:
             unlinkat(self.folder_fd, self.path, 0)
+            self.created = False
 
-    cdef int create(self) noexcept nogil:
-        self.fd = openat(
-            self.folder_fd, self.path,
-            O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0o644)
-        if self.fd < 0:
-            return errno
-        self.created = True
-        return 0
+    cdef int append(self, Gather gather) noexcept nogil:
+        """Write all of `gather`, which stays as it is; 0 or an errno."""
+        cdef iovec pieces[MAX_PIECES + 1]
+        cdef int count = 0, number
+        if self.failure:
+            return self.failure
+        if not self.created:
+            self.fd = openat(
+                self.folder_fd, self.path,
+                O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, <int> 0o644)
+            if self.fd < 0:
+                number = errno
+                # The one failure that is not for ever: the caller may make the folder again.
+                if number != ENOENT:
+                    self.failure = number
+                return number
+            self.created = True
+            pieces[0].iov_base = self.header_at
+            pieces[0].iov_len = self.header_size
+            count = 1
+        elif gather.count == 0:
+            return 0
+        memcpy(&pieces[count], gather.pieces, gather.count * sizeof(iovec))
+        self.failure = self.write_pieces(pieces, count + gather.count)
+        return self.failure
 
     cdef int write_pieces(self, iovec *pieces, int count) noexcept nogil:
         """Write all of `pieces`, which are used up in doing so; 0 or an errno."""
         cdef Py_ssize_t n
         while count:
+            if pieces[0].iov_len == 0:
+                pieces += 1
+                count -= 1
+                continue
             n = writev(self.fd, pieces, count)
             if n < 0:
                 if errno == EINTR:
                     continue
                 return errno
+            if n == 0:
+                return EIO
             while count and <size_t> n >= pieces[0].iov_len:
                 n -= pieces[0].iov_len
                 pieces += 1
@@ -250,36 +306,56 @@ cdef class PartFile:
                 pieces[0].iov_len -= n
         return 0
 
-    cdef int write_all(self, Gather gather) except -1:
-        cdef iovec pieces[MAX_PIECES + 1]
-        cdef int count = 0, i, number = 0
-        cdef int64_t began, took
-        if not self.header_written:
-            pieces[0].iov_base = <char *> self.header
-            pieces[0].iov_len = len(self.header)
-            count = 1
-        for i in range(gather.count):
-            pieces[count] = gather.pieces[i]
-            count += 1
-        if count == 0:
-            return 0
-        with nogil:
-            began = now_ns()
-            if not self.created:
-                number = self.create()
-            if number == 0:
-                number = self.write_pieces(pieces, count)
-            took = now_ns() - began
-        self.slowest_ns = max(self.slowest_ns, took)
-        if number:
-            raise os_error(number)
-        self.header_written = True
-        gather.clear()
-        return 0
+    cdef int complete(self, bint sync) noexcept nogil:
+        """No more bytes come; 0 or an errno."""
+        cdef int number = 0
+        if self.fd < 0:
+            return self.failure
+        if sync and fsync(self.fd) < 0:
+            number = errno
+        # A network file system may report a failed write only here.
+        if close(self.fd) < 0 and number == 0 and errno != EINTR:
+            number = errno
+        self.fd = -1
+        self.failure = number
+        return number
+
+    cdef int rename_into(self, int root_fd, const char *folder, const char *final_name,
+                         bint sync) noexcept nogil:
+        cdef int number = 0
+        cdef int folder_fd = open_folder(root_fd, folder, sync)
+        if folder_fd < 0:
+            return NO_FOLDER if folder_fd == -ENOENT else -folder_fd
+        if renameat(self.folder_fd, self.path, folder_fd, final_name) < 0:
+            number = errno
+        else:
+            self.created = False
+            self.failure = EBADF
+            if sync and fsync(folder_fd) < 0:
+                number = errno
+        close(folder_fd)
+        return number
+
+    cdef void took_since(self, int64_t began) noexcept nogil:
+        cdef int64_t took = now_ns() - began
+        if took > self.slowest_ns:
+            self.slowest_ns = took
 
     def write(self, Gather gather not None):
-        """Append all that `gather` holds, and clear it; raises OSError."""
-        self.write_all(gather)
+        """Append all that `gather` holds, and clear it.
+
+        Raises OSError. After FileNotFoundError (the folder of temporary files is gone) the call may
+        be made again with the same gather; any other failure is for ever: the file is never placed.
+        """
+        cdef int number
+        cdef int64_t began
+        with nogil:
+            began = now_ns()
+            number = self.append(gather)
+            self.took_since(began)
+        if number:
+            raise os_error(number)
+        gather.clear()
 
     def place(self, Gather gather not None, int root_fd, bytes folder not None,
               bytes file_name not None, bint sync=False):
@@ -287,48 +363,33 @@ cdef class PartFile:
 
         Replaces a file of that name. With `sync`, file and folder are on the device when this
         returns. False: the folder is not there; make it and call again. Raises OSError, with
-        ELOOP or ENOTDIR where a symbolic link stands in the way.
+        ELOOP or ENOTDIR where a symbolic link stands in the way; then nothing stands under the
+        final name that was not there before, unless it was the sync of the folder that failed.
         """
-        cdef int folder_fd, number = 0
+        cdef const char *folder_path = c_string(folder)
+        cdef const char *final_name = plain_name(file_name)
+        cdef int number
         cdef int64_t began
-        cdef const char *final_name = file_name
-        self.write_all(gather)
-        if self.fd >= 0:
-            with nogil:
-                began = now_ns()
-                if sync and fsync(self.fd) < 0:
-                    number = errno
-                # A network file system may report a failed write only here.
-                if close(self.fd) < 0 and number == 0 and errno != EINTR:
-                    number = errno
-                self.fd = -1
-                self.slowest_ns = max(self.slowest_ns, now_ns() - began)
-            if number:
-                raise os_error(number)
-        began = now_ns()
-        folder_fd = open_folder(root_fd, folder)
-        if folder_fd < 0:
-            return False
         with nogil:
-            if renameat(self.folder_fd, self.path, folder_fd, final_name) < 0:
-                number = errno
-            elif sync and fsync(folder_fd) < 0:
-                number = errno
-            close(folder_fd)
-            self.slowest_ns = max(self.slowest_ns, now_ns() - began)
+            began = now_ns()
+            number = self.append(gather)
+            if number == 0:
+                number = self.complete(sync)
+            if number == 0:
+                number = self.rename_into(root_fd, folder_path, final_name, sync)
+            self.took_since(began)
+        # What was appended is not to be appended again when the caller has made the folder.
+        if self.created or number == 0:
+            gather.clear()
+        if number == NO_FOLDER:
+            return False
         if number:
             raise os_error(number)
-        self.created = False
         return True
 
     def discard(self):
         """Nothing of it remains; never raises."""
-        cdef bint created = self.created
-        cdef int fd = self.fd
-        self.fd = -1
-        self.created = False
         with nogil:
-            if fd >= 0:
-                close(fd)
-            if created:
-                unlinkat(self.folder_fd, self.path, 0)
+            self.remove()
+            if self.failure == 0:
+                self.failure = EBADF

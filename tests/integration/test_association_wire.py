@@ -540,3 +540,12 @@ def test_maximum_length_setting_reaches_the_wire(tmp_path: Path) -> None:
         peer.associate()
         assert peer.peer_max_length == 0
         peer.release()
+
+
+def test_one_port_for_both_families(tmp_path: Path) -> None:
+    with Receiver(tmp_path, OXIDICOM_LISTENER_HOST="::") as receiver:
+        for host in ("127.0.0.1", "::1"):
+            with RawPeer(receiver.port, host=host) as peer:
+                peer.associate(ECHO)
+                peer.echo()
+                peer.release()

@@ -50,8 +50,9 @@ def register_pacs_series(
 class CubeWorker:
     """The calls it runs, one at a time, each under way until it is answered."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self.process = process
+        self.log = log
         self._calls: asyncio.Queue[tuple[dict[str, Any], asyncio.StreamWriter]] = asyncio.Queue()
 
     async def on_call(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,23 +73,35 @@ class CubeWorker:
         writer.close()
 
     async def shut_down_warmly(self) -> None:
+        """Return when it waits for nothing but the task under way."""
         self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            while "Worker: Stopping Pool" not in self.log.read_text():  # noqa: ASYNC110 (a log)
+                await asyncio.sleep(0.02)
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(20):
+            return await self.process.wait()
 
 
 @asynccontextmanager
-async def cube_worker(broker: RabbitMQ, queue: str, folder: Path) -> AsyncIterator[CubeWorker]:
+async def cube_worker(
+    broker: RabbitMQ, queue: str, folder: Path, pool: str
+) -> AsyncIterator[CubeWorker]:
     (folder / "cube.py").write_text(WORKER)
     socket_path = folder / "s"
-    with open(folder / "worker.log", "wb") as output:
+    log = folder / "worker.log"
+    with open(log, "wb") as output:  # noqa: ASYNC230 (a local file)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "celery", "-A", "cube", "worker", "-P", "solo", "-Q", queue),
-            *("-l", "DEBUG", "--without-gossip", "--without-mingle", "--without-heartbeat"),
+            *(sys.executable, "-m", "celery", "-A", "cube", "worker", "-Q", queue),
+            *("-P", pool, "-c", "1", "-l", "DEBUG"),
+            *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             cwd=folder,
             env={**os.environ, "BROKER": broker.url, "TEST_SOCKET": str(socket_path)},
             stdout=output,
             stderr=output,
         )
-    worker = CubeWorker(process)
+    worker = CubeWorker(process, log)
     listener = await asyncio.start_unix_server(worker.on_call, socket_path)
     try:
         yield worker
@@ -128,7 +141,7 @@ async def test_cubes_task_is_called_with_our_fields(rabbitmq: RabbitMQ, short_pa
         1, patient_name="", patient_birth_date="", patient_sex="U", series_description=None
     )
     publisher = AmqpPublisher(rabbitmq.url, queue)
-    async with cube_worker(rabbitmq, queue, short_path) as worker:
+    async with cube_worker(rabbitmq, queue, short_path, "threads") as worker:
         await publisher.publish(registration(), task_ids[0])
         await publisher.publish(bare, task_ids[1])
         assert await worker.run() == FIELDS | {"task_id": task_ids[0]}
@@ -138,7 +151,7 @@ async def test_cubes_task_is_called_with_our_fields(rabbitmq: RabbitMQ, short_pa
             "task_id": task_ids[1],
         }
         await worker.shut_down_warmly()
-        assert await worker.process.wait() == 0
+        assert await worker.ended() == 0
     await publisher.close()
     log = (short_path / "worker.log").read_text()
     assert f"pacsfiles.tasks.register_pacs_series[{task_ids[0]}] succeeded" in log
@@ -153,12 +166,12 @@ async def test_a_worker_that_is_shut_down_leaves_the_rest_in_cubes_queue(
     publisher = AmqpPublisher(rabbitmq.url, queue)
     for number in range(4):
         await publisher.publish(numbered(number), str(uuid.uuid4()))
-    async with cube_worker(rabbitmq, queue, short_path) as worker:
+    async with cube_worker(rabbitmq, queue, short_path, "prefork") as worker:
         _, first = await worker.called()
         assert await depth(rabbitmq, queue) == 0, "the other three are prefetched"
         await worker.shut_down_warmly()
         worker.answer(first)
-        assert await worker.process.wait() == 0
+        assert await worker.ended() == 0
     await publisher.close()
     assert await depth(rabbitmq, queue) == 3
     assert not await depth(rabbitmq, "celery")

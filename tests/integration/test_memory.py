@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.data import PIXEL_DATA, Instance, element_header
-from tests.support.raw_peer import EXPLICIT, RawPeer, c_store_rq, p_data, pdv
+from tests.support.raw_peer import EXPLICIT, RawPeer, c_echo_rq, c_store_rq, p_data, pdv
 from tests.support.receiver import Receiver, data_set_offset
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -115,3 +115,18 @@ def test_associations_leave_nothing_behind(root: Path) -> None:
         some()
         assert receiver.open_files() <= files + 2
         assert receiver.peak_memory() - memory < 8 << 20
+
+
+def test_peer_that_never_reads(root: Path) -> None:
+    echoes = p_data(pdv(3, c_echo_rq(), command=True, last=True)) * 500_000
+    with Receiver(root) as receiver, RawPeer(receiver.port, timeout=1) as deaf:
+        deaf.associate()
+        before = receiver.peak_memory()
+        with pytest.raises(TimeoutError):
+            deaf.send(echoes)
+        assert receiver.peak_memory() - before < 16 << 20, "we stop reading from it"
+        with RawPeer(receiver.port) as other:
+            other.associate()
+            other.echo()
+            other.release()
+        deaf.close()

@@ -5,6 +5,7 @@ PS3.8 9.3.5 and annex E, PS3.7 chapter 9 (decisions 10, 14, 17 to 19).
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import struct
 import time
@@ -132,16 +133,26 @@ def test_message_and_release_in_one_segment(receiver: Receiver) -> None:
         peer.expect(6)
 
 
-def test_data_before_acceptance_is_unexpected(receiver: Receiver) -> None:
-    # PS3.8 table 9-10, Sta3: whoever asks waits for the answer.
-    instance = Instance()
-    with RawPeer(receiver.port) as peer:
-        peer.send(
-            associate_rq([Context(1, CT_IMAGE_STORAGE, [EXPLICIT])])
-            + store_message(1, request(instance), instance.encode(EXPLICIT))
-        )
-        peer.expect(2)
-        peer.expect_abort(2, 2)
+@pytest.mark.parametrize("pixels", [100, 500_000])
+def test_release_without_waiting_for_the_response(
+    peer: RawPeer, receiver: Receiver, pixels: int
+) -> None:
+    # PS3.8 table 9-10, Sta8: the response may still be sent, and comes first.
+    instance = Instance(pixels=pixels)
+    peer.send(store_message(1, request(instance), instance.encode(EXPLICIT)) + release_rq())
+    assert_stored(peer, receiver, instance)
+    peer.expect(6)
+    assert receiver.wait_for_registration(instance.series)["ndicom"] == 1
+
+
+def test_end_of_file_before_the_response(peer: RawPeer, receiver: Receiver) -> None:
+    instance = Instance(pixels=500_000)
+    peer.send(store_message(1, request(instance), instance.encode(EXPLICIT)))
+    peer.finish_sending()
+    with contextlib.suppress(EOFError):
+        peer.receive()
+    assert receiver.wait_for_registration(instance.series)["ndicom"] == 1
+    assert receiver.data_set_of(instance.sop_instance) == instance.encode(EXPLICIT)
 
 
 def test_command_and_data_in_one_pdu(peer: RawPeer, receiver: Receiver) -> None:

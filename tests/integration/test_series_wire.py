@@ -177,3 +177,24 @@ def test_order_of_two_series_in_one_association(
         payloads = done(progress, series[0])
         assert payloads == [*map(lonk.count, (1, 2, 3, 4, 5, 5)), DONE]
         assert receiver.wait_for_registration(series[0].series)["ndicom"] == 5
+
+
+def test_instances_of_other_names_are_warned_of(
+    receiver: Receiver, progress: LonkSubscriber
+) -> None:
+    first, second = series_of(2)
+    second.values["PatientName"] = "Other^Name"
+    with RawPeer(receiver.port) as peer:
+        peer.associate()
+        store(peer, first)
+        store(peer, second)
+        peer.release()
+    done(progress, first)
+    warnings = [
+        record
+        for record in receiver.log()
+        if record["level"] == "WARN" and record.get("SeriesInstanceUID") == first.series
+    ]
+    # With how many they are (26), and without their names (39).
+    assert any(1 in record.values() for record in warnings), warnings
+    assert "Other" not in "".join(receiver.lines)

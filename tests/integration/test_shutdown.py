@@ -192,6 +192,27 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
         receiver.stop()
 
 
+def test_silent_brokers_do_not_hold_it(tmp_path: Path) -> None:
+    (instance,) = series_of(1)
+    # Connections succeed, and nobody ever answers.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with Receiver(
+            tmp_path,
+            OXIDICOM_AMQP_ADDRESS=f"amqp://guest:guest@{address}/",
+            OXIDICOM_NATS_ADDRESS=address,
+        ) as receiver:
+            with RawPeer(receiver.port) as peer:
+                peer.associate()
+                store(peer, instance)
+                peer.release()
+            receiver.wait_for_outbox(1)
+            started = time.monotonic()
+            receiver.stop()
+            assert time.monotonic() - started < 7, "5 s beyond the drain time-out, and some grace"
+            assert len(receiver.outbox()) == 1
+
+
 def test_brokers_away_do_not_hold_it(tmp_path: Path, rabbitmq: RabbitMQ) -> None:
     (instance,) = series_of(1)
     away = f"amqp://guest:guest@127.0.0.1:{free_port()}/"

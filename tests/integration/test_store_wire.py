@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pydicom
 import pytest
 
 from tests.support.data import (
+    PIXEL_DATA,
     Element,
     Instance,
     deep_sequence,
@@ -131,6 +136,63 @@ def test_file_is_part_10_around_the_bytes_received(
     }
     assert read.PatientName == "Doe^Jane"
     assert len(read.PixelData) == 3000
+
+
+def test_encapsulated_pixels_are_kept_as_they_are(peer_of: PeerOf, receiver: Receiver) -> None:
+    jpeg = "1.2.840.10008.1.2.4.50"
+    instance = Instance()
+    frames = [b"\xff\xd8" + bytes(range(256)) * 300 + b"\xff\xd9", b"\xff\xd8odd\xff\xd9\0"]
+    items = b"".join(
+        struct.pack("<HHI", 0xFFFE, 0xE000, len(frame)) + frame for frame in (b"", *frames)
+    )
+    pixels = element_header(PIXEL_DATA, "OB", 0xFFFFFFFF) + items
+    data_set = encode(instance.elements()[:-1], EXPLICIT) + pixels + b"\xfe\xff\xdd\xe0" + bytes(4)
+    assert peer_of(jpeg).store(instance.sop_instance, data_set).status == 0
+    path = receiver.path_of(instance.sop_instance)
+    assert stored_data_set(path) == data_set
+    read = pydicom.dcmread(path)
+    assert read.file_meta.TransferSyntaxUID == jpeg
+    assert frames[0] in read.PixelData
+
+
+@pytest.mark.parametrize("padding", [b" ", b"\0", b"  ", b" \0"])
+def test_padding_of_uids_is_no_mismatch(peer: RawPeer, receiver: Receiver, padding: bytes) -> None:
+    instance = Instance()
+    uid = instance.sop_instance.encode() + padding
+    instance.values["SOPInstanceUID"] = uid + b"\0" * (len(uid) % 2)
+    data_set = instance.encode(EXPLICIT)
+    before = set(receiver.files())
+    assert peer.store(instance.sop_instance, data_set).status == 0
+    (path,) = set(receiver.files()) - before
+    assert stored_data_set(path) == data_set
+
+
+def test_promiscuous_stores_what_it_does_not_know(tmp_path: Path) -> None:
+    instance = Instance(sop_class="1.2.3.4.5")
+    with (
+        Receiver(tmp_path, OXIDICOM_SCP_PROMISCUOUS="true") as receiver,
+        RawPeer(receiver.port) as peer,
+    ):
+        peer.associate([Context(1, "1.2.3.4.5", ["1.2.3.4.5.6"])])
+        assert store(peer, instance).status == 0
+        peer.release()
+        path = receiver.path_of(instance.sop_instance)
+        assert stored_data_set(path) == instance.encode(EXPLICIT)
+        meta = pydicom.dcmread(path, force=True, stop_before_pixels=True).file_meta
+        assert meta.TransferSyntaxUID == "1.2.3.4.5.6"
+        assert meta.MediaStorageSOPClassUID == "1.2.3.4.5"
+
+
+def test_synced_files_are_the_same_files(tmp_path: Path) -> None:
+    instances = [Instance(pixels=size) for size in (100, 100_000, 3_000_000)]
+    with Receiver(tmp_path, OXIDICOM_FSYNC="true") as receiver, RawPeer(receiver.port) as peer:
+        peer.associate()
+        for instance in instances:
+            assert store(peer, instance).status == 0
+            assert receiver.data_set_of(instance.sop_instance) == instance.encode(EXPLICIT)
+        peer.release()
+        for instance in instances:
+            assert receiver.wait_for_registration(instance.series)["ndicom"] == 1
 
 
 def odd_but_readable() -> Iterator[object]:
@@ -287,6 +349,36 @@ def test_other_failures_of_ours(tmp_path: Path) -> None:
         assert receiver.leftovers() == []
 
 
+def test_journal_that_cannot_be_written_refuses(tmp_path: Path) -> None:
+    instance = Instance()
+    with Receiver(tmp_path) as receiver, RawPeer(receiver.port) as peer:
+        peer.associate()
+        journal = receiver.state / "journal"
+        shutil.rmtree(journal)
+        journal.write_text("a file where a folder belongs")
+        assert_refused(store(peer, instance), PROCESSING_FAILURE)
+        assert receiver.files() == [], "what nobody would register after a crash"
+        journal.unlink()
+        assert store(peer, instance).status == 0
+        peer.release()
+        assert receiver.wait_for_registration(instance.series)["ndicom"] == 1
+
+
+def test_outbox_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
+    instance = Instance()
+    with Receiver(tmp_path) as receiver, RawPeer(receiver.port) as peer:
+        outbox = receiver.state / "outbox"
+        shutil.rmtree(outbox, ignore_errors=True)
+        outbox.write_text("a file where a folder belongs")
+        peer.associate()
+        assert store(peer, instance).status == 0
+        peer.release()
+        receiver.wait_for_log("association released")
+        wait_until(lambda: len(receiver.log()) > 4, "its complaint")
+        outbox.unlink()
+        assert receiver.wait_for_registration(instance.series, 40)["ndicom"] == 1
+
+
 @pytest.fixture
 def small_file_system(tmp_path: Path) -> Iterator[Path]:
     """2 MiB, all of it the receiver's."""
@@ -309,6 +401,39 @@ def test_full_disk(small_file_system: Path) -> None:
         assert store(peer, again).status == 0
         assert receiver.data_set_of(fits.sop_instance) == fits.encode(EXPLICIT)
         peer.release()
+
+
+def test_no_file_handle_left(receiver: Receiver) -> None:
+    first, second = Instance(), Instance(pixels=200_000)
+    process = psutil.Process(receiver.process.pid)
+    limit = process.rlimit(psutil.RLIMIT_NOFILE)
+    with RawPeer(receiver.port) as peer:
+        peer.associate()
+        assert store(peer, first).status == 0
+        highest = max(int(name) for name in os.listdir(f"/proc/{process.pid}/fd"))
+        process.rlimit(psutil.RLIMIT_NOFILE, (highest + 1, limit[1]))
+        try:
+            response = store(peer, second)
+        finally:
+            process.rlimit(psutil.RLIMIT_NOFILE, limit)
+        assert_refused(response, OUT_OF_RESOURCES)
+        assert store(peer, second).status == 0
+        peer.release()
+
+
+def test_folders_removed_under_our_feet(receiver: Receiver) -> None:
+    series = new_uid()
+    instances = [Instance(series=series, number=number) for number in range(1, 4)]
+    with RawPeer(receiver.port) as peer:
+        peer.associate(calling=b"REMOVED")
+        assert store(peer, instances[0]).status == 0
+        shutil.rmtree(receiver.root / "SERVICES/PACS/REMOVED")
+        assert store(peer, instances[1]).status == 0
+        shutil.rmtree(receiver.state / "tmp")
+        assert store(peer, instances[2]).status == 0
+        peer.release()
+    # CUBE compares with the files that are there.
+    assert receiver.wait_for_registration(series)["ndicom"] == 2
 
 
 # ---- names (decisions 24 to 27) -----------------------------------------------------------------
@@ -431,3 +556,38 @@ def test_characters_that_hold_a_backslash_stay_whole(receiver: Receiver) -> None
     folder = receiver.path_of(instance.sop_instance).relative_to(receiver.root).parts[3]
     assert folder == "P1-_A-19800102"
     assert receiver.wait_for_registration(instance.series)["series"]["patient_name"] == name
+
+
+def test_senders_of_the_same_instances_at_once(receiver: Receiver) -> None:
+    series = new_uid()
+    uids = [new_uid() for _ in range(20)]
+
+    def send(sender: int) -> None:
+        with RawPeer(receiver.port) as peer:
+            peer.associate()
+            for turn in range(5):
+                for index, uid in enumerate(uids):
+                    number = 10 * index + (turn + sender) % 7
+                    instance = Instance(series=series, sop_instance=uid, number=number)
+                    instance.values["PatientName"] = f"Sender^{sender}"
+                    assert store(peer, instance).status == 0
+            peer.release()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(send, range(4)))
+    files = [path for path in receiver.files() if path.name.partition("-")[2][:-4] in uids]
+    assert len(files) == len(uids)
+    assert len({path.parent for path in files}) == 1
+    assert receiver.wait_for_registration(series)["ndicom"] == len(uids)
+
+
+def test_uids_far_too_long(peer: RawPeer, receiver: Receiver) -> None:
+    # The path holds a hash of the one; the file name is cut for the other (25).
+    long = "1." * 700 + "1"
+    instance = Instance(series=long, sop_instance=long)
+    before = set(receiver.files())
+    assert store(peer, instance).status == 0
+    (path,) = set(receiver.files()) - before
+    assert len(path.name) <= 255
+    assert path.name.startswith("0001-1.1.1.")
+    assert stored_data_set(path) == instance.encode(EXPLICIT)

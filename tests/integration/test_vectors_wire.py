@@ -133,6 +133,38 @@ def test_vector(bench: Bench, vector: dict[str, Any]) -> None:
         assert list(message.kwargs) == list(VECTORS["celery"]["body"][1]), "in CUBE's order"
 
 
+def test_ages(bench: Bench) -> None:
+    ages = {Instance().series: age for age in VECTORS["patient_age"]}
+    instances = [
+        Instance(series=series, sop_class=MR_IMAGE_STORAGE, PatientAge=age["in"])
+        for series, age in ages.items()
+    ]
+    send(bench, [(instance, 0) for instance in instances])
+    for instance in instances:
+        bench.progress.wait_for(lonk.subject("RAWPEER", instance.series))
+    kwargs = [message.kwargs for message in bench.queue.take_all()]
+    assert {each["SeriesInstanceUID"]: each["PatientAge"] for each in kwargs} == {
+        series: age["days"] for series, age in ages.items()
+    }
+
+
+def test_hashes_of_series(bench: Bench) -> None:
+    hashes = {each["ascii"]: each["hex"][:7] for each in VECTORS["seahash"] if uid_like(each)}
+    assert "a88d034" in hashes.values(), "one whose hash begins by zero"
+    instances = [Instance(series=series, sop_class=MR_IMAGE_STORAGE) for series in hashes]
+    send(bench, [(instance, 0) for instance in instances])
+    for instance in instances:
+        folder = bench.receiver.path_of(instance.sop_instance).parent.name
+        assert folder == f"00003-Lung-{hashes[instance.series]}"
+        bench.progress.wait_for(lonk.subject("RAWPEER", instance.series))
+    bench.queue.take_all()
+
+
+def uid_like(each: dict[str, str]) -> bool:
+    text = each.get("ascii", "")
+    return bool(text) and set(text) <= set("0123456789.")
+
+
 def test_task_message_is_as_celery_writes_it(bench: Bench) -> None:
     instance = Instance(sop_class=MR_IMAGE_STORAGE, PatientName="Secret^Name")
     send(bench, [(instance, 0)])

@@ -219,8 +219,10 @@ def store_message(
 class RawPeer:
     """A blocking connection. Every wait ends after `timeout` seconds with TimeoutError."""
 
-    def __init__(self, port: int, *, timeout: float = 10, nodelay: bool = True) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout)
+    def __init__(
+        self, port: int, *, host: str = "127.0.0.1", timeout: float = 10, nodelay: bool = True
+    ) -> None:
+        self.socket = socket.create_connection((host, port), timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, nodelay)
         self.peer_max_length = 0
 

@@ -27,7 +27,7 @@ BACKLOG: Final = 1024
 """Connections that the kernel holds until we accept them."""
 
 SILENT: Final = 2.0
-"""Seconds without a byte after which a drained association is not sending any more (decision 38)."""
+"""Seconds without a byte after which a drained association sends no more (decision 38)."""
 
 
 def most_connections() -> int:
@@ -177,7 +177,6 @@ class Listener:
         self._established.add(connection)
 
     def ended(self, connection: AssociationProtocol) -> None:
-        """Its place is free, though the connection may linger."""
         self._established.discard(connection)
 
     def closed(self, connection: AssociationProtocol) -> None:

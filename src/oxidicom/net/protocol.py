@@ -7,27 +7,29 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
+from oxidicom.buffers import BufferPool
 from oxidicom.constants import AbortReason
 from oxidicom.logevents import event
 from oxidicom.net.flow import FlowControl
-from oxidicom.net.watch import Watch
+from oxidicom.net.watch import Limits, Watch
 from oxidicom.ports import (
     AssociationBegan,
     AssociationContext,
     AssociationEnded,
     InstanceSink,
+    InstanceStore,
+    Reports,
     StoreOutcome,
 )
 from oxidicom.ulid import new_ulid
 from oxidicom.wire.acceptor import Acceptor
 from oxidicom.wire.events import Associated, Data, Ended, Event, Output, StoreBegan
 from oxidicom.wire.items import AssociateRequest
-
-if TYPE_CHECKING:
-    from oxidicom.net.listener import Listener
+from oxidicom.wire.negotiation import Policy
 
 logger = logging.getLogger("oxidicom.net")
 
@@ -40,16 +42,40 @@ class Phase(Enum):
     CLOSED = auto()
 
 
+class Host(Protocol):
+    """Whom a connection belongs to: the listener."""
+
+    policy: Policy
+    limits: Limits
+    pool: BufferPool
+    store: InstanceStore
+    reports: Reports
+    on_bug: Callable[[BaseException], None]
+    clock: Callable[[], float]
+
+    def opened(self, connection: AssociationProtocol) -> None: ...
+
+    def associated(self, connection: AssociationProtocol) -> None: ...
+
+    def ended(self, connection: AssociationProtocol) -> None:
+        """Its place is free, though the connection may linger."""
+
+    def closed(self, connection: AssociationProtocol) -> None: ...
+
+    def admit(self, peer_address: str) -> None:
+        """Raises AssociationRejected for what lies outside of the request."""
+
+
 # Exactly this base: with asyncio.Protocol beside it, or with neither, uvloop and asyncio choose
 # different callbacks.
 class AssociationProtocol(asyncio.BufferedProtocol):
     """Receives into the pool's buffer, feeds the acceptor, and does what its records say."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._pool = listener.pool
-        self._store = listener.store
-        self._acceptor = Acceptor(listener.policy, self._admit)
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._pool = host.pool
+        self._store = host.store
+        self._acceptor = Acceptor(host.policy, self._admit)
         self._sink: InstanceSink | None = None
         self._association: AssociationContext | None = None
         self._kept = 0  # sinks that keep the buffer under way
@@ -72,11 +98,11 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         if isinstance(address, tuple):
             self.peer = (address[0], address[1])
         self._socket = _socket_of(self._transport)
-        self.watch = Watch(self._listener.limits, self._listener.clock())
+        self.watch = Watch(self._host.limits, self._host.clock())
         # Responses wait for nobody; a peer that vanished is noticed in the end (decisions 16, 19).
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._listener.opened(self)
+        self._host.opened(self)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return self._pool.current
@@ -88,7 +114,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         try:
             self._receive(nbytes)
         except Exception as error:
-            self._listener.on_bug(error)
+            self._host.on_bug(error)
             self.abort("internal error")
         if self._kept:
             kept, self._kept = self._kept, 0
@@ -106,7 +132,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         self._flow.detach()
         if not self._over:
             self._on_ended(self._last or Ended("connection closed by peer"))
-        self._listener.closed(self)
+        self._host.closed(self)
 
     def pause_writing(self) -> None:
         self._flow.peer_reads(False)
@@ -186,20 +212,20 @@ class AssociationProtocol(asyncio.BufferedProtocol):
     # ---- the association's life ----------------------------------------------------------
 
     def _admit(self, request: AssociateRequest) -> None:
-        self._listener.admit(self.peer[0])
+        self._host.admit(self.peer[0])
 
     def _on_associated(self, request: AssociateRequest) -> None:
         association_id = new_ulid()
         self._association = AssociationContext(association_id, request.calling_ae_title)
         self.phase = Phase.ESTABLISHED
-        self._listener.associated(self)
-        self._listener.reports(
+        self._host.associated(self)
+        self._host.reports(
             AssociationBegan(
                 association_id,
                 *self.peer,
                 request.calling_ae_title,
                 request.called_ae_title,
-                self._listener.clock(),
+                self._host.clock(),
                 time.time_ns(),
             )
         )
@@ -211,7 +237,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
             try:
                 sink.discard()
             except Exception as error:
-                self._listener.on_bug(error)
+                self._host.on_bug(error)
         if record.waits and self._flow.pending and self.phase is Phase.ESTABLISHED:
             self._last = record
         else:
@@ -225,7 +251,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
             refused = record.error is not None and record.error.startswith("rejected")
             level = logging.WARNING if refused else logging.DEBUG
             event(logger, level, "no association", peer=self.peer[0], reason=record.error)
-        self._listener.ended(self)
+        self._host.ended(self)
         self._close(record.last_words)
         self._report_end()
 
@@ -237,12 +263,12 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         association_id = self._association.association_id
         self._association = None
         self._store.association_ended(association_id)
-        self._listener.reports(
+        self._host.reports(
             AssociationEnded(
                 association_id,
                 self._last.error,
                 self.received,
-                self._listener.clock(),
+                self._host.clock(),
                 time.time_ns(),
             )
         )
@@ -253,7 +279,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSING
-        self.watch.closing(self._listener.clock())
+        self.watch.closing(self._host.clock())
         if self._transport.is_closing():
             self._flow.detach()
             return

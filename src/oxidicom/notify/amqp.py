@@ -48,16 +48,16 @@ class AmqpPublisher:
                 await self._ready()
         except Exception as error:
             log.warning("the AMQP broker is away: %s: %s", type(error).__name__, error)
-            await self._disconnect()
             return False
         return True
 
     async def publish(self, registration: Registration, task_id: str) -> None:
         """Return once the broker has confirmed that a queue holds the message on its disk.
 
-        Raises whatever went wrong (TimeoutError, OSError, AMQPException); the message may have been
-        taken all the same. The next call connects anew if need be.
+        Raises whatever went wrong (TimeoutError, OSError, AMQPError, RuntimeError); the message may
+        have been taken all the same. The next call connects anew if need be.
         """
+        channel: AbstractChannel | None = None
         message = self._message(registration, task_id)
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT):
@@ -70,8 +70,13 @@ class AmqpPublisher:
                     await self._publish(channel, message)
         except DeliveryError:
             raise  # refused by a broker that is well: returned again, or nack
-        except BaseException:
-            await self._disconnect()
+        except BaseException as error:
+            if channel is not None:
+                await self._disconnect(channel)
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
+                # Nobody cancelled us: the library cancels what waits on a connection that ends.
+                raise ConnectionError("the connection ended before the confirmation") from None
             raise
 
     async def close(self) -> None:
@@ -100,10 +105,14 @@ class AmqpPublisher:
             if self._channel is not None and not self._channel.is_closed:
                 return self._channel
             await self._drop_connection()
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                self._connection = await self._connect()
-                await self._declare()
-                self._channel = await self._open_channel()
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    self._connection = await self._connect()
+                    await self._declare()
+                    self._channel = await self._open_channel()
+            except BaseException:
+                await self._drop_connection()
+                raise
             return self._channel
 
     async def _connect(self) -> AbstractConnection:
@@ -137,9 +146,11 @@ class AmqpPublisher:
         await channel.initialize()
         return channel
 
-    async def _disconnect(self) -> None:
+    async def _disconnect(self, broken: AbstractChannel | None = None) -> None:
         async with self._connecting:
-            await self._drop_connection()
+            # Another call may have replaced the broken one by now.
+            if broken is None or broken is self._channel:
+                await self._drop_connection()
 
     async def _drop_connection(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None

@@ -1,4 +1,4 @@
-"""One series, one folder: what each series in reception is called and what lies in it (decision 26).
+"""One series, one folder: what each is called and what lies in it (decision 26).
 
 Claims are made on the loop's thread. A folder's files are listed and changed by whichever thread
 places a file; each of those steps is one dictionary operation.
@@ -9,13 +9,20 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from oxidicom.ports import SeriesInfo, SeriesKey
 
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_INSTANCE_FILE: Final = re.compile(r".*-([0-9.]+)\.dcm", re.DOTALL)
+
+# An instance number takes at least four characters, and may hold "-"; so may an odd UID. Only with
+# a single "-" behind those four is it sure where the one ends and the other begins.
+_INSTANCE_FILE: Final = re.compile(r".{4}[^-]*-([0-9.]+)\.dcm", re.DOTALL)
+_LONGEST_UNCUT: Final = 254
+"""Bytes; a name of 255 may have been cut, and then ends in a hash (naming.py)."""
 
 
 class SeriesFolder:
@@ -26,8 +33,11 @@ class SeriesFolder:
         "files",
         "journaled",
         "listed",
+        "made",
         "path",
         "pending",
+        "placing",
+        "registered",
         "series",
         "stored",
     )
@@ -38,11 +48,53 @@ class SeriesFolder:
         self.files: dict[str, str] = {}
         """SOP Instance UID → file name, of what lies in the folder."""
         self.listed = False
+        """Whether `files` knows what an earlier reception left in the folder."""
+        self.made = False
         self.stored = 0
         self.pending = 0
         """Instances on their way into it."""
+        self.registered = False
+        """Nothing was stored since the last registration, which came while some association that
+        had claimed the series was open."""
         self.associations: set[str] = set()
         self.journaled: set[str] = set()
+        self.placing: dict[str, deque[Callable[[], None]]] = {}
+        """SOP Instance UIDs that writer threads are placing, and who waits for the end of it: two
+        files of one instance at once could each be taken for the older one."""
+
+    def enter(self, sop_instance_uid: str, waiter: Callable[[], None]) -> bool:
+        """True: nothing of this instance is being placed; else `waiter` is called after it."""
+        waiting = self.placing.get(sop_instance_uid)
+        if waiting is None:
+            return True
+        waiting.append(waiter)
+        return False
+
+    def leave(self, sop_instance_uid: str) -> None:
+        """It is placed, or failed; the next one of its UID goes on."""
+        waiting = self.placing.pop(sop_instance_uid, None)
+        if not waiting:
+            return
+        waiting.popleft()()
+        for waiter in waiting:
+            if self.enter(sop_instance_uid, waiter):
+                waiter()
+
+    def list(self, root_fd: int) -> None:
+        """Learn what an earlier reception left here: a repeat of it replaces it. Raises OSError."""
+        for uid, name in list_instances(root_fd, self.path).items():
+            # Another thread may know better meanwhile.
+            self.files.setdefault(uid, name)
+        self.listed = True
+
+    def replace(self, file_name: str) -> str | None:
+        """The file was placed; returns the same instance's older file, if that has another name."""
+        uid = instance_uid_of(file_name)
+        if uid is None:
+            return None
+        older = self.files.get(uid)
+        self.files[uid] = file_name
+        return None if older == file_name else older
 
 
 class SeriesFolders:
@@ -83,29 +135,37 @@ class SeriesFolders:
             if folder is not None:
                 folder.associations.discard(association_id)
                 folder.journaled.discard(association_id)
-                if folder.stored == 0 and not folder.associations:
+                if not folder.associations and (folder.registered or not folder.stored):
                     del self._folders[key]
 
     def completed(self, key: SeriesKey) -> None:
         """The series is registered: its next instance begins a reception of its own, unless an
         association that is still open has claimed it meanwhile."""
         folder = self._folders.get(key)
-        if folder is not None and not folder.associations:
+        if folder is None:
+            return
+        if folder.associations:
+            folder.registered = True
+        else:
             del self._folders[key]
 
 
 def instance_uid_of(file_name: str) -> str | None:
     """The SOP Instance UID that a file is named by; None where the name does not tell for sure."""
+    if len(file_name) > _LONGEST_UNCUT:
+        return None
     match = _INSTANCE_FILE.fullmatch(file_name)
     return match[1] if match else None
 
 
-def make_folders(root_fd: int, path: bytes, sync: bool) -> None:
+def make_folders(root_fd: int, path: bytes, sync: bool) -> bool:
     """Make each folder of `path` beneath `root_fd` that is missing; follows no symbolic link.
 
-    Raises OSError: ELOOP or ENOTDIR where a link or a file stands in the way. With `sync` the
-    new names are on the device when it returns.
+    True: the last one was not there before. Raises OSError: ELOOP or ENOTDIR where a link or a file
+    stands in the way. With `sync` the whole path is on the device when it returns, whoever made
+    it: another thread may have made a part of it and not synced it yet.
     """
+    made = False
     parent = os.dup(root_fd)
     try:
         for component in path.split(b"/"):
@@ -113,13 +173,14 @@ def make_folders(root_fd: int, path: bytes, sync: bool) -> None:
             with suppress(FileExistsError):
                 os.mkdir(component, 0o755, dir_fd=parent)
                 made = True
-            child = os.open(component, _OPEN_FOLDER, dir_fd=parent)
-            if made and sync:
+            if sync:
                 os.fsync(parent)
+            child = os.open(component, _OPEN_FOLDER, dir_fd=parent)
             os.close(parent)
             parent = child
     finally:
         os.close(parent)
+    return made
 
 
 def open_folder(root_fd: int, path: bytes) -> int:

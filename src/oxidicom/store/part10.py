@@ -8,12 +8,13 @@ from typing import Final
 
 from oxidicom.constants import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
-# A zero preamble: what a peer might put there could make the file pass for a program (CVE-2019-11687).
+# Zeros: what a peer might put there could make the file pass for a program (CVE-2019-11687).
 _PREAMBLE: Final = bytes(128) + b"DICM"
 
 
 def _padded(text: str, pad: bytes) -> bytes:
-    value = text.encode("latin-1", "replace")
+    # A peer may send a UID that two bytes of length cannot tell.
+    value = text.encode("latin-1", "replace")[:0xFFFE]
     return value + pad if len(value) % 2 else value
 
 
@@ -22,7 +23,9 @@ def _element(element: int, vr: bytes, value: bytes) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _constant_parts(sop_class: str, transfer_syntax: str, calling_ae_title: str) -> tuple[bytes, bytes]:
+def _constant_parts(
+    sop_class: str, transfer_syntax: str, calling_ae_title: str
+) -> tuple[bytes, bytes]:
     version = struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01"
     before = version + _element(0x0002, b"UI", _padded(sop_class, b"\0"))
     after = (

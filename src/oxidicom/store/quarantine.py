@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +20,16 @@ class Quarantine:
 
     def __init__(self, files_root: Path, state_dir: Path) -> None:
         self._files_root = files_root
+        self._beside = files_root / os.fsdecode(_BESIDE_TEMPORARY)
         self._folder = state_dir / "quarantine"
-        self._elsewhere = self._folder.resolve() != (files_root / ".oxidicom/quarantine").resolve()
+        self._elsewhere = self._folder.resolve() != self._beside.resolve()
 
     def keep(self, part: PartFile, gather: Gather) -> None:
-        """Write what is left of the instance and move it into quarantine; raises OSError."""
+        """Write what is left of the instance and move it into quarantine.
+
+        Raises OSError, and then leaves nothing in `state_dir`; what was whole by then stays beside
+        the temporary files.
+        """
         name = f"{new_ulid()}.dcm"
         root_fd = os.open(self._files_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -33,7 +39,15 @@ class Quarantine:
             os.close(root_fd)
         if self._elsewhere:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            beside = self._files_root / ".oxidicom/quarantine" / name
-            shutil.copyfile(beside, self._folder / f".{name}")
-            os.replace(self._folder / f".{name}", self._folder / name)
-            beside.unlink()
+            self._move(self._beside / name, name)
+
+    def _move(self, beside: Path, name: str) -> None:
+        half = self._folder / f".{name}"
+        try:
+            shutil.copyfile(beside, half)
+            half.replace(self._folder / name)
+        except OSError:
+            with suppress(OSError):
+                half.unlink(missing_ok=True)
+            raise
+        beside.unlink()

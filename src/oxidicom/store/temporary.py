@@ -24,7 +24,9 @@ PATH: Final = b".oxidicom/tmp"
 _STALE_SECONDS: Final = 24 * 3600.0
 """Nothing is a day in reception; a file of another host that is older has no writer any more."""
 
-_NAME: Final = re.compile(r"(?P<host>[A-Za-z0-9_.]*)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]+-\d+\.part")
+_NAME: Final = re.compile(
+    r"(?P<host>[A-Za-z0-9_.]*)-(?P<pid>\d{1,9})-(?P<start>\d{1,19})-[0-9a-f]+-\d+\.part", re.ASCII
+)
 
 
 def _start_of(pid: int) -> int | None:
@@ -82,7 +84,6 @@ class TemporaryFolder:
     def _is_left_behind(self, match: re.Match[str], name: str) -> bool:
         if match["host"] == self._host and _start_of(int(match["pid"])) != int(match["start"]):
             return True
-        return time.time() - os.stat(name, dir_fd=self.fd).st_mtime > 0
         return time.time() - os.stat(name, dir_fd=self.fd).st_mtime > _STALE_SECONDS
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -36,6 +37,8 @@ SLOW_NS: Final = 5_000_000
 """A storage call longer than this is slow; three within a second are too many."""
 TOO_SLOW_NS: Final = 20_000_000
 """One call this long already delays every other association too much."""
+STUCK: Final = TOO_SLOW_NS / 1e9
+"""Seconds after which a call that has not returned is too slow already."""
 QUIET: Final = 30.0
 """Seconds without a slow call after which `auto` writes inline again."""
 
@@ -64,30 +67,42 @@ class InlineLane:
 class ThreadLane:
     """One thread of its own; many completions share one wake-up of the loop."""
 
-    def __init__(self, name: str, completions: Completions) -> None:
+    def __init__(self, name: str, completions: Completions, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.busy_since: float | None = None
+        """When the job that runs now began."""
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Done] | None] = SimpleQueue()
         self._completions = completions
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def run(self, job: Callable[[], Any], done: Done) -> None:
+        self._completions.outstanding += 1
         self._jobs.put((job, done))
 
-    def stop(self, timeout: float) -> None:
+    def end(self) -> None:
+        """Once the jobs are done."""
         self._jobs.put(None)
+
+    def join(self, timeout: float) -> bool:
+        """Whether the thread has ended within `timeout` seconds."""
         self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
             job, done = item
+            self.busy_since = self._clock()
             try:
                 result = job()
             except Exception as error:
                 self._completions.put(done, None, error)
             else:
                 self._completions.put(done, result, None)
+            self.busy_since = None
             # Nothing of a finished job is kept alive while the thread waits for the next.
-            item = job = done = result = None  # type: ignore[assignment]
+            del item, job, done
+            result = None
 
 
 class Completions:
@@ -97,6 +112,8 @@ class Completions:
         self._loop = loop
         self._ready: deque[tuple[Done, Any, BaseException | None]] = deque()
         self._woken = False
+        self.outstanding = 0
+        """Jobs begun and not delivered; of the loop's thread."""
 
     def put(self, done: Done, result: Any, error: BaseException | None) -> None:
         self._ready.append((done, result, error))
@@ -113,7 +130,14 @@ class Completions:
         self._woken = False
         while self._ready:
             done, result, error = self._ready.popleft()
-            done(result, error)
+            self.outstanding -= 1
+            try:
+                done(result, error)
+            except Exception as bug:
+                # One association's trouble: the others' completions are behind it.
+                self._loop.call_exception_handler(
+                    {"message": "a storage completion failed", "exception": bug}
+                )
 
 
 class WritePolicy:
@@ -124,6 +148,11 @@ class WritePolicy:
         self._auto_inline = local and not fsync
         self._slow_calls: deque[float] = deque(maxlen=3)
         self._threads_until = float("-inf")
+
+    @property
+    def may_change(self) -> bool:
+        """Whether it is up to us who writes."""
+        return self._mode == "auto"
 
     def inline(self, now: float) -> bool:
         if self._mode != "auto":
@@ -145,9 +174,15 @@ class Writers:
     """Hands out lanes: the inline one, or the writer threads in turn."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, policy: WritePolicy, threads: int, clock: Callable[[], float]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        policy: WritePolicy,
+        threads: int,
+        clock: Callable[[], float],
     ) -> None:
         self.policy = policy
+        self.abandoned = False
+        """Threads were left behind amid a storage call that never returned."""
         self._clock = clock
         self._inline = InlineLane()
         self._completions = Completions(loop)
@@ -157,13 +192,24 @@ class Writers:
 
     def lane(self) -> Lane:
         """For one instance, all of whose jobs run in it, in order."""
-        if self.policy.inline(self._clock()):
+        now = self._clock()
+        if self.policy.inline(now) and not (
+            self._completions.outstanding and self.policy.may_change and self._stuck(now)
+        ):
             return self._inline
         return self.thread_lane()
 
+    def _stuck(self, now: float) -> bool:
+        """Whether a thread waits for the storage right now: the loop's would have to wait too."""
+        return any(
+            (since := thread.busy_since) is not None and now - since > STUCK
+            for thread in self._threads
+        )
+
     def thread_lane(self) -> Lane:
         if len(self._threads) < self._most:
-            self._threads.append(ThreadLane(f"writer-{len(self._threads)}", self._completions))
+            name = f"writer-{len(self._threads)}"
+            self._threads.append(ThreadLane(name, self._completions, self._clock))
         self._next = (self._next + 1) % len(self._threads)
         return self._threads[self._next]
 
@@ -171,7 +217,11 @@ class Writers:
         return lane is self._inline
 
     def stop(self, timeout: float) -> None:
-        """End the threads once their jobs are done, or leave them behind after `timeout` seconds."""
+        """End the threads once their jobs are done; leave them behind after `timeout` seconds."""
         for thread in self._threads:
-            thread.stop(timeout)
+            thread.end()
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            if not thread.join(max(0.0, deadline - time.monotonic())):
+                self.abandoned = True
         self._threads.clear()

@@ -15,7 +15,7 @@ from oxidicom.ports import (
     InstanceStored,
     SeriesInfo,
 )
-from oxidicom.telemetry import Telemetry
+from oxidicom.telemetry.base import Telemetry
 from oxidicom.telemetry.tracing import MAX_OPEN, exportable
 
 MAX_TITLES: Final = 256

@@ -33,7 +33,7 @@ from oxidicom.ports import (
     InstanceStored,
     SeriesInfo,
 )
-from oxidicom.telemetry import Telemetry
+from oxidicom.telemetry.base import Telemetry
 from oxidicom.telemetry.metrics import Measurements
 from oxidicom.telemetry.tracing import Spans
 

@@ -26,7 +26,7 @@ from oxidicom.ports import (
     InstanceStored,
     SeriesInfo,
 )
-from oxidicom.telemetry import Telemetry
+from oxidicom.telemetry.base import Telemetry
 
 MAX_OPEN: Final = 4096
 """Associations; one more than that and the oldest was never reported to have ended."""

@@ -94,8 +94,7 @@ class Acceptor:
 
     def abort(self, reason: AbortReason, text: str) -> Ended:
         """End it from our side, whatever the peer said last: a time-out, a shutdown, a bug."""
-        self._framer.close()
-        self.state = State.CLOSING
+        self._stop()
         return Ended(text, pdus.encode_abort(2, reason))
 
     def store_response(self, outcome: StoreOutcome) -> bytes:
@@ -144,9 +143,13 @@ class Acceptor:
     def _end(
         self, events: list[Event], error: str | None, last_words: bytes = b"", waits: bool = False
     ) -> None:
-        self._framer.close()
-        self.state = State.CLOSING
+        self._stop()
         events.append(Ended(error, last_words, waits))
+
+    def _stop(self) -> None:
+        self._framer.close()
+        self._message = None
+        self.state = State.CLOSING
 
     # ---- messages ------------------------------------------------------------------------
 

@@ -1,0 +1,377 @@
+"""The way of one instance to its file: fragments in, a stored file or a refusal out."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from functools import partial
+from typing import Final
+
+from oxidicom._writer import Gather
+from oxidicom.constants import Status
+from oxidicom.errors import InstanceError
+from oxidicom.ports import (
+    AssociationContext,
+    InstanceRefused,
+    InstanceStored,
+    SinkOwner,
+    StoreOutcome,
+    StoreRequest,
+)
+from oxidicom.store.files import FilesRoot
+from oxidicom.store.folders import SeriesFolder
+from oxidicom.store.names import InstanceNames, read_names, series_uid_of
+from oxidicom.store.naming import pacs_name_of
+from oxidicom.store.part10 import file_header
+from oxidicom.store.quarantine import Quarantine
+from oxidicom.store.reading import reader_for
+from oxidicom.store.writing import SLOW_NS
+
+SMALL: Final = 16 * 1024
+"""Bytes: cheaper to copy than to keep a whole receive buffer for a writer thread."""
+
+QUARANTINED: Final = frozenset({Status.DATA_SET_DOES_NOT_MATCH, Status.CANNOT_UNDERSTAND})
+"""What a person may want to look at: refused for what it holds, not for our own trouble."""
+
+_OUT_OF_RESOURCES: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
+
+
+def refusal_of(error: BaseException) -> InstanceError:
+    """What the sender is told of a failure of ours (decision 21); names of files never show."""
+    if isinstance(error, InstanceError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        reason = os.strerror(error.errno)
+        if error.errno in _OUT_OF_RESOURCES:
+            return InstanceError(Status.OUT_OF_RESOURCES, f"Could not write file: {reason}"[:64])
+        return InstanceError(Status.PROCESSING_FAILURE, f"Could not write file: {reason}"[:64])
+    return InstanceError(Status.PROCESSING_FAILURE, f"Bug: {type(error).__name__}"[:64])
+
+
+def _nothing() -> None:
+    pass
+
+
+def _ignore(result: None, error: BaseException | None) -> None:
+    pass
+
+
+class StorageSink:
+    """One instance in reception (ports.InstanceSink).
+
+    Methods named `_…_job` run in a lane, perhaps on a writer thread, one after the other; all
+    others on the loop's thread.
+    """
+
+    __slots__ = (
+        "_association",
+        "_began",
+        "_broken",
+        "_checked",
+        "_error",
+        "_finished",
+        "_gather",
+        "_inline",
+        "_lane",
+        "_owner",
+        "_part",
+        "_reader",
+        "_request",
+        "_size",
+        "_storage",
+    )
+
+    def __init__(
+        self,
+        storage: FilesRoot,
+        association: AssociationContext,
+        request: StoreRequest,
+        owner: SinkOwner,
+    ) -> None:
+        self._storage = storage
+        self._association = association
+        self._request = request
+        self._owner = owner
+        self._lane = storage.writers.lane()
+        self._inline = storage.writers.is_inline(self._lane)
+        self._reader = reader_for(request.encoding)
+        self._part = storage.temporary.part_file(
+            file_header(
+                request.sop_class_uid,
+                request.sop_instance_uid,
+                request.transfer_syntax,
+                association.calling_ae_title,
+            )
+        )
+        self._gather = Gather()
+        self._size = 0
+        self._error: InstanceError | None = None
+        self._broken = False
+        """A write has failed, though the loop may not know it yet: the file has a hole."""
+        self._checked = False
+        self._finished = False
+
+    # ---- fragments -----------------------------------------------------------------------
+
+    def feed(self, buffer: bytearray, start: int, stop: int) -> None:
+        reader = self._reader
+        if not reader.asleep:
+            reader.feed(buffer, start, stop)
+        self._size += stop - start
+        if self._error is None:
+            self._gather.add(buffer, start, stop)
+
+    def flush(self, buffer: bytearray) -> bool:
+        if self._error is None and self._reader.failed and self._storage.quarantine is None:
+            self._fail(self._unreadable())
+        if self._error is not None or not self._gather:
+            self._gather.clear()
+            return True
+        if self._inline:
+            self._write_inline(self._gather)
+            return True
+        gather, self._gather = self._gather, Gather()
+        if gather.size <= SMALL:
+            gather.detach()
+            self._lane.run(partial(self._write_job, gather), self._written)
+            return True
+        self._lane.run(partial(self._write_job, gather), partial(self._written_from, buffer))
+        return False
+
+    def _write_inline(self, gather: Gather) -> None:
+        try:
+            self._write_job(gather)
+        except Exception as error:
+            self._fail(error)
+        if self._observe():
+            # The rest of this instance goes where the next one goes.
+            self._lane = self._storage.writers.lane()
+            self._inline = self._storage.writers.is_inline(self._lane)
+
+    def _write_job(self, gather: Gather) -> None:
+        self._begin_job()
+        self._storage.write(self._part, gather)
+        self._broken = False
+
+    def _begin_job(self) -> None:
+        """Raises what keeps the instance from being stored; broken until the job has succeeded."""
+        if self._broken or self._error is not None:
+            raise InstanceError(Status.PROCESSING_FAILURE, "An earlier write failed")
+        self._broken = True
+        if not self._checked:
+            self._checked = True
+            self._storage.check_space()
+
+    def _written(self, result: None, error: BaseException | None) -> None:
+        if error is not None:
+            self._fail(error)
+
+    def _written_from(self, buffer: bytearray, result: None, error: BaseException | None) -> None:
+        self._written(result, error)
+        self._owner.buffer_released(buffer)
+
+    def _observe(self) -> bool:
+        """Tell the policy, once, if storage calls were slow."""
+        slowest_ns = self._part.slowest_ns
+        if slowest_ns < SLOW_NS:
+            return False
+        self._part.slowest_ns = 0
+        self._storage.writers.policy.observe(slowest_ns, self._storage.clock())
+        return True
+
+    # ---- the end -------------------------------------------------------------------------
+
+    def finish(self, buffer: bytearray) -> bool:
+        self._began = self._storage.clock()
+        self._finished = True
+        self._reader.finish()
+        if self._error is not None:
+            self._refuse(self._error)
+            return True
+        try:
+            names = self._names()
+        except Exception as error:
+            self._refuse(self._fail(error))
+            return True
+        return self._store(names, buffer)
+
+    def _names(self) -> InstanceNames:
+        if self._reader.failed:
+            raise self._unreadable()
+        names = read_names(self._reader, self._association.calling_ae_title)
+        if names.sop_class_uid != self._request.sop_class_uid:
+            raise InstanceError(
+                Status.DATA_SET_DOES_NOT_MATCH,
+                "SOP Class UID differs from the command's",
+                0x00080016,
+            )
+        if names.sop_instance_uid != self._request.sop_instance_uid:
+            raise InstanceError(
+                Status.DATA_SET_DOES_NOT_MATCH,
+                "SOP Instance UID differs from the command's",
+                0x00080018,
+            )
+        return names
+
+    def _store(self, names: InstanceNames, buffer: bytearray) -> bool:
+        storage = self._storage
+        folder = storage.folders.claim(names.series, self._association.association_id)
+        if not folder.enter(names.sop_instance_uid, partial(self._place, folder, names)):
+            self._gather.detach()
+            return True
+        if self._inline and not folder.listed:
+            try:
+                # First, so that an instance that cannot be written leaves no journal entry behind.
+                self._write_job(self._gather)
+                storage.prepare(folder, self._association.association_id)
+            except Exception as error:
+                self._placed(folder, names, None, error)
+                return True
+            if not folder.listed and storage.writers.policy.may_change:
+                # Nobody knows how much an earlier reception left there.
+                self._leave_loop()
+        if self._inline or self._gather.size <= SMALL:
+            if not self._inline:
+                self._gather.detach()
+            self._place(folder, names)
+            return True
+        self._place(folder, names)
+        # Behind it in the same lane, so that it has done with the buffer.
+        self._lane.run(_nothing, lambda result, error: self._owner.buffer_released(buffer))
+        return False
+
+    def _leave_loop(self) -> None:
+        """What remains may take long: a writer thread does it, and needs no receive buffer."""
+        if self._inline:
+            self._gather.detach()
+            self._lane = self._storage.writers.thread_lane()
+            self._inline = False
+
+    def _place(self, folder: SeriesFolder, names: InstanceNames) -> None:
+        if self._inline:
+            try:
+                self._place_job(folder, names)
+            except Exception as error:
+                self._placed(folder, names, None, error)
+            else:
+                self._placed(folder, names, None, None)
+            return
+        folder.placing[names.sop_instance_uid] = deque()
+        self._lane.run(
+            partial(self._place_job, folder, names), partial(self._placed, folder, names)
+        )
+
+    def _place_job(self, folder: SeriesFolder, names: InstanceNames) -> None:
+        self._begin_job()
+        self._storage.place(
+            self._part, self._gather, folder, names.file_name, self._association.association_id
+        )
+
+    def _placed(
+        self, folder: SeriesFolder, names: InstanceNames, _: None, error: BaseException | None
+    ) -> None:
+        folder.pending -= 1
+        self._observe()
+        if error is not None:
+            self._refuse(self._fail(error))
+        else:
+            folder.stored += 1
+            folder.registered = False
+            self._tell_stored(folder, names)
+        folder.leave(names.sop_instance_uid)
+
+    def _tell_stored(self, folder: SeriesFolder, names: InstanceNames) -> None:
+        now = self._storage.clock()
+        self._storage.reports(
+            InstanceStored(
+                self._association.association_id,
+                folder.series,
+                names.sop_instance_uid,
+                self._size,
+                now - self._began,
+                now,
+            )
+        )
+        self._owner.instance_done(StoreOutcome(self._request, Status.SUCCESS))
+
+    def discard(self) -> None:
+        if not self._finished:
+            self._finished = True
+            self._drop(InstanceError(Status.PROCESSING_FAILURE, "Discarded"))
+
+    # ---- failure -------------------------------------------------------------------------
+
+    def _unreadable(self) -> InstanceError:
+        offending = self._reader.offending
+        return InstanceError(
+            Status.CANNOT_UNDERSTAND,
+            f"Cannot parse data set: {self._reader.error}"[:64],
+            offending if offending >= 0 else None,
+        )
+
+    def _fail(self, error: BaseException) -> InstanceError:
+        """The first failure decides; the rest of the instance is read and dropped."""
+        if self._error is not None:
+            return self._error
+        if self._storage.on_bug is not None and not isinstance(error, (InstanceError, OSError)):
+            self._storage.on_bug(error)
+        # Without the frames, which hold this sink and the buffers of its jobs.
+        refusal = refusal_of(error).with_traceback(None)
+        if self._quarantine_for(refusal) is None:
+            self._drop(refusal)
+        else:
+            self._error = refusal
+        return refusal
+
+    def _drop(self, error: InstanceError) -> None:
+        self._error = error
+        self._gather.clear()
+        self._lane.run(self._part.discard, _ignore)
+
+    def _quarantine_for(self, error: InstanceError) -> Quarantine | None:
+        # Only of whole instances: one that a write broke has a hole.
+        return self._storage.quarantine if error.status in QUARANTINED and self._finished else None
+
+    def _series_uid(self) -> str | None:
+        try:
+            return series_uid_of(self._reader, self._association.calling_ae_title)
+        except Exception:
+            # What broke `_names`, told then, breaks this too.
+            return None
+
+    def _refuse(self, error: InstanceError) -> None:
+        storage = self._storage
+        storage.reports(
+            InstanceRefused(
+                self._association.association_id,
+                self._association.calling_ae_title,
+                pacs_name_of(self._association.calling_ae_title),
+                self._series_uid(),
+                error.status,
+                error.notice,
+                storage.clock(),
+            )
+        )
+        outcome = StoreOutcome(self._request, error.status, error.comment, error.offending)
+        quarantine = self._quarantine_for(error)
+        if quarantine is None:
+            self._owner.instance_done(outcome)
+            return
+        # It may be copied over to another file system.
+        if self._inline:
+            self._leave_loop()
+        else:
+            self._gather.detach()
+        self._lane.run(
+            partial(self._quarantine_job, quarantine),
+            lambda result, failure: self._owner.instance_done(outcome),
+        )
+
+    def _quarantine_job(self, quarantine: Quarantine) -> None:
+        try:
+            if not self._broken:
+                self._storage.check_space()
+                quarantine.keep(self._part, self._gather)
+        finally:
+            self._part.discard()

@@ -1,0 +1,51 @@
+"""What telemetry is asked to record; this one drops everything."""
+
+from __future__ import annotations
+
+from oxidicom.ports import (
+    AssociationBegan,
+    AssociationEnded,
+    InstanceRefused,
+    InstanceStored,
+    SeriesInfo,
+)
+
+
+class Telemetry:
+    """Traces and metrics of the control plane; this one, the base, drops everything.
+
+    Methods are called from one thread, take microseconds, never raise and never wait; only
+    `shutdown` waits, within its limit. Error texts given here hold no patient data.
+    """
+
+    def association_began(self, report: AssociationBegan) -> None: ...
+
+    def instance_stored(self, report: InstanceStored) -> None: ...
+
+    def instance_refused(self, report: InstanceRefused) -> None: ...
+
+    def association_ended(self, report: AssociationEnded) -> None: ...
+
+    def series_registered(
+        self,
+        series: SeriesInfo,
+        associations: tuple[str, ...],
+        ndicom: int,
+        started_ns: int,
+        ended_ns: int,
+        attempts: int | None,
+        error: str | None,
+    ) -> None:
+        """From completion to the broker's confirmation, or to its giving up with `error`.
+
+        Times are nanoseconds since the epoch; `attempts` is None where nobody counted.
+        """
+
+    def outbox_depth(self, depth: int) -> None:
+        """Registrations that wait in the outbox now."""
+
+    def lonk_dropped(self, count: int) -> None:
+        """So many more progress messages were dropped."""
+
+    def shutdown(self, timeout_s: float) -> None:
+        """Export what is left, for at most `timeout_s`; nothing is recorded afterwards."""

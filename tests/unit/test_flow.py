@@ -1,0 +1,182 @@
+"""When an association stops reading, and when it goes on."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from oxidicom.buffers import BufferPool
+from oxidicom.net.flow import PENDING, SHARE, FlowControl
+
+
+class Transport:
+    """Reading as a transport knows it; raises where one might."""
+
+    def __init__(self) -> None:
+        self.reading = True
+        self.closed = False
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        assert not self.closed
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        assert not self.closed
+        self.reading = True
+
+
+def test_reading_stops_at_the_share_of_buffers() -> None:
+    transport, pool = Transport(), BufferPool(1 << 20, 16)
+    flow = FlowControl(transport, pool)
+    held = []
+    for _ in range(SHARE):
+        assert transport.reading
+        held.append(pool.current)
+        flow.buffers_kept(1)
+    assert not transport.reading
+    assert flow.lagging
+    flow.buffer_released(held.pop())
+    assert transport.reading
+    assert not flow.lagging
+
+
+def test_who_holds_buffers_waits_while_the_pool_is_exhausted() -> None:
+    pool = BufferPool(32, 16)
+    (one, first), (two, second) = [
+        (transport := Transport(), FlowControl(transport, pool)) for _ in range(2)
+    ]
+    kept_by_first = pool.current
+    first.buffers_kept(1)
+    assert one.reading
+    kept_by_second = pool.current
+    second.buffers_kept(1)
+    assert not two.reading
+    first.buffer_released(kept_by_first)
+    second.buffer_released(kept_by_second)
+    assert one.reading
+    assert two.reading
+
+
+def test_who_holds_nothing_reads_though_the_pool_is_exhausted_by_others() -> None:
+    pool = BufferPool(16, 16)
+    hog = FlowControl(Transport(), pool)
+    hog.buffers_kept(1)
+    assert pool.exhausted
+    transport = Transport()
+    flow = FlowControl(transport, pool)
+    flow.instance_pending()
+    flow.peer_reads(True)
+    assert transport.reading
+
+
+def test_reading_stops_at_the_limit_of_pending_instances() -> None:
+    transport = Transport()
+    flow = FlowControl(transport, BufferPool(1 << 20, 16))
+    for _ in range(PENDING):
+        assert transport.reading
+        flow.instance_pending()
+    assert not transport.reading
+    assert flow.pending == PENDING
+    flow.instance_done()
+    assert transport.reading
+
+
+def test_a_peer_that_does_not_read_is_not_read_from_and_we_do_not_lag() -> None:
+    transport = Transport()
+    flow = FlowControl(transport, BufferPool(1 << 20, 16))
+    flow.peer_reads(False)
+    assert not transport.reading
+    assert flow.paused
+    assert not flow.lagging, "its own fault: time limits go on"
+    flow.peer_reads(True)
+    assert transport.reading
+
+
+def test_released_it_reads_whatever_waits() -> None:
+    transport = Transport()
+    flow = FlowControl(transport, BufferPool(1 << 20, 16))
+    flow.peer_reads(False)
+    flow.release()
+    assert transport.reading
+    flow.peer_reads(True)
+    for _ in range(PENDING):
+        flow.instance_pending()
+    assert transport.reading
+
+
+def test_detached_it_keeps_the_books_and_leaves_the_transport_alone() -> None:
+    transport, pool = Transport(), BufferPool(1 << 20, 16)
+    flow = FlowControl(transport, pool)
+    flow.instance_pending()
+    buffer = pool.current
+    flow.buffers_kept(1)
+    flow.peer_reads(False)
+    flow.detach()
+    transport.closed = True
+    flow.peer_reads(True)
+    flow.buffer_released(buffer)
+    flow.instance_done()
+    assert pool.kept == 0
+    assert flow.pending == 0
+    assert not flow.paused
+
+
+class Flow(RuleBasedStateMachine):
+    """Reading is paused exactly while there is a reason, and nobody waits for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BufferPool(80, 16)
+        self.transports = [Transport(), Transport()]
+        self.flows = [FlowControl(transport, self.pool) for transport in self.transports]
+        self.held: list[list[bytearray]] = [[], []]
+
+    WHO = st.integers(0, 1)
+
+    @rule(who=WHO, holders=st.integers(1, 3))
+    def keep(self, who: int, holders: int) -> None:
+        if self.transports[who].reading:
+            self.held[who] += [self.pool.current] * holders
+            self.flows[who].buffers_kept(holders)
+
+    @rule(who=WHO)
+    def give_back(self, who: int) -> None:
+        if self.held[who]:
+            self.flows[who].buffer_released(self.held[who].pop(0))
+
+    @rule(who=WHO)
+    def begin(self, who: int) -> None:
+        if self.transports[who].reading:
+            self.flows[who].instance_pending()
+
+    @rule(who=WHO)
+    def end(self, who: int) -> None:
+        if self.flows[who].pending:
+            self.flows[who].instance_done()
+
+    @rule(who=WHO, yes=st.booleans())
+    def peer_reads(self, who: int, yes: bool) -> None:
+        self.flows[who].peer_reads(yes)
+
+    @precondition(lambda self: not any(self.held))
+    @rule()
+    def nothing_is_held(self) -> None:
+        assert self.pool.kept == 0
+        for flow in self.flows:
+            assert flow.paused == (flow.pending >= PENDING or not flow._peer_reads)
+
+    @invariant()
+    def the_transport_is_told(self) -> None:
+        for transport, flow in zip(self.transports, self.flows, strict=True):
+            assert transport.reading == (not flow.paused)
+
+    @invariant()
+    def who_waits_will_be_woken(self) -> None:
+        for held, flow in zip(self.held, self.flows, strict=True):
+            if flow.lagging:
+                assert held or flow.pending
+
+
+TestFlow = Flow.TestCase
