@@ -24,7 +24,7 @@ class PeerError(OxidicomError):
 
 
 class AssociationRejected(OxidicomError):
-    """The request is well formed but not accepted; answered by A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
+    """The request is well formed but not accepted; answered by A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
 
     def __init__(self, result: int, source: int, reason: int, text: str) -> None:
         super().__init__(text)

@@ -115,7 +115,7 @@ class Reports(Protocol):
 
 class SeriesProgress(NamedTuple):
     series: SeriesInfo
-    count: int  # type: ignore[assignment]  # a tuple's own method of that name is not missed
+    received: int
     """Distinct instances stored in this reception; never falls."""
     first: bool
 
@@ -145,15 +145,6 @@ class Registration(msgspec.Struct, frozen=True):
 
     series: SeriesInfo
     ndicom: int
-
-
-class RegistrationPublisher(Protocol):
-    """Hands registrations to CUBE: AMQP today, Redis and HTTP beside it."""
-
-    async def publish(self, registration: Registration) -> None:
-        """Return once the broker has taken responsibility; raise anything otherwise."""
-
-    async def close(self) -> None: ...
 
 
 # ---- net ↔ store ---------------------------------------------------------------------------
@@ -198,7 +189,8 @@ class SinkOwner(Protocol):
 
 class InstanceSink(Protocol):
     """One instance in reception: `feed`* with a `flush` before each reuse of the buffer, then
-    `finish` or `discard` once, and nothing more. What the data set holds never makes it raise."""
+    `finish` or `discard` once, and nothing more. What the data set holds never makes it raise.
+    """
 
     def feed(self, buffer: bytearray, start: int, stop: int) -> None:
         """Bytes [start, stop) of `buffer` are the next fragment; valid until `flush`."""
@@ -210,7 +202,7 @@ class InstanceSink(Protocol):
         """The last fragment was fed; `instance_done` follows. Returns as `flush` does."""
 
     def discard(self) -> None:
-        """The instance will never be complete; nothing of it remains, `instance_done` not called."""
+        """The instance will never be complete: nothing of it remains, no outcome follows."""
 
 
 class InstanceStore(Protocol):

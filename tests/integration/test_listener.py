@@ -261,6 +261,22 @@ async def test_ipv6_peers(start: Start) -> None:
     await asyncio.to_thread(script)
 
 
+async def test_one_port_for_both_families(start: Start) -> None:
+    try:
+        bench = await start("::", allowed_networks=[ipaddress.ip_network("127.0.0.1/32")])
+    except OperatorError:
+        pytest.skip("no IPv6 here")
+
+    def script(peer: RawPeer) -> None:
+        peer.associate()
+        peer.release()
+
+    await bench.by_peer(script)
+    began = bench.reports[0]
+    assert isinstance(began, AssociationBegan)
+    assert began.peer_address == "127.0.0.1"
+
+
 async def test_a_port_in_use_is_the_operators_fault(start: Start) -> None:
     bench = await start()
     with pytest.raises(OperatorError, match="set OXIDICOM_LISTENER_PORT to a free port"):

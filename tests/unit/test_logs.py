@@ -179,14 +179,14 @@ def test_levels() -> None:
     def record() -> None:
         event(logger, logging.DEBUG, "ours-debug")
         event(logger, logging.INFO, "ours-info")
-        logging.getLogger("aio_pika.connection").info("theirs-info")
-        logging.getLogger("aio_pika.connection").warning("theirs %s", "x")
+        logging.getLogger("asyncio.slow").info("theirs-info")
+        logging.getLogger("asyncio.slow").warning("theirs %s", "x")
 
     text = console(record, "info")
     assert "ours-info" in text
     assert "ours-debug" not in text
     assert "theirs-info" not in text
-    assert "aio_pika.connection: theirs …" in text
+    assert "asyncio.slow: theirs …" in text
     assert console(record, "error") == ""
     assert "ours-debug" in console(record, "TRACE")
 

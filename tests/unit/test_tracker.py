@@ -334,7 +334,7 @@ def test_the_references_sequences() -> None:
         assert done.received == distinct
         if "twice" not in case["name"]:
             assert [done.received] == case["celery_ndicom"]
-        counts = [notice.count for notice in notices if isinstance(notice, SeriesProgress)]
+        counts = [notice.received for notice in notices if isinstance(notice, SeriesProgress)]
         assert counts == list(range(1, distinct + 1))
         errors = sum(isinstance(notice, SeriesFailed) for notice in notices)
         assert errors == cases[case["name"]].count("-")

@@ -191,7 +191,7 @@ class ControlPlane:
             match notice:
                 case SeriesProgress():
                     if self._lonk is not None:
-                        self._lonk.progress(notice.series, notice.count, notice.first)
+                        self._lonk.progress(notice.series, notice.received, notice.first)
                 case SeriesFailed():
                     if self._lonk is not None:
                         self._lonk.failed(

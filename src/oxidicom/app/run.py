@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import uvloop
@@ -30,7 +31,18 @@ def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
         event(logger, logging.WARNING, warning)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(logs.on_loop_error)
-        return runner.run(_serve(settings))
+        status = runner.run(_serve(settings))
+    _leave_hung_threads(status)
+    return status
+
+
+def _leave_hung_threads(status: int) -> None:
+    """Storage that hangs holds threads which the interpreter would wait for at its exit."""
+    others = (each for each in threading.enumerate() if each is not threading.main_thread())
+    if any(not thread.daemon for thread in others):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
 
 
 async def _serve(settings: Settings) -> int:

@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import logging
 import resource
+import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -78,11 +79,8 @@ class Listener:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises OperatorError where that cannot be."""
-        loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(
-                lambda: AssociationProtocol(self), host, port, backlog=BACKLOG, reuse_address=True
-            )
+            self._server = await self._bind(host, port)
         except OSError as error:
             raise OperatorError(
                 f"cannot listen on {host} port {port}: {error.strerror or error}; set "
@@ -92,6 +90,19 @@ class Listener:
         self._ticker = asyncio.create_task(self._tick())
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
+
+    async def _bind(self, host: str, port: int) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        if host == "::" and socket.has_dualstack_ipv6():
+            # Left to themselves, loops make it a socket for IPv6 only.
+            both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+            return await loop.create_server(self._connection, sock=both, backlog=BACKLOG)
+        return await loop.create_server(
+            self._connection, host, port, backlog=BACKLOG, reuse_address=True
+        )
+
+    def _connection(self) -> AssociationProtocol:
+        return AssociationProtocol(self)
 
     async def stop_accepting(self) -> None:
         if self._server is not None:

@@ -96,12 +96,14 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         self._write = self._transport.write
         address = transport.get_extra_info("peername")
         if isinstance(address, tuple):
-            self.peer = (address[0], address[1])
+            # On a socket for both families IPv4 peers come in IPv6's clothes.
+            self.peer = (address[0].removeprefix("::ffff:"), address[1])
         self._socket = _socket_of(self._transport)
         self.watch = Watch(self._host.limits, self._host.clock())
         # Responses wait for nobody; a peer that vanished is noticed in the end (decisions 16, 19).
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        with contextlib.suppress(OSError):  # reset already: reading will tell
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._host.opened(self)
 
     def get_buffer(self, sizehint: int) -> bytearray:

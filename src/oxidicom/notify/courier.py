@@ -97,9 +97,7 @@ class Courier:
     async def start(self) -> None:
         """Entries of earlier runs are delivered, oldest first. Never fails, never waits."""
         self._tasks.append(asyncio.create_task(self._write_entries(), name="outbox writer"))
-        if self._publisher is None:
-            log.warning("no broker is configured: registrations stay in the outbox")
-        else:
+        if self._publisher is not None:
             self._tasks.append(asyncio.create_task(self._deliver_entries(), name="courier"))
 
     async def submit(self, registration: Registration) -> asyncio.Future[None]:

@@ -69,6 +69,7 @@ class StorageSink:
         "_began",
         "_broken",
         "_checked",
+        "_dropped",
         "_error",
         "_finished",
         "_gather",
@@ -110,6 +111,7 @@ class StorageSink:
         self._broken = False
         """A write has failed, though the loop may not know it yet: the file has a hole."""
         self._checked = False
+        self._dropped = False
         self._finished = False
 
     # ---- fragments -----------------------------------------------------------------------
@@ -156,7 +158,7 @@ class StorageSink:
 
     def _begin_job(self) -> None:
         """Raises what keeps the instance from being stored; broken until the job has succeeded."""
-        if self._broken or self._error is not None:
+        if self._broken or self._dropped:
             raise InstanceError(Status.PROCESSING_FAILURE, "An earlier write failed")
         self._broken = True
         if not self._checked:
@@ -326,6 +328,7 @@ class StorageSink:
 
     def _drop(self, error: InstanceError) -> None:
         self._error = error
+        self._dropped = True
         self._gather.clear()
         self._lane.run(self._part.discard, _ignore)
 

@@ -78,6 +78,9 @@ def configure(
         old.close()
     root.addHandler(handler)
     root.setLevel(max(number, logging.WARNING))
+    # What is wrong with a broker we say ourselves, once; these print every failed attempt.
+    for client in ("aiormq", "aio_pika", "nats"):
+        logging.getLogger(client).setLevel(logging.CRITICAL)
     logging.getLogger("oxidicom").setLevel(number)
 
 

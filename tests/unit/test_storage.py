@@ -1,0 +1,996 @@
+"""Instances to files (decisions 20 to 27), written inline and by writer threads: the same rules."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import resource
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pydicom
+import pytest
+
+from oxidicom._writer import Gather, PartFile
+from oxidicom.encodings import Encoding
+from oxidicom.ports import (
+    AssociationContext,
+    InstanceRefused,
+    InstanceStored,
+    Report,
+    SeriesInfo,
+    StoreOutcome,
+    StoreRequest,
+)
+from oxidicom.store.quarantine import Quarantine
+from oxidicom.store.sink import StorageSink
+from oxidicom.store.storage import Storage
+from oxidicom.store.writing import WritePolicy, Writers
+from tests.support.data import Instance, new_uid
+from tests.support.raw_peer import DEFLATED, EXPLICIT, IMPLICIT, MR_IMAGE_STORAGE
+
+Mode = Literal["auto", "inline", "threads"]
+
+BLOCK = 20_000
+"""Bytes of a receive buffer here: more than what is cheaper to copy."""
+
+
+class Owner:
+    """The association: counts what the sink keeps, and spoils each buffer once it may."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[StoreOutcome] = []
+        self.kept: list[bytearray] = []
+        self.releases = 0
+        self._changed = asyncio.Event()
+
+    def instance_done(self, outcome: StoreOutcome) -> None:
+        self.outcomes.append(outcome)
+        self._changed.set()
+
+    def buffer_released(self, buffer: bytearray) -> None:
+        self.not_kept(buffer)
+        self.releases += 1
+        self._changed.set()
+
+    def not_kept(self, buffer: bytearray) -> None:
+        """From here on it may be received into."""
+        for index, each in enumerate(self.kept):
+            if each is buffer:
+                del self.kept[index]
+                spoil(buffer)
+                return
+        raise AssertionError("a buffer was released that nobody kept")
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def outcome(self, count: int = 1) -> StoreOutcome:
+        """The `count`th outcome, once all buffers are back."""
+        await self.until(lambda: len(self.outcomes) >= count and not self.kept)
+        return self.outcomes[count - 1]
+
+
+def spoil(buffer: bytearray) -> None:
+    buffer[:] = b"\xee" * len(buffer)
+
+
+class RecordingJournal:
+    def __init__(self, order: list[str]) -> None:
+        self.order = order
+        self.entries: list[tuple[str, str]] = []
+        self.error: Exception | None = None
+
+    def enter(self, association_id: str, series: SeriesInfo) -> None:
+        if self.error is not None:
+            raise self.error
+        self.entries.append((association_id, series.path))
+        self.order.append("journal")
+
+
+class FaultyPart:
+    """A part file one of whose writes fails without the part file knowing."""
+
+    def __init__(self, part: PartFile, fault: Callable[[int], None]) -> None:
+        self._part = part
+        self._fault = fault
+        self._writes = 0
+        self.placed = False
+        self.slowest_ns = 0
+
+    def write(self, gather: Gather) -> None:
+        self._writes += 1
+        self._fault(self._writes)
+        self._part.write(gather)
+
+    def place(self, *arguments: Any) -> bool:
+        self.placed = True
+        return self._part.place(*arguments)
+
+    def discard(self) -> None:
+        self._part.discard()
+
+
+class Bench:
+    def __init__(self, root: Path, mode: Mode, **settings: Any) -> None:
+        self.root = root
+        self.order: list[str] = []
+        self.journal = RecordingJournal(self.order)
+        self.reports: list[Report] = []
+        self.bugs: list[BaseException] = []
+        self.policy = WritePolicy(mode, local=True, fsync=settings.get("fsync", False))
+        self.writers = Writers(asyncio.get_running_loop(), self.policy, 2, time.monotonic)
+        self.storage = Storage(
+            root,
+            writers=self.writers,
+            journal=self.journal,
+            reports=self._report,
+            clock=time.monotonic,
+            on_bug=self.bugs.append,
+            **settings,
+        )
+        self.owner = Owner()
+
+    def _report(self, report: Report) -> None:
+        self.reports.append(report)
+        self.order.append(type(report).__name__)
+
+    def begin(
+        self,
+        instance: Instance,
+        transfer_syntax: str = EXPLICIT,
+        association: str = "A",
+        sop_class: str | None = None,
+        sop_instance: str | None = None,
+        aet: str = "AET",
+        owner: Owner | None = None,
+    ) -> StorageSink:
+        encoding = {
+            IMPLICIT: Encoding.IMPLICIT_LE,
+            EXPLICIT: Encoding.EXPLICIT_LE,
+            DEFLATED: Encoding.DEFLATED,
+        }[transfer_syntax]
+        request = StoreRequest(
+            1,
+            7,
+            sop_class or instance.sop_class,
+            sop_instance or instance.sop_instance,
+            transfer_syntax,
+            encoding,
+        )
+        return self.storage.begin(
+            AssociationContext(association, aet), request, owner or self.owner
+        )
+
+    def feed(self, sink: StorageSink, data: bytes, *, last: bool = True, block: int = BLOCK) -> int:
+        """As an association does; returns how many buffers were kept."""
+        kept = 0
+        for start in range(0, len(data), block):
+            buffer = bytearray(data[start : start + block])
+            sink.feed(buffer, 0, len(buffer))
+            self.owner.kept.append(buffer)  # before the sink may release it
+            end = last and start + block >= len(data)
+            if sink.finish(buffer) if end else sink.flush(buffer):
+                self.owner.not_kept(buffer)
+            else:
+                kept += 1
+        return kept
+
+    async def store(self, instance: Instance, **options: Any) -> StoreOutcome:
+        transfer_syntax = options.get("transfer_syntax", EXPLICIT)
+        data = options.pop("data", None) or instance.encode(
+            transfer_syntax, options.pop("omit", ())
+        )
+        count = len(self.owner.outcomes) + 1
+        self.feed(self.begin(instance, **options), data)
+        return await self.owner.outcome(count)
+
+    def files(self) -> list[str]:
+        return sorted(
+            str(path.relative_to(self.root))
+            for path in (self.root / "SERVICES").rglob("*")
+            if path.is_file()
+        )
+
+    @property
+    def temporary(self) -> list[str]:
+        return os.listdir(self.root / ".oxidicom/tmp")
+
+    def stored(self) -> list[InstanceStored]:
+        return [report for report in self.reports if isinstance(report, InstanceStored)]
+
+    def refused(self) -> list[InstanceRefused]:
+        return [report for report in self.reports if isinstance(report, InstanceRefused)]
+
+    async def quiet(self) -> None:
+        """Every lane has done what it was given."""
+        done = [asyncio.Event() for _ in range(2)]
+        for event in done:
+            self.writers.thread_lane().run(lambda: None, lambda result, error, e=event: e.set())  # type: ignore[misc]
+        for event in done:
+            await event.wait()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.writers.stop, 5)
+        self.storage.close()
+
+
+@pytest.fixture(params=["inline", "threads"])
+def mode(request: pytest.FixtureRequest) -> Mode:
+    value: Mode = request.param
+    return value
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, mode: Mode) -> AsyncIterator[Bench]:
+    bench = Bench(tmp_path, mode)
+    yield bench
+    await bench.quiet()
+    assert bench.temporary == [], "something remained of an instance"
+    assert bench.owner.kept == []
+    assert bench.bugs == []
+    assert all(not folder.pending for folder in bench.storage.folders._folders.values())
+    await bench.close()
+
+
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+async def make(tmp_path: Path, mode: Mode) -> AsyncIterator[Make]:
+    """Benches with other settings."""
+    benches: list[Bench] = []
+
+    def make(**settings: Any) -> Bench:
+        settings.setdefault("mode", mode)
+        benches.append(Bench(tmp_path, **settings))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        await bench.close()
+
+
+# ---- success -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transfer_syntax", [IMPLICIT, EXPLICIT, DEFLATED])
+@pytest.mark.parametrize("pixels", [0, 512, BLOCK, 40 * BLOCK])
+async def test_the_data_set_is_on_disk_byte_for_byte(
+    bench: Bench, transfer_syntax: str, pixels: int
+) -> None:
+    instance = Instance(pixels=pixels)
+    data = instance.encode(transfer_syntax)
+    outcome = await bench.store(instance, transfer_syntax=transfer_syntax, aet="GE MR 7")
+    assert (outcome.status, outcome.comment, outcome.offending) == (0, None, None)
+    (file,) = bench.files()
+    written = (bench.root / file).read_bytes()
+    assert written.endswith(data)
+    assert written[:132] == bytes(128) + b"DICM"
+    meta = pydicom.dcmread(bench.root / file, stop_before_pixels=True).file_meta
+    assert len(written) == 132 + 12 + meta.FileMetaInformationGroupLength + len(data)
+    assert meta.MediaStorageSOPClassUID == instance.sop_class
+    assert meta.MediaStorageSOPInstanceUID == instance.sop_instance
+    assert meta.TransferSyntaxUID == transfer_syntax
+    assert meta.SourceApplicationEntityTitle == "GE MR 7"
+    (report,) = bench.stored()
+    assert report.size == len(data)
+    assert report.sop_instance_uid == instance.sop_instance
+    assert report.series.path == os.path.dirname(file)
+    assert 0 <= report.seconds < 10
+
+
+@pytest.mark.parametrize("block", [1, 7, 255, 16 * 1024, 16 * 1024 + 1])
+async def test_however_it_is_cut(bench: Bench, block: int) -> None:
+    instance = Instance(pixels=2 * block if block > 255 else 512)
+    data = instance.encode(EXPLICIT)
+    bench.feed(bench.begin(instance), data, block=block)
+    assert (await bench.owner.outcome()).status == 0
+    (file,) = bench.files()
+    assert (bench.root / file).read_bytes().endswith(data)
+
+
+async def test_many_fragments_in_one_buffer(bench: Bench) -> None:
+    instance = Instance(pixels=8192)
+    data = instance.encode(EXPLICIT)
+    sink = bench.begin(instance)
+    buffer = bytearray(data)
+    for start in range(0, len(data), 3):
+        sink.feed(buffer, start, min(start + 3, len(data)))
+    bench.owner.kept.append(buffer)
+    if sink.finish(buffer):
+        bench.owner.not_kept(buffer)
+    assert (await bench.owner.outcome()).status == 0
+    (file,) = bench.files()
+    assert (bench.root / file).read_bytes().endswith(data)
+
+
+async def test_buffers_are_kept_by_threads_only_and_released_once(bench: Bench, mode: Mode) -> None:
+    instance = Instance(pixels=10 * BLOCK)
+    data = instance.encode(EXPLICIT)
+    kept = bench.feed(bench.begin(instance), data)
+    assert kept == (0 if mode == "inline" else len(data) // BLOCK)
+    assert (await bench.owner.outcome()).status == 0
+    assert bench.owner.releases == kept
+
+
+async def test_journal_and_file_come_before_success(bench: Bench) -> None:
+    """Once for each association and series."""
+
+    class Watching(Owner):
+        def instance_done(self, outcome: StoreOutcome) -> None:
+            bench.order.append(f"answer {len(bench.files())}")
+            super().instance_done(outcome)
+
+    bench.owner = Watching()
+    series = new_uid()
+    for number in range(3):
+        await bench.store(Instance(series=series, number=number))
+    assert bench.order == [
+        *("journal", "InstanceStored", "answer 1"),
+        *("InstanceStored", "answer 2"),
+        *("InstanceStored", "answer 3"),
+    ]
+    await bench.store(Instance(series=series, number=9), association="B")
+    await bench.store(Instance(number=1), association="B")
+    path = bench.stored()[0].series.path
+    assert bench.journal.entries[:2] == [("A", path), ("B", path)]
+    assert len(bench.journal.entries) == 3
+
+
+async def test_many_at_once(bench: Bench) -> None:
+    series = new_uid()
+    instances = [Instance(series=series, number=i, pixels=3 * BLOCK) for i in range(40)]
+    sinks = [(bench.begin(each), each.encode(EXPLICIT)) for each in instances]
+    for sink, data in sinks:
+        bench.feed(sink, data)
+    await bench.owner.outcome(40)
+    assert {outcome.status for outcome in bench.owner.outcomes} == {0}
+    assert len(bench.files()) == 40
+    for file, (_, data) in zip(bench.files(), sinks, strict=True):
+        assert (bench.root / file).read_bytes().endswith(data)
+
+
+async def test_everything_is_synced_in_order(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """New folders' parents before the file has its name, journal before Success."""
+    bench = make(fsync=True)
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        assert not bench.files()
+        assert bench.order == []
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert (await bench.store(Instance())).status == 0
+    folder = tmp_path / bench.stored()[0].series.path
+    parents = [str(each) for each in folder.parents if each.is_relative_to(tmp_path)]
+    assert sorted(synced) == sorted(parents)
+    assert bench.order == ["journal", "InstanceStored"]
+
+
+# ---- refusals ----------------------------------------------------------------------------
+
+
+async def test_uids_that_differ_from_the_command(bench: Bench) -> None:
+    outcome = await bench.store(Instance(), sop_class=MR_IMAGE_STORAGE)
+    assert (outcome.status, outcome.offending) == (0xA900, 0x00080016)
+    outcome = await bench.store(Instance(), sop_instance="1.2.3.4")
+    assert (outcome.status, outcome.offending) == (0xA900, 0x00080018)
+    assert bench.files() == []
+    assert bench.journal.entries == []
+    assert [report.status for report in bench.refused()] == [0xA900, 0xA900]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "tag"),
+    [
+        ("SOPClassUID", 0x00080016),
+        ("SOPInstanceUID", 0x00080018),
+        ("StudyDate", 0x00080020),
+        ("PatientID", 0x00100020),
+        ("StudyInstanceUID", 0x0020000D),
+        ("SeriesInstanceUID", 0x0020000E),
+    ],
+)
+@pytest.mark.parametrize("pixels", [0, 5 * BLOCK])
+async def test_a_required_tag_is_missing(bench: Bench, keyword: str, tag: int, pixels: int) -> None:
+    instance = Instance(pixels=pixels)
+    outcome = await bench.store(instance, omit=(keyword,))
+    assert (outcome.status, outcome.offending) == (0xC000, tag)
+    assert outcome.comment == f"Missing required tag: {keyword}"
+    (report,) = bench.refused()
+    assert report.error == f"DICOM file does not have the required tag: {keyword}"
+    expected = None if keyword == "SeriesInstanceUID" else instance.series
+    assert report.series_instance_uid == expected
+    assert bench.files() == []
+
+
+@pytest.mark.parametrize("length", [1, 100, 4 * BLOCK])
+async def test_what_is_no_data_set(bench: Bench, length: int) -> None:
+    outcome = await bench.store(Instance(), data=b"\xff" * length)
+    assert outcome.status == 0xC000
+    assert outcome.comment is not None
+    assert len(outcome.comment) <= 64
+    assert bench.files() == []
+
+
+async def test_too_little_free_space(make: Make) -> None:
+    bench = make(min_free_space=2**60)
+    for pixels in (0, 5 * BLOCK):
+        # The first write says so, and no later one may go on behind its back.
+        outcome = await bench.store(Instance(pixels=pixels))
+        assert (outcome.status, outcome.comment) == (0xA700, "Too little free space")
+    await bench.quiet()
+    assert (bench.files(), bench.temporary, bench.journal.entries) == ([], [], [])
+    bench.storage.min_free_space = 1
+    assert (await bench.store(Instance())).status == 0
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system takes root")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+async def test_a_full_disk(full_disk: Path, mode: Mode) -> None:
+    bench = Bench(full_disk, mode)
+    outcome = await bench.store(Instance(pixels=100 * BLOCK))
+    assert (outcome.status, outcome.comment) == (
+        0xA700,
+        "Could not write file: No space left on device",
+    )
+    await bench.quiet()
+    assert (bench.files(), bench.temporary, bench.journal.entries) == ([], [], [])
+    assert (await bench.store(Instance(pixels=10 * BLOCK))).status == 0
+    await bench.close()
+
+
+async def test_no_descriptors_left(bench: Bench) -> None:
+    await bench.store(Instance())
+    await bench.quiet()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    fillers = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        while True:
+            try:
+                fillers.append(os.dup(0))
+            except OSError:
+                break
+        outcome = await bench.store(Instance())
+        # One is enough for the file, but not for its folder beside it: closed by then, it is.
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in fillers:
+            os.close(fd)
+    assert (outcome.status, outcome.comment) == (
+        0xA700,
+        "Could not write file: Too many open files",
+    )
+    assert len(bench.files()) == 1
+    assert (await bench.store(Instance())).status == 0
+
+
+async def test_a_journal_that_fails_refuses(bench: Bench) -> None:
+    instance = Instance(pixels=3 * BLOCK)
+    for number, status in ((errno.ENOSPC, 0xA700), (errno.EIO, 0x0110), (errno.ENOENT, 0x0110)):
+        bench.journal.error = OSError(number, os.strerror(number))
+        assert (await bench.store(instance)).status == status
+        assert bench.files() == []
+    bench.journal.error = None
+    assert (await bench.store(instance)).status == 0
+    assert len(bench.journal.entries) == 1
+
+
+async def test_a_bug_is_told_once_and_refused(bench: Bench) -> None:
+    bug = KeyError("PATIENT NAME")
+    bench.journal.error = bug
+    outcome = await bench.store(Instance())
+    assert (outcome.status, outcome.comment) == (0x0110, "Bug: KeyError")
+    assert bench.bugs == [bug]
+    bench.bugs.clear()
+
+
+@pytest.mark.parametrize("failing", [1, 2, 5, 9])
+@pytest.mark.parametrize("late", [False, True])
+async def test_after_a_failed_write_nothing_is_placed(
+    bench: Bench, failing: int, late: bool, mode: Mode
+) -> None:
+    """`late`: the last fragment comes before the loop has heard of the failure."""
+    parts: list[FaultyPart] = []
+    gate = threading.Event()
+    original = bench.storage.temporary.part_file
+
+    def fault(write: int) -> None:
+        if mode == "threads" and late:
+            assert gate.wait(10)
+        if write == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def faulty(header: bytes) -> Any:
+        parts.append(FaultyPart(original(header), fault))
+        return parts[-1]
+
+    bench.storage.temporary.part_file = faulty  # type: ignore[method-assign]
+    instance = Instance(pixels=9 * BLOCK + 100)
+    data = instance.encode(EXPLICIT)
+    sink = bench.begin(instance)
+    bench.feed(sink, data[: 9 * BLOCK], last=False)
+    if not late:
+        await bench.owner.until(lambda: not bench.owner.kept)
+    bench.feed(sink, data[9 * BLOCK :])
+    gate.set()
+    outcome = await bench.owner.outcome()
+    assert (outcome.status, outcome.comment) == (0x0110, "Could not write file: Input/output error")
+    await bench.quiet()
+    assert not parts[0].placed
+    assert bench.files() == []
+    assert len(bench.refused()) == len(bench.owner.outcomes) == 1
+    del sink, parts[:]
+
+
+async def test_the_rest_of_a_failed_instance_is_dropped(bench: Bench) -> None:
+    """Its memory does not grow, nothing more is written."""
+    sink = bench.begin(Instance())
+    bench.feed(sink, b"\xff" * BLOCK, last=False)
+    await bench.owner.until(lambda: not bench.owner.kept)
+    assert bench.feed(sink, bytes(BLOCK), last=False) == 0
+    before = len(gc.get_objects())
+    for _ in range(50):
+        assert bench.feed(sink, bytes(BLOCK), last=False) == 0
+    assert sink._gather.size == 0
+    assert len(gc.get_objects()) - before < 50
+    assert bench.temporary == [] or bench.writers.policy.inline(0) is False
+    bench.feed(sink, b"end")
+    assert (await bench.owner.outcome()).status == 0xC000
+
+
+async def test_discarded_nothing_remains(bench: Bench) -> None:
+    instance = Instance(pixels=6 * BLOCK)
+    data = instance.encode(EXPLICIT)
+    for end in (0, 1, BLOCK, 5 * BLOCK):
+        sink = bench.begin(instance)
+        bench.feed(sink, data[:end], last=False)
+        sink.discard()
+        sink.discard()
+    await bench.owner.until(lambda: not bench.owner.kept)
+    await bench.quiet()
+    assert bench.owner.outcomes == []
+    assert bench.reports == []
+    assert bench.temporary == []
+    assert len(bench.storage.folders) == 0
+
+
+async def test_sinks_go_without_the_garbage_collector(bench: Bench) -> None:
+    """Nor do refused ones hang in cycles with their buffers."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            await bench.store(Instance(pixels=3 * BLOCK))
+            await bench.store(Instance(pixels=3 * BLOCK), omit=("PatientID",))
+            bench.journal.error = OSError(errno.EIO, "")
+            await bench.store(Instance(pixels=3 * BLOCK))
+            bench.journal.error = None
+        await bench.quiet()
+        left = [each for each in gc.get_objects() if isinstance(each, (StorageSink, Gather))]
+    finally:
+        gc.enable()
+    assert left == []
+
+
+async def test_a_uid_that_no_header_can_hold(bench: Bench) -> None:
+    uid = "1." * 40_000 + "1"
+    outcome = await bench.store(Instance(), sop_instance=uid)
+    assert outcome.status == 0xA900
+
+
+# ---- one series, one folder --------------------------------------------------------------
+
+
+async def test_a_later_instance_goes_where_the_first_one_is(bench: Bench) -> None:
+    series = new_uid()
+    await bench.store(Instance(series=series, number=1))
+    await bench.store(
+        Instance(series=series, number=2, PatientID="OTHER", SeriesDescription="Bone"),
+        association="B",
+    )
+    assert len({os.path.dirname(file) for file in bench.files()}) == 1
+    assert bench.storage.folders.differing == 1
+    first, second = bench.stored()
+    assert first.series is second.series
+    await bench.store(Instance(series=series, number=2, PatientID="OTHER"), aet="OTHER")
+    assert len({os.path.dirname(file) for file in bench.files()}) == 2, "another PACS' series"
+
+
+async def test_a_first_instance_that_failed_does_not_bind(bench: Bench) -> None:
+    series = new_uid()
+    bench.journal.error = OSError(errno.EIO, "")
+    await bench.store(Instance(series=series, PatientID="WRONG"))
+    bench.journal.error = None
+    await bench.store(Instance(series=series, PatientID="RIGHT"))
+    (file,) = bench.files()
+    assert "RIGHT" in file
+    assert bench.storage.folders.differing == 0
+
+
+@pytest.mark.parametrize("earlier_reception", [False, True])
+async def test_a_repeat_with_another_number_replaces_the_older_file(
+    bench: Bench, earlier_reception: bool
+) -> None:
+    first = Instance(number=1)
+    other = Instance(number=2, series=first.series)
+    await bench.store(first)
+    await bench.store(other)
+    if earlier_reception:
+        key = bench.stored()[0].series.key
+        bench.storage.association_ended("A")
+        bench.storage.folders.completed(key)
+        assert len(bench.storage.folders) == 0
+    repeat = Instance(number=9, series=first.series, sop_instance=first.sop_instance)
+    assert (await bench.store(repeat, association="B")).status == 0
+    assert [os.path.basename(file) for file in bench.files()] == sorted(
+        [f"0009-{first.sop_instance}.dcm", f"0002-{other.sop_instance}.dcm"]
+    )
+    assert (await bench.store(repeat, association="B")).status == 0
+    assert len(bench.files()) == 2
+
+
+async def test_repeats_at_the_same_time_leave_exactly_one(bench: Bench) -> None:
+    instance = Instance(number=1)
+    await bench.store(instance)
+    for round_ in range(20):
+        count = len(bench.owner.outcomes)
+        for number in (1, 2, round_):
+            repeat = Instance(
+                number=number,
+                series=instance.series,
+                sop_instance=instance.sop_instance,
+                pixels=BLOCK,
+            )
+            bench.feed(bench.begin(repeat), repeat.encode(EXPLICIT))
+        await bench.owner.outcome(count + 3)
+        assert len(bench.files()) == 1
+        assert f"{round_:04d}-" in bench.files()[0], "the last one counts"
+    assert {outcome.status for outcome in bench.owner.outcomes} == {0}
+
+
+@pytest.mark.parametrize(
+    ("mine", "odd"),
+    [
+        ("3.4", "1.2-3.4"),  # a UID with a hyphen ends as another one does
+        ("12345678", "x" * 300),
+        ("1.2.3", "1.2.3/"),
+    ],
+)
+async def test_odd_uids_never_remove_another_instances_file(
+    bench: Bench, mine: str, odd: str
+) -> None:
+    series = new_uid()
+    for number, uid in ((1, odd), (2, mine), (3, odd), (4, mine)):
+        assert (
+            await bench.store(Instance(series=series, number=number, sop_instance=uid))
+        ).status == 0
+        assert (
+            any(file.endswith(f"{number:04d}-{mine}.dcm") for file in bench.files()) or uid == odd
+        )
+    assert len([file for file in bench.files() if file.endswith(f"-{mine}.dcm")]) >= 1
+    assert len(bench.files()) == 3, "the odd ones stay both"
+
+
+async def test_a_folder_that_is_removed_is_made_again(bench: Bench) -> None:
+    series = new_uid()
+    await bench.store(Instance(series=series, number=1))
+    shutil.rmtree(bench.root / "SERVICES")
+    assert (await bench.store(Instance(series=series, number=2))).status == 0
+    assert len(bench.files()) == 1
+
+
+async def test_a_folder_that_became_a_link_is_refused(
+    bench: Bench, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    series = new_uid()
+    await bench.store(Instance(series=series, number=1))
+    folder = bench.root / bench.stored()[0].series.path
+    folder.rename(outside / "folder")
+    folder.symlink_to(outside / "folder")
+    assert (await bench.store(Instance(series=series, number=2))).status == 0x0110
+    # A fresh reception meets the link when it makes the folders.
+    bench.storage.association_ended("A")
+    bench.storage.folders.completed(bench.stored()[0].series.key)
+    assert (await bench.store(Instance(series=series, number=3))).status == 0x0110
+    assert len(os.listdir(outside / "folder")) == 1
+
+
+async def test_a_root_that_is_a_link_is_followed(tmp_path: Path, mode: Mode) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "root").symlink_to(tmp_path / "real")
+    bench = Bench(tmp_path / "root", mode)
+    assert (await bench.store(Instance())).status == 0
+    assert len(list((tmp_path / "real").rglob("*.dcm"))) == 1
+    await bench.close()
+
+
+async def test_temporary_files_folder_removed(bench: Bench) -> None:
+    await bench.store(Instance())
+    shutil.rmtree(bench.root / ".oxidicom")
+    assert (await bench.store(Instance(pixels=5 * BLOCK))).status == 0
+    assert len(bench.files()) == 2
+
+
+async def test_temporary_file_removed_amid_an_instance(bench: Bench) -> None:
+    instance = Instance(pixels=5 * BLOCK)
+    data = instance.encode(EXPLICIT)
+    sink = bench.begin(instance)
+    bench.feed(sink, data[: 2 * BLOCK], last=False)
+    await bench.owner.until(lambda: not bench.owner.kept)
+    shutil.rmtree(bench.root / ".oxidicom")
+    bench.feed(sink, data[2 * BLOCK :])
+    assert (await bench.owner.outcome()).status == 0x0110
+    assert bench.files() == []
+
+
+# ---- quarantine --------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["beside", "elsewhere"])
+def state_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    if request.param == "beside":
+        yield tmp_path / ".oxidicom"
+        return
+    other = Path("/dev/shm") / f"oxidicom-test-{os.getpid()}"
+    yield other
+    subprocess.run(["rm", "-rf", other], check=True)
+
+
+@pytest.mark.parametrize("pixels", [0, 5 * BLOCK])
+async def test_a_refused_instance_is_kept_whole(
+    make: Make, tmp_path: Path, state_dir: Path, pixels: int
+) -> None:
+    bench = make(quarantine=Quarantine(tmp_path, state_dir))
+    instance = Instance(pixels=pixels)
+    data = instance.encode(EXPLICIT, omit=("PatientID",))
+    assert (await bench.store(instance, omit=("PatientID",))).status == 0xC000
+    (kept,) = (state_dir / "quarantine").iterdir()
+    assert kept.read_bytes().endswith(data)
+    assert pydicom.dcmread(kept).SOPInstanceUID == instance.sop_instance
+    garbage = b"\xff" * (3 * BLOCK)
+    assert (await bench.store(Instance(), data=garbage)).status == 0xC000
+    files = {path.stat().st_size: path for path in (state_dir / "quarantine").iterdir()}
+    assert len(files) == 2
+    assert any(path.read_bytes().endswith(garbage) for path in files.values())
+    await bench.quiet()
+    assert bench.temporary == []
+    beside = tmp_path / ".oxidicom/quarantine"
+    assert beside == state_dir / "quarantine" or list(beside.iterdir()) == []
+
+
+async def test_our_own_trouble_is_not_kept(make: Make, tmp_path: Path) -> None:
+    bench = make(quarantine=Quarantine(tmp_path, tmp_path / ".oxidicom"))
+    bench.journal.error = OSError(errno.EIO, "")
+    assert (await bench.store(Instance(pixels=3 * BLOCK))).status == 0x0110
+    await bench.quiet()
+    assert bench.temporary == []
+    assert not (tmp_path / ".oxidicom/quarantine").exists()
+
+
+@pytest.mark.parametrize("failing", [1, 3])
+async def test_half_an_instance_is_never_kept(make: Make, tmp_path: Path, failing: int) -> None:
+    """A write fails, and then the data set turns out to be refused."""
+    bench = make(quarantine=Quarantine(tmp_path, tmp_path / ".oxidicom"))
+    original = bench.storage.temporary.part_file
+
+    def fault(write: int) -> None:
+        if write == failing:
+            raise OSError(errno.EIO, "")
+
+    bench.storage.temporary.part_file = lambda header: FaultyPart(original(header), fault)  # type: ignore[method-assign, assignment, return-value]
+    outcome = await bench.store(Instance(pixels=5 * BLOCK), omit=("PatientID",))
+    assert outcome.status in (0x0110, 0xC000)
+    await bench.quiet()
+    assert bench.temporary == []
+    assert not (tmp_path / ".oxidicom/quarantine").exists()
+
+
+async def test_a_quarantine_that_fails_delays_no_answer(make: Make, tmp_path: Path) -> None:
+    (tmp_path / ".oxidicom").mkdir()
+    (tmp_path / ".oxidicom/quarantine").write_text("a file in the way")
+    bench = make(quarantine=Quarantine(tmp_path, tmp_path / ".oxidicom"))
+    assert (await bench.store(Instance(), omit=("PatientID",))).status == 0xC000
+    await bench.quiet()
+    assert bench.temporary == []
+
+
+# ---- from inline to threads --------------------------------------------------------------
+
+
+async def test_a_slow_call_sends_the_rest_of_the_instance_to_a_thread(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "auto")
+    instance = Instance(pixels=8 * BLOCK)
+    data = instance.encode(EXPLICIT)
+    sink = bench.begin(instance)
+    assert bench.feed(sink, data[: 2 * BLOCK], last=False) == 0
+    sink._part.slowest_ns = 25_000_000
+    assert bench.feed(sink, data[2 * BLOCK : 3 * BLOCK], last=False) == 0
+    assert bench.feed(sink, data[3 * BLOCK :]) > 0
+    assert (await bench.owner.outcome()).status == 0
+    (file,) = bench.files()
+    assert (bench.root / file).read_bytes().endswith(data)
+    await bench.close()
+
+
+async def test_one_slow_call_is_told_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "auto")
+    sink = bench.begin(Instance())
+    bench.feed(sink, bytes(100), last=False)
+    sink._part.slowest_ns = 6_000_000
+    for _ in range(5):
+        bench.feed(sink, bytes(100), last=False)
+    assert bench.policy.inline(time.monotonic()), "one slow call counted three times"
+    sink.discard()
+    await bench.close()
+
+
+async def test_a_folder_of_an_earlier_reception_is_not_listed_by_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, "auto")
+    threads: list[threading.Thread] = []
+    listdir = os.listdir
+
+    def noted(path: Any) -> list[str]:
+        threads.append(threading.current_thread())
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", noted)
+    instance = Instance()
+    await bench.store(instance)
+    assert threads == [], "a new folder needs no listing"
+    bench.storage.association_ended("A")
+    bench.storage.folders.completed(bench.stored()[0].series.key)
+    await bench.store(instance, association="B")
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+    await bench.store(instance, association="B")
+    assert len(threads) == 1
+    monkeypatch.undo()
+    await bench.close()
+
+
+async def test_hung_storage_does_not_draw_the_loop_in(tmp_path: Path) -> None:
+    """A quiet time is not over while a call has not come back."""
+    now = 0.0
+    policy = WritePolicy("auto", local=True, fsync=False)
+    writers = Writers(asyncio.get_running_loop(), policy, 2, lambda: now)
+    gate, begun, ended = threading.Event(), asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        gate.wait(10)
+
+    policy.observe(25_000_000, now)
+    lane = writers.lane()
+    assert not writers.is_inline(lane)
+    lane.run(hang, lambda result, error: ended.set())
+    await begun.wait()
+    now = 1000.0
+    assert policy.inline(now)
+    assert not writers.is_inline(writers.lane())
+    gate.set()
+    await ended.wait()
+    assert writers.is_inline(writers.lane())
+    await asyncio.to_thread(writers.stop, 5)
+    assert not writers.abandoned
+
+
+async def test_threads_that_hang_are_left_behind_together(tmp_path: Path) -> None:
+    gate = threading.Event()
+    bench = Bench(tmp_path, "threads")
+    ended = [asyncio.Event(), asyncio.Event()]
+    for event in ended:
+        bench.writers.thread_lane().run(
+            lambda: gate.wait(10),
+            lambda result, error, event=event: event.set(),  # type: ignore[misc]
+        )
+    began = time.monotonic()
+    await asyncio.to_thread(bench.writers.stop, 0.5)
+    assert time.monotonic() - began < 0.95, "each waited its own time"
+    assert bench.writers.abandoned
+    bench.storage.close()
+    os.fstat(bench.storage.root_fd)  # theirs still
+    gate.set()
+    async with asyncio.timeout(5):
+        for event in ended:
+            await event.wait()
+    bench.writers.abandoned = False
+    bench.storage.close()
+
+
+async def test_one_completion_that_fails_does_not_stop_the_others() -> None:
+    loop = asyncio.get_running_loop()
+    writers = Writers(loop, WritePolicy("threads", local=True, fsync=False), 1, time.monotonic)
+    faults: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda loop, context: faults.append(context))
+    delivered = asyncio.Event()
+    gate = threading.Event()
+
+    def failing(result: None, error: BaseException | None) -> None:
+        raise RuntimeError
+
+    lane = writers.lane()
+    lane.run(lambda: gate.wait(10), lambda result, error: None)
+    lane.run(lambda: None, failing)
+    lane.run(lambda: None, lambda result, error: delivered.set())
+    gate.set()
+    await asyncio.wait_for(delivered.wait(), 5)
+    assert [type(fault["exception"]) for fault in faults] == [RuntimeError]
+    loop.set_exception_handler(None)
+    await asyncio.to_thread(writers.stop, 5)
+
+
+# ---- the policy --------------------------------------------------------------------------
+
+MS = 1_000_000
+
+
+def test_auto_writes_inline_where_storage_is_local_and_not_synced() -> None:
+    assert WritePolicy("auto", local=True, fsync=False).inline(0)
+    assert not WritePolicy("auto", local=False, fsync=False).inline(0)
+    assert not WritePolicy("auto", local=True, fsync=True).inline(0)
+
+
+@pytest.mark.parametrize("slowest", [0, 4 * MS, 30 * MS, 1000 * MS])
+def test_who_chooses_gets_what_he_chose(slowest: int) -> None:
+    for local in (True, False):
+        inline = WritePolicy("inline", local=local, fsync=True)
+        threads = WritePolicy("threads", local=local, fsync=False)
+        for policy in (inline, threads):
+            for at in range(5):
+                policy.observe(slowest, at / 10)
+        assert inline.inline(1)
+        assert not threads.inline(1000)
+
+
+def test_one_very_slow_call_is_enough_until_it_was_quiet() -> None:
+    policy = WritePolicy("auto", local=True, fsync=False)
+    policy.observe(25 * MS, 100.0)
+    assert not policy.inline(100.0)
+    assert not policy.inline(129.9)
+    policy.observe(25 * MS, 129.9)
+    assert not policy.inline(159.8)
+    assert policy.inline(160.0)
+
+
+def test_three_slow_calls_within_a_second() -> None:
+    policy = WritePolicy("auto", local=True, fsync=False)
+    for at in (0.0, 0.6, 1.2, 1.8):
+        policy.observe(6 * MS, at)
+        policy.observe(4 * MS, at)
+        assert policy.inline(at)
+    policy.observe(6 * MS, 1.9)
+    policy.observe(6 * MS, 2.0)
+    assert not policy.inline(2.0)
+    assert policy.inline(32.1)

@@ -1,0 +1,123 @@
+"""The folder of temporary files: what a crash left goes, what others write stays (promise 3)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oxidicom._writer import Gather
+from oxidicom.store.temporary import TemporaryFolder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[int]:
+    before = len(os.listdir("/proc/self/fd"))
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor leaked"
+
+
+def gathered() -> Gather:
+    gather = Gather()
+    gather.add(b"data", 0, 4)
+    return gather
+
+
+def test_patients_on_their_way_are_nobody_elses(root: int, tmp_path: Path) -> None:
+    temporary = TemporaryFolder(root)
+    temporary.close()
+    assert stat.S_IMODE((tmp_path / ".oxidicom").stat().st_mode) == 0o700
+    TemporaryFolder(root).close()
+
+
+def test_the_names_of_two_writers_differ(root: int, tmp_path: Path) -> None:
+    first, second = TemporaryFolder(root), TemporaryFolder(root)
+    parts = [folder.part_file(b"") for folder in (first, second, first, second)]
+    for part in parts:
+        part.write(gathered())
+    assert len(os.listdir(tmp_path / ".oxidicom/tmp")) == 4
+    del parts, part
+    first.close()
+    second.close()
+
+
+def test_only_what_dead_processes_left_is_swept(root: int, tmp_path: Path) -> None:
+    """A living one of ours, a living one of others, a dead one, its number used again."""
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1, check=True
+    )
+    dead_pid = int(dead.stdout)
+    temporary, neighbour = TemporaryFolder(root), TemporaryFolder(root)
+    mine, theirs = temporary.part_file(b""), neighbour.part_file(b"")
+    mine.write(gathered())
+    theirs.write(gathered())
+    folder = tmp_path / ".oxidicom/tmp"
+    own = sorted(os.listdir(folder))
+    host, pid, start, *_ = own[0].rsplit("-", 4)
+    assert int(pid) == os.getpid()
+    stale = [
+        f"{host}-{dead_pid}-12345-0123abcd-0.part",
+        f"{host}-{pid}-{int(start) + 1}-0123abcd-7.part",
+    ]
+    old = time.time() - 25 * 3600
+    kept = [
+        "other.host-1-1-0123abcd-0.part",
+        "a file of nobody",
+        f"{host}-x-1-0123abcd-0.part",
+        f"{host}-{'9' * 30}-1-0123abcd-0.part",
+    ]
+    abandoned = "another.host-1-1-0123abcd-0.part"
+    for name in (*stale, *kept, abandoned):
+        (folder / name).write_bytes(b"half")
+        # An age of seconds is no reason; that of a day is.
+        os.utime(folder / name, (old, old) if name == abandoned else (time.time() - 60,) * 2)
+    for name in own:
+        os.utime(folder / name, (time.time() - 60,) * 2)
+    assert temporary.sweep() == 3
+    assert sorted(os.listdir(folder)) == sorted([*own, *kept])
+    assert temporary.sweep() == 0
+    mine.discard()
+    theirs.discard()
+    temporary.close()
+    neighbour.close()
+
+
+def test_a_folder_that_was_removed_is_made_again(root: int, tmp_path: Path) -> None:
+    temporary = TemporaryFolder(root)
+    number = temporary.fd
+    lost = temporary.part_file(b"")
+    lost.write(gathered())
+    early = temporary.part_file(b"h")
+    shutil.rmtree(tmp_path / ".oxidicom")
+    temporary.make_again()
+    temporary.make_again()
+    assert temporary.fd == number
+    assert not os.get_inheritable(number)
+    gather = gathered()
+    early.write(gather)
+    (tmp_path / "final").mkdir()
+    assert early.place(Gather(), root, b"final", b"x")
+    assert (tmp_path / "final/x").read_bytes() == b"hdata"
+    with pytest.raises(FileNotFoundError):
+        lost.place(Gather(), root, b"final", b"y")
+    del lost
+    temporary.close()
+
+
+@pytest.mark.parametrize("component", [".oxidicom", ".oxidicom/tmp"])
+def test_a_link_in_its_place_is_refused(root: int, tmp_path: Path, component: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / component).parent.mkdir(exist_ok=True)
+    (tmp_path / component).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError):  # noqa: PT011
+        TemporaryFolder(root)
+    assert os.listdir(tmp_path / "elsewhere") == []
