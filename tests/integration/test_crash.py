@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.brokers import RabbitMQ, free_port
 from tests.support.data import Instance
-from tests.support.raw_peer import EXPLICIT, RawPeer
+from tests.support.raw_peer import EXPLICIT, RawPeer, c_store_rq, p_data, pdv
 from tests.support.receiver import Receiver, stored_data_set, wait_until
 from tests.support.task_queue import TaskQueue
 
@@ -92,6 +92,27 @@ def check_files(receiver: Receiver, load: Load) -> None:
     assert acknowledged <= set(stored)
     for sop_instance, path in stored.items():
         assert stored_data_set(path) == load.sent[sop_instance]
+
+
+def test_half_an_instance_is_swept(receiver: Receiver) -> None:
+    instance = Instance(pixels=3_000_000)
+    data_set = instance.encode(EXPLICIT)
+    with RawPeer(receiver.port) as peer:
+        peer.associate()
+        command = c_store_rq(instance.sop_class, instance.sop_instance)
+        peer.send(p_data(pdv(1, command, command=True, last=True)))
+        for start in range(0, 2_000_000, 100_000):
+            fragment = data_set[start : start + 100_000]
+            peer.send(p_data(pdv(1, fragment, command=False, last=False)))
+        wait_until(lambda: bool(receiver.leftovers()), "part of it on disk")
+        receiver.kill()
+    assert receiver.files() == []
+    assert receiver.leftovers() != []
+    receiver.start()
+    wait_until(lambda: receiver.leftovers() == [], "temporary files swept")
+    receiver.stop()
+    assert receiver.files() == []
+    assert receiver.outbox() == []
 
 
 def test_resend_after_a_crash_is_one_registration(receiver: Receiver) -> None:

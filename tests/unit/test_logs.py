@@ -207,7 +207,7 @@ def test_configuring_again_replaces() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("aiormq", ("Undelivered %r from %(x)s", MARKER)),
+        ("asyncio", ("Undelivered %r from %(x)s", MARKER)),
         ("pydicom", (f"Invalid value for VR PN: '{MARKER}'",)),
         ("asyncio", (f"Exception in callback feed('{MARKER}')\nhandle: <{MARKER}>",)),
         ("oxidicomx", ("%s", MARKER)),
@@ -229,7 +229,7 @@ def test_messages_of_others_in_full_with_phi_allowed() -> None:
 
 def test_the_constant_part_of_messages_of_others_is_kept() -> None:
     def record() -> None:
-        logging.getLogger("nats").error("Invalid value for %s: %-5.2f%%", MARKER, 1.0)
+        logging.getLogger("asyncio").error("Invalid value for %s: %-5.2f%%", MARKER, 1.0)
 
     assert "Invalid value for …: …%%" in console(record)
 
@@ -284,11 +284,11 @@ def test_exceptions_as_arguments_and_of_others() -> None:
             raise ValueError(MARKER)
         except ValueError as error:
             logger.error("failed: %s", error)
-            logging.getLogger("nats").error("nats: encountered error", exc_info=error)
+            logging.getLogger("other").error("nats: encountered error", exc_info=error)
 
     text = console(record)
     assert "failed: ValueError" in text
-    assert "nats: nats exception=ValueError" in text
+    assert "other: nats exception=ValueError" in text
     assert MARKER not in text
 
 

@@ -154,8 +154,8 @@ def test_without_settling_the_end_of_the_association_completes() -> None:
 def test_completion_frees_the_instances_at_once() -> None:
     tracker = SeriesTracker(settle=0, recovery_settle=30)
     tracker.recovered(series(), ("x",), 0)
-    tracker.stored(stored("a", "1", 1))
-    assert tracker.association_ended(ended("a", 1)) == [completed(1, "x", "a")]
+    tracker.stored(stored("a", "1", 31))
+    assert tracker.association_ended(ended("a", 31)) == [completed(1, "x", "a")]
     assert [reception.instances for *_, reception in tracker._queue] == [set()]
     assert tracker.next_deadline() is None
     assert tracker._queue == []
@@ -261,16 +261,26 @@ def test_recovered_and_sent_again(tracker: SeriesTracker) -> None:
     assert tracker.due(1_001) == [completed(1, "x", "a", info=before)]
 
 
-def test_recovered_then_complete_before_its_recovery_time(tracker: SeriesTracker) -> None:
+def test_recovered_and_touched_it_settles_not_before_its_recovery_time(
+    tracker: SeriesTracker,
+) -> None:
+    """Decision 32: a sender may resend over many short associations."""
     tracker.recovered(series(), ("x",), 100)
     tracker.stored(stored("a", "1", 101))
     tracker.association_ended(ended("a", 102))
-    assert tracker.next_deadline() == 103
-    assert tracker.due(103) == [completed(1, "x", "a")]
-    tracker.stored(stored("b", "1", 104))
-    tracker.association_ended(ended("b", 129.5))
-    assert tracker.due(130) == [], "what was queued for the first reception is void"
-    assert tracker.due(130.5) == [completed(1, "b")]
+    assert tracker.next_deadline() == 130
+    assert tracker.due(129.9) == []
+    assert tracker.due(130) == [completed(1, "x", "a")]
+    tracker.stored(stored("b", "1", 131))
+    tracker.association_ended(ended("b", 132))
+    assert tracker.due(133) == [completed(1, "b")], "the next reception owes nothing to it"
+
+
+def test_recovered_counts_go_on_from_what_its_folder_holds(tracker: SeriesTracker) -> None:
+    """Decision 29: counts never fall, and a repeat is not counted again."""
+    tracker.recovered(series(), ("x",), 100, ("1", "2"))
+    assert tracker.stored(stored("a", "2", 101)) == []
+    assert tracker.stored(stored("a", "3", 101)) == [progress(3)]
 
 
 def test_recovered_then_touched_past_its_recovery_time(tracker: SeriesTracker) -> None:

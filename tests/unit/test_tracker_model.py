@@ -25,9 +25,10 @@ class Model:
     def deadline(self, settle: float, recovery_settle: float) -> float | None:
         if self.users:
             return None
-        if self.recovered_at is not None:
-            return self.recovered_at + max(settle, recovery_settle)
-        return self.touched + settle
+        settled = self.touched + settle
+        if self.recovered_at is None:
+            return settled
+        return max(settled, self.recovered_at + recovery_settle)
 
     def completed(self) -> SeriesCompleted:
         return SeriesCompleted(self.info, len(self.instances), tuple(self.associations))
@@ -57,7 +58,6 @@ class Receiving(RuleBasedStateMachine):
 
     def touch(self, model: Model, association: str, at: float) -> None:
         model.touched = max(model.touched, at)
-        model.recovered_at = None
         if association not in model.associations:
             model.associations.append(association)
         if association in self.open:
