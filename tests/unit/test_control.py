@@ -180,5 +180,5 @@ def test_the_thread_runs_a_loop_of_its_own_until_it_is_stopped() -> None:
         return threading.current_thread().name
 
     assert asyncio.run_coroutine_threadsafe(name(), thread.loop).result(5) == "control"
-    thread.stop()
+    thread.stop(5)
     assert thread.loop.is_closed()

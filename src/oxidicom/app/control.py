@@ -103,12 +103,12 @@ class ControlPlane:
     async def finish(self) -> None:
         """Complete every series, register, and flush, within FLUSH seconds. Nobody reports any
         more."""
-        deadline = self._clock() + FLUSH
+        deadline = self._clock() + FLUSH - 0.5
         self._take_reports()
         self._act(self._tracker.finish_all(self._clock()))
-        await self._registrar.finish(FLUSH - 2.0)
-        left = await self._courier.stop(max(0.5, deadline - self._clock() - 1.0))
-        await self._registrar.finish(0.2)
+        # Done follows the confirmation, so that progress is complete once these are.
+        await self._registrar.finish(FLUSH / 2)
+        left = await self._courier.stop(max(0.2, deadline - self._clock() - 1.0))
         self._registrar.close()
         if self._lonk is not None:
             if not await self._lonk.flush(max(0.2, min(1.0, deadline - self._clock()))):
@@ -245,6 +245,7 @@ class ControlThread:
         self._started.set()
         await self._stop.wait()
 
-    def stop(self) -> None:
+    def stop(self, timeout: float) -> None:
+        """End the loop; what hangs in it for more than `timeout` seconds is left behind."""
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self._thread.join(timeout)

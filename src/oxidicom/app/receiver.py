@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from oxidicom import __version__
 from oxidicom._writer import filesystem_type
@@ -39,6 +39,9 @@ from oxidicom.wire.negotiation import Policy
 logger = logging.getLogger("oxidicom")
 
 T = TypeVar("T")
+
+_GRACE: Final = 0.5
+"""Seconds for the control plane's loop to end once everything is flushed."""
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -88,7 +91,7 @@ class Receiver:
         try:
             port = await self._listener.start(settings.listener_host, settings.listener_port)
         except OperatorError:
-            self._control_thread.stop()
+            self._control_thread.stop(_GRACE)
             self._storage.close()
             raise
         await self._on_control(self._plane.start(recovered))
@@ -207,8 +210,12 @@ class Receiver:
         await self._listener.drain(self._settings.drain_timeout, FLUSH / 2)
         await asyncio.to_thread(self._storage.writers.stop, FLUSH / 2)
         await asyncio.sleep(0)  # completions that the writers posted last
-        await self._on_control(self._plane.finish())
-        self._control_thread.stop()
+        try:
+            await asyncio.wait_for(self._on_control(self._plane.finish()), FLUSH)
+        except TimeoutError:
+            # A client library that does not let go; the outbox has everything.
+            event(logger, logging.WARNING, "a broker or NATS did not answer in time")
+        self._control_thread.stop(_GRACE)
         self._storage.close()
 
     # ---- between the planes --------------------------------------------------------------

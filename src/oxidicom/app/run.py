@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -29,11 +30,18 @@ def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
     logs.capture_strays()
     for warning in warnings:
         event(logger, logging.WARNING, warning)
+    _allow_many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(logs.on_loop_error)
         status = runner.run(_serve(settings))
     _leave_hung_threads(status)
     return status
+
+
+def _allow_many_files() -> None:
+    """As many handles as the administrator allows, where a shell's default is 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _leave_hung_threads(status: int) -> None:
