@@ -1,17 +1,12 @@
-"""C-STORE, names and files over a real port (decisions 20 to 27)."""
+"""Stored files over a real port: Part 10 around the bytes received (decisions 20, 23, 24)."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pydicom
 import pytest
 
@@ -23,7 +18,6 @@ from tests.support.data import (
     deflated,
     element_header,
     encode,
-    new_uid,
     text_elements,
 )
 from tests.support.raw_peer import (
@@ -32,18 +26,16 @@ from tests.support.raw_peer import (
     DEFLATED,
     EXPLICIT,
     IMPLICIT,
-    MR_IMAGE_STORAGE,
     Context,
     RawPeer,
-    Response,
 )
-from tests.support.receiver import Receiver, stored_data_set, wait_until
+from tests.support.receiver import Receiver, stored_data_set
+from tests.support.storing import (
+    CANNOT_UNDERSTAND,
+    store,
+)
 
 ENCODINGS = [IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED]
-
-OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND, PROCESSING_FAILURE = 0xA700, 0xA900, 0xC000, 0x0110
-
-OFFENDING_ELEMENT, ERROR_COMMENT = 0x0901, 0x0902
 
 
 @pytest.fixture(scope="module", params=["inline", "threads"])
@@ -83,28 +75,6 @@ def peer_of(receiver: Receiver) -> Iterator[PeerOf]:
             return peer
 
         yield associated
-
-
-def store(peer: RawPeer, instance: Instance) -> Response:
-    return peer.store(
-        instance.sop_instance, instance.encode(EXPLICIT), sop_class=instance.sop_class
-    )
-
-
-def assert_refused(response: Response, status: int, offending: int | None = None) -> str:
-    """The Error Comment."""
-    assert response.status == status
-    comment = response.text(ERROR_COMMENT)
-    assert 0 < len(comment) <= 64
-    if offending is None:
-        assert OFFENDING_ELEMENT not in response.elements
-    else:
-        group, element = struct.unpack("<HH", response.elements[OFFENDING_ELEMENT])
-        assert group << 16 | element == offending
-    return comment
-
-
-# ---- the file --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transfer_syntax", ENCODINGS)
@@ -254,346 +224,3 @@ def test_deflate_bomb_costs_no_memory(receiver: Receiver) -> None:
         assert peer.store(instance.sop_instance, data_set).status in (0, CANNOT_UNDERSTAND)
         peer.release()
     assert receiver.peak_memory() - before < 32 << 20
-
-
-# ---- refusals (decision 21); the fixture's echo shows that the association goes on ---------
-
-
-@pytest.mark.parametrize(
-    ("keyword", "tag"),
-    [
-        ("StudyInstanceUID", 0x0020000D),
-        ("SeriesInstanceUID", 0x0020000E),
-        ("SOPInstanceUID", 0x00080018),
-        ("SOPClassUID", 0x00080016),
-        ("PatientID", 0x00100020),
-        ("StudyDate", 0x00080020),
-    ],
-)
-@pytest.mark.parametrize("how", ["absent", "empty"])
-def test_required_tag_missing(
-    peer: RawPeer, receiver: Receiver, keyword: str, tag: int, how: str
-) -> None:
-    instance = Instance()
-    if how == "empty":
-        instance.values[keyword] = None
-    omit = [keyword] if how == "absent" else []
-    kept = len(list((receiver.state / "quarantine").glob("*.dcm")))
-    data_set = instance.encode(EXPLICIT, omit)
-    comment = assert_refused(peer.store(instance.sop_instance, data_set), CANNOT_UNDERSTAND, tag)
-    assert keyword in comment
-    assert not [path for path in receiver.paths() if instance.sop_instance in path]
-    wait_until(
-        lambda: len(list((receiver.state / "quarantine").glob("*.dcm"))) == kept + 1,
-        "the refused bytes in quarantine",
-    )
-    newest = max((receiver.state / "quarantine").glob("*.dcm"))
-    assert newest.read_bytes().endswith(data_set)
-
-
-@pytest.mark.parametrize("date", ["202401", "20240231", "31012024", "2024/01/31", "yesterday"])
-def test_illegal_study_date(peer: RawPeer, date: str) -> None:
-    response = store(peer, Instance(StudyDate=date))
-    comment = assert_refused(response, CANNOT_UNDERSTAND, 0x00080020)
-    assert comment == "Illegal value for tag StudyDate", "and not the value"
-
-
-def test_uids_must_be_the_commands(peer: RawPeer) -> None:
-    instance = Instance()
-    response = peer.store(new_uid(), instance.encode(EXPLICIT))
-    assert_refused(response, MISMATCH, 0x00080018)
-    other_class = Instance(SOPClassUID=MR_IMAGE_STORAGE)
-    assert_refused(store(peer, other_class), MISMATCH, 0x00080016)
-
-
-@pytest.mark.parametrize(
-    "data_set",
-    [
-        pytest.param(b"", id="empty"),
-        pytest.param(bytes(1000), id="zeros"),
-        pytest.param(bytes(range(256)) * 8, id="noise"),
-        pytest.param(b"<?xml version='1.0'?>" * 40, id="text"),
-        pytest.param(element_header(0x00080001, "OB", 0xFFFFFFFE), id="element never ends"),
-        pytest.param(element_header(0x00081140, "SQ", 0xFFFFFFFF) * 3, id="sequence cut"),
-    ],
-)
-def test_garbage(peer: RawPeer, data_set: bytes) -> None:
-    response = peer.store(new_uid(), data_set)
-    assert response.status == CANNOT_UNDERSTAND
-    assert 0 < len(response.text(ERROR_COMMENT)) <= 64
-    good = Instance()
-    assert store(peer, good).status == 0
-
-
-def test_too_little_free_space(tmp_path: Path) -> None:
-    with (
-        Receiver(tmp_path, OXIDICOM_MIN_FREE_SPACE="1000TiB") as receiver,
-        RawPeer(receiver.port) as peer,
-    ):
-        peer.associate()
-        assert_refused(store(peer, Instance(pixels=500_000)), OUT_OF_RESOURCES)
-        assert receiver.files() == []
-        peer.echo()
-        peer.release()
-
-
-def test_other_failures_of_ours(tmp_path: Path) -> None:
-    (tmp_path / "SERVICES").write_text("a file where a folder belongs")
-    with Receiver(tmp_path) as receiver, RawPeer(receiver.port) as peer:
-        peer.associate()
-        comment = assert_refused(store(peer, Instance()), PROCESSING_FAILURE)
-        assert "P1" not in comment
-        (tmp_path / "SERVICES").unlink()
-        assert store(peer, Instance()).status == 0
-        peer.release()
-        assert receiver.leftovers() == []
-
-
-def test_journal_that_cannot_be_written_refuses(tmp_path: Path) -> None:
-    instance = Instance()
-    with Receiver(tmp_path) as receiver, RawPeer(receiver.port) as peer:
-        peer.associate()
-        journal = receiver.state / "journal"
-        shutil.rmtree(journal)
-        journal.write_text("a file where a folder belongs")
-        assert_refused(store(peer, instance), PROCESSING_FAILURE)
-        assert receiver.files() == [], "what nobody would register after a crash"
-        journal.unlink()
-        assert store(peer, instance).status == 0
-        peer.release()
-        assert receiver.wait_for_registration(instance.series)["ndicom"] == 1
-
-
-def test_outbox_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
-    instance = Instance()
-    with Receiver(tmp_path) as receiver, RawPeer(receiver.port) as peer:
-        outbox = receiver.state / "outbox"
-        shutil.rmtree(outbox, ignore_errors=True)
-        outbox.write_text("a file where a folder belongs")
-        peer.associate()
-        assert store(peer, instance).status == 0
-        peer.release()
-        receiver.wait_for_log("association released")
-
-        def complained() -> bool:
-            after = receiver.log()[receiver.log().index(released) :]
-            return any(record["level"] in ("WARN", "ERROR") for record in after)
-
-        (released,) = receiver.log("association released")
-        wait_until(complained, "its complaint")
-        outbox.unlink()
-        assert receiver.wait_for_registration(instance.series, 40)["ndicom"] == 1
-
-
-@pytest.fixture
-def small_file_system(tmp_path: Path) -> Iterator[Path]:
-    """2 MiB, all of it the receiver's."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("no right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_full_disk(small_file_system: Path) -> None:
-    with Receiver(small_file_system) as receiver, RawPeer(receiver.port) as peer:
-        peer.associate()
-        fits, again = Instance(pixels=500_000), Instance(pixels=500_000)
-        assert store(peer, fits).status == 0
-        assert_refused(store(peer, Instance(pixels=4_000_000)), OUT_OF_RESOURCES)
-        assert receiver.leftovers() == []
-        assert store(peer, again).status == 0
-        assert receiver.data_set_of(fits.sop_instance) == fits.encode(EXPLICIT)
-        peer.release()
-
-
-def test_no_file_handle_left(receiver: Receiver) -> None:
-    first, second = Instance(), Instance(pixels=200_000)
-    process = psutil.Process(receiver.process.pid)
-    limit = process.rlimit(psutil.RLIMIT_NOFILE)
-    with RawPeer(receiver.port) as peer:
-        peer.associate()
-        assert store(peer, first).status == 0
-        highest = max(int(name) for name in os.listdir(f"/proc/{process.pid}/fd"))
-        process.rlimit(psutil.RLIMIT_NOFILE, (highest + 1, limit[1]))
-        try:
-            response = store(peer, second)
-        finally:
-            process.rlimit(psutil.RLIMIT_NOFILE, limit)
-        assert_refused(response, OUT_OF_RESOURCES)
-        assert store(peer, second).status == 0
-        peer.release()
-
-
-def test_folders_removed_under_our_feet(receiver: Receiver) -> None:
-    series = new_uid()
-    instances = [Instance(series=series, number=number) for number in range(1, 4)]
-    with RawPeer(receiver.port) as peer:
-        peer.associate(calling=b"REMOVED")
-        assert store(peer, instances[0]).status == 0
-        shutil.rmtree(receiver.root / "SERVICES/PACS/REMOVED")
-        assert store(peer, instances[1]).status == 0
-        shutil.rmtree(receiver.state / "tmp")
-        assert store(peer, instances[2]).status == 0
-        peer.release()
-    # CUBE compares with the files that are there.
-    assert receiver.wait_for_registration(series)["ndicom"] == 2
-
-
-# ---- names (decisions 24 to 27) -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("title", [b"..", b".", b"A/B", b"../../x", b"A B", b"*", b">", b"A\tB"])
-def test_titles_stay_one_component(receiver: Receiver, title: bytes) -> None:
-    instance = Instance()
-    with RawPeer(receiver.port) as peer:
-        peer.associate(calling=title)
-        assert store(peer, instance).status == 0
-        peer.release()
-    parts = receiver.path_of(instance.sop_instance).relative_to(receiver.root).parts
-    assert len(parts) == 7
-    assert parts[:2] == ("SERVICES", "PACS")
-    assert not {".", ".."} & set(parts)
-    registration = receiver.wait_for_registration(instance.series)
-    assert registration["series"]["pacs_name"] == parts[2]
-
-
-@pytest.mark.parametrize("keyword", ["SeriesNumber", "InstanceNumber", "PatientID", "PatientName"])
-@pytest.mark.parametrize("text", ["../../../x", "/etc", "..", ".", "a\nb", "x" * 300])
-def test_nothing_leaves_the_root(
-    peer: RawPeer, receiver: Receiver, keyword: str, text: str
-) -> None:
-    instance = Instance()
-    instance.values[keyword] = text
-    before = set(receiver.files())
-    assert store(peer, instance).status == 0
-    (path,) = set(receiver.files()) - before
-    assert stored_data_set(path) == instance.encode(EXPLICIT)
-    parts = path.relative_to(receiver.root).parts
-    assert len(parts) == 7
-    assert all(len(part.encode()) <= 255 for part in parts)
-    outside = [path.name for path in receiver.root.parent.iterdir()]
-    assert "x" not in outside
-    assert sorted(path.name for path in receiver.root.iterdir()) == [".oxidicom", "SERVICES"]
-
-
-def test_links_below_the_root_are_not_followed(tmp_path: Path) -> None:
-    root, target = tmp_path / "root", tmp_path / "target"
-    root.mkdir()
-    target.mkdir()
-    (tmp_path / "link").symlink_to(root)
-    with Receiver(tmp_path / "link") as receiver, RawPeer(receiver.port) as peer:
-        peer.associate(calling=b"PACS1")
-        first = Instance()
-        assert store(peer, first).status == 0, "the root itself may be a link"
-        series_folder = receiver.path_of(first.sop_instance).parent
-        series_folder.rename(series_folder.with_name("aside"))
-        series_folder.symlink_to(target)
-        second = Instance(series=first.series)
-        assert store(peer, second).status == PROCESSING_FAILURE
-        assert list(target.iterdir()) == []
-        series_folder.unlink()
-        assert store(peer, second).status == 0
-        peer.release()
-
-
-def test_overlong_path_is_refused(peer: RawPeer, receiver: Receiver) -> None:
-    # Four components of 255 bytes and more come to over 1024 characters.
-    long = "y" * 255
-    instance = Instance(
-        PatientID=long, PatientName=long, StudyDescription=long, AccessionNumber=long,
-        SeriesDescription=long, InstanceNumber="9" * 255, SeriesNumber="9" * 255,
-    )  # fmt: skip
-    assert_refused(store(peer, instance), CANNOT_UNDERSTAND)
-    assert not [path for path in receiver.paths() if instance.sop_instance in path]
-
-
-# ---- one series (decisions 26, 29) -------------------------------------------------------
-
-
-def test_series_stays_in_the_folder_of_its_first_instance(
-    peer: RawPeer, receiver: Receiver
-) -> None:
-    first = Instance()
-    other = Instance(
-        series=first.series,
-        PatientName="Other^Name",
-        StudyDescription="Else",
-        SeriesDescription="Else",
-        SeriesNumber="77",
-        number=2,
-    )
-    assert store(peer, first).status == 0
-    assert store(peer, other).status == 0
-    folder = receiver.path_of(first.sop_instance).parent
-    assert receiver.path_of(other.sop_instance).parent == folder
-    assert sorted(path.name[:4] for path in folder.iterdir()) == ["0001", "0002"]
-
-
-def test_repeated_instance_replaces_its_file(receiver: Receiver) -> None:
-    first = Instance()
-    again = Instance(series=first.series, sop_instance=first.sop_instance, pixels=1000)
-    renumbered = Instance(series=first.series, sop_instance=first.sop_instance, number=2)
-    with RawPeer(receiver.port) as peer:
-        peer.associate()
-        for instance in (first, again):
-            assert store(peer, instance).status == 0
-            stored = receiver.data_set_of(first.sop_instance)
-            assert stored == instance.encode(EXPLICIT)
-        assert store(peer, renumbered).status == 0
-        path = receiver.path_of(first.sop_instance)
-        assert path.name.startswith("0002-")
-        assert list(path.parent.iterdir()) == [path]
-        peer.release()
-    assert receiver.wait_for_registration(first.series)["ndicom"] == 1
-
-
-def test_characters_that_hold_a_backslash_stay_whole(receiver: Receiver) -> None:
-    name = "\u4e57^A"
-    encoded = name.encode("gb18030")
-    assert encoded[:2] == b"\x81\\", "the second octet would separate values"
-    instance = Instance(SpecificCharacterSet="GB18030", PatientName=encoded)
-    with RawPeer(receiver.port) as peer:
-        peer.associate()
-        assert store(peer, instance).status == 0
-        peer.release()
-    folder = receiver.path_of(instance.sop_instance).relative_to(receiver.root).parts[3]
-    assert folder == "P1-_A-19800102"
-    assert receiver.wait_for_registration(instance.series)["series"]["patient_name"] == name
-
-
-def test_senders_of_the_same_instances_at_once(receiver: Receiver) -> None:
-    series = new_uid()
-    uids = [new_uid() for _ in range(20)]
-
-    def send(sender: int) -> None:
-        with RawPeer(receiver.port) as peer:
-            peer.associate()
-            for turn in range(5):
-                for index, uid in enumerate(uids):
-                    number = 10 * index + (turn + sender) % 7
-                    instance = Instance(series=series, sop_instance=uid, number=number)
-                    instance.values["PatientName"] = f"Sender^{sender}"
-                    assert store(peer, instance).status == 0
-            peer.release()
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(send, range(4)))
-    files = [path for path in receiver.files() if path.name.partition("-")[2][:-4] in uids]
-    assert len(files) == len(uids)
-    assert len({path.parent for path in files}) == 1
-    assert receiver.wait_for_registration(series)["ndicom"] == len(uids)
-
-
-def test_uids_far_too_long(peer: RawPeer, receiver: Receiver) -> None:
-    # The path holds a hash of the one; the file name is cut for the other (25).
-    long = "1." * 700 + "1"
-    instance = Instance(series=long, sop_instance=long)
-    before = set(receiver.files())
-    assert store(peer, instance).status == 0
-    (path,) = set(receiver.files()) - before
-    assert len(path.name) <= 255
-    assert path.name.startswith("0001-1.1.1.")
-    assert stored_data_set(path) == instance.encode(EXPLICIT)

@@ -550,6 +550,17 @@ async def test_after_a_failed_write_nothing_is_placed(
     del sink, parts[:]
 
 
+async def test_what_cannot_be_written_leaves_no_journal_entry(bench: Bench) -> None:
+    original = bench.storage.temporary.part_file
+
+    def fault(write: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    bench.storage.temporary.part_file = lambda header: FaultyPart(original(header), fault)  # type: ignore[method-assign, assignment, return-value]
+    assert (await bench.store(Instance())).status == 0xA700
+    assert bench.journal.entries == []
+
+
 async def test_the_rest_of_a_failed_instance_is_dropped(bench: Bench) -> None:
     """Its memory does not grow, nothing more is written."""
     sink = bench.begin(Instance())
@@ -673,6 +684,7 @@ async def test_repeats_at_the_same_time_leave_exactly_one(bench: Bench) -> None:
         await bench.owner.outcome(count + 3)
         assert len(bench.files()) == 1
         assert f"{round_:04d}-" in bench.files()[0], "the last one counts"
+        assert (bench.root / bench.files()[0]).read_bytes().endswith(repeat.encode(EXPLICIT))
     assert {outcome.status for outcome in bench.owner.outcomes} == {0}
 
 
@@ -904,6 +916,32 @@ async def test_hung_storage_does_not_draw_the_loop_in(tmp_path: Path) -> None:
     assert writers.is_inline(writers.lane())
     await asyncio.to_thread(writers.stop, 5)
     assert not writers.abandoned
+
+
+async def test_a_busy_thread_is_not_a_hung_one() -> None:
+    now = 0.0
+    policy = WritePolicy("auto", local=True, fsync=False)
+    writers = Writers(asyncio.get_running_loop(), policy, 2, lambda: now)
+    gate, begun = threading.Event(), asyncio.Event()
+    done = [asyncio.Event(), asyncio.Event(), asyncio.Event()]
+    loop = asyncio.get_running_loop()
+
+    def busy() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        gate.wait(10)
+
+    for event in done[:2]:
+        writers.thread_lane().run(lambda: None, lambda result, error, event=event: event.set())  # type: ignore[misc]
+        await event.wait()
+    now = 1000.0
+    writers.thread_lane().run(busy, lambda result, error: done[2].set())
+    await begun.wait()
+    assert writers.is_inline(writers.lane())
+    now = 1000.1
+    assert not writers.is_inline(writers.lane())
+    gate.set()
+    await done[2].wait()
+    await asyncio.to_thread(writers.stop, 5)
 
 
 async def test_threads_that_hang_are_left_behind_together(tmp_path: Path) -> None:

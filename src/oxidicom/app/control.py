@@ -116,9 +116,7 @@ class ControlPlane:
             await self._lonk.close()
         if left:
             event(logger, logging.WARNING, "registrations stay in the outbox", registrations=left)
-        await asyncio.to_thread(
-            self._telemetry.shutdown, max(0.2, deadline - self._clock())
-        )
+        await asyncio.to_thread(self._telemetry.shutdown, max(0.2, deadline - self._clock()))
 
     # ---- reports -------------------------------------------------------------------------
 
