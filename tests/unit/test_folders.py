@@ -48,14 +48,12 @@ def root(tmp_path: Path) -> Iterator[int]:
     assert len(os.listdir("/proc/self/fd")) == before, "a descriptor leaked"
 
 
-def stored(folder: SeriesFolder) -> None:
-    folder.pending -= 1
-    folder.stored += 1
-    folder.registered = False
+def stored(folders: SeriesFolders, folder: SeriesFolder, association: str = "A") -> None:
+    folders.settled(folder, association, stored=True)
 
 
-def failed(folder: SeriesFolder) -> None:
-    folder.pending -= 1
+def failed(folders: SeriesFolders, folder: SeriesFolder, association: str = "A") -> None:
+    folders.settled(folder, association, stored=False)
 
 
 # ---- claims ------------------------------------------------------------------------------
@@ -64,7 +62,7 @@ def failed(folder: SeriesFolder) -> None:
 def test_the_first_stored_instance_names_the_folder() -> None:
     folders = SeriesFolders()
     first = folders.claim(series(patient="P1"), "A")
-    stored(first)
+    stored(folders, first)
     assert folders.claim(series(patient="P2"), "A") is first
     assert folders.claim(series(patient="P3"), "B") is first
     assert folders.claim(series(patient="P1"), "B") is first
@@ -76,23 +74,23 @@ def test_an_instance_on_its_way_binds_one_that_failed_does_not() -> None:
     folders = SeriesFolders()
     first = folders.claim(series(patient="P1"), "A")
     assert folders.claim(series(patient="P2"), "B") is first
-    failed(first)
+    failed(folders, first)
     assert folders.claim(series(patient="P2"), "B") is first, "the other is still on its way"
-    failed(first)
-    failed(first)
+    failed(folders, first)
+    failed(folders, first)
     again = folders.claim(series(patient="P2"), "B")
     assert again is not first
     assert b"P2" in again.path
     assert not again.journaled
     folders.association_ended("A")
-    stored(again)
+    stored(folders, again)
     assert folders.claim(series(patient="P1"), "C") is again
 
 
 def test_a_series_of_which_nothing_was_stored_is_forgotten() -> None:
     folders = SeriesFolders()
-    failed(folders.claim(series(), "A"))
-    failed(folders.claim(series(), "B"))
+    failed(folders, folders.claim(series(), "A"))
+    failed(folders, folders.claim(series(), "B"))
     folders.association_ended("A")
     assert len(folders) == 1
     folders.association_ended("B")
@@ -103,13 +101,13 @@ def test_a_series_of_which_nothing_was_stored_is_forgotten() -> None:
 def test_a_series_stays_until_it_is_complete() -> None:
     folders = SeriesFolders()
     folder = folders.claim(series(), "A")
-    stored(folder)
+    stored(folders, folder)
     folders.association_ended("A")
     assert folders.claim(series(patient="P2"), "B") is folder
-    stored(folder)
+    stored(folders, folder)
     folders.association_ended("B")
-    folders.completed(series().key)
-    folders.completed(series().key)
+    folders.completed(series().key, ("A", "B"))
+    folders.completed(series().key, ("A", "B"))
     assert len(folders) == 0
     assert folders.claim(series(patient="P2"), "C") is not folder
 
@@ -118,16 +116,16 @@ def test_an_association_that_is_open_keeps_a_completed_series() -> None:
     """Its claim came while the completion was under way."""
     folders = SeriesFolders()
     folder = folders.claim(series(), "A")
-    stored(folder)
+    stored(folders, folder)
     folders.association_ended("A")
     assert folders.claim(series(), "B") is folder
-    folders.completed(series().key)
+    folders.completed(series().key, ("A", "B"))
     assert folders.claim(series(patient="P2"), "B") is folder
-    stored(folder)
-    stored(folder)
+    stored(folders, folder)
+    stored(folders, folder)
     folders.association_ended("B")
     assert len(folders) == 1
-    folders.completed(series().key)
+    folders.completed(series().key, ("A", "B"))
     assert len(folders) == 0
 
 
@@ -135,24 +133,24 @@ def test_a_completed_series_ends_with_an_association_that_stored_nothing_more() 
     """Nobody would ever complete it again."""
     folders = SeriesFolders()
     folder = folders.claim(series(), "A")
-    stored(folder)
+    stored(folders, folder)
     folders.association_ended("A")
-    failed(folders.claim(series(), "B"))
-    folders.completed(series().key)
+    failed(folders, folders.claim(series(), "B"))
+    folders.completed(series().key, ("A", "B"))
     folders.association_ended("B")
     assert len(folders) == 0
 
 
 def test_a_restored_series_goes_on_where_it_lies() -> None:
     folders = SeriesFolders()
-    folders.restore(series(patient="P1"))
+    folders.restore(series(patient="P1"), ("A",))
     folder = folders.claim(series(patient="P2"), "A")
     assert b"P1" in folder.path
     assert not folder.journaled
-    failed(folder)
+    failed(folders, folder)
     folders.association_ended("A")
     assert len(folders) == 1
-    folders.completed(series().key)
+    folders.completed(series().key, ("A", "B"))
     assert len(folders) == 0
 
 
@@ -323,3 +321,29 @@ def test_names_that_are_no_text_are_skipped(root: int, tmp_path: Path) -> None:
     listed = list_instances(root, PATH)
     assert listed["1.2.3"] == "0001-1.2.3.dcm"
     assert len(listed) <= 2
+
+
+def test_a_completion_takes_only_what_it_registered() -> None:
+    """An association may store and end between a completion and our hearing of it."""
+    folders = SeriesFolders()
+    folder = folders.claim(series(), "A")
+    stored(folders, folder, "A")
+    folders.association_ended("A")
+    assert folders.claim(series(patient="P2"), "B") is folder
+    stored(folders, folder, "B")
+    folders.association_ended("B")
+    folders.completed(series().key, ("A",))
+    assert folders.claim(series(patient="P3"), "C") is folder, "what B stored is not registered"
+    failed(folders, folder, "C")
+    folders.association_ended("C")
+    folders.completed(series().key, ("B",))
+    assert len(folders) == 0
+
+
+def test_a_failure_after_its_association_ended_leaves_nothing() -> None:
+    folders = SeriesFolders()
+    folder = folders.claim(series(), "A")
+    folders.association_ended("A")
+    assert len(folders) == 1
+    failed(folders, folder)
+    assert len(folders) == 0

@@ -657,7 +657,7 @@ async def test_a_repeat_with_another_number_replaces_the_older_file(
     if earlier_reception:
         key = bench.stored()[0].series.key
         bench.storage.association_ended("A")
-        bench.storage.folders.completed(key)
+        bench.storage.folders.completed(key, [each.association_id for each in bench.stored()])
         assert len(bench.storage.folders) == 0
     repeat = Instance(number=9, series=first.series, sop_instance=first.sop_instance)
     assert (await bench.store(repeat, association="B")).status == 0
@@ -731,7 +731,9 @@ async def test_a_folder_that_became_a_link_is_refused(
     assert (await bench.store(Instance(series=series, number=2))).status == 0x0110
     # A fresh reception meets the link when it makes the folders.
     bench.storage.association_ended("A")
-    bench.storage.folders.completed(bench.stored()[0].series.key)
+    bench.storage.folders.completed(
+        bench.stored()[0].series.key, [each.association_id for each in bench.stored()]
+    )
     assert (await bench.store(Instance(series=series, number=3))).status == 0x0110
     assert len(os.listdir(outside / "folder")) == 1
 
@@ -881,7 +883,9 @@ async def test_a_folder_of_an_earlier_reception_is_not_listed_by_the_loop(
     await bench.store(instance)
     assert threads == [], "a new folder needs no listing"
     bench.storage.association_ended("A")
-    bench.storage.folders.completed(bench.stored()[0].series.key)
+    bench.storage.folders.completed(
+        bench.stored()[0].series.key, [each.association_id for each in bench.stored()]
+    )
     await bench.store(instance, association="B")
     assert len(threads) == 1
     assert threads[0] is not threading.main_thread()

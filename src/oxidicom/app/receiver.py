@@ -23,7 +23,7 @@ from oxidicom.notify.courier import Courier
 from oxidicom.notify.lonk import ProgressLimiter
 from oxidicom.notify.nats import LonkPublisher
 from oxidicom.notify.outbox import Outbox
-from oxidicom.ports import SeriesInfo, SeriesKey
+from oxidicom.ports import SeriesCompleted, SeriesInfo
 from oxidicom.series.journal import Journal
 from oxidicom.series.recovery import recover
 from oxidicom.series.tracker import SeriesTracker
@@ -144,7 +144,7 @@ class Receiver:
         faults: list[str] = []
         recovered = []
         for series, associations in recover(self._journal, faults):
-            self._storage.folders.restore(series)
+            self._storage.folders.restore(series, associations)
             recovered.append((series, associations, self._instances_of(series)))
         for fault in faults:
             event(logger, logging.ERROR, "journal entry is of no use", fault=fault)
@@ -225,8 +225,10 @@ class Receiver:
             asyncio.run_coroutine_threadsafe(work, self._control_thread.loop)
         )
 
-    def _series_completed(self, key: SeriesKey) -> None:
-        self._loop.call_soon_threadsafe(self._storage.folders.completed, key)
+    def _series_completed(self, completed: SeriesCompleted) -> None:
+        self._loop.call_soon_threadsafe(
+            self._storage.folders.completed, completed.series.key, completed.associations
+        )
 
     def _on_bug(self, error: BaseException) -> None:
         event(logger, logging.ERROR, "a bug of ours, please report it", exc_info=error)

@@ -40,7 +40,7 @@ class Registrar:
         courier: Courier,
         lonk: LonkPublisher | None,
         telemetry: Telemetry,
-        completed: Callable[[SeriesKey], None],
+        completed: Callable[[SeriesCompleted], None],
         has_broker: bool = True,
     ) -> None:
         self._files_root = files_root
@@ -85,7 +85,7 @@ class Registrar:
                 settled = await self._courier.submit(Registration(series, ndicom))
                 self._telemetry.outbox_depth(self._courier.depth)
             await self._on_disk(self._journal.remove, series.key, completed.associations)
-            self._completed(series.key)
+            self._completed(completed)
         confirmed = settled is not None and await self._confirmed(settled)
         if self._lonk is not None and told:
             self._lonk.done(series, told)

@@ -14,6 +14,7 @@ from aio_pika.exceptions import ChannelClosed, DeliveryError, PublishError
 from yarl import URL
 
 from oxidicom.notify.celery_message import encode, our_origin
+from oxidicom.notify.reasons import reason_of
 from oxidicom.notify.tls import client_context
 from oxidicom.ports import Registration
 
@@ -47,7 +48,7 @@ class AmqpPublisher:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._ready()
         except Exception as error:
-            log.warning("the AMQP broker is away: %s: %s", type(error).__name__, error)
+            log.warning("the AMQP broker is away: %s", reason_of(error))
             return False
         return True
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from oxidicom.errors import OxidicomError
 from oxidicom.notify.outbox import Outbox, OutboxEntry, new_entry
+from oxidicom.notify.reasons import reason_of
 from oxidicom.ports import Registration
 
 FIRST_RETRY: Final = 1.0
@@ -248,7 +249,7 @@ class Courier:
         # To the back, so that one which the broker chokes on does not hold up the others.
         self._waiting.setdefault(name)
         if not self._retry_delay:
-            log.warning("registrations wait in the outbox: %s: %s", type(error).__name__, error)
+            log.warning("registrations wait in the outbox: %s", reason_of(error))
             self._retry_delay = FIRST_RETRY
         elif (
             began > self._failed_at

@@ -18,6 +18,7 @@ from nats.aio.client import Client
 
 from oxidicom.notify import lonk
 from oxidicom.notify.lonk import ProgressLimiter, Urgency
+from oxidicom.notify.reasons import reason_of
 from oxidicom.notify.tls import client_context
 from oxidicom.ports import SeriesInfo
 
@@ -230,7 +231,7 @@ class LonkPublisher:
                 raise nats.errors.ConnectionClosedError
             except Exception as error:
                 if not away:
-                    log.warning("NATS is away, progress is dropped: %s", _reason(error))
+                    log.warning("NATS is away, progress is dropped: %s", reason_of(error))
                 away = True
             finally:
                 self._connected.clear()
@@ -278,14 +279,10 @@ def _with_scheme(address: str) -> str:
     return address if urlsplit(address).port else f"{address}:{DEFAULT_PORT}"
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
 async def _close(client: _Client) -> None:
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await client.close()
     except Exception as error:
-        log.debug("closing the NATS connection: %s", _reason(error))
+        log.debug("closing the NATS connection: %s", reason_of(error))
         client.abort()

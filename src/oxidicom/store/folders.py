@@ -6,15 +6,19 @@ places a file; each of those steps is one dictionary operation.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
+from oxidicom.logevents import event
 from oxidicom.ports import SeriesInfo, SeriesKey
+
+logger = logging.getLogger("oxidicom.store")
 
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -30,6 +34,7 @@ class SeriesFolder:
 
     __slots__ = (
         "associations",
+        "differing",
         "files",
         "journaled",
         "listed",
@@ -37,9 +42,9 @@ class SeriesFolder:
         "path",
         "pending",
         "placing",
-        "registered",
         "series",
         "stored",
+        "unregistered",
     )
 
     def __init__(self, series: SeriesInfo) -> None:
@@ -53,10 +58,12 @@ class SeriesFolder:
         self.stored = 0
         self.pending = 0
         """Instances on their way into it."""
-        self.registered = False
-        """Nothing was stored since the last registration, which came while some association that
-        had claimed the series was open."""
+        self.differing = 0
+        """Instances, of late, whose own names would have led to another folder."""
         self.associations: set[str] = set()
+        """Open ones that have claimed the series."""
+        self.unregistered: set[str] = set()
+        """Those, open or not, that have stored instances of it since its last registration."""
         self.journaled: set[str] = set()
         self.placing: dict[str, deque[Callable[[], None]]] = {}
         """SOP Instance UIDs that writer threads are placing, and who waits for the end of it: two
@@ -104,7 +111,7 @@ class SeriesFolders:
         self._folders: dict[SeriesKey, SeriesFolder] = {}
         self._by_association: dict[str, set[SeriesKey]] = {}
         self.differing = 0
-        """Instances whose own names would have led to another folder."""
+        """Instances, in all, whose own names would have led to another folder."""
 
     def __len__(self) -> int:
         return len(self._folders)
@@ -117,16 +124,27 @@ class SeriesFolders:
             folder = self._folders[key] = SeriesFolder(series)
         elif folder.series is not series and folder.series.path != series.path:
             self.differing += 1
+            folder.differing += 1
         folder.pending += 1
         if association_id not in folder.associations:
             folder.associations.add(association_id)
             self._by_association.setdefault(association_id, set()).add(key)
         return folder
 
-    def restore(self, series: SeriesInfo) -> None:
+    def settled(self, folder: SeriesFolder, association_id: str, *, stored: bool) -> None:
+        """What `claim` announced is stored, or has failed."""
+        folder.pending -= 1
+        if stored:
+            folder.stored += 1
+            folder.unregistered.add(association_id)
+        else:
+            self._forget_if_over(folder)
+
+    def restore(self, series: SeriesInfo, associations: Iterable[str]) -> None:
         """A series that a crash interrupted goes on where it lies (decision 32)."""
         folder = SeriesFolder(series)
         folder.stored = 1
+        folder.unregistered.update(associations)
         self._folders[series.key] = folder
 
     def association_ended(self, association_id: str) -> None:
@@ -135,19 +153,33 @@ class SeriesFolders:
             if folder is not None:
                 folder.associations.discard(association_id)
                 folder.journaled.discard(association_id)
-                if not folder.associations and (folder.registered or not folder.stored):
-                    del self._folders[key]
+                self._warn_of_differing(folder)
+                self._forget_if_over(folder)
 
-    def completed(self, key: SeriesKey) -> None:
-        """The series is registered: its next instance begins a reception of its own, unless an
-        association that is still open has claimed it meanwhile."""
+    def completed(self, key: SeriesKey, associations: Iterable[str]) -> None:
+        """What `associations` stored of the series is registered: the next instance begins a
+        reception of its own, unless others have carried the series meanwhile."""
         folder = self._folders.get(key)
-        if folder is None:
-            return
-        if folder.associations:
-            folder.registered = True
-        else:
+        if folder is not None:
+            folder.unregistered.difference_update(associations)
+            self._forget_if_over(folder)
+
+    def _forget_if_over(self, folder: SeriesFolder) -> None:
+        key = folder.series.key
+        over = not (folder.associations or folder.unregistered or folder.pending)
+        if over and self._folders.get(key) is folder:
             del self._folders[key]
+
+    def _warn_of_differing(self, folder: SeriesFolder) -> None:
+        if folder.differing:
+            event(
+                logger,
+                logging.WARNING,
+                "instances with names of another folder went into their series' own",
+                SeriesInstanceUID=folder.series.series_instance_uid,
+                instances=folder.differing,
+            )
+            folder.differing = 0
 
 
 def instance_uid_of(file_name: str) -> str | None:

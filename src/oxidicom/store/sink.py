@@ -273,13 +273,13 @@ class StorageSink:
     def _placed(
         self, folder: SeriesFolder, names: InstanceNames, _: None, error: BaseException | None
     ) -> None:
-        folder.pending -= 1
+        self._storage.folders.settled(
+            folder, self._association.association_id, stored=error is None
+        )
         self._observe()
         if error is not None:
             self._refuse(self._fail(error))
         else:
-            folder.stored += 1
-            folder.registered = False
             self._tell_stored(folder, names)
         folder.leave(names.sop_instance_uid)
 
