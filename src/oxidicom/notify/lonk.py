@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 MAX_SUBJECT_BYTES: Final = 1024
@@ -23,8 +24,12 @@ UNKNOWN: Final = "UNKNOWN"
 _RESERVED: Final = frozenset(" .*>")
 
 
+@lru_cache(maxsize=4096)
 def subject(root: str, calling_ae_title: str, series_instance_uid: str | None) -> str:
-    """`root` is the operator's, and may itself have several tokens. At most 1 KiB of UTF-8."""
+    """`root` is the operator's, and may itself have several tokens. At most 1 KiB of UTF-8.
+
+    Cached: a series has one subject and many messages.
+    """
     whole = f"{root}.{_token(calling_ae_title)}.{_token(series_instance_uid or '')}"
     return _cut(whole, MAX_SUBJECT_BYTES)
 

@@ -14,7 +14,7 @@ from oxidicom.ports import SeriesInfo
 from oxidicom.store.naming import check_path, instance_file_name, pacs_name_of, series_folder
 from oxidicom.store.patient_age import days_of_age
 from oxidicom.store.reading import Reader
-from oxidicom.store.tags import KEYWORDS, TAGS, charset_of, iso_date, text_of, vr_of
+from oxidicom.store.tags import KEYWORDS, TAGS, charset_of, is_text, iso_date, text_of, vr_of
 
 REMEMBERED: Final = 1024
 """Distinct sets of series-level values; senders interleave a few series, not thousands."""
@@ -35,6 +35,9 @@ REQUIRED: Final = (
 _SERIES_KEYWORDS: Final = tuple(
     keyword for keyword in KEYWORDS if keyword not in ("SOPInstanceUID", "InstanceNumber")
 )
+_MAX_UID_LENGTH: Final = 64  # PS3.5 9.1
+_U32_DIGITS: Final = 9
+"""Any number of so many digits fits into 32 bits."""
 _INSTANCE_LEVEL: Final = REQUIRED.index("SOPInstanceUID")
 
 
@@ -56,6 +59,8 @@ class SeriesNames(NamedTuple):
     series_instance_uid: str | None
     sop_instance_uid_vr: str
     instance_number_vr: str
+    instance_is_text: bool
+    """Both of these VRs are text."""
     fault: int
     """Index into REQUIRED of the first that lacks or is illegal."""
     illegal: tuple[str, ...]
@@ -70,6 +75,30 @@ def read_names(reader: Reader, calling_ae_title: str) -> InstanceNames:
     be too long.
     """
     names = read_series(reader, calling_ae_title)
+    return _plain_names(reader, names) or _any_names(reader, names)
+
+
+def _plain_names(reader: Reader, names: SeriesNames) -> InstanceNames | None:
+    """Fast path: a UID of digits and dots and a number of digits, as nearly every sender writes
+    them. None: they are not, though they may be good."""
+    raw_uid, raw_number = reader.sop_instance_uid, reader.instance_number
+    if names.series is None or not names.instance_is_text or not raw_uid or not raw_number:
+        return None
+    plain_uid, digits = raw_uid.rstrip(b"\0"), raw_number.strip(b" ")
+    if (
+        not 0 < len(plain_uid) <= _MAX_UID_LENGTH
+        or plain_uid.translate(None, b"0123456789.")
+        or not digits.isdigit()
+        or len(digits) > _U32_DIGITS
+    ):
+        return None
+    uid = plain_uid.decode()
+    file_name = f"{int(digits):04}-{uid}.dcm"
+    check_path(names.series.path, file_name)
+    return InstanceNames(names.series, names.sop_class_uid, uid, file_name)
+
+
+def _any_names(reader: Reader, names: SeriesNames) -> InstanceNames:
     uid = text_of("SOPInstanceUID", reader.sop_instance_uid, names.sop_instance_uid_vr)
     if uid is None and names.fault > _INSTANCE_LEVEL:
         raise _missing("SOPInstanceUID")
@@ -130,6 +159,7 @@ def decode_series(
         series_instance_uid=text["SeriesInstanceUID"],
         sop_instance_uid_vr=read_as["SOPInstanceUID"],
         instance_number_vr=read_as["InstanceNumber"],
+        instance_is_text=is_text(read_as["SOPInstanceUID"]) and is_text(read_as["InstanceNumber"]),
         fault=_first_fault({**text, "StudyDate": study_date}),
         illegal=tuple(k for k, known in judged.items() if known is None and text[k] is not None),
     )

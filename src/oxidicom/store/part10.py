@@ -22,19 +22,25 @@ def _element(element: int, vr: bytes, value: bytes) -> bytes:
     return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
 
 
-@lru_cache(maxsize=256)
-def _constant_parts(
-    sop_class: str, transfer_syntax: str, calling_ae_title: str
+@lru_cache(maxsize=1024)
+def _around_instance(
+    sop_class: str, instance_length: int, transfer_syntax: str, calling_ae_title: str
 ) -> tuple[bytes, bytes]:
-    version = struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01"
-    before = version + _element(0x0002, b"UI", _padded(sop_class, b"\0"))
+    """All but the value of (0002,0003), of whose length the group's length is made."""
+    before = (
+        struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2)
+        + b"\x00\x01"
+        + _element(0x0002, b"UI", _padded(sop_class, b"\0"))
+        + struct.pack("<HH2sH", 0x0002, 0x0003, b"UI", instance_length)
+    )
     after = (
         _element(0x0010, b"UI", _padded(transfer_syntax, b"\0"))
         + _element(0x0012, b"UI", _padded(IMPLEMENTATION_CLASS_UID, b"\0"))
         + _element(0x0013, b"SH", _padded(IMPLEMENTATION_VERSION_NAME, b" "))
         + _element(0x0016, b"AE", _padded(calling_ae_title, b" "))
     )
-    return before, after
+    group_length = struct.pack("<I", len(before) + instance_length + len(after))
+    return _PREAMBLE + _element(0x0000, b"UL", group_length) + before, after
 
 
 def file_header(
@@ -44,6 +50,6 @@ def file_header(
 
     (0002,0016) is the calling AE title, the implementation is ours (decision 23).
     """
-    before, after = _constant_parts(sop_class, transfer_syntax, calling_ae_title)
-    group = before + _element(0x0003, b"UI", _padded(sop_instance, b"\0")) + after
-    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(group))) + group
+    instance = _padded(sop_instance, b"\0")
+    before, after = _around_instance(sop_class, len(instance), transfer_syntax, calling_ae_title)
+    return before + instance + after

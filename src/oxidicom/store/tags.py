@@ -46,6 +46,10 @@ def vr_of(keyword: str, sent: bytes) -> str:
     return vr if vr in _TEXT or vr in _NOT_TEXT else _DICTIONARY_VR[keyword]
 
 
+def is_text(vr: str) -> bool:
+    return vr not in _NOT_TEXT
+
+
 def text_of(
     keyword: str, raw: bytes | None, vr: str, encodings: Sequence[str] = ("latin-1",)
 ) -> str | None:

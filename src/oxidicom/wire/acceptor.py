@@ -49,12 +49,10 @@ class Acceptor:
         self._message: StoreRequest | Skipped | None = None
         self._context_id = 0
         self.state = State.AWAITING_REQUEST
+        self.closing = False
+        """The association is over; whatever else arrives is dropped."""
         self.messages = 0
         """Commands received, which tells one message from the next."""
-
-    @property
-    def closing(self) -> bool:
-        return self.state is State.CLOSING
 
     @property
     def mid_message(self) -> bool:
@@ -66,7 +64,7 @@ class Acceptor:
 
         `Data` events are offsets into `buffer`: use them before it is reused.
         """
-        if self.state is State.CLOSING:
+        if self.closing:
             return []
         events: list[Event] = []
         for event in self._framer.feed(buffer, start, stop):
@@ -150,6 +148,7 @@ class Acceptor:
         self._framer.close()
         self._message = None
         self.state = State.CLOSING
+        self.closing = True
 
     # ---- messages ------------------------------------------------------------------------
 

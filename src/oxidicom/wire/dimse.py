@@ -195,14 +195,32 @@ def encode_store_response(
 
     `comment` is cut to 64 characters of ASCII; `offending` is a tag, gggg << 16 | eeee.
     """
+    if not status and comment is None and offending is None:
+        before, after = _success_parts(sop_class_uid, len(sop_instance_uid))
+        instance = sop_instance_uid.encode("latin-1")
+        if len(instance) & 1:
+            instance += b"\0"
+        return before + message_id.to_bytes(2, "little") + after + instance
     return _response(
         CommandField.C_STORE_RSP,
         message_id,
         sop_class_uid,
         sop_instance_uid,
         status,
-        b"" if comment is None and offending is None else _details(comment, offending),
+        _details(comment, offending),
     )
+
+
+@lru_cache(maxsize=256)
+def _success_parts(sop_class_uid: str, sop_instance_length: int) -> tuple[bytes, bytes]:
+    """A Success without its message id and SOP instance: the same for most of a sender's
+    instances."""
+    whole = _response(CommandField.C_STORE_RSP, 0, sop_class_uid, "0" * sop_instance_length)
+    instance_length = sop_instance_length + (sop_instance_length & 1)
+    message_id = (
+        _group_length.size + len(_sop_class_element(sop_class_uid)) + 2 * _element.size + 2
+    )
+    return whole[:message_id], whole[message_id + 2 : len(whole) - instance_length]
 
 
 def encode_echo_response(message_id: int) -> bytes:
