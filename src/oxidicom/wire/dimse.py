@@ -217,9 +217,7 @@ def _success_parts(sop_class_uid: str, sop_instance_length: int) -> tuple[bytes,
     instances."""
     whole = _response(CommandField.C_STORE_RSP, 0, sop_class_uid, "0" * sop_instance_length)
     instance_length = sop_instance_length + (sop_instance_length & 1)
-    message_id = (
-        _group_length.size + len(_sop_class_element(sop_class_uid)) + 2 * _element.size + 2
-    )
+    message_id = _group_length.size + len(_sop_class_element(sop_class_uid)) + 2 * _element.size + 2
     return whole[:message_id], whole[message_id + 2 : len(whole) - instance_length]
 
 
