@@ -202,22 +202,11 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         if self.phase is not Phase.ESTABLISHED:
             self._report_end()
             return
-        self._send(self._acceptor.store_response(outcome))
+        self._write(self._acceptor.store_response(outcome))
         if self._last is not None and not self._flow.pending:
             self._end(self._last)
         elif self._abort_at_rest is not None and self.at_rest:
             self.abort(self._abort_at_rest)
-
-    def _send(self, data: bytes) -> None:
-        """At once, where nothing waits before it: a transport sends when its callback is over, and
-        the peer waits for this."""
-        sent = 0
-        if not self._transport.get_write_buffer_size():
-            # What is wrong with the connection the transport finds out.
-            with contextlib.suppress(OSError):
-                sent = self._socket.send(data)
-        if sent < len(data):
-            self._write(data[sent:])
 
     def buffer_released(self, buffer: bytearray) -> None:
         self._flow.buffer_released(buffer)
