@@ -56,8 +56,8 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Root]:
     root = Root(tmp_path)
     before = descriptors()
     yield root
-    # A part that a failure's traceback keeps alive would remove its file by our descriptor's number,
-    # which the next test's folder may have by then.
+    # A part that a failure's traceback keeps alive would remove its file by the number of our
+    # descriptor, which the next test's folder may have by then.
     gc.collect()
     assert descriptors() == before, "a descriptor leaked"
     root.close()
