@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from oxidicom.buffers import BufferPool
 from oxidicom.errors import OperatorError
+from oxidicom.net import listener as listener_module
 from oxidicom.net.listener import Listener
 from oxidicom.net.watch import Limits
 from oxidicom.ports import AssociationBegan, AssociationEnded, Report
@@ -454,6 +455,33 @@ async def test_connections_that_only_stand_there_make_room(start: Start) -> None
             sender.release()
 
     await asyncio.to_thread(script)
+
+
+async def test_halves_of_requests_do_not_add_up(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 5: before association too."""
+    monkeypatch.setattr(listener_module, "REQUEST_MEMORY", 1_000_000)
+    bench = await start()
+    half = struct.pack(">BBI", 1, 0, 250_000) + bytes(200_000)
+
+    def script() -> None:
+        with contextlib.ExitStack() as stack:
+            halves = []
+            for _ in range(12):
+                halves.append(stack.enter_context(RawPeer(bench.port)))
+                halves[-1].send(half)
+            for peer in halves[:8]:
+                wait_for_reset(peer)
+            with RawPeer(bench.port) as peer:
+                peer.associate()
+                peer.echo()
+                peer.release()
+
+    await asyncio.to_thread(script)
+    await bench.listener.close()
+    assert bench.listener._request_bytes == 0
+    assert not bench.listener._requests
 
 
 # ---- ends -------------------------------------------------------------------------------------

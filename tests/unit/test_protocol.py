@@ -49,9 +49,13 @@ class Host:
         self.clock = lambda: self.now
         self.events: list[str] = []
         self.full = False
+        self.request_bytes = 0
 
     def opened(self, connection: AssociationProtocol) -> None:
         self.events.append("opened")
+
+    def receiving_request(self, connection: AssociationProtocol, nbytes: int) -> None:
+        self.request_bytes += nbytes
 
     def associated(self, connection: AssociationProtocol) -> None:
         self.events.append("associated")

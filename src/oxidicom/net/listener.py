@@ -30,6 +30,10 @@ BACKLOG: Final = 1024
 SILENT: Final = 2.0
 """Seconds without a byte after which a drained association sends no more (decision 38)."""
 
+REQUEST_MEMORY: Final = 32 * 1024 * 1024
+"""Bytes of A-ASSOCIATE-RQs that are not whole yet, of all connections together. A real one has
+some 20 KiB at most; those who dribble hundreds of KiB must not add up (promise 5)."""
+
 
 def most_connections() -> int:
     """Three quarters of the file handles we may have: the rest is for the files."""
@@ -69,6 +73,9 @@ class Listener:
         # In the order in which they came
         self._connections: dict[AssociationProtocol, None] = {}
         self._established: set[AssociationProtocol] = set()
+        # Oldest first
+        self._requests: dict[AssociationProtocol, int] = {}
+        self._request_bytes = 0
         self._all_closed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -184,13 +191,27 @@ class Listener:
                 connection.kill()
                 return
 
+    def receiving_request(self, connection: AssociationProtocol, nbytes: int) -> None:
+        self._requests[connection] = self._requests.get(connection, 0) + nbytes
+        self._request_bytes += nbytes
+        while self._request_bytes > REQUEST_MEMORY:
+            oldest = next(iter(self._requests))
+            self._request_over(oldest)
+            oldest.kill()
+
+    def _request_over(self, connection: AssociationProtocol) -> None:
+        self._request_bytes -= self._requests.pop(connection, 0)
+
     def associated(self, connection: AssociationProtocol) -> None:
+        self._request_over(connection)
         self._established.add(connection)
 
     def ended(self, connection: AssociationProtocol) -> None:
+        self._request_over(connection)
         self._established.discard(connection)
 
     def closed(self, connection: AssociationProtocol) -> None:
+        self._request_over(connection)
         self._connections.pop(connection, None)
         self._established.discard(connection)
         if not self._connections:

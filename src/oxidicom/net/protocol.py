@@ -55,6 +55,9 @@ class Host(Protocol):
 
     def opened(self, connection: AssociationProtocol) -> None: ...
 
+    def receiving_request(self, connection: AssociationProtocol, nbytes: int) -> None:
+        """So many more bytes of an A-ASSOCIATE-RQ that is not whole yet are kept."""
+
     def associated(self, connection: AssociationProtocol) -> None: ...
 
     def ended(self, connection: AssociationProtocol) -> None:
@@ -118,6 +121,8 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         except Exception as error:
             self._host.on_bug(error)
             self.abort("internal error")
+        if self.phase is Phase.UNASSOCIATED:
+            self._host.receiving_request(self, nbytes)
         if self._kept:
             kept, self._kept = self._kept, 0
             self._flow.buffers_kept(kept)
