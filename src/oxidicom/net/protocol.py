@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import struct
 import time
 from collections.abc import Callable
 from enum import Enum, auto
@@ -30,6 +31,9 @@ from oxidicom.wire.acceptor import Acceptor
 from oxidicom.wire.events import Associated, Data, Ended, Event, Output, StoreBegan
 from oxidicom.wire.items import AssociateRequest
 from oxidicom.wire.negotiation import Policy
+
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: on, for no time at all."""
 
 logger = logging.getLogger("oxidicom.net")
 
@@ -312,6 +316,10 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         """Called every second or so: time limits (decisions 8, 10, 16)."""
         if self.phase in (Phase.UNASSOCIATED, Phase.CLOSING):
             if self.watch.artim_expired(now):
+                if self.phase is Phase.CLOSING:
+                    # The kernel need not keep our last words for a peer that does not read them.
+                    with contextlib.suppress(OSError):
+                        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 self._transport.abort()
         elif self.phase is Phase.ESTABLISHED:
             message = self._acceptor.messages if self._acceptor.mid_message else None
