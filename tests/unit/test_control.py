@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import threading
 import time
@@ -170,6 +171,59 @@ async def test_one_report_of_ours_that_is_wrong_does_not_stop_the_others(
         await asyncio.wait_for(recorder.completed.wait(), 5)
     assert "a report could not be taken" in caplog.text
     assert "SECRET" not in caplog.text
+
+
+async def test_series_of_an_association_whose_beginning_is_unknown_are_registered() -> None:
+    recorder = Recorder()
+    control = plane(recorder)
+    await control.start([])
+    control.report(stored("1.1"))
+    control.report(ended())
+    await asyncio.wait_for(recorder.completed.wait(), 5)
+    assert recorder.told[-1] == ("completed", 1, ("A",))
+
+
+async def test_progress_that_fails_does_not_keep_a_series_from_completion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder = Recorder()
+    control = plane(recorder)
+    await control.start([])
+
+    def fail(series: SeriesInfo, count: int, first: bool) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(recorder, "progress", fail)
+    # It comes after the end of its association: progress and completion in one go.
+    for report in (began(), ended(), stored("1.1")):
+        control.report(report)
+    await asyncio.wait_for(recorder.completed.wait(), 5)
+    assert recorder.told == [("completed", 1, ("A",))]
+
+
+async def test_a_broker_that_hangs_at_the_end_does_not_take_the_time_of_nats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder = Recorder()
+    control = plane(recorder)
+    await control.start([])
+
+    async def hang(timeout: float) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    monkeypatch.setattr(recorder, "stop", hang)
+    async with asyncio.timeout(2):
+        await control.finish(1.0)
+    assert recorder.told == [("flush",)]
+
+
+def test_a_loop_that_cannot_be_made_is_told_to_who_starts_the_thread() -> None:
+    def no_handles_left() -> asyncio.AbstractEventLoop:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with pytest.raises(OSError, match="Too many open files"):
+        ControlThread(no_handles_left).start()
 
 
 def test_the_thread_runs_a_loop_of_its_own_until_it_is_stopped() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ async def test_done_waits_no_longer_than_it_may(
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     await bench.registrar.finish(5)
     assert bench.story.events[-1] == ("done", 1)
-    assert not bench.story.settled[0].done(), "the delivery itself goes on"
+    assert bench.story.settled[0].cancelled(), "nobody waits for it: nothing need be remembered"
 
 
 async def test_storage_that_fails_is_asked_again(
@@ -180,3 +181,21 @@ async def test_two_receptions_of_one_series_keep_their_order(bench: Bench) -> No
     outbox = [index for index, event in enumerate(bench.story.events) if event[0] == "outbox"]
     second_final = bench.story.events.index(("final", 7))
     assert outbox[0] < second_final < outbox[1]
+
+
+async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journal(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(registration: Registration) -> asyncio.Future[None]:
+        raise ValueError(registration.series.patient_id)
+
+    monkeypatch.setattr(bench.story, "submit", refuse)
+    bench.store("0001-1.1.dcm")
+    bench.journal.enter("A", series())
+    with caplog.at_level(logging.ERROR, "oxidicom.series"):
+        bench.registrar.submit(SeriesCompleted(series(), 1, ("A",)))
+        await bench.registrar.finish(5)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "P1" not in caplog.records[0].getMessage()
+    assert [entry.association_id for entry in bench.journal.entries([])] == ["A"]
+    assert not bench.completed.is_set()

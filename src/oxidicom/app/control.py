@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Final
 
 from oxidicom.app.registrar import Registrar
@@ -100,15 +101,15 @@ class ControlPlane:
             self._signalled = True
             self._loop.call_soon_threadsafe(self._loop.call_later, GATHER, self._take_reports)
 
-    async def finish(self) -> None:
-        """Complete every series, register, and flush, within FLUSH seconds. Nobody reports any
+    async def finish(self, within: float = FLUSH) -> None:
+        """Complete every series, register, and flush, within `within` seconds. Nobody reports any
         more."""
-        deadline = self._clock() + FLUSH - 0.5
+        deadline = self._clock() + within - 0.5
         self._take_reports()
         self._act(self._tracker.finish_all(self._clock()))
         # Done follows the confirmation, so that progress is complete once these are.
-        await self._registrar.finish(FLUSH / 2)
-        left = await self._courier.stop(max(0.2, deadline - self._clock() - 1.0))
+        await self._registrar.finish(within / 2)
+        left = await self._stop_courier(max(0.2, deadline - self._clock() - 1.0))
         self._registrar.close()
         if self._lonk is not None:
             if not await self._lonk.flush(max(0.2, min(1.0, deadline - self._clock()))):
@@ -118,12 +119,21 @@ class ControlPlane:
             event(logger, logging.WARNING, "registrations stay in the outbox", registrations=left)
         await asyncio.to_thread(self._telemetry.shutdown, max(0.2, deadline - self._clock()))
 
+    async def _stop_courier(self, timeout: float) -> int:
+        """A broker that hangs while we take leave has no claim on the time of NATS and spans."""
+        try:
+            async with asyncio.timeout(timeout + 0.2):
+                return await self._courier.stop(timeout)
+        except TimeoutError:
+            return self._courier.depth
+
     # ---- reports -------------------------------------------------------------------------
 
     def _take_reports(self) -> None:
         # Cleared first: what is reported from here on asks for another look.
         self._signalled = False
-        while self._reports:
+        # Not all that come meanwhile: brokers on this loop want their turn, too.
+        for _ in range(len(self._reports)):
             report = self._reports.popleft()
             try:
                 self._take(report)
@@ -138,12 +148,13 @@ class ControlPlane:
                 if tally is not None:
                     tally.stored += 1
                     tally.size += report.size
-                self._telemetry.instance_stored(report)
                 self._act(self._tracker.stored(report))
+                self._telemetry.instance_stored(report)
             case InstanceRefused():
                 tally = self._tallies.get(report.association_id)
                 if tally is not None:
                     tally.refused += 1
+                self._act(self._tracker.refused(report))
                 self._telemetry.instance_refused(report)
                 event(
                     logger,
@@ -154,14 +165,14 @@ class ControlPlane:
                     SeriesInstanceUID=report.series_instance_uid,
                     reason=report.error,
                 )
-                self._act(self._tracker.refused(report))
             case AssociationBegan():
                 self._tallies[report.association_id] = Tally(report)
                 self._telemetry.association_began(report)
             case AssociationEnded():
+                # First of all: whatever is wrong with the rest, its series are registered.
+                self._act(self._tracker.association_ended(report))
                 self._telemetry.association_ended(report)
                 self._tell_association(report)
-                self._act(self._tracker.association_ended(report))
 
     def _tell_association(self, ended: AssociationEnded) -> None:
         tally = self._tallies.pop(ended.association_id, None)
@@ -186,17 +197,23 @@ class ControlPlane:
 
     def _act(self, notices: Sequence[Notice]) -> None:
         for notice in notices:
-            match notice:
-                case SeriesProgress():
-                    if self._lonk is not None:
-                        self._lonk.progress(notice.series, notice.received, notice.first)
-                case SeriesFailed():
-                    if self._lonk is not None:
-                        self._lonk.failed(
-                            notice.calling_ae_title, notice.series_instance_uid, notice.error
-                        )
-                case SeriesCompleted():
-                    self._registrar.submit(notice)
+            try:
+                self._pass_on(notice)
+            except Exception as error:  # the next notice may complete a series
+                event(logger, logging.ERROR, "a notice could not be passed on", exc_info=error)
+
+    def _pass_on(self, notice: Notice) -> None:
+        match notice:
+            case SeriesCompleted():
+                self._registrar.submit(notice)
+            case SeriesProgress():
+                if self._lonk is not None:
+                    self._lonk.progress(notice.series, notice.received, notice.first)
+            case SeriesFailed():
+                if self._lonk is not None:
+                    self._lonk.failed(
+                        notice.calling_ae_title, notice.series_instance_uid, notice.error
+                    )
 
     def _arm(self) -> None:
         """Look again when the next series may have settled."""
@@ -225,22 +242,28 @@ class ControlThread:
 
     def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
         self._loop_factory = loop_factory
-        self._started = threading.Event()
+        self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="control", daemon=True)
         self.loop: asyncio.AbstractEventLoop
 
     def start(self) -> None:
+        """Raises what kept the loop from starting."""
         self._thread.start()
-        self._started.wait()
+        self._started.result()
 
     def _main(self) -> None:
-        with asyncio.Runner(loop_factory=self._loop_factory) as runner:
-            self.loop = runner.get_loop()
-            runner.run(self._serve())
+        try:
+            with asyncio.Runner(loop_factory=self._loop_factory) as runner:
+                self.loop = runner.get_loop()
+                runner.run(self._serve())
+        except BaseException as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        self._started.set()
+        self._started.set_result(None)
         await self._stop.wait()
 
     def stop(self, timeout: float) -> None:

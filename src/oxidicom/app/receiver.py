@@ -66,14 +66,22 @@ class Receiver:
         self._loop = asyncio.get_running_loop()
         self._control_thread = ControlThread(loop_factory)
         self._clock = time.monotonic
+        self._broker_start: asyncio.Task[bool] | None = None
 
     # ---- start ---------------------------------------------------------------------------
 
     async def start(self) -> int:
         """Recover, then listen; returns the port. Raises OperatorError."""
         settings = self._settings
-        self._journal, self._outbox, self._storage = self._open_storage()
-        recovered = self._recover()
+        try:
+            self._journal, self._outbox, self._storage = self._open_storage()
+            recovered = self._recover()
+        except OSError as error:
+            raise OperatorError(
+                f"cannot use the storage: {error.strerror} ({error.filename}); OXIDICOM_FILES_ROOT "
+                "and OXIDICOM_STATE_DIR must be folders that user "
+                f"{os.geteuid()} may write"
+            ) from error
         self._control_thread.start()
         self._plane = await self._on_control(self._make_control_plane())
         self._storage.reports = self._plane.report
@@ -98,41 +106,32 @@ class Receiver:
         return port
 
     def _open_storage(self) -> tuple[Journal, Outbox, Storage]:
+        """Raises OSError."""
         settings = self._settings
-        try:
-            settings.files_root.mkdir(parents=True, exist_ok=True)
-            settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            journal = Journal(settings.state_dir / "journal", settings.fsync)
-            outbox = Outbox(settings.state_dir / "outbox", sync=settings.fsync)
-            storage = Storage(
-                settings.files_root,
-                writers=self._make_writers(),
-                journal=journal,
-                reports=lambda report: None,
-                clock=self._clock,
-                fsync=settings.fsync,
-                min_free_space=settings.min_free_space,
-                quarantine=self._quarantine(),
-                on_bug=self._on_bug,
-            )
-            swept = storage.temporary.sweep()
-        except OSError as error:
-            raise OperatorError(
-                f"cannot use the storage: {error.strerror} ({error.filename}); OXIDICOM_FILES_ROOT "
-                "and OXIDICOM_STATE_DIR must be folders that user "
-                f"{os.geteuid()} may write"
-            ) from error
+        settings.files_root.mkdir(parents=True, exist_ok=True)
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        journal = Journal(settings.state_dir / "journal", settings.fsync)
+        outbox = Outbox(settings.state_dir / "outbox", sync=settings.fsync)
+        storage = Storage(
+            settings.files_root,
+            writers=self._make_writers(),
+            journal=journal,
+            reports=lambda report: None,
+            clock=self._clock,
+            fsync=settings.fsync,
+            min_free_space=settings.min_free_space,
+            quarantine=self._quarantine(),
+            on_bug=self._on_bug,
+        )
+        swept = storage.temporary.sweep()
         if swept:
             event(logger, logging.INFO, "removed incomplete instances", files=swept)
         return journal, outbox, storage
 
     def _make_writers(self) -> Writers:
         settings = self._settings
-        fd = os.open(settings.files_root, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            local = filesystem_type(fd) in LOCAL_FILE_SYSTEMS
-        finally:
-            os.close(fd)
+        # The journal is written beside the first instance of each series.
+        local = all(map(_is_local, (settings.files_root, settings.state_dir)))
         policy = WritePolicy(settings.write_mode, local=local, fsync=settings.fsync)
         return Writers(self._loop, policy, settings.writer_threads, self._clock)
 
@@ -206,17 +205,26 @@ class Receiver:
 
     async def drain(self) -> None:
         """Let associations end, then register and flush what there is (decision 38)."""
+        deadline = self._clock() + self._settings.drain_timeout + FLUSH
         await self._listener.stop_accepting()
         await self._listener.drain(self._settings.drain_timeout, FLUSH / 2)
-        await asyncio.to_thread(self._storage.writers.stop, FLUSH / 2)
+        await asyncio.to_thread(self._storage.writers.stop, FLUSH / 5)
         await asyncio.sleep(0)  # completions that the writers posted last
+        within = min(FLUSH, deadline - self._clock())
         try:
-            await asyncio.wait_for(self._on_control(self._plane.finish()), FLUSH)
+            await asyncio.wait_for(self._on_control(self._finish_control_plane(within)), within)
         except TimeoutError:
             # A client library that does not let go; the outbox has everything.
             event(logger, logging.WARNING, "a broker or NATS did not answer in time")
         self._control_thread.stop(_GRACE)
         self._storage.close()
+
+    async def _finish_control_plane(self, within: float) -> None:
+        """On the control plane's loop."""
+        if self._broker_start is not None:
+            # Whoever waits for a broker that hangs would keep us from closing the connection.
+            self._broker_start.cancel()
+        await self._plane.finish(within)
 
     # ---- between the planes --------------------------------------------------------------
 
@@ -232,6 +240,14 @@ class Receiver:
 
     def _on_bug(self, error: BaseException) -> None:
         event(logger, logging.ERROR, "a bug of ours, please report it", exc_info=error)
+
+
+def _is_local(folder: Path) -> bool:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return filesystem_type(fd) in LOCAL_FILE_SYSTEMS
+    finally:
+        os.close(fd)
 
 
 def data_folder(settings: Settings) -> Path:

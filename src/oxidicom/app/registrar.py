@@ -71,6 +71,19 @@ class Registrar:
         self._disk.shutdown(wait=False, cancel_futures=True)
 
     async def _register(self, completed: SeriesCompleted) -> None:
+        try:
+            await self._bring(completed)
+        except Exception as error:
+            event(
+                logger,
+                logging.ERROR,
+                "a series could not be registered; what the journal has of it is tried again at "
+                "the next start",
+                exc_info=error,
+                SeriesInstanceUID=completed.series.series_instance_uid,
+            )
+
+    async def _bring(self, completed: SeriesCompleted) -> None:
         series = completed.series
         began_ns = time.time_ns()
         # Two receptions of one series in their order: an older count never follows a newer one.
@@ -94,7 +107,8 @@ class Registrar:
     async def _confirmed(self, settled: asyncio.Future[None]) -> bool:
         await asyncio.wait([settled], timeout=DONE_WAITS)
         self._telemetry.outbox_depth(self._courier.depth)
-        return settled.done() and not settled.cancelled()
+        # The delivery goes on; the courier need not remember, for days perhaps, who waited for it.
+        return not settled.cancel() and not settled.cancelled()
 
     def _tell(
         self, completed: SeriesCompleted, ndicom: int, began_ns: int, confirmed: bool
