@@ -9,7 +9,7 @@ import zlib
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from oxidicom._dataset import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, WANTED_TAGS, Walker
@@ -126,7 +126,12 @@ def test_generated_data_sets_are_read_as_pydicom_reads_them_whatever_the_cuts(
     assert outcome.values == expected_of(nodes)
     if ordered and not (encoding is Encoding.EXPLICIT_BE and has_undefined_un(nodes)):
         # pydicom takes no little endian inside big endian, which PS3.5 6.2.2 wants of UN.
-        judged = pydicom_values(encoded, walked == IMPLICIT_LE, walked != EXPLICIT_BE)
+        try:
+            judged = pydicom_values(encoded, walked == IMPLICIT_LE, walked != EXPLICIT_BE)
+        except ValueError as error:
+            # An item's character set is looked up by Python as it was sent, NUL and all.
+            assume("embedded null character" not in str(error))
+            raise
         assert outcome.values == judged
     assert read_bytewise(sent, encoding) == outcome
     cuts = data.draw(st.lists(st.integers(0, len(sent)), max_size=6).map(sorted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shlex
 import ssl
@@ -205,9 +206,12 @@ async def test_it_comes_back_after_every_restart(tmp_path: Path) -> None:
         for _ in range(3):
             with server:
                 await until(lambda: lonk.connected)
-                async with listening(server.url, "oxidicom.>") as heard:
-                    lonk.done(series(), 1)
-                    await until(lambda: len(heard) == 1)
+                async with listening(server.url, "oxidicom.>") as heard, asyncio.timeout(10):
+                    while not heard:
+                        # NATS delivers at most once: what counts is that messages flow again.
+                        lonk.done(series(), 1)
+                        with contextlib.suppress(TimeoutError):
+                            await until(lambda: heard, 1)
             await until(lambda: not lonk.connected)
 
 
