@@ -84,9 +84,8 @@ def test_whatever_a_peer_calls_things_the_header_is_well_formed(
     found = elements(file_header(sop_class, sop_instance, transfer_syntax, aet))
     assert len(found) == 8
     for element, text in ((2, sop_class), (3, sop_instance), (0x10, transfer_syntax)):
-        assert found[element][1].removesuffix(b"\0") == text.encode(
-            "latin-1", "replace"
-        ).removesuffix(b"\0")
+        value = text.encode("latin-1", "replace")
+        assert found[element][1] == value + b"\0" * (len(value) % 2)
 
 
 @pytest.mark.parametrize("hostile", ["\ud800", "\0", "…", "1.2\\3", "\n", ""])
