@@ -166,20 +166,19 @@ class AssociationProtocol(asyncio.BufferedProtocol):
     def _perform(self, events: list[Event], buffer: bytearray) -> None:
         """Do what the acceptor says."""
         for record in events:
-            kind = type(record)
-            if kind is Data:
-                self._on_data(cast(Data, record), buffer)
+            if type(record) is Data:
+                self._on_data(record, buffer)
                 if self._over:
                     # The outcome of an instance ended the association: the rest is not wanted.
                     return
-            elif kind is StoreBegan:
-                self._on_store_began(cast(StoreBegan, record))
-            elif kind is Output:
-                self._write(cast(Output, record).data)
-            elif kind is Associated:
-                self._on_associated(cast(Associated, record).request)
-            else:
-                self._on_ended(cast(Ended, record))
+            elif type(record) is StoreBegan:
+                self._on_store_began(record)
+            elif type(record) is Output:
+                self._write(record.data)
+            elif type(record) is Associated:
+                self._on_associated(record.request)
+            elif type(record) is Ended:
+                self._on_ended(record)
 
     def _on_store_began(self, record: StoreBegan) -> None:
         assert self._association is not None
