@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Contents of the data set walker: limits and grammar codes, then its state, then its steps."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef enum:
@@ -18,6 +18,22 @@ cdef enum Slot:
     STUDY_INSTANCE_UID = 14
     SERIES_INSTANCE_UID = 15
     INSTANCE_NUMBER = 17
+
+
+cdef struct Arena:
+    # Kept values, one after the other; grows by what has come, never by what is claimed.
+    uint8_t *bytes
+    uint32_t used
+    uint32_t capacity
+
+
+cdef class SeriesPrint:
+    # The raw series-level values of one data set, to tell by comparison whether another one's are
+    # the same.
+    cdef bytes values
+    cdef uint8_t vr_codes[36]
+    cdef int32_t sizes[WANTED]
+    cdef uint32_t offsets[WANTED]
 
 
 cdef class Walker:
@@ -51,12 +67,22 @@ cdef class Walker:
     cdef uint32_t tag
     cdef uint64_t remaining
     cdef int slot
-    cdef bytes value
-    cdef Py_ssize_t filled
+    cdef Py_ssize_t room            # bytes of it still to be kept
 
-    cdef list values
+    # What was kept: -1 is the size of a value that is absent or of undefined length.
+    cdef Arena shared               # of the series
+    cdef Arena own                  # SOPInstanceUID and InstanceNumber
+    cdef int32_t sizes[WANTED]
+    cdef uint32_t offsets[WANTED]
     cdef uint8_t vr_codes[36]
 
+    cdef void begin(self, int encoding) noexcept
+    cdef void end(self) noexcept
+    cdef bint is_of_series(self, SeriesPrint known) noexcept
+    cdef const uint8_t *value_at(self, int slot) noexcept nogil
+    cdef Arena *arena_of(self, int slot) noexcept nogil
+    cdef void forget(self, int slot) noexcept nogil
+    cdef object value_of(self, int slot)
     cdef int walk(self, const uint8_t *p, Py_ssize_t n) except -1
     cdef Py_ssize_t take_header(self, const uint8_t *p, Py_ssize_t n) except -1
     cdef Py_ssize_t header_size(self, const uint8_t *h, Py_ssize_t n) noexcept nogil

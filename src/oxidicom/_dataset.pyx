@@ -13,7 +13,8 @@ is complete, in place or in the scratch, and a value is taken by min(there, want
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 
 IMPLICIT_LE = 0
@@ -45,6 +46,9 @@ cdef uint32_t wanted_tags[WANTED]
 for _slot, _tag in enumerate(WANTED_TAGS):
     wanted_tags[_slot] = _tag
 
+cdef enum:
+    SMALL_ARENA = 4096      # bytes that an idle walker may hold on to
+
 cdef uint32_t UNDEFINED = 0xFFFFFFFF
 cdef uint32_t ITEM = 0xFFFEE000
 cdef uint32_t ITEM_DELIMITATION = 0xFFFEE00D
@@ -75,6 +79,30 @@ cdef inline bint is_vr(const uint8_t *p) noexcept nogil:
     return c'A' <= p[0] <= c'Z' and c'A' <= p[1] <= c'Z'
 
 
+cdef int keep(Arena *arena, const uint8_t *p, uint32_t n) except -1:
+    cdef uint32_t capacity
+    cdef void *grown
+    if n > arena.capacity - arena.used:
+        # At most WANTED values of VALUE_LIMIT bytes each: no overflow.
+        capacity = max(2 * arena.capacity, arena.used + n, <uint32_t> 512)
+        grown = realloc(arena.bytes, capacity)
+        if grown == NULL:
+            raise MemoryError
+        arena.bytes = <uint8_t *> grown
+        arena.capacity = capacity
+    memcpy(arena.bytes + arena.used, p, n)
+    arena.used += n
+    return 0
+
+
+cdef void shrink(Arena *arena) noexcept nogil:
+    if arena.capacity > SMALL_ARENA:
+        free(arena.bytes)
+        arena.bytes = NULL
+        arena.capacity = 0
+    arena.used = 0
+
+
 cdef inline bint has_long_form(const uint8_t *vr) noexcept nogil:
     """PS3.5 table 7.1-1; any other VR, unknown ones too, has the 16-bit length of table 7.1-2."""
     if vr[0] == c'O':
@@ -92,14 +120,39 @@ cdef class Walker:
     def __cinit__(self, int encoding):
         if not 0 <= encoding <= 2:
             raise ValueError("encoding is none of IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE")
+        self.begin(encoding)
+
+    def __dealloc__(self):
+        free(self.shared.bytes)
+        free(self.own.bytes)
+
+    cdef void begin(self, int encoding) noexcept:
+        """For a data set; what an earlier one left is forgotten."""
+        cdef int slot
+        self.asleep = self.failed = False
+        self.error = None
+        self.offending = -1
         self.implicit = encoding == 0
         self.little = encoding != 2
-        self.ascending = True
+        self.implicit_since = self.little_since = 0
+        self.depth = 0
+        self.item_begins = False
         self.last_tag = -1
-        self.offending = -1
+        self.ascending = True
+        self.next_slot = 0
+        self.seen = self.overlong = 0
+        self.scratched = 0
+        self.remaining = 0
         self.slot = -1
-        self.values = [None] * WANTED
+        self.shared.used = self.own.used = 0
+        for slot in range(WANTED):
+            self.sizes[slot] = -1
         memset(self.vr_codes, 0, sizeof(self.vr_codes))
+
+    cdef void end(self) noexcept:
+        """Forget all, and hold no memory but a little."""
+        shrink(&self.shared)
+        shrink(&self.own)
 
     # ---- bytes in ----------------------------------------------------------------------------
 
@@ -275,34 +328,51 @@ cdef class Walker:
         self.overlong &= ~(<uint32_t> 1 << slot)
         self.vr_codes[2 * slot] = h[4] if explicit else 0
         self.vr_codes[2 * slot + 1] = h[5] if explicit else 0
-        self.values[slot] = None
+        self.forget(slot)
         if length == UNDEFINED:
             self.depth = 1
             return 0
         if length > VALUE_LIMIT:
             self.overlong |= <uint32_t> 1 << slot
+        self.sizes[slot] = 0
+        self.offsets[slot] = self.arena_of(slot).used
         if length == 0:
-            self.values[slot] = b""
             return 0
-        self.value = PyBytes_FromStringAndSize(NULL, min(length, <uint32_t> VALUE_LIMIT))
-        self.filled = 0
+        self.room = min(length, <uint32_t> VALUE_LIMIT)
         self.remaining = length
         self.slot = slot
         return 0
 
     cdef Py_ssize_t take_value(self, const uint8_t *p, Py_ssize_t n) except -1:
-        cdef Py_ssize_t room = PyBytes_GET_SIZE(self.value) - self.filled
         cdef Py_ssize_t taken = n if <uint64_t> n < self.remaining else <Py_ssize_t> self.remaining
-        cdef Py_ssize_t kept = min(taken, room)
+        cdef Py_ssize_t kept = min(taken, self.room)
         if kept:
-            memcpy(PyBytes_AS_STRING(self.value) + self.filled, p, <size_t> kept)
-            self.filled += kept
+            keep(self.arena_of(self.slot), p, <uint32_t> kept)
+            self.sizes[self.slot] += <int32_t> kept
+            self.room -= kept
         self.remaining -= <uint64_t> taken
         if self.remaining == 0:
-            self.values[self.slot] = self.value
-            self.value = None
             self.slot = -1
         return taken
+
+    cdef Arena *arena_of(self, int slot) noexcept nogil:
+        return &self.own if slot == SOP_INSTANCE_UID or slot == INSTANCE_NUMBER else &self.shared
+
+    cdef void forget(self, int slot) noexcept nogil:
+        """Close the gap that a repeated element's earlier value would leave."""
+        cdef Arena *arena = self.arena_of(slot)
+        cdef int32_t size = self.sizes[slot]
+        cdef uint32_t end
+        cdef int other
+        self.sizes[slot] = -1
+        if size <= 0:
+            return
+        end = self.offsets[slot] + <uint32_t> size
+        memmove(arena.bytes + self.offsets[slot], arena.bytes + end, arena.used - end)
+        arena.used -= <uint32_t> size
+        for other in range(WANTED):
+            if self.sizes[other] >= 0 and self.arena_of(other) == arena and self.offsets[other] >= end:
+                self.offsets[other] -= <uint32_t> size
 
     cdef int fail(self, str error) except -1:
         self.failed = self.asleep = True
@@ -312,20 +382,49 @@ cdef class Walker:
 
     # ---- values out --------------------------------------------------------------------------
 
-    def series_values(self):
-        cdef list v = self.values
+    cdef const uint8_t *value_at(self, int slot) noexcept nogil:
+        """Its first byte, of which there may be none; not for a value that is absent."""
+        return self.arena_of(slot).bytes + self.offsets[slot]
+
+    cdef object value_of(self, int slot):
+        if self.sizes[slot] < 0:
+            return None
+        if self.slot == slot and self.remaining:
+            return None  # cut by the end of the data set
+        if self.sizes[slot] == 0:
+            return b""
+        return PyBytes_FromStringAndSize(<const char *> self.value_at(slot), self.sizes[slot])
+
+    cdef bint is_of_series(self, SeriesPrint known) noexcept:
+        """Whether all but SOPInstanceUID and InstanceNumber is the same, to the byte."""
+        cdef int slot
+        if <Py_ssize_t> self.shared.used != PyBytes_GET_SIZE(known.values):
+            return False
+        for slot in range(WANTED):
+            if slot == SOP_INSTANCE_UID or slot == INSTANCE_NUMBER:
+                continue
+            if self.sizes[slot] != known.sizes[slot]:
+                return False
+            if self.sizes[slot] > 0 and self.offsets[slot] != known.offsets[slot]:
+                return False
         return (
-            v[0], v[1], v[3], v[4], v[5], v[6], v[7], v[8],
-            v[9], v[10], v[11], v[12], v[13], v[14], v[15], v[16],
+            memcmp(self.vr_codes, known.vr_codes, sizeof(self.vr_codes)) == 0
+            and memcmp(self.shared.bytes, PyBytes_AS_STRING(known.values), self.shared.used) == 0
+        )
+
+    def series_values(self):
+        return tuple(
+            [self.value_of(slot) for slot in range(WANTED)
+             if slot != SOP_INSTANCE_UID and slot != INSTANCE_NUMBER]
         )
 
     @property
     def sop_instance_uid(self):
-        return self.values[SOP_INSTANCE_UID]
+        return self.value_of(SOP_INSTANCE_UID)
 
     @property
     def instance_number(self):
-        return self.values[INSTANCE_NUMBER]
+        return self.value_of(INSTANCE_NUMBER)
 
     @property
     def vrs(self):
@@ -336,3 +435,15 @@ cdef class Walker:
         return tuple(
             [tag for slot, tag in enumerate(WANTED_TAGS) if self.overlong >> slot & 1]
         )
+
+
+@cython.final
+cdef class SeriesPrint:
+    """What `walker` has read of its series, which `Walker.is_of_series` compares with."""
+
+    def __cinit__(self, Walker walker not None):
+        self.values = PyBytes_FromStringAndSize(
+            <const char *> walker.shared.bytes, walker.shared.used)
+        memcpy(self.vr_codes, walker.vr_codes, sizeof(self.vr_codes))
+        memcpy(self.sizes, walker.sizes, sizeof(self.sizes))
+        memcpy(self.offsets, walker.offsets, sizeof(self.offsets))

@@ -52,8 +52,18 @@ cdef class Violation:
     cdef readonly str text
 
 
+cdef class Consumer:
+    # Takes what is usual straight from the buffer, so that no event is made of it.
+    cdef readonly bint active       # a data set is under way, and comes here
+    cdef int on_command(self, int context_id, const uint8_t *command, Py_ssize_t size) except -1
+    cdef int on_fragment(self, int context_id, object buffer, const uint8_t *base,
+                         Py_ssize_t start, Py_ssize_t stop, bint last) except -1
+
+
 cdef class Framer:
     cdef State state
+    cdef Consumer consumer          # during a feed
+    cdef object buffer              # likewise
     cdef bint requested             # an A-ASSOCIATE-RQ has come
     cdef readonly bint associated   # it came with an earlier feed, so that P-DATA-TF may follow
     cdef readonly uint32_t max_length
@@ -78,8 +88,11 @@ cdef class Framer:
     cdef int on_pdv_header(self, const uint8_t *h, list events) except -1
     cdef str pdv_fault(self)
     cdef int on_fragment(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1
+    cdef bint consumed(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last,
+                       list events) except -1
     cdef int on_pdv_end(self, list events) except -1
     cdef int on_command(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last, list events) except -1
+    cdef int deliver_command(self, const uint8_t *command, Py_ssize_t size, list events) except -1
     cdef int on_control_header(self, uint32_t length, list events) except -1
     cdef int on_body(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1
     cdef int violated(self, int reason, str text, list events) except -1

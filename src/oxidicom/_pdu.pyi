@@ -1,4 +1,4 @@
-from typing import final
+from typing import Any, final
 
 from _typeshed import ReadableBuffer
 
@@ -28,6 +28,13 @@ class Violation:
     text: str
     def __init__(self, reason: int, text: str) -> None: ...
 
+class Consumer:
+    """What takes the usual before it becomes an event; compiled ones only (see `_pdu.pxd`)."""
+
+    @property
+    def active(self) -> bool:
+        """A data set is under way, and comes here."""
+
 _Event = Pdu | Command | Data | Violation
 
 @final
@@ -39,4 +46,6 @@ class Framer:
     def close(self) -> None: ...
     @property
     def mid_message(self) -> bool: ...
-    def feed(self, buffer: ReadableBuffer, start: int, stop: int) -> list[_Event]: ...
+    def feed(
+        self, buffer: ReadableBuffer, start: int, stop: int, consumer: Any = None
+    ) -> list[_Event]: ...

@@ -67,6 +67,21 @@ cdef class Violation:
         return f"Violation(reason={self.reason}, text={self.text!r})"
 
 
+cdef class Consumer:
+    """What a `Framer` hands command sets and fragments to before it makes events of them.
+
+    Both methods return whether it was taken; what is not, becomes an event. Nothing is offered
+    while events wait, so that all happens in the order of arrival. A consumer may close the framer.
+    """
+
+    cdef int on_command(self, int context_id, const uint8_t *command, Py_ssize_t size) except -1:
+        return 0
+
+    cdef int on_fragment(self, int context_id, object buffer, const uint8_t *base,
+                         Py_ssize_t start, Py_ssize_t stop, bint last) except -1:
+        return 0
+
+
 @cython.final
 cdef class Framer:
     """The receiving half of one connection.
@@ -98,14 +113,17 @@ cdef class Framer:
             self.state != PDU_HEADER or self.header_have > 0 or self.command is not None
         )
 
-    def feed(self, buffer not None, Py_ssize_t start, Py_ssize_t stop):
-        """Return the events that bytes [start, stop) of `buffer` complete, in order.
+    def feed(self, buffer not None, Py_ssize_t start, Py_ssize_t stop, Consumer consumer=None):
+        """Return the events that bytes [start, stop) of `buffer` complete, in order; those that
+        `consumer` takes are none.
 
-        Raises ValueError where the range is not inside the buffer.
+        Raises ValueError where the range is not inside the buffer, and what the consumer raises.
         """
         cdef Py_buffer view
         cdef list events = []
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+        self.consumer = consumer
+        self.buffer = buffer
         try:
             if start < 0 or stop < start or stop > view.len:
                 raise ValueError(f"range {start}:{stop} is not inside {view.len} bytes")
@@ -113,6 +131,8 @@ cdef class Framer:
             # The request is answered now: what came with it came too early (PS3.8 9.2, Sta3).
             self.associated = self.requested
         finally:
+            self.consumer = None
+            self.buffer = None
             PyBuffer_Release(&view)
         return events
 
@@ -226,13 +246,21 @@ cdef class Framer:
         last = self.fragment_left == 0 and (self.control & LAST_FRAGMENT) != 0
         if self.control & COMMAND_SET:
             self.on_command(base, p, n, last, events)
-        else:
+        elif not self.consumed(base, p, n, last, events):
             events.append(Data(self.context_id, p, p + n, last))
         if self.fragment_left == 0:
             return self.on_pdv_end(events)
         return 0
 
+    cdef bint consumed(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last,
+                       list events) except -1:
+        if self.consumer is None or not self.consumer.active or events:
+            return False
+        return self.consumer.on_fragment(self.context_id, self.buffer, base, p, p + n, last)
+
     cdef int on_pdv_end(self, list events) except -1:
+        if self.state == DEAD:  # closed by the consumer
+            return 0
         if self.pdu_left == 0:
             self.state = PDU_HEADER
         elif self.pdu_left < HEADER_LENGTH:
@@ -243,17 +271,25 @@ cdef class Framer:
         return 0
 
     cdef int on_command(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last, list events) except -1:
+        cdef bytes joined
         if last and self.command is None:
-            events.append(Command(self.context_id, b"" if n == 0 else base[p:p + n]))
-            return 0
+            return self.deliver_command(base + p, n, events)
         if self.command is None:
             self.command = bytearray()
             self.command_context = self.context_id
         if n:
             self.command += base[p:p + n]
         if last:
-            events.append(Command(self.context_id, bytes(self.command)))
+            joined = bytes(self.command)
             self.command = None
+            return self.deliver_command(joined, len(joined), events)
+        return 0
+
+    cdef int deliver_command(self, const uint8_t *command, Py_ssize_t size, list events) except -1:
+        if self.consumer is not None and not events and size:
+            if self.consumer.on_command(self.context_id, command, size):
+                return 0
+        events.append(Command(self.context_id, b"" if size == 0 else command[:size]))
         return 0
 
     cdef int violated(self, int reason, str text, list events) except -1:

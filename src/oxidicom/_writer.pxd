@@ -1,5 +1,5 @@
 # Fragments to files: gathered writes, then one rename. Knows file descriptors, no DICOM.
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:
@@ -9,6 +9,9 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef enum:
     MAX_PIECES = 256    # iovecs a writev; IOV_MAX is 1024
     MAX_VIEWS = 8       # buffers in one gather; nearly always 1
+    NAME_ROOM = 256     # bytes of a temporary file's name, with its NUL
+    HEADER_ROOM = 1024  # bytes of a header; those of legal UIDs have under 700
+    NO_FOLDER = -1      # beside the errnos, which are positive
 
 
 cdef class Gather:
@@ -25,20 +28,26 @@ cdef class Gather:
 
 cdef class PartFile:
     cdef int folder_fd                  # where the temporary file stands; not ours to close
-    cdef bytes name
-    cdef const char *path               # of `name`
-    cdef bytes header
-    cdef char *header_at                # of `header`
+    cdef char path[NAME_ROOM]           # its temporary name
+    cdef char header[HEADER_ROOM]
+    cdef bytes long_header              # one for which that is too small
+    cdef char *header_at
     cdef size_t header_size
     cdef int fd
     cdef bint created                   # it stands under its temporary name
     cdef int failure                    # errno; nothing is written or placed any more
     cdef public int64_t slowest_ns      # longest single stretch of storage calls
 
+    cdef int rename(self, bytes prefix, uint64_t number) except -1
     cdef int append(self, Gather gather) noexcept nogil
     cdef int write_pieces(self, iovec *pieces, int count) noexcept nogil
+    cdef int store(self, Gather gather, int root_fd, const char *folder, const char *final_name,
+                   bint sync) noexcept nogil
     cdef int complete(self, bint sync) noexcept nogil
     cdef int rename_into(self, int root_fd, const char *folder, const char *final_name,
                          bint sync) noexcept nogil
     cdef void remove(self) noexcept nogil
     cdef void took_since(self, int64_t began) noexcept nogil
+
+
+cdef int64_t now_ns() noexcept nogil

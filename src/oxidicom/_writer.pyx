@@ -9,6 +9,7 @@ calls only. OSError carries no file name: names hold patient data.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EBADF, EINTR, EINVAL, EIO, ENAMETOOLONG, ENOENT, ENOSYS, EPERM, errno
+from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset, strchr, strlen
 
 import os
@@ -74,12 +75,9 @@ cdef extern from * nogil:
         unsigned long long resolve
 
 
-cdef enum:
-    NO_FOLDER = -1    # beside the errnos, which are positive
-
 cdef bint have_openat2 = True
 
-cdef inline int64_t now_ns() noexcept nogil:
+cdef int64_t now_ns() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
     return <int64_t> t.tv_sec * 1000000000 + t.tv_nsec
@@ -239,14 +237,31 @@ cdef class PartFile:
         # First, because __dealloc__ follows whatever raises here.
         self.fd = -1
         self.folder_fd = folder_fd
-        self.name = name
-        self.path = plain_name(name)
-        self.header = header
+        plain_name(name)
+        if len(name) >= NAME_ROOM:
+            raise ValueError("name too long")
+        memcpy(self.path, <const char *> name, len(name) + 1)
+        self.long_header = header
         self.header_at = <char *> header
         self.header_size = len(header)
 
     def __dealloc__(self):
         self.remove()
+
+    cdef int rename(self, bytes prefix, uint64_t number) except -1:
+        """For another file, after the last one was placed or discarded; its header follows."""
+        cdef int size
+        self.remove()
+        self.failure = 0
+        self.slowest_ns = 0
+        self.long_header = None
+        self.header_at = self.header
+        self.header_size = 0
+        size = snprintf(self.path, NAME_ROOM, "%s%llu.part", <const char *> prefix,
+                        <unsigned long long> number)
+        if not 0 < size < NAME_ROOM:
+            raise ValueError("name too long")
+        return 0
 
     cdef void remove(self) noexcept nogil:
         if self.fd >= 0:
@@ -336,6 +351,18 @@ cdef class PartFile:
         close(folder_fd)
         return number
 
+    cdef int store(self, Gather gather, int root_fd, const char *folder, const char *final_name,
+                   bint sync) noexcept nogil:
+        """All that is left to do; 0, NO_FOLDER or an errno. `gather` stays as it is."""
+        cdef int64_t began = now_ns()
+        cdef int number = self.append(gather)
+        if number == 0:
+            number = self.complete(sync)
+        if number == 0:
+            number = self.rename_into(root_fd, folder, final_name, sync)
+        self.took_since(began)
+        return number
+
     cdef void took_since(self, int64_t began) noexcept nogil:
         cdef int64_t took = now_ns() - began
         if took > self.slowest_ns:
@@ -369,15 +396,8 @@ cdef class PartFile:
         cdef const char *folder_path = c_string(folder)
         cdef const char *final_name = plain_name(file_name)
         cdef int number
-        cdef int64_t began
         with nogil:
-            began = now_ns()
-            number = self.append(gather)
-            if number == 0:
-                number = self.complete(sync)
-            if number == 0:
-                number = self.rename_into(root_fd, folder_path, final_name, sync)
-            self.took_since(began)
+            number = self.store(gather, root_fd, folder_path, final_name, sync)
         # What was appended is not to be appended again when the caller has made the folder.
         if self.created or number == 0:
             gather.clear()

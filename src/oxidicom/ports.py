@@ -5,7 +5,8 @@ Times called `at` are seconds of one monotonic clock; `wall_ns` are nanoseconds 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -205,7 +206,63 @@ class InstanceSink(Protocol):
         """The instance will never be complete: nothing of it remains, no outcome follows."""
 
 
+class ExpressOwner(SinkOwner, Protocol):
+    """The association that lends its usual instances to an `ExpressLane`."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def nothing_waits(self) -> bool:
+        """Whether all that was sent has left the transport."""
+
+    def adopt(
+        self,
+        context_id: int,
+        message_id: int,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        begun: Any,
+        under_way: bool,
+    ) -> None:
+        """Go on with an instance that the lane has begun; if it is not `under_way`, all of it
+        was fed and `finish_adopted` follows."""
+
+    def finish_adopted(self, buffer: bytearray) -> None: ...
+
+
+class ExpressLane(Protocol):
+    """Takes the usual instances of an association straight from its framer (`_pdu.Consumer`), and
+    answers them; whatever is not usual it leaves to sinks."""
+
+    fd: int
+    direct: bool
+    messages: int
+
+    @property
+    def active(self) -> bool:
+        """An instance is under way here."""
+
+    def flush(self) -> None:
+        """Before the receive buffer is reused."""
+
+    def discard(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class InstanceStore(Protocol):
+    def express(
+        self,
+        association: AssociationContext,
+        owner: ExpressOwner,
+        contexts: Mapping[int, tuple[Encoding, str]],
+    ) -> ExpressLane | None:
+        """`contexts`: encoding and transfer syntax by presentation context id."""
+
+    def adopt(
+        self, association: AssociationContext, request: StoreRequest, owner: SinkOwner, begun: Any
+    ) -> InstanceSink:
+        """A sink for what the express lane has begun."""
+
     def begin(
         self, association: AssociationContext, request: StoreRequest, owner: SinkOwner
     ) -> InstanceSink: ...

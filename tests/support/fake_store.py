@@ -69,6 +69,12 @@ class Store:
         self.changed: Callable[[], None] = lambda: None
         """Called when a sink is finished."""
 
+    def express(self, *arguments: object) -> None:
+        """All goes by sinks."""
+
+    def adopt(self, *arguments: object) -> Sink:
+        raise AssertionError("there is no express lane")
+
     def begin(
         self, association: AssociationContext, request: StoreRequest, owner: SinkOwner
     ) -> Sink:

@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from oxidicom.buffers import BufferPool
 from oxidicom.constants import AbortReason
@@ -21,6 +21,7 @@ from oxidicom.ports import (
     AssociationBegan,
     AssociationContext,
     AssociationEnded,
+    ExpressLane,
     InstanceSink,
     InstanceStore,
     Reports,
@@ -84,6 +85,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         self._store = host.store
         self._acceptor = Acceptor(host.policy, self._admit)
         self._sink: InstanceSink | None = None
+        self._express: ExpressLane | None = None
         self._association: AssociationContext | None = None
         self._kept = 0  # sinks that keep the buffer under way
         self._last: Ended | None = None  # how it ends, once the outcomes that are due are sent
@@ -100,7 +102,6 @@ class AssociationProtocol(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._flow = FlowControl(self._transport, self._pool)
-        self._write = self._transport.write
         address = transport.get_extra_info("peername")
         if isinstance(address, tuple):
             # On a socket for both families IPv4 peers come in IPv6's clothes.
@@ -139,6 +140,9 @@ class AssociationProtocol(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.phase = Phase.CLOSED
+        if self._express is not None:
+            self._express.close()
+            self._express = None
         self._socket.detach()
         self._flow.detach()
         if not self._over:
@@ -156,6 +160,8 @@ class AssociationProtocol(asyncio.BufferedProtocol):
     def _receive(self, nbytes: int) -> None:
         buffer = self._pool.current
         self._perform(self._acceptor.receive(buffer, 0, nbytes), buffer)
+        if self._express is not None:
+            self._express.flush()
         if self._sink is not None and not self._sink.flush(buffer):
             self._kept += 1
         if self._acceptor.mid_message:
@@ -174,7 +180,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
             elif type(record) is StoreBegan:
                 self._on_store_began(record)
             elif type(record) is Output:
-                self._write(record.data)
+                self.send(record.data)
             elif type(record) is Associated:
                 self._on_associated(record.request)
             elif type(record) is Ended:
@@ -190,8 +196,10 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         assert sink is not None
         if data.stop > data.start:
             sink.feed(buffer, data.start, data.stop)
-        if not data.last:
-            return
+        if data.last:
+            self._finish(sink, buffer)
+
+    def _finish(self, sink: InstanceSink, buffer: bytearray) -> None:
         self._sink = None
         pending = self._flow.pending
         try:
@@ -210,7 +218,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         if self.phase is not Phase.ESTABLISHED:
             self._report_end()
             return
-        self._write(self._acceptor.store_response(outcome))
+        self.send(self._acceptor.store_response(outcome))
         if self._last is not None and not self._flow.pending:
             self._end(self._last)
         elif self._abort_at_rest is not None and self.at_rest:
@@ -218,6 +226,38 @@ class AssociationProtocol(asyncio.BufferedProtocol):
 
     def buffer_released(self, buffer: bytearray) -> None:
         self._flow.buffer_released(buffer)
+
+    # ---- the express lane's callbacks (ports.ExpressOwner) -------------------------------
+
+    def send(self, data: bytes) -> None:
+        self._transport.write(data)
+        if self._express is not None:
+            self._express.direct = False
+
+    def nothing_waits(self) -> bool:
+        return not self._transport.get_write_buffer_size()
+
+    def adopt(
+        self,
+        context_id: int,
+        message_id: int,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        begun: Any,
+        under_way: bool,
+    ) -> None:
+        assert self._association is not None
+        request = self._acceptor.store_request(
+            context_id, message_id, sop_class_uid, sop_instance_uid
+        )
+        self._sink = self._store.adopt(self._association, request, self, begun)
+        self._flow.instance_pending()
+        if under_way:
+            self._acceptor.take_back(request)
+
+    def finish_adopted(self, buffer: bytearray) -> None:
+        assert self._sink is not None
+        self._finish(self._sink, buffer)
 
     # ---- the association's life ----------------------------------------------------------
 
@@ -239,8 +279,23 @@ class AssociationProtocol(asyncio.BufferedProtocol):
                 time.time_ns(),
             )
         )
+        self._open_express_lane(self._association)
+
+    def _open_express_lane(self, association: AssociationContext) -> None:
+        contexts = {
+            context.id: (context.encoding, context.transfer_syntax)
+            for context in self._acceptor.contexts.values()
+        }
+        express = self._store.express(association, self, contexts)
+        if express is not None:
+            if self._transport.get_extra_info("sslcontext") is None:
+                express.fd = self._socket.fileno()
+            self._acceptor.use(express)
+            self._express = express
 
     def _on_ended(self, record: Ended) -> None:
+        if self._express is not None:
+            self._express.discard()
         sink, self._sink = self._sink, None
         if sink is not None:
             self._flow.instance_done()
@@ -295,7 +350,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
             return
         self._flow.release()
         if last_words:
-            self._write(last_words)
+            self.send(last_words)
         if last_words and not self._half_closed and self._transport.can_write_eof():
             # The peer may have reset the connection since: then nobody reads them.
             with contextlib.suppress(OSError):

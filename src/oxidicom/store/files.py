@@ -128,9 +128,13 @@ class FilesRoot:
             raise
         older = folder.replace(file_name)
         if older is not None:
-            # The instance is stored: a stale file that stays is no reason to say otherwise.
-            with suppress(OSError):
-                remove_file(self.root_fd, folder.path, older)
+            self.remove_older(folder, older)
+
+    def remove_older(self, folder: SeriesFolder, file_name: str) -> None:
+        """The file that an instance had under another number goes."""
+        # The instance is stored: a stale file that stays is no reason to say otherwise.
+        with suppress(OSError):
+            remove_file(self.root_fd, folder.path, file_name)
 
     def _rename(self, part: PartFile, gather: Gather, folder: bytes, file_name: bytes) -> None:
         try:

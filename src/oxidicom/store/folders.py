@@ -116,6 +116,9 @@ class SeriesFolders:
     def __len__(self) -> int:
         return len(self._folders)
 
+    def find(self, key: SeriesKey) -> SeriesFolder | None:
+        return self._folders.get(key)
+
     def claim(self, series: SeriesInfo, association_id: str) -> SeriesFolder:
         key = series.key
         folder = self._folders.get(key)

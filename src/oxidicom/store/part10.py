@@ -23,10 +23,10 @@ def _element(element: int, vr: bytes, value: bytes) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _around_instance(
+def around_instance(
     sop_class: str, instance_length: int, transfer_syntax: str, calling_ae_title: str
 ) -> tuple[bytes, bytes]:
-    """All but the value of (0002,0003), of whose length the group's length is made."""
+    """All but the value of (0002,0003), of whose padded length the group's length is made."""
     before = (
         struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2)
         + b"\x00\x01"
@@ -51,5 +51,5 @@ def file_header(
     (0002,0016) is the calling AE title, the implementation is ours (decision 23).
     """
     instance = _padded(sop_instance, b"\0")
-    before, after = _around_instance(sop_class, len(instance), transfer_syntax, calling_ae_title)
+    before, after = around_instance(sop_class, len(instance), transfer_syntax, calling_ae_title)
     return before + instance + after

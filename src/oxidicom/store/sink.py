@@ -8,7 +8,8 @@ from collections import deque
 from functools import partial
 from typing import Final
 
-from oxidicom._writer import Gather
+from oxidicom._dataset import Walker
+from oxidicom._writer import Gather, PartFile
 from oxidicom.constants import Status
 from oxidicom.errors import InstanceError
 from oxidicom.ports import (
@@ -25,8 +26,11 @@ from oxidicom.store.names import InstanceNames, read_names, series_uid_of
 from oxidicom.store.naming import pacs_name_of
 from oxidicom.store.part10 import file_header
 from oxidicom.store.quarantine import Quarantine
-from oxidicom.store.reading import reader_for
+from oxidicom.store.reading import Reader, reader_for
 from oxidicom.store.writing import SLOW_NS
+
+Begun = tuple[Walker, PartFile, Gather, int]
+"""What has come of an instance: read, written, gathered, and the bytes in all."""
 
 SMALL: Final = 16 * 1024
 """Bytes: cheaper to copy than to keep a whole receive buffer for a writer thread."""
@@ -89,6 +93,7 @@ class StorageSink:
         association: AssociationContext,
         request: StoreRequest,
         owner: SinkOwner,
+        begun: Begun | None = None,
     ) -> None:
         self._storage = storage
         self._association = association
@@ -96,23 +101,25 @@ class StorageSink:
         self._owner = owner
         self._lane = storage.writers.lane()
         self._inline = storage.writers.is_inline(self._lane)
-        self._reader = reader_for(request.encoding)
-        self._part = storage.temporary.part_file(
-            file_header(
-                request.sop_class_uid,
-                request.sop_instance_uid,
-                request.transfer_syntax,
-                association.calling_ae_title,
-            )
-        )
-        self._gather = Gather()
-        self._size = 0
+        self._reader: Reader
+        self._reader, self._part, self._gather, self._size = begun or self._begin()
         self._error: InstanceError | None = None
         self._broken = False
         """A write has failed, though the loop may not know it yet: the file has a hole."""
         self._checked = False
         self._dropped = False
         self._finished = False
+
+    def _begin(self) -> tuple[Reader, PartFile, Gather, int]:
+        request = self._request
+        header = file_header(
+            request.sop_class_uid,
+            request.sop_instance_uid,
+            request.transfer_syntax,
+            self._association.calling_ae_title,
+        )
+        part = self._storage.temporary.part_file(header)
+        return reader_for(request.encoding), part, Gather(), 0
 
     # ---- fragments -----------------------------------------------------------------------
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from oxidicom.ports import AssociationContext, SinkOwner, StoreRequest
+from collections.abc import Mapping
+
+from oxidicom._dataset import Walker
+from oxidicom._express import Destination, Express
+from oxidicom.encodings import Encoding
+from oxidicom.ports import (
+    AssociationContext,
+    ExpressOwner,
+    InstanceStored,
+    SinkOwner,
+    StoreRequest,
+)
 from oxidicom.store.files import FilesRoot
-from oxidicom.store.sink import StorageSink
+from oxidicom.store.names import read_series
+from oxidicom.store.part10 import around_instance
+from oxidicom.store.sink import Begun, StorageSink
 
 
 class Storage(FilesRoot):
-    """Begins an instance for each C-STORE-RQ."""
+    """Begins an instance for each C-STORE-RQ, or lends an association the express lane for it."""
 
     def begin(
         self, association: AssociationContext, request: StoreRequest, owner: SinkOwner
@@ -17,3 +30,44 @@ class Storage(FilesRoot):
 
     def association_ended(self, association_id: str) -> None:
         self.folders.association_ended(association_id)
+
+    # ---- the express lane ----------------------------------------------------------------
+
+    def express(
+        self,
+        association: AssociationContext,
+        owner: ExpressOwner,
+        contexts: Mapping[int, tuple[Encoding, str]],
+    ) -> Express:
+        walked = {
+            context_id: (int(encoding), transfer_syntax)
+            for context_id, (encoding, transfer_syntax) in contexts.items()
+            if encoding is not Encoding.DEFLATED
+        }
+        return Express(self, association, owner, walked, InstanceStored)
+
+    def adopt(
+        self, association: AssociationContext, request: StoreRequest, owner: SinkOwner, begun: Begun
+    ) -> StorageSink:
+        """Go on with what the express lane has begun."""
+        return StorageSink(self, association, request, owner, begun)
+
+    def destination(self, walker: Walker, association: AssociationContext) -> Destination | None:
+        """Where the instance goes that was read, if the association has stored one of its series
+        and nothing is to be decided; else None."""
+        names = read_series(walker, association.calling_ae_title)
+        if names.series is None or not names.instance_is_text:
+            return None
+        folder = self.folders.find(names.series.key)
+        if (
+            folder is None
+            or not folder.stored
+            or not folder.listed
+            or association.association_id not in folder.associations
+            or association.association_id not in folder.journaled
+            or folder.series.path != names.series.path
+        ):
+            return None
+        return Destination(walker, folder, names.sop_class_uid.encode())
+
+    header_around = staticmethod(around_instance)

@@ -46,8 +46,10 @@ class TemporaryFolder:
         self._host = re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname())
         pid = os.getpid()
         # The random part keeps two containers of one host name and one pid apart.
-        self._prefix = f"{self._host}-{pid}-{_start_of(pid) or 0}-{secrets.token_hex(4)}-"
-        self._numbers = count()
+        prefix = f"{self._host}-{pid}-{_start_of(pid) or 0}-{secrets.token_hex(4)}-"
+        self.prefix = prefix.encode()
+        self.numbers = count()
+        """With the prefix they make names that nobody else gives."""
         self._make()
         self.fd = open_folder(root_fd, PATH)
 
@@ -58,7 +60,7 @@ class TemporaryFolder:
         make_folders(self._root_fd, PATH, sync=False)
 
     def part_file(self, header: bytes) -> PartFile:
-        return PartFile(self.fd, f"{self._prefix}{next(self._numbers)}.part".encode(), header)
+        return PartFile(self.fd, b"%s%d.part" % (self.prefix, next(self.numbers)), header)
 
     def make_again(self) -> None:
         """After somebody removed the folder. Files in reception know the descriptor's number, so
@@ -73,7 +75,7 @@ class TemporaryFolder:
         removed = 0
         for name in os.listdir(self.fd):
             match = _NAME.fullmatch(name)
-            if match is None or name.startswith(self._prefix):
+            if match is None or name.startswith(self.prefix.decode()):
                 continue
             with suppress(FileNotFoundError):
                 if self._is_left_behind(match, name):

@@ -148,6 +148,8 @@ class WritePolicy:
         self._auto_inline = local and not fsync
         self._slow_calls: deque[float] = deque(maxlen=3)
         self._threads_until = float("-inf")
+        self.quick = mode == "inline" or (mode == "auto" and self._auto_inline)
+        """Inline, without a look at the clock. Comes back with a look at it."""
 
     @property
     def may_change(self) -> bool:
@@ -157,7 +159,8 @@ class WritePolicy:
     def inline(self, now: float) -> bool:
         if self._mode != "auto":
             return self._mode == "inline"
-        return self._auto_inline and now >= self._threads_until
+        self.quick = self._auto_inline and now >= self._threads_until
+        return self.quick
 
     def observe(self, slowest_ns: int, now: float) -> None:
         """Of each instance: its longest stretch of storage calls."""
@@ -168,6 +171,7 @@ class WritePolicy:
             len(self._slow_calls) == 3 and now - self._slow_calls[0] < 1.0
         ):
             self._threads_until = now + QUIET
+            self.quick = self._mode == "inline"
 
 
 class Writers:
@@ -185,7 +189,7 @@ class Writers:
         """Threads were left behind amid a storage call that never returned."""
         self._clock = clock
         self._inline = InlineLane()
-        self._completions = Completions(loop)
+        self.completions = Completions(loop)
         self._most = max(1, threads)
         self._threads: list[ThreadLane] = []
         self._next = 0
@@ -194,7 +198,7 @@ class Writers:
         """For one instance, all of whose jobs run in it, in order."""
         now = self._clock()
         if self.policy.inline(now) and not (
-            self._completions.outstanding and self.policy.may_change and self._stuck(now)
+            self.completions.outstanding and self.policy.may_change and self._stuck(now)
         ):
             return self._inline
         return self.thread_lane()
@@ -209,7 +213,7 @@ class Writers:
     def thread_lane(self) -> Lane:
         if len(self._threads) < self._most:
             name = f"writer-{len(self._threads)}"
-            self._threads.append(ThreadLane(name, self._completions, self._clock))
+            self._threads.append(ThreadLane(name, self.completions, self._clock))
         self._next = (self._next + 1) % len(self._threads)
         return self._threads[self._next]
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
+from typing import Final
 
 from oxidicom._pdu import Command, Data, Framer, Pdu, Violation
 from oxidicom.constants import AbortReason, CommandField, PduType
 from oxidicom.errors import AssociationRejected, PeerError
-from oxidicom.ports import StoreOutcome, StoreRequest
+from oxidicom.ports import ExpressLane, StoreOutcome, StoreRequest
 from oxidicom.wire import dimse, items, pdus
 from oxidicom.wire.events import Associated, Ended, Event, Output, StoreBegan
 from oxidicom.wire.negotiation import AcceptedContext, Policy, negotiate
 
 _RESPONSE = 0x8000
+
+LONGEST_RESPONSE: Final = 512
+"""Bytes that a C-STORE-RSP of legal UIDs stays under, by far."""
 
 
 class State(Enum):
@@ -48,16 +52,42 @@ class Acceptor:
         self._peer_max_pdu_length = 0
         self._message: StoreRequest | Skipped | None = None
         self._context_id = 0
+        self._express: ExpressLane | None = None
         self.state = State.AWAITING_REQUEST
         self.closing = False
         """The association is over; whatever else arrives is dropped."""
-        self.messages = 0
+        self._messages = 0
+
+    @property
+    def messages(self) -> int:
         """Commands received, which tells one message from the next."""
+        return self._messages + (0 if self._express is None else self._express.messages)
+
+    @property
+    def _amid_data(self) -> bool:
+        return self._message is not None or (self._express is not None and self._express.active)
 
     @property
     def mid_message(self) -> bool:
         """A message has begun and not ended: the peer owes us bytes."""
-        return self._message is not None or self._framer.mid_message
+        return self._framer.mid_message or self._amid_data
+
+    @property
+    def contexts(self) -> Mapping[int, AcceptedContext]:
+        """By id; of an association that is established."""
+        return self._contexts
+
+    def use(self, express: ExpressLane) -> None:
+        """Let it take usual instances from here on: of those there are no events."""
+        # A response in one PDU must fit; what else the peer may mean by so small a limit is not
+        # usual either.
+        if not 0 < self._peer_max_pdu_length < LONGEST_RESPONSE:
+            self._express = express
+
+    def take_back(self, request: StoreRequest) -> None:
+        """What the express lane had begun: the rest of its data are events."""
+        self._message = request
+        self._context_id = request.context_id
 
     def receive(self, buffer: bytearray | bytes, start: int, stop: int) -> list[Event]:
         """Return what bytes [start, stop) of `buffer` amount to. Never raises for what they hold.
@@ -66,8 +96,10 @@ class Acceptor:
         """
         if self.closing:
             return []
+        express = self._express if self._message is None else None
+        found = self._framer.feed(buffer, start, stop, express)
         events: list[Event] = []
-        for event in self._framer.feed(buffer, start, stop):
+        for event in found:
             try:
                 if type(event) is Data:
                     self._on_data(event, events)
@@ -95,6 +127,19 @@ class Acceptor:
         self._stop()
         return Ended(text, pdus.encode_abort(2, reason))
 
+    def store_request(
+        self, context_id: int, message_id: int, sop_class_uid: str, sop_instance_uid: str
+    ) -> StoreRequest:
+        context = self._contexts[context_id]
+        return StoreRequest(
+            context_id,
+            message_id,
+            sop_class_uid,
+            sop_instance_uid,
+            context.transfer_syntax,
+            context.encoding,
+        )
+
     def store_response(self, outcome: StoreOutcome) -> bytes:
         """The P-DATA-TF that answers a `StoreBegan`; not to be sent after the last words."""
         request = outcome.request
@@ -114,7 +159,7 @@ class Acceptor:
         if pdu.type == PduType.A_ASSOCIATE_RQ:
             self._on_associate_rq(pdu.body, events)
         elif pdu.type == PduType.A_RELEASE_RQ:
-            if self._message is not None:
+            if self._amid_data:
                 raise PeerError(AbortReason.UNEXPECTED_PDU, "release amid a message")
             # Before association too, as peers expect that ask whether anybody is there.
             error = None if self.state is State.ESTABLISHED else "never associated"
@@ -146,7 +191,7 @@ class Acceptor:
 
     def _stop(self) -> None:
         self._framer.close()
-        self._message = None
+        self._message = self._express = None
         self.state = State.CLOSING
         self.closing = True
 
@@ -162,19 +207,14 @@ class Acceptor:
         return context
 
     def _on_command(self, event: Command, events: list[Event]) -> None:
-        self.messages += 1
+        self._messages += 1
         context = self._context(event.context_id)
-        if self._message is not None:
+        if self._amid_data:
             raise PeerError(AbortReason.INVALID_PDU_PARAMETER_VALUE, "command amid a data set")
         command = dimse.decode_command(event.data)
         if command.field == CommandField.C_STORE_RQ:
-            request = StoreRequest(
-                context.id,
-                command.message_id,
-                command.sop_class_uid,
-                command.sop_instance_uid,
-                context.transfer_syntax,
-                context.encoding,
+            request = self.store_request(
+                context.id, command.message_id, command.sop_class_uid, command.sop_instance_uid
             )
             self._message = request
             self._context_id = context.id

@@ -1,0 +1,80 @@
+# The usual way of a usual instance, from the receive buffer to its final name and its response.
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from oxidicom._dataset cimport SeriesPrint, Walker
+from oxidicom._pdu cimport Consumer
+from oxidicom._writer cimport Gather, PartFile
+
+cdef enum:
+    UID_ROOM = 64           # PS3.5 9.1
+    RESPONSE_ROOM = 320     # a C-STORE-RSP of two such UIDs has 208 at most
+
+
+cdef struct Uid:
+    char text[UID_ROOM]
+    int size
+
+
+cdef struct StoreCommand:
+    # A C-STORE-RQ (PS3.7 9.3.1.1)
+    int message_id          # -1 where it is missing
+    Uid sop_class
+    Uid sop_instance
+
+
+cdef class Destination:
+    cdef SeriesPrint series
+    cdef object folder      # store.folders.SeriesFolder
+    cdef object info        # ports.SeriesInfo
+    cdef bytes path
+    cdef bytes sop_class
+    cdef dict files         # of the folder, likewise the others
+    cdef dict placing
+    cdef set unregistered
+
+
+cdef class Express(Consumer):
+    cdef object storage, owner, policy, completions, clock, reports, stored_report
+    cdef object association, association_id
+    cdef dict contexts
+    cdef object numbers             # of temporary files
+    cdef bytes prefix
+    cdef int root_fd
+    cdef bint sync, scarce          # free space is to be looked at
+    cdef public int fd              # of the socket, -1: everything goes by the owner
+    cdef public bint direct         # nothing waits in the transport: responses may pass it
+    cdef readonly int64_t messages
+
+    cdef signed char encodings[256] # by presentation context, -1 where we do not serve it
+    cdef Walker walker
+    cdef Gather gather
+    cdef PartFile part
+    cdef Destination destination    # of the latest instance
+
+    # The instance under way
+    cdef int context_id
+    cdef int encoding
+    cdef StoreCommand command
+    cdef bint checked               # there is space
+    cdef int64_t size
+
+    # The latest instance's header is nearly this one's
+    cdef int header_context
+    cdef Uid header_class
+    cdef int header_instance_size
+    cdef bytes before_instance
+    cdef bytes after_instance
+
+    cdef bint may_begin(self)
+    cdef int begin(self, int context_id, int encoding) except -1
+    cdef int write_header(self) except -1
+    cdef int find_header(self) except -1
+    cdef bint has_space(self) except -1
+    cdef int finish(self, object buffer) except -1
+    cdef bint is_usual(self) except -1
+    cdef Destination destination_of_this(self)
+    cdef bint store(self, Destination to) except -1
+    cdef int tell_stored(self, Destination to, double began) except -1
+    cdef int hand_over(self, bint under_way) except -1
+    cdef int respond(self) except -1
+    cdef int encode_response(self, uint8_t *out) noexcept nogil
