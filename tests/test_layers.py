@@ -24,9 +24,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_pdu": set(),
     "_dataset": set(),
     "_writer": set(),
+    "_dimse": set(),
+    "_express": {"_pdu", "_dataset", "_writer", "_dimse"},
+    "_intake": {"_pdu", "base"},
     "wire": {"wire", "base", "_pdu"},
-    "net": {"net", "wire", "base"},
-    "store": {"store", "base", "_dataset", "_writer"},
+    "net": {"net", "wire", "base", "_intake"},
+    "store": {"store", "base", "_dataset", "_writer", "_express"},
     "series": {"series", "base"},
     "notify": {"notify", "base"},
     "telemetry": {"telemetry", "base"},
@@ -34,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["app"] = {*MAY_IMPORT, "app"} - {"cli"}
 
-WITHOUT_LOOP = ("_pdu", "_dataset", "_writer", "wire", "series.tracker")
+WITHOUT_LOOP = ("_pdu", "_dataset", "_writer", "_express", "_intake", "wire", "series.tracker")
 """Bytes and a clock in, records out: tested without a socket or a sleep."""
 
 LOOPS = {"asyncio", "uvloop"}

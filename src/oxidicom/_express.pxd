@@ -2,25 +2,9 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from oxidicom._dataset cimport SeriesPrint, Walker
-from oxidicom._pdu cimport Consumer
+from oxidicom._dimse cimport StoreCommand, Uid
+from oxidicom._pdu cimport Consumer, Framer
 from oxidicom._writer cimport Gather, PartFile
-
-cdef enum:
-    UID_ROOM = 64           # PS3.5 9.1
-    RESPONSE_ROOM = 320     # a C-STORE-RSP of two such UIDs has 208 at most
-
-
-cdef struct Uid:
-    char text[UID_ROOM]
-    int size
-
-
-cdef struct StoreCommand:
-    # A C-STORE-RQ (PS3.7 9.3.1.1)
-    int message_id          # -1 where it is missing
-    Uid sop_class
-    Uid sop_instance
-
 
 cdef class Destination:
     cdef SeriesPrint series
@@ -43,7 +27,9 @@ cdef class Express(Consumer):
     cdef bint sync, scarce          # free space is to be looked at
     cdef public int fd              # of the socket, -1: everything goes by the owner
     cdef public bint direct         # nothing waits in the transport: responses may pass it
+    cdef public Framer framer       # of the association
     cdef readonly int64_t messages
+    cdef bint handed_over           # since the present receive began
 
     cdef signed char encodings[256] # by presentation context, -1 where we do not serve it
     cdef Walker walker
@@ -69,6 +55,7 @@ cdef class Express(Consumer):
     cdef int begin(self, int context_id, int encoding) except -1
     cdef int write_header(self) except -1
     cdef int find_header(self) except -1
+    cdef int write_gathered(self) except -1
     cdef bint has_space(self) except -1
     cdef int finish(self, object buffer) except -1
     cdef bint is_usual(self) except -1
@@ -77,4 +64,3 @@ cdef class Express(Consumer):
     cdef int tell_stored(self, Destination to, double began) except -1
     cdef int hand_over(self, bint under_way) except -1
     cdef int respond(self) except -1
-    cdef int encode_response(self, uint8_t *out) noexcept nogil

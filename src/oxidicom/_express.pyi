@@ -2,7 +2,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from oxidicom._dataset import Walker
-from oxidicom._pdu import Consumer
+from oxidicom._pdu import Consumer, Framer
 
 @final
 class Destination:
@@ -27,6 +27,8 @@ class Express(Consumer):
     """Descriptor of the peer's socket, to which responses go at once; -1: by `owner.send`."""
     direct: bool
     """Nothing waits in the transport. To be cleared when something is written to it."""
+    framer: Framer
+    """The association's."""
     messages: int
     """Commands taken so far."""
 

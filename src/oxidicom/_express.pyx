@@ -9,173 +9,33 @@ fails included, is handed over as far as it has come. So no rule of refusal stan
 """
 
 cimport cython
-from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy
 
 from oxidicom._dataset cimport INSTANCE_NUMBER, SOP_INSTANCE_UID
+from oxidicom._dimse cimport (
+    NAME_ROOM, RESPONSE_ROOM, Uid, is_uid, read_number, read_store_command, text_of, write_name,
+    write_store_response,
+)
 from oxidicom._writer cimport now_ns
 
 cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t send(int fd, const void *data, size_t size, int flags)
+    int setsockopt(int fd, int level, int name, const void *value, unsigned int size)
     enum: MSG_NOSIGNAL
     enum: MSG_DONTWAIT
 
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum: TCP_QUICKACK
+
+cdef extern from "<netinet/in.h>" nogil:
+    enum: IPPROTO_TCP
+
 cdef enum:
-    # PS3.7 table E.1-1; group 0000
-    GROUP_LENGTH = 0x0000
-    AFFECTED_SOP_CLASS_UID = 0x0002
-    COMMAND_FIELD = 0x0100
-    MESSAGE_ID = 0x0110
-    MESSAGE_ID_BEING_RESPONDED_TO = 0x0120
-    PRIORITY = 0x0700
-    COMMAND_DATA_SET_TYPE = 0x0800
-    STATUS = 0x0900
-    AFFECTED_SOP_INSTANCE_UID = 0x1000
-    MOVE_ORIGINATOR_AE_TITLE = 0x1030
-    MOVE_ORIGINATOR_MESSAGE_ID = 0x1031
-
-    C_STORE_RQ = 0x0001
-    C_STORE_RSP = 0x8001
-    NO_DATA_SET = 0x0101
-    P_DATA_TF = 0x04
-    LAST_FRAGMENT_OF_COMMAND = 3
-    HEADERS = 12            # of a PDU and its PDV
-
-    LONGEST_NUMBER = 9      # digits: any such number fits into 32 bits
     LONGEST_PATH = 1024     # characters below the files root that CUBE takes (decision 25)
-    NAME_BESIDES_UID = 14   # at most: number, "-", ".dcm"
     UNUSED_ENCODING = -1
 
 cdef int64_t SLOW_NS = 5_000_000
 """As store.writing has it: what took longer is told to the policy."""
-
-
-# ---- bytes -------------------------------------------------------------------------------------
-
-
-cdef inline int little_endian_16(const uint8_t *p) noexcept nogil:
-    return p[0] | p[1] << 8
-
-
-cdef inline uint32_t little_endian_32(const uint8_t *p) noexcept nogil:
-    return <uint32_t> little_endian_16(p) | <uint32_t> little_endian_16(p + 2) << 16
-
-
-cdef bint read_uid(const uint8_t *value, uint32_t size, Uid *uid) noexcept nogil:
-    """False: it is not plainly digits and dots (PS3.5 9.1), but for its padding (decision 9)."""
-    cdef uint32_t i
-    while size and (value[size - 1] == 0 or value[size - 1] == c' '):
-        size -= 1
-    if not 0 < size <= UID_ROOM:
-        return False
-    for i in range(size):
-        if value[i] != c'.' and not c'0' <= value[i] <= c'9':
-            return False
-    memcpy(uid.text, value, size)
-    uid.size = <int> size
-    return True
-
-
-cdef bint read_store_command(const uint8_t *p, Py_ssize_t size, StoreCommand *out) noexcept nogil:
-    """Read a C-STORE-RQ of the usual elements in any order (PS3.7 table 9.3-1). False: it is not
-    that, though it may be a good command."""
-    cdef const uint8_t *end = p + size
-    cdef uint32_t length
-    cdef int element
-    cdef bint is_store = False, has_data_set = False
-    out.message_id = -1
-    out.sop_class.size = out.sop_instance.size = 0
-    while p < end:
-        if end - p < 8 or little_endian_16(p) != 0:
-            return False
-        element = little_endian_16(p + 2)
-        length = little_endian_32(p + 4)
-        p += 8
-        if <Py_ssize_t> length > end - p:
-            return False
-        if element == AFFECTED_SOP_CLASS_UID:
-            if not read_uid(p, length, &out.sop_class):
-                return False
-        elif element == AFFECTED_SOP_INSTANCE_UID:
-            if not read_uid(p, length, &out.sop_instance):
-                return False
-        elif element == COMMAND_FIELD or element == COMMAND_DATA_SET_TYPE or element == MESSAGE_ID:
-            if length != 2:
-                return False
-            if element == MESSAGE_ID:
-                out.message_id = little_endian_16(p)
-            elif element == COMMAND_FIELD:
-                is_store = little_endian_16(p) == C_STORE_RQ
-            else:
-                has_data_set = little_endian_16(p) != NO_DATA_SET
-        elif (element != GROUP_LENGTH and element != PRIORITY
-              and element != MOVE_ORIGINATOR_AE_TITLE and element != MOVE_ORIGINATOR_MESSAGE_ID):
-            return False
-        p += length
-    return (is_store and has_data_set and out.message_id >= 0
-            and out.sop_class.size > 0 and out.sop_instance.size > 0)
-
-
-cdef inline bint is_uid(const uint8_t *value, int size, Uid *uid) noexcept nogil:
-    """Whether a value is this UID, padding aside."""
-    while size > uid.size and value[size - 1] == 0:
-        size -= 1
-    return size == uid.size and memcmp(value, uid.text, size) == 0
-
-
-cdef bint read_number(const uint8_t *value, int size, uint32_t *number) noexcept nogil:
-    """False: it is not plainly a number of some digits."""
-    cdef int i
-    while size > 0 and value[size - 1] == c' ':
-        size -= 1
-    while size > 0 and value[0] == c' ':
-        value += 1
-        size -= 1
-    if not 0 < size <= LONGEST_NUMBER:
-        return False
-    number[0] = 0
-    for i in range(size):
-        if not c'0' <= value[i] <= c'9':
-            return False
-        number[0] = number[0] * 10 + (value[i] - c'0')
-    return True
-
-
-cdef inline void put_big_endian(uint8_t *p, uint32_t number) noexcept nogil:
-    p[0] = p[1] = 0
-    p[2] = number >> 8
-    p[3] = number & 0xFF
-
-
-cdef inline uint8_t *put_header(uint8_t *p, int element, uint32_t length) noexcept nogil:
-    p[0] = p[1] = p[6] = p[7] = 0
-    p[2] = element & 0xFF
-    p[3] = element >> 8
-    p[4] = length & 0xFF
-    p[5] = length >> 8
-    return p + 8
-
-
-cdef inline uint8_t *put_number(uint8_t *p, int element, int number) noexcept nogil:
-    p = put_header(p, element, 2)
-    p[0] = number & 0xFF
-    p[1] = number >> 8
-    return p + 2
-
-
-cdef inline uint8_t *put_uid(uint8_t *p, int element, Uid *uid) noexcept nogil:
-    cdef int padded = uid.size + (uid.size & 1)
-    p = put_header(p, element, padded)
-    p[padded - 1] = 0
-    memcpy(p, uid.text, uid.size)
-    return p + padded
-
-
-cdef inline str text_of(Uid *uid):
-    return uid.text[:uid.size].decode("ascii")
-
-
-# ---- instances ---------------------------------------------------------------------------------
 
 
 @cython.final
@@ -315,30 +175,51 @@ cdef class Express(Consumer):
         self.header_context = self.context_id
         return 0
 
-    # ---- between two receives ------------------------------------------------------------
+    # ---- receives ------------------------------------------------------------------------
+
+    cdef list receive(self, bytearray buffer, Py_ssize_t nbytes):
+        cdef list found
+        cdef int on = 1
+        self.handed_over = False
+        found = self.framer.take(buffer, 0, nbytes, self)
+        if found:
+            return found
+        if self.active:
+            self.write_gathered()
+        if self.handed_over:
+            return found
+        if (nbytes < len(buffer) and self.fd >= 0
+                and (self.active or self.framer.is_mid_message())):
+            # A sender with Nagle's algorithm on holds the rest of the message back until this
+            # much is acknowledged; the kernel forgets the option after a while (decision 19).
+            # A buffer that was filled has its rest waiting here already.
+            setsockopt(self.fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on))
+        return None
 
     def flush(self):
-        """The receive buffer is about to be reused: write what came of the instance under way."""
+        if self.active:
+            self.write_gathered()
+
+    cdef int write_gathered(self) except -1:
         cdef int number
         cdef int64_t began
-        if not self.active or self.gather.count == 0:
-            return
         if self.walker.failed or not self.has_space():
-            self.hand_over(under_way=True)
-            return
+            return self.hand_over(under_way=True)
+        if self.gather.count == 0:
+            return 0
         with nogil:
             began = now_ns()
             number = self.part.append(self.gather)
             self.part.took_since(began)
         if number:
-            self.hand_over(under_way=True)
-            return
+            return self.hand_over(under_way=True)
         self.gather.clear()
         if self.part.slowest_ns >= SLOW_NS:
             self.policy.observe(self.part.slowest_ns, self.clock())
             self.part.slowest_ns = 0
             if not self.policy.quick:
-                self.hand_over(under_way=True)
+                return self.hand_over(under_way=True)
+        return 0
 
     cdef bint has_space(self) except -1:
         if not self.checked:
@@ -392,7 +273,7 @@ cdef class Express(Consumer):
 
     cdef bint store(self, Destination to) except -1:
         """Under its final name, or not at all."""
-        cdef char name[UID_ROOM + NAME_BESIDES_UID + 1]
+        cdef char name[NAME_ROOM]
         cdef Uid *uid = &self.command.sop_instance
         cdef const char *folder = to.path
         cdef uint32_t instance_number
@@ -401,7 +282,7 @@ cdef class Express(Consumer):
         size = self.walker.sizes[<int> INSTANCE_NUMBER]
         if size <= 0 or not read_number(self.walker.value_at(INSTANCE_NUMBER), size, &instance_number):
             return False
-        size = snprintf(name, sizeof(name), "%04u-%.*s.dcm", instance_number, uid.size, uid.text)
+        size = write_name(name, instance_number, uid)
         if len(to.path) + 1 + size > LONGEST_PATH:
             return False
         with nogil:
@@ -426,21 +307,22 @@ cdef class Express(Consumer):
         to.unregistered.add(self.association_id)
         if self.part.slowest_ns >= SLOW_NS:
             self.policy.observe(self.part.slowest_ns, now)
-        self.reports(
-            self.stored_report(
-                self.association_id,
-                to.info,
-                text_of(&self.command.sop_instance),
-                self.size,
-                now - began,
-                now,
-            )
+        fields = (
+            self.association_id,
+            to.info,
+            text_of(&self.command.sop_instance),
+            self.size,
+            now - began,
+            now,
         )
+        # As the class itself does it, but without a call into Python.
+        self.reports(tuple.__new__(self.stored_report, fields))
         return 0
 
     cdef int hand_over(self, bint under_way) except -1:
         """The general way goes on where we stand, with all that we have of the instance."""
         self.active = False
+        self.handed_over = True
         self.owner.adopt(
             self.context_id,
             self.command.message_id,
@@ -456,34 +338,9 @@ cdef class Express(Consumer):
 
     # ---- the response --------------------------------------------------------------------
 
-    cdef int encode_response(self, uint8_t *out) noexcept nogil:
-        """A Success in one PDU and PDV (PS3.7 9.3.1.2, PS3.8 9.3.5); its size in bytes."""
-        cdef uint8_t *group = out + HEADERS
-        cdef uint8_t *p = put_header(group, GROUP_LENGTH, 4) + 4
-        cdef uint8_t *first = p
-        cdef uint32_t size
-        p = put_uid(p, AFFECTED_SOP_CLASS_UID, &self.command.sop_class)
-        p = put_number(p, COMMAND_FIELD, C_STORE_RSP)
-        p = put_number(p, MESSAGE_ID_BEING_RESPONDED_TO, self.command.message_id)
-        p = put_number(p, COMMAND_DATA_SET_TYPE, NO_DATA_SET)
-        p = put_number(p, STATUS, 0)
-        p = put_uid(p, AFFECTED_SOP_INSTANCE_UID, &self.command.sop_instance)
-        size = <uint32_t> (p - first)
-        group[8] = size & 0xFF
-        group[9] = size >> 8
-        group[10] = group[11] = 0
-        size = <uint32_t> (p - out)
-        out[0] = P_DATA_TF
-        out[1] = 0
-        put_big_endian(out + 2, size - 6)
-        put_big_endian(out + 6, size - 10)
-        out[10] = self.context_id
-        out[11] = LAST_FRAGMENT_OF_COMMAND
-        return <int> size
-
     cdef int respond(self) except -1:
         cdef uint8_t response[RESPONSE_ROOM]
-        cdef int size = self.encode_response(response)
+        cdef int size = write_store_response(response, self.context_id, &self.command)
         cdef Py_ssize_t sent = 0
         if self.fd >= 0 and (self.direct or self.owner.nothing_waits()):
             self.direct = True

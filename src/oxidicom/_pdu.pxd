@@ -55,6 +55,7 @@ cdef class Violation:
 cdef class Consumer:
     # Takes what is usual straight from the buffer, so that no event is made of it.
     cdef readonly bint active       # a data set is under way, and comes here
+    cdef list receive(self, bytearray buffer, Py_ssize_t nbytes)
     cdef int on_command(self, int context_id, const uint8_t *command, Py_ssize_t size) except -1
     cdef int on_fragment(self, int context_id, object buffer, const uint8_t *base,
                          Py_ssize_t start, Py_ssize_t stop, bint last) except -1
@@ -82,6 +83,8 @@ cdef class Framer:
     cdef bytearray command          # fragments of a command set so far, or None
     cdef int command_context
 
+    cdef bint is_mid_message(self) noexcept
+    cdef list take(self, object buffer, Py_ssize_t start, Py_ssize_t stop, Consumer consumer)
     cdef int run(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t end, list events) except -1
     cdef int on_header(self, const uint8_t *h, list events) except -1
     cdef int on_pdu_header(self, const uint8_t *h, list events) except -1

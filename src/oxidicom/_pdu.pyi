@@ -35,7 +35,7 @@ class Consumer:
     def active(self) -> bool:
         """A data set is under way, and comes here."""
 
-_Event = Pdu | Command | Data | Violation
+FramerEvent = Pdu | Command | Data | Violation
 
 @final
 class Framer:
@@ -48,4 +48,4 @@ class Framer:
     def mid_message(self) -> bool: ...
     def feed(
         self, buffer: ReadableBuffer, start: int, stop: int, consumer: Any = None
-    ) -> list[_Event]: ...
+    ) -> list[FramerEvent]: ...

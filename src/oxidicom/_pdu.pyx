@@ -70,9 +70,14 @@ cdef class Violation:
 cdef class Consumer:
     """What a `Framer` hands command sets and fragments to before it makes events of them.
 
-    Both methods return whether it was taken; what is not, becomes an event. Nothing is offered
-    while events wait, so that all happens in the order of arrival. A consumer may close the framer.
+    `on_command` and `on_fragment` return whether it was taken; what is not, becomes an event.
+    Nothing is offered while events wait, so that all happens in the order of arrival. A consumer
+    may close the framer.
     """
+
+    cdef list receive(self, bytearray buffer, Py_ssize_t nbytes):
+        """Feed a framer of its own the first `nbytes` of `buffer`. None: all was taken."""
+        raise NotImplementedError
 
     cdef int on_command(self, int context_id, const uint8_t *command, Py_ssize_t size) except -1:
         return 0
@@ -109,6 +114,9 @@ cdef class Framer:
     @property
     def mid_message(self):
         """A PDU or a command set has begun and not ended."""
+        return self.is_mid_message()
+
+    cdef bint is_mid_message(self) noexcept:
         return self.state != DEAD and (
             self.state != PDU_HEADER or self.header_have > 0 or self.command is not None
         )
@@ -119,6 +127,9 @@ cdef class Framer:
 
         Raises ValueError where the range is not inside the buffer, and what the consumer raises.
         """
+        return self.take(buffer, start, stop, consumer)
+
+    cdef list take(self, object buffer, Py_ssize_t start, Py_ssize_t stop, Consumer consumer):
         cdef Py_buffer view
         cdef list events = []
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)

@@ -233,6 +233,7 @@ class ExpressLane(Protocol):
     """Takes the usual instances of an association straight from its framer (`_pdu.Consumer`), and
     answers them; whatever is not usual it leaves to sinks."""
 
+    framer: Any
     fd: int
     direct: bool
     messages: int
@@ -242,7 +243,7 @@ class ExpressLane(Protocol):
         """An instance is under way here."""
 
     def flush(self) -> None:
-        """Before the receive buffer is reused."""
+        """Before the receive buffer is reused, unless the lane itself received into it."""
 
     def discard(self) -> None: ...
 

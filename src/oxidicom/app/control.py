@@ -141,15 +141,18 @@ class ControlPlane:
                 event(logger, logging.ERROR, "a report could not be taken", exc_info=error)
         self._arm()
 
+    def _take_stored(self, report: InstanceStored) -> None:
+        tally = self._tallies.get(report.association_id)
+        if tally is not None:
+            tally.stored += 1
+            tally.size += report.size
+        self._act(self._tracker.stored(report))
+        self._telemetry.instance_stored(report)
+
     def _take(self, report: Report) -> None:
         match report:
-            case InstanceStored():
-                tally = self._tallies.get(report.association_id)
-                if tally is not None:
-                    tally.stored += 1
-                    tally.size += report.size
-                self._act(self._tracker.stored(report))
-                self._telemetry.instance_stored(report)
+            case InstanceStored():  # first, for it is nearly always that
+                self._take_stored(report)
             case InstanceRefused():
                 tally = self._tallies.get(report.association_id)
                 if tally is not None:
@@ -204,11 +207,11 @@ class ControlPlane:
 
     def _pass_on(self, notice: Notice) -> None:
         match notice:
-            case SeriesCompleted():
-                self._registrar.submit(notice)
             case SeriesProgress():
                 if self._lonk is not None:
                     self._lonk.progress(notice.series, notice.received, notice.first)
+            case SeriesCompleted():
+                self._registrar.submit(notice)
             case SeriesFailed():
                 if self._lonk is not None:
                     self._lonk.failed(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Protocol, cast
 
+from oxidicom._intake import Intake
 from oxidicom.buffers import BufferPool
 from oxidicom.constants import AbortReason
 from oxidicom.logevents import event
@@ -29,7 +30,7 @@ from oxidicom.ports import (
 )
 from oxidicom.ulid import new_ulid
 from oxidicom.wire.acceptor import Acceptor
-from oxidicom.wire.events import Associated, Data, Ended, Event, Output, StoreBegan
+from oxidicom.wire.events import Associated, Data, Ended, Event, FramerEvent, Output, StoreBegan
 from oxidicom.wire.items import AssociateRequest
 from oxidicom.wire.negotiation import Policy
 
@@ -74,14 +75,14 @@ class Host(Protocol):
         """Raises AssociationRejected for what lies outside of the request."""
 
 
-# Exactly this base: with asyncio.Protocol beside it, or with neither, uvloop and asyncio choose
-# different callbacks.
-class AssociationProtocol(asyncio.BufferedProtocol):
-    """Receives into the pool's buffer, feeds the acceptor, and does what its records say."""
+# BufferedProtocol it must be: with asyncio.Protocol beside it, or with neither, uvloop and asyncio
+# choose different callbacks.
+class AssociationProtocol(Intake, asyncio.BufferedProtocol):
+    """Feeds the acceptor with what no lane takes, and does what its records say."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._pool = host.pool
+        self.pool = host.pool
         self._store = host.store
         self._acceptor = Acceptor(host.policy, self._admit)
         self._sink: InstanceSink | None = None
@@ -94,14 +95,13 @@ class AssociationProtocol(asyncio.BufferedProtocol):
         self._half_closed = False
         self.phase = Phase.UNASSOCIATED
         self.killed = False
-        self.received = 0
         self.peer: tuple[str, int] = ("", 0)
 
     # ---- transport's callbacks -----------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._flow = FlowControl(self._transport, self._pool)
+        self._flow = FlowControl(self._transport, self.pool)
         address = transport.get_extra_info("peername")
         if isinstance(address, tuple):
             # On a socket for both families IPv4 peers come in IPv6's clothes.
@@ -114,27 +114,9 @@ class AssociationProtocol(asyncio.BufferedProtocol):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._host.opened(self)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self._pool.current
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.received += nbytes
-        if self.phase is Phase.CLOSING:
-            return
-        try:
-            self._receive(nbytes)
-        except Exception as error:
-            self._host.on_bug(error)
-            self.abort("internal error")
-        if self.phase is Phase.UNASSOCIATED:
-            self._host.receiving_request(self, nbytes)
-        if self._kept:
-            kept, self._kept = self._kept, 0
-            self._flow.buffers_kept(kept)
-
     def eof_received(self) -> bool:
         self._half_closed = True
-        self._perform(self._acceptor.eof(), self._pool.current)
+        self._perform(self._acceptor.eof(), self.pool.current)
         # The peer may have closed its half only, and read on: outcomes that are due still go out.
         return not self._over
 
@@ -157,9 +139,31 @@ class AssociationProtocol(asyncio.BufferedProtocol):
 
     # ---- bytes in ------------------------------------------------------------------------
 
-    def _receive(self, nbytes: int) -> None:
-        buffer = self._pool.current
-        self._perform(self._acceptor.receive(buffer, 0, nbytes), buffer)
+    def on_receive(self, nbytes: int, found: list[FramerEvent] | None) -> None:
+        if self.phase is Phase.CLOSING:
+            return
+        buffer = self.pool.current
+        acceptor = self._acceptor
+        try:
+            if found is None:
+                self._perform(acceptor.receive(buffer, 0, nbytes), buffer)
+            else:
+                self._perform(acceptor.take(found), buffer)
+            self._flush(buffer)
+        except Exception as error:
+            self.on_bug(error)
+        self._settle_buffers()
+        self.lane = acceptor.express if self._abort_at_rest is None else None
+        if self.phase is Phase.UNASSOCIATED:
+            self._host.receiving_request(self, nbytes)
+
+    def on_bug(self, error: BaseException) -> None:
+        self._host.on_bug(error)
+        self.abort("internal error")
+        self._settle_buffers()
+
+    def _flush(self, buffer: bytearray) -> None:
+        """The buffer is about to be reused."""
         if self._express is not None:
             self._express.flush()
         if self._sink is not None and not self._sink.flush(buffer):
@@ -168,6 +172,13 @@ class AssociationProtocol(asyncio.BufferedProtocol):
             # A sender with Nagle's algorithm on holds the rest of the message back until this
             # much is acknowledged; the kernel forgets the option after a while (decision 19).
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        elif self._abort_at_rest is not None and self.at_rest:
+            self.abort(self._abort_at_rest)
+
+    def _settle_buffers(self) -> None:
+        if self._kept:
+            kept, self._kept = self._kept, 0
+            self._flow.buffers_kept(kept)
 
     def _perform(self, events: list[Event], buffer: bytearray) -> None:
         """Do what the acceptor says."""
@@ -294,6 +305,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
             self._express = express
 
     def _on_ended(self, record: Ended) -> None:
+        self.lane = None
         if self._express is not None:
             self._express.discard()
         sink, self._sink = self._sink, None
@@ -401,6 +413,7 @@ class AssociationProtocol(asyncio.BufferedProtocol):
             self.abort(reason)
         else:
             self._abort_at_rest = reason
+            self.lane = None
 
     def kill(self) -> None:
         """Nothing more is sent or awaited."""

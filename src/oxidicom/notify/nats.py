@@ -114,8 +114,11 @@ class LonkPublisher:
         ]
 
     def progress(self, series: SeriesInfo, count: int, first: bool) -> None:
-        urgency = Urgency.FIRST if first else Urgency.COUNT
-        self._put(self._subject(series), urgency, lonk.ndicom(count))
+        subject = self._subject(series)
+        if first:
+            self._put(subject, Urgency.FIRST, lonk.ndicom(count))
+        elif self._queue or self._limiter.admits(subject, Urgency.COUNT, self._clock()):
+            self._put(subject, Urgency.COUNT, lonk.ndicom(count))
 
     def failed(self, calling_ae_title: str, series_instance_uid: str | None, error: str) -> None:
         subject = lonk.subject(self._root_subject, calling_ae_title, series_instance_uid)

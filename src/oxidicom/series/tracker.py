@@ -90,12 +90,15 @@ class SeriesTracker:
         """A heap by deadline. Deadlines mostly move later, so an entry may come up too early;
         it is then put back, instead of being replaced at each touch."""
         self._serial = count()
+        self._latest: _Reception | None = None
+        self._latest_series: SeriesInfo | None = None
+        """What the latest record gave as its series: most give the same one again."""
 
     def stored(self, report: InstanceStored) -> list[Notice]:
-        key = report.series.key
-        reception = self._receptions.get(key)
-        if reception is None:
-            reception = self._receptions[key] = _Reception(report.series, report.at)
+        series = report.series
+        reception = self._latest
+        if reception is None or series is not self._latest_series:
+            reception = self._reception_of(series, report.at)
         instances = reception.instances
         before = len(instances)
         instances.add(report.sop_instance_uid)
@@ -103,8 +106,19 @@ class SeriesTracker:
         notices: list[Notice] = []
         if received != before:
             notices.append(SeriesProgress(reception.series, received, received == 1))
-        notices += self._touch(reception, report.association_id, report.at)
+        if report.association_id in reception.users and report.at >= reception.touched:
+            reception.touched = report.at
+        else:
+            notices += self._touch(reception, report.association_id, report.at)
         return notices
+
+    def _reception_of(self, series: SeriesInfo, at: float) -> _Reception:
+        key = series.key
+        reception = self._receptions.get(key)
+        if reception is None:
+            reception = self._receptions[key] = _Reception(series, at)
+        self._latest, self._latest_series = reception, series
+        return reception
 
     def refused(self, report: InstanceRefused) -> list[Notice]:
         """A refused instance opens no series, but its sender keeps an open one open."""
@@ -169,6 +183,7 @@ class SeriesTracker:
         """Shutdown: complete what has settled by `now`, then every other series without waiting."""
         notices = self.due(now)
         notices += [reception.completed() for reception in self._receptions.values()]
+        self._latest = self._latest_series = None
         self._receptions.clear()
         self._carried.clear()
         self._queue.clear()
@@ -221,6 +236,7 @@ class SeriesTracker:
 
     def _complete(self, reception: _Reception) -> SeriesCompleted:
         completed = reception.completed()
+        self._latest = self._latest_series = None
         del self._receptions[reception.series.key]
         # An entry in the queue may outlive it for a while, and must not keep the UIDs in memory.
         reception.deadline = None

@@ -11,7 +11,7 @@ from oxidicom.constants import AbortReason, CommandField, PduType
 from oxidicom.errors import AssociationRejected, PeerError
 from oxidicom.ports import ExpressLane, StoreOutcome, StoreRequest
 from oxidicom.wire import dimse, items, pdus
-from oxidicom.wire.events import Associated, Ended, Event, Output, StoreBegan
+from oxidicom.wire.events import Associated, Ended, Event, FramerEvent, Output, StoreBegan
 from oxidicom.wire.negotiation import AcceptedContext, Policy, negotiate
 
 _RESPONSE = 0x8000
@@ -64,6 +64,11 @@ class Acceptor:
         return self._messages + (0 if self._express is None else self._express.messages)
 
     @property
+    def express(self) -> ExpressLane | None:
+        """The lane in use, while no message is under way that is not its own."""
+        return self._express if self._message is None else None
+
+    @property
     def _amid_data(self) -> bool:
         return self._message is not None or (self._express is not None and self._express.active)
 
@@ -82,6 +87,7 @@ class Acceptor:
         # A response in one PDU must fit; what else the peer may mean by so small a limit is not
         # usual either.
         if not 0 < self._peer_max_pdu_length < LONGEST_RESPONSE:
+            express.framer = self._framer
             self._express = express
 
     def take_back(self, request: StoreRequest) -> None:
@@ -96,8 +102,10 @@ class Acceptor:
         """
         if self.closing:
             return []
-        express = self._express if self._message is None else None
-        found = self._framer.feed(buffer, start, stop, express)
+        return self.take(self._framer.feed(buffer, start, stop, self.express))
+
+    def take(self, found: list[FramerEvent]) -> list[Event]:
+        """As `receive`, of what the framer has made of the bytes already."""
         events: list[Event] = []
         for event in found:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from oxidicom._pdu import Command, Pdu, Violation
 from oxidicom._pdu import Data as Data
 from oxidicom.ports import StoreRequest
 from oxidicom.wire.items import AssociateRequest
@@ -38,5 +39,8 @@ class Ended(NamedTuple):
     waits: bool = False
     """The peer may still read responses that are due: they go out before (PS3.8 9.2, Sta8)."""
 
+
+FramerEvent = Pdu | Command | Data | Violation
+"""What a framer makes of received bytes, from which an acceptor makes the records above."""
 
 Event = Output | Associated | StoreBegan | Data | Ended

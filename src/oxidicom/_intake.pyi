@@ -1,0 +1,20 @@
+from typing import Any
+
+from oxidicom._pdu import FramerEvent
+from oxidicom.buffers import BufferPool
+
+class Intake:
+    pool: BufferPool
+    lane: Any
+    """A `_pdu.Consumer`: takes what is usual of what comes next; None while nothing can be."""
+    received: int
+    """Bytes, of the whole connection."""
+
+    def get_buffer(self, sizehint: int) -> bytearray: ...
+    def buffer_updated(self, nbytes: int) -> None: ...
+    def on_receive(self, nbytes: int, found: list[FramerEvent] | None) -> None:
+        """The pool's buffer holds `nbytes` new ones; `found` is what a lane has made of them that
+        it did not take, None where there is no lane."""
+
+    def on_bug(self, error: BaseException) -> None:
+        """A lane broke."""
