@@ -151,7 +151,7 @@ def _amid(data_set: bytes, added: bytes) -> bytes:
     return data_set[:where] + added + data_set[where:]
 
 
-def measure(case: Case, long_enough: float = LONG_ENOUGH) -> Result:
+def measure(case: Case, long_enough: float) -> Result:
     passes, best = 1, float("inf")
     while True:
         seconds = _time(case, passes)
@@ -184,7 +184,10 @@ def main(out: Path) -> int:
     machine = this_machine(Path(tempfile.gettempdir()))
     every = list(cases())
     console = Console(stderr=True)
-    results = [measure(case) for case in track(every, "measuring", console=console, transient=True)]
+    results = [
+        measure(case, LONG_ENOUGH)
+        for case in track(every, "measuring", console=console, transient=True)
+    ]
     grid = grid_of(results)
     Console().print(rich_table(grid))
     out.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 _HERE = Path(__file__).parent
 
+SYSTEM_FOLDERS = ("/usr/sbin",)
+"""Where Debian keeps daemons, out of a user's PATH."""
+
 
 class Place(NamedTuple):
     """What a receiver is told before it starts."""
@@ -258,9 +261,9 @@ def _package_version(package: str) -> str | None:
 
 
 def _programs(name: str, first: Iterable[str] = ()) -> Iterator[str]:
-    """Every one of that name: in `first`, on the PATH, where Debian and cargo put them."""
+    """Every one of that name: in `first`, on the PATH, in folders of the system and of cargo."""
     folders = [*first, *os.environ.get("PATH", "").split(os.pathsep)]
-    folders += ["/usr/sbin", str(Path.home() / ".cargo/bin")]
+    folders += [*SYSTEM_FOLDERS, str(Path.home() / ".cargo/bin")]
     for folder in folders:
         found = shutil.which(name, path=folder) if folder else None
         if found:

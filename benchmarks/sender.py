@@ -135,19 +135,19 @@ def _child(port: int, work: Work, pipe: Connection, inherited: list[Connection])
         other.close()
     request = associate_rq("ChRIS", "BENCHMARK", work.transfer_syntax, work.other_contexts)
     try:
-        with Association(port, request, work.nagle) as first:
-            limit = first.max_length
-        series = encode_series(work.series, work.instances, work.size, limit, work.transfer_syntax)
-        if work.association_each:
-
-            def store_alone(number: int) -> None:
-                with Association(port, request, work.nagle) as own:
-                    own.store(series, number)
-
-            _answer(pipe, limit, work, store_alone)
-            return
         with Association(port, request, work.nagle) as association:
-            _answer(pipe, limit, work, lambda number: association.store(series, number))
+            limit = association.max_length
+            arguments = (work.series, work.instances, work.size, limit, work.transfer_syntax)
+            series = encode_series(*arguments)
+            if not work.association_each:
+                _answer(pipe, limit, work, lambda number: association.store(series, number))
+                return
+
+        def store_alone(number: int) -> None:
+            with Association(port, request, work.nagle) as own:
+                own.store(series, number)
+
+        _answer(pipe, limit, work, store_alone)
     except EOFError:
         return
     except (OSError, SendError, ValueError) as error:

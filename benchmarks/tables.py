@@ -111,9 +111,10 @@ def number(value: float | None) -> str:
     """Three digits that mean something."""
     if value is None:
         return "-"
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.{1 if value >= 10 else 2 if value >= 1 else 3}f}"
+    for least, digits in ((99.95, 0), (9.995, 1), (0.9995, 2)):
+        if value >= least:
+            return f"{value:,.{digits}f}"
+    return f"{value:.3f}"
 
 
 def grids(report: Report) -> Iterator[Grid]:
