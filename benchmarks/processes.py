@@ -95,15 +95,13 @@ class Running:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def peak_resident_bytes(self) -> int:
-        """Of one process the kernel's own high-water mark; of several that live the proportional
-        share of what is resident, and by how much each was ever above that."""
-        processes = self._processes()
-        if len(processes) == 1:
-            return _kilobytes(_proc(processes[0], "status"), "VmHWM") * 1024
-        total = 0
-        for pid in processes:
-            status = _proc(pid, "status")
-            total += _kilobytes(_proc(pid, "smaps_rollup"), "Pss")
+        """The first process' high-water mark, and of each that lives beside it what it shares
+        with none, with how much it was ever above what is resident now."""
+        first, *others = self._processes()
+        total = _kilobytes(_proc(first, "status"), "VmHWM")
+        for pid in others:
+            status, private = _proc(pid, "status"), _proc(pid, "smaps_rollup")
+            total += _kilobytes(private, "Private_Clean") + _kilobytes(private, "Private_Dirty")
             total += _kilobytes(status, "VmHWM") - _kilobytes(status, "VmRSS")
         return total * 1024
 
