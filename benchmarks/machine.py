@@ -18,7 +18,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str
     python: str
     storage: str
-    """File system and folder."""
+    """File system and folder; empty where nothing was stored."""
     load: float
     """Average of the last minute, when the benchmark began."""
     commit: str
@@ -26,14 +26,15 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     date: str
 
     def __str__(self) -> str:
+        stored = f"; stored on {self.storage}" if self.storage else ""
         return (
             f"{self.cpu}, {self.cores} cores, {self.memory_bytes / 1e9:.0f} GB, "
-            f"Linux {self.kernel}, Python {self.python}; stored on {self.storage}; "
+            f"Linux {self.kernel}, Python {self.python}{stored}; "
             f"load {self.load:.1f} at the start; commit {self.commit}, {self.date}"
         )
 
 
-def this_machine(root: Path) -> Machine:
+def this_machine(root: Path | None = None) -> Machine:
     """`root` is the folder that is stored into."""
     memory = (_field(Path("/proc/meminfo"), "MemTotal") or "0 kB").split()[0]
     return Machine(
@@ -42,7 +43,7 @@ def this_machine(root: Path) -> Machine:
         memory_bytes=int(memory) * 1024,
         kernel=platform.release(),
         python=platform.python_version(),
-        storage=f"{file_system(root)} at {root}",
+        storage=f"{file_system(root)} at {root}" if root else "",
         load=os.getloadavg()[0],
         commit=_commit(),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),

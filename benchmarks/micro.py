@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from benchmarks.encoding import (
 )
 from benchmarks.instances import data_set_head, element, encode_series, sop_instance_uid
 from benchmarks.machine import Machine, this_machine
-from benchmarks.pictures import Line, Panel, draw
+from benchmarks.pictures import COLOURS, Line, Panel, draw
 from benchmarks.tables import Grid, markdown, number, rich_table
 from oxidicom._dataset import EXPLICIT_LE, IMPLICIT_LE, Walker
 from oxidicom._pdu import Framer, Violation
@@ -36,6 +35,7 @@ REPEATS = 7
 LONG_ENOUGH = 0.1
 """Seconds that one repeat takes at least; the shortest of them counts."""
 
+OURS = COLOURS["oxidicom"]
 INSTANCE = 4 << 20
 PRIVATE_ELEMENTS = 1000
 ITEMS = 300
@@ -181,7 +181,7 @@ def grid_of(results: list[Result]) -> Grid:
 
 def main(out: Path) -> int:
     """Print, and write micro.json, .md, .svg and .png below `out`."""
-    machine = this_machine(Path(tempfile.gettempdir()))
+    machine = this_machine()
     every = list(cases())
     console = Console(stderr=True)
     results = [
@@ -202,7 +202,9 @@ def _panels(results: list[Result]) -> list[Panel]:
     def panel(title: str, value: Callable[[Result], float], text: Callable[[Result], str]) -> Panel:
         groups: dict[str, list[Line]] = {}
         for one in results:
-            groups.setdefault(one.group, []).append(Line(one.name, value(one), text(one)))
+            groups.setdefault(one.group, []).append(
+                Line(one.name, value(one), text(one), colour=OURS)
+            )
         return Panel(title, list(groups.items()))
 
     return [

@@ -63,6 +63,8 @@ class Line(NamedTuple):
     text: str
     spread: tuple[float, ...] = ()
     """Percentiles instead, in the order of PERCENTILES."""
+    colour: str = ""
+    """The receiver's own by default."""
 
 
 class Panel(NamedTuple):
@@ -172,7 +174,8 @@ def _draw_panel(axes: Axes, panel: Panel, names: list[str], first: bool) -> None
             height += 1
             ticks.append(height)
             labels.append(line.name)
-            _draw_line(axes, height, line, _colour(line.name, names), spread or wide)
+            colour = line.colour or _colour(line.name, names)
+            _draw_line(axes, height, line, colour, spread or wide)
         height += 1.4
     axes.set_ylim(height - 0.7, -0.6)
     axes.set_yticks(ticks, labels if first else [""] * len(ticks), size=8)

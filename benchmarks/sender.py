@@ -6,6 +6,7 @@ import array
 import contextlib
 import math
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -131,6 +132,7 @@ class Senders:
 
 
 def _child(port: int, work: Work, pipe: Connection, inherited: list[Connection]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     for other in inherited:  # or else nobody would see the parent close its end
         other.close()
     request = associate_rq("ChRIS", "BENCHMARK", work.transfer_syntax, work.other_contexts)
