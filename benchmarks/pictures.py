@@ -113,7 +113,7 @@ def _line(one: Summary, column: Column | None) -> Line:
         return Line(one.receiver, None, "-")
     spread = tuple(getattr(one.latency, name) * 1e3 for name in PERCENTILES)
     rate = one.offered_per_second or one.instances_per_second
-    return Line(one.receiver, spread[-1], f"{number(spread[-1])}  at {number(rate)}/s", spread)
+    return Line(one.receiver, spread[-1], f"max {number(spread[-1])} at {number(rate)}/s", spread)
 
 
 def draw(

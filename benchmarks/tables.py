@@ -90,7 +90,7 @@ TABLES = (
     Table(
         *("latency", "Open loop: latency from when an instance was due"),
         rows=("4x20k", "open-25", "open-50", "open-75"),
-        columns=(OFFERED, RATE, P50, P90, P99, P99_9, MAX, CPU_INSTANCE, LATENCY_RATIO),
+        columns=(OFFERED, RATE, P50, P90, P99, P99_9, MAX, CPU_INSTANCE),
         panels=(),
     ),
 )
