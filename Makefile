@@ -1,6 +1,6 @@
 # make run    a receiver on port 11111 that stores below ./data; needs nothing beforehand
 # make test   lint, types, build and every test, against real brokers and peers
-# make bench  this receiver beside others, in turn; BENCH=--quick for a short run
+# make bench  this receiver beside others, in turn; BENCH=--quick for two minutes
 # make lint | wheel | clean
 
 PYTHON ?= python3
@@ -32,7 +32,7 @@ lint: $(VENV)/.test $(BUILT)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/.test $(BUILT)
+bench: $(VENV)/.bench $(BUILT)
 	$(BIN)/python -m benchmarks $(BENCH)
 
 wheel: $(INSTALLED)
@@ -58,6 +58,10 @@ $(VENV)/.requires: pyproject.toml | $(BIN)/python
 
 $(VENV)/.run: $(VENV)/.requires
 	$(PIP) install --no-build-isolation -e '.[send]'
+	@touch $@ $(BUILT)
+
+$(VENV)/.bench: $(VENV)/.requires
+	$(PIP) install --no-build-isolation -e '.[bench]'
 	@touch $@ $(BUILT)
 
 $(VENV)/.test: $(VENV)/.requires

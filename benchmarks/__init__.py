@@ -1,4 +1,4 @@
-"""This receiver beside others of the machine, on the same work in one run.
+"""Receivers of this machine beside one another, on the same work in one run: see README.md.
 
-`python -m benchmarks [--quick]`; needs nothing of the package but an installed `oxidicom`.
+`python -m benchmarks`; of the package itself only `micro` needs more than that it is installed.
 """

@@ -1,87 +1,101 @@
-"""Receivers in turn, round after round; a table on standard output, everything as JSON."""
+"""Finds what there is, runs what is asked for, and writes down what came of it."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from benchmarks import receivers
-from benchmarks.receivers import Receiver
-from benchmarks.report import report_of, table, this_machine
-from benchmarks.trial import FULL, QUICK, Scenario, Trial, run_trial
+try:
+    from rich.console import Console
 
-BASELINE = "dcmtk"
+    from benchmarks.pictures import draw_report
+    from benchmarks.tables import grids, heading_lines, markdown, missing_lines, rich_table
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}; what the benchmarks need: pip install -e '.[bench]'")
+
+from benchmarks import micro
+from benchmarks.cli import Asked, ask, root_folder
+from benchmarks.machine import this_machine
+from benchmarks.receivers import Missing, Receiver, find_receivers, oxidicom
+from benchmarks.report import Report, report_of
+from benchmarks.run import run_rounds
+
+WIDTH = 120
+"""Characters of a line where there is no terminal."""
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 1 where a receiver failed or dropped what it had acknowledged."""
-    options = arguments()
-    scenarios = QUICK if options.quick else FULL
-    rounds = options.rounds or (3 if options.quick else 5)
-    chosen = available(options)
-    machine = this_machine()
-    root = Path(tempfile.mkdtemp(prefix="oxidicom-bench-", dir=options.root))
+    asked = ask(arguments)
+    if asked.command == "micro":
+        return micro.main(asked.out)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    root = root_folder(asked.root)
     try:
-        trials = [one_round(n + 1, rounds, chosen, scenarios, root) for n in range(rounds)]
+        machine = this_machine(root.parent)
+        receivers, missing = variants(asked) if asked.command == "sweep" else found(asked)
+        rounds = run_rounds(receivers, asked.matrix, asked.effort, root)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    report = report_of(machine, chosen, scenarios, trials, BASELINE)
-    print(table(report))
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    report = report_of(machine, receivers, missing, asked.matrix, rounds)
+    print_tables(report)
+    write(report, asked.out)
     return 1 if report.failed else 0
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a fifth of the instances, 3 rounds")
-    parser.add_argument("--rounds", type=int, help="default: 5")
-    parser.add_argument("--only", default="", help="names of receivers, with commas between")
-    parser.add_argument("--broker", help="for oxidicom: OXIDICOM_CELERY_BROKER")
-    parser.add_argument("--nats", help="for oxidicom: OXIDICOM_NATS_ADDRESS")
-    parser.add_argument("--root", default="/dev/shm", help="store below this folder")
-    parser.add_argument("--json", type=Path, default=Path("build/benchmark.json"))
-    return parser.parse_args()
-
-
-def available(options: argparse.Namespace) -> list[Receiver]:
-    found = {
-        receiver.name: receiver
-        for receiver in (
-            receivers.oxidicom(options.broker, options.nats),
-            receivers.dcmtk(),
-            receivers.pynetdicom(),
-        )
-        if receiver
-    }
-    names = [name for name in options.only.split(",") if name] or list(found)
-    unknown = [name for name in names if name not in found]
+def found(asked: Asked) -> tuple[list[Receiver], list[Missing]]:
+    receivers, missing = find_receivers(asked.settings, asked.out)
+    names = [name for name in asked.only.split(",") if name]
+    unknown = set(names) - {receiver.name for receiver in receivers}
     if unknown:
-        sys.exit(f"not on this machine: {', '.join(unknown)}; there is {', '.join(found)}")
-    return [found[name] for name in names]
+        there = ", ".join(receiver.name for receiver in receivers)
+        sys.exit(f"not on this machine: {', '.join(sorted(unknown))}; there is {there}")
+    if names:
+        return [receiver for receiver in receivers if receiver.name in names], []
+    return receivers, missing
 
 
-def one_round(
-    number: int,
-    rounds: int,
-    chosen: list[Receiver],
-    scenarios: tuple[Scenario, ...],
-    root: Path,
-) -> list[Trial]:
-    trials = []
-    for scenario in scenarios:
-        for receiver in chosen:
-            progress = f"round {number} of {rounds}: {scenario.name}: {receiver.name} "
-            print(f"\r{progress:60}", end="", file=sys.stderr, flush=True)
-            trials.append(run_trial(receiver, scenario, root))
-    print("\r" + " " * 60, end="\r", file=sys.stderr, flush=True)
-    return trials
+def variants(asked: Asked) -> tuple[list[Receiver], list[Missing]]:
+    """oxidicom with each value, by the names of what is set."""
+    several = []
+    for values in asked.variants:
+        name = " ".join(f"{key.removeprefix('OXIDICOM_')}={v}" for key, v in values.items())
+        receiver = oxidicom(asked.settings | values, name)
+        if not receiver:
+            sys.exit("oxidicom is not installed here: pip install -e .")
+        several.append(receiver)
+    return several, []
+
+
+def print_tables(report: Report) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    for line in (*heading_lines(report), *missing_lines(report)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for grid in grids(report):
+        console.print()
+        console.print(rich_table(grid))
+        for note in grid.notes:
+            console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def write(report: Report, out: Path) -> None:
+
+    (out / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    text = ["\n".join(f"- {line}" for line in heading_lines(report)), ""]
+    text += map(markdown, grids(report))
+    (out / "report.md").write_text("\n".join(text))
+    draw_report(report, out)
+    print(f"\n{out}/report.json, report.md, and a picture for each table")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; nothing was written")

@@ -1,80 +1,233 @@
-"""The receivers that are measured: how each is started, and what it costs while it runs."""
+"""The receivers that are measured: where each is found, and how it is started."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from benchmarks.sender import MAX_LENGTH
+_HERE = Path(__file__).parent
 
-START_TIMEOUT = 30.0
-"""Seconds until a receiver must answer on its port."""
+SYSTEM_FOLDERS = ("/usr/sbin",)
+"""Where Debian keeps daemons, out of a user's PATH."""
 
-STOP_TIMEOUT = 15.0
-"""Seconds after SIGTERM until it is killed; longer than a drain with nothing to wait for."""
+
+class Place(NamedTuple):
+    """What a receiver is told before it starts."""
+
+    port: int
+    folder: Path
+    """To store into."""
+    state: Path
+    """For whatever else it keeps."""
+    max_pdu: int
+    """Bytes of the longest P-DATA-TF that it shall ask for, 0 for unlimited."""
+    several: bool
+    """Associations will come beside one another."""
+
+
+def _nothing(place: Place) -> dict[str, str]:
+    return {}
 
 
 class Receiver(NamedTuple):
     name: str
     version: str
-    command: Callable[[int, Path], list[str]]
-    """Of a port and the folder to store into."""
-    environment: Callable[[int, Path], dict[str, str]] = lambda port, folder: {}
+    command: Callable[[Place], list[str]]
+    environment: Callable[[Place], dict[str, str]] = _nothing
     stores_in: str = ""
     """Folder below the one given: what stands elsewhere was not stored."""
-    share: float = 1.0
-    """Of a trial's instances, for one that is slower by an order."""
+    most_associations: int | None = None
+    """That it accepts at once; it is not given rows with more of them."""
+    stop_signal: signal.Signals = signal.SIGTERM
+    note: str = ""
 
 
-def oxidicom(broker: str | None, nats: str | None) -> Receiver:
-    """The package installed in the running environment; without a broker, registrations stay in
-    its outbox on disk."""
+class Missing(NamedTuple):
+    """A receiver that was not found, and what to install."""
 
-    def environment(port: int, folder: Path) -> dict[str, str]:
-        settings = {
-            "OXIDICOM_FILES_ROOT": str(folder),
-            "OXIDICOM_LISTENER_PORT": str(port),
-            "OXIDICOM_SCP_MAX_PDU_LENGTH": str(MAX_LENGTH),
-            "OXIDICOM_CELERY_BROKER": broker,
-            "OXIDICOM_NATS_ADDRESS": nats,
-        }
-        return {name: value for name, value in settings.items() if value is not None}
+    name: str
+    hint: str
 
+
+def find_receivers(settings: Mapping[str, str], work: Path) -> tuple[list[Receiver], list[Missing]]:
+    """Every receiver of this machine, and those that it lacks.
+
+    `settings` are oxidicom's; `work` is a folder for the floor's program.
+    """
+    looks: list[tuple[str, Callable[[], Receiver | None], str]] = [
+        ("floor", lambda: floor(work), "a C compiler, cc"),
+        ("oxidicom", lambda: oxidicom(settings), "pip install -e ."),
+        ("dcmtk", dcmtk, "apt-get install dcmtk"),
+        ("dicom-rs", dicom_rs, "cargo install dicom-storescp"),
+        ("orthanc", orthanc, "apt-get install orthanc"),
+        ("dcm4che", dcm4che, "https://github.com/dcm4che/dcm4che, and set DCM4CHE_HOME"),
+        ("pynetdicom", pynetdicom, "pip install pynetdicom"),
+    ]
+    tried = [(look(), Missing(name, hint)) for name, look, hint in looks]
+    return (
+        [receiver for receiver, _ in tried if receiver],
+        [missing for receiver, missing in tried if not receiver],
+    )
+
+
+def floor(work: Path) -> Receiver | None:
+    """floor.c, compiled into `work`: what a correct receiver cannot do without."""
+    compiler = shutil.which("cc")
+    if not compiler:
+        return None
+    program = work / "floor"
+    command = [compiler, "-O2", "-pthread", "-o", str(program), str(_HERE / "floor.c")]
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except subprocess.CalledProcessError as error:
+        print(f"floor.c does not compile here:\n{error.stderr}", file=sys.stderr)
+        return None
     return Receiver(
-        name="oxidicom",
-        version=_package_version("oxidicom") or "not installed",
-        command=lambda port, folder: [sys.executable, "-m", "oxidicom", "serve"],
+        name="floor",
+        version="benchmarks/floor.c",
+        command=lambda place: [
+            *(str(program), str(place.port), str(place.folder), str(place.max_pdu)),
+        ],
+        note="frames, writes, renames and answers; reads no tags and keeps no books",
+    )
+
+
+def oxidicom(settings: Mapping[str, str], name: str = "oxidicom") -> Receiver | None:
+    """The package installed in the running environment, with `settings` above all others."""
+    found = _package_version("oxidicom")
+    if not found:
+        return None
+
+    def environment(place: Place) -> dict[str, str]:
+        return _without_numpy(place) | {
+            "OXIDICOM_FILES_ROOT": str(place.folder),
+            "OXIDICOM_LISTENER_HOST": "127.0.0.1",
+            "OXIDICOM_LISTENER_PORT": str(place.port),
+            "OXIDICOM_SCP_MAX_PDU_LENGTH": str(place.max_pdu),
+            **settings,
+        }
+
+    said = " ".join(f"{key}={value}" for key, value in settings.items())
+    return Receiver(
+        name=name,
+        version=f"{found} {said}".strip(),
+        command=lambda place: [sys.executable, "-m", "oxidicom", "serve"],
         environment=environment,
         stores_in="SERVICES/PACS",
     )
 
 
 def dcmtk() -> Receiver | None:
-    """DCMTK's storescp, bit preserving; it forks, since it would else take one peer at a time."""
-    found = shutil.which("storescp")
-    if not found:
+    """DCMTK's storescp, bit preserving; it forks where it would else take one peer at a time."""
+    said = ""
+    for found in _programs("storescp"):
+        said = _first_line(found, "--version")
+        if "dcmtk" in said:
+            break
+    else:
         return None
-    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
     return Receiver(
         name="dcmtk",
-        version=next(iter(said.stdout.splitlines()), "").strip("$ ").removeprefix("dcmtk: "),
-        command=lambda port, folder: [
-            *(found, "+B", "--fork", "--max-pdu", str(MAX_LENGTH), "-od", str(folder)),
-            str(port),
+        version=said.strip("$ ").removeprefix("dcmtk: "),
+        command=lambda place: [
+            *(found, "+B", "-od", str(place.folder)),
+            *("--max-pdu", str(min(place.max_pdu or 131072, 131072))),
+            *(["--fork"] if place.several else []),
+            str(place.port),
         ],
-        # Its answers leave in two segments: with Nagle's algorithm on, as it is by default, the
-        # second waits for the sender's delayed acknowledgement, 40 ms an instance.
-        environment=lambda port, folder: {"TCP_NODELAY": "1"},
+        environment=_dcmtk_environment,
+        note="+B, TCP_NODELAY=1; --fork for several associations; PDUs of 128 KiB at most",
     )
+
+
+def _dcmtk_environment(place: Place) -> dict[str, str]:
+    # Its answers leave in two segments: with Nagle's algorithm on, as it is by default, the second
+    # waits for the sender's delayed acknowledgement, 40 ms an instance. Orthanc stands on DCMTK.
+    return {"TCP_NODELAY": "1"}
+
+
+def dcm4che() -> Receiver | None:
+    """dcm4che's storescp: a shell script that DCMTK's program shares its name with."""
+    home = os.environ.get("DCM4CHE_HOME")
+    installed = [str(Path(home, "bin"))] if home else map(str, Path("/opt").glob("dcm4che*/bin"))
+    said = ""
+    for found in _programs("storescp", installed):
+        said = _first_line(found, "--version")
+        if "dcmtk" not in said and (home or "dcm4che" in said + found):
+            break
+    else:
+        return None
+    return Receiver(
+        name="dcm4che",
+        version=said,
+        command=lambda place: [
+            *(found, "--bind", f"STORESCP:{place.port}", "--directory", str(place.folder)),
+            *("--max-pdulen-rcv", str(place.max_pdu)),
+        ],
+    )
+
+
+def dicom_rs() -> Receiver | None:
+    found = next(_programs("dicom-storescp"), None)
+    if not found:
+        return None
+    return Receiver(
+        name="dicom-rs",
+        version=_first_line(found, "--version"),
+        command=lambda place: [
+            *(found, "-p", str(place.port), "-o", str(place.folder)),
+            *("--max-pdu-length", str(place.max_pdu or 1 << 20)),
+            *(["--non-blocking"] if place.several else []),
+        ],
+        note="--non-blocking for several associations",
+    )
+
+
+def orthanc() -> Receiver | None:
+    """Orthanc with an empty index, no web server, no plugins; everything else as it comes."""
+    found = next(_programs("Orthanc"), None)
+    if not found:
+        return None
+
+    def command(place: Place) -> list[str]:
+        path = place.state / "orthanc.json"
+        configuration = {
+            "StorageDirectory": str(place.folder),
+            "IndexDirectory": str(place.state),
+            "Plugins": [],
+            "HttpServerEnabled": False,
+            "DicomPort": place.port,
+            "DicomCheckCalledAet": False,
+            "DicomAlwaysAllowStore": True,
+            "DicomThreadsCount": _ORTHANC_THREADS,
+            "MaximumPduLength": min(place.max_pdu or 131072, 131072),
+            "OverwriteInstances": True,
+            "StorageCompression": False,
+        }
+        path.write_text(json.dumps(configuration))
+        return [found, str(path)]
+
+    return Receiver(
+        name="orthanc",
+        version=_first_line(found, "--version"),
+        command=command,
+        environment=_dcmtk_environment,
+        most_associations=_ORTHANC_THREADS,
+        stop_signal=signal.SIGKILL,  # asked politely it takes three seconds over nothing
+        note="TCP_NODELAY=1; as by default an index in SQLite and SyncStorageArea, the fsync of "
+        "every file; PDUs of 128 KiB at most",
+    )
+
+
+_ORTHANC_THREADS = 16
 
 
 def pynetdicom() -> Receiver | None:
@@ -84,12 +237,20 @@ def pynetdicom() -> Receiver | None:
     return Receiver(
         name="pynetdicom",
         version=f"storescp of pynetdicom {found}",
-        command=lambda port, folder: [
+        command=lambda place: [
             *(sys.executable, "-m", "pynetdicom", "storescp", "--quiet"),
-            *("--max-pdu", str(MAX_LENGTH), "-od", str(folder), str(port)),
+            *("--max-pdu", str(place.max_pdu), "-od", str(place.folder), str(place.port)),
         ],
-        share=0.05,
+        environment=_without_numpy,
+        most_associations=10,
     )
+
+
+def _without_numpy(place: Place) -> dict[str, str]:
+    # The pictures need numpy here. A receiver does not, but pydicom imports it where it is there,
+    # which is 15 MB of memory.
+    (place.state / "numpy.py").write_text("raise ImportError('not in a benchmark')\n")
+    return {"PYTHONPATH": str(place.state)}
 
 
 def _package_version(package: str) -> str | None:
@@ -99,87 +260,16 @@ def _package_version(package: str) -> str | None:
         return None
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _programs(name: str, first: Iterable[str] = ()) -> Iterator[str]:
+    """Every one of that name: in `first`, on the PATH, in folders of the system and of cargo."""
+    folders = [*first, *os.environ.get("PATH", "").split(os.pathsep)]
+    folders += [*SYSTEM_FOLDERS, str(Path.home() / ".cargo/bin")]
+    for folder in folders:
+        found = shutil.which(name, path=folder) if folder else None
+        if found:
+            yield found
 
 
-class StartError(Exception):
-    """The receiver did not come up; the text ends with what it said."""
-
-
-class Running:
-    """A receiver's processes, from the moment that its port answers."""
-
-    def __init__(self, receiver: Receiver, folder: Path, log: Path) -> None:
-        self.port = free_port()
-        self._log = log
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("OXIDICOM_")}
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                receiver.command(self.port, folder),
-                env=inherited | receiver.environment(self.port, folder),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-
-    def __enter__(self) -> Self:
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.__exit__()
-                raise StartError(self._log.read_text(errors="replace").strip()[-500:])
-            time.sleep(0.02)  # another program's port: there is nothing to await
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _answers(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-        except OSError:
-            return False
-        return True
-
-    def cpu_seconds(self) -> float:
-        """User and system time of all its processes so far, in ticks of 10 ms."""
-        ticks = 0
-        for pid in self._processes():
-            fields = _proc(pid, "stat").rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:13]))
-        return ticks / os.sysconf("SC_CLK_TCK")
-
-    def peak_resident_bytes(self) -> int:
-        """Sum over its processes; pages that they share count in each."""
-        total = 0
-        for pid in self._processes():
-            for line in _proc(pid, "status").splitlines():
-                if line.startswith("VmHWM:"):
-                    total += int(line.split()[1]) * 1024
-        return total
-
-    def _processes(self) -> list[int]:
-        found = [self._process.pid]
-        for pid in found:  # grows as it goes
-            for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                try:
-                    found += map(int, task.read_text().split())
-                except OSError:
-                    continue
-        return found
-
-
-def _proc(pid: int, name: str) -> str:
-    """Empty numbers for a process that has just ended."""
-    try:
-        return Path(f"/proc/{pid}/{name}").read_text()
-    except OSError:
-        return ") " + "0 " * 20 if name == "stat" else ""
+def _first_line(*command: str) -> str:
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return next(iter((said.stdout or said.stderr).splitlines()), "").strip()

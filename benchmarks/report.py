@@ -1,176 +1,147 @@
-"""What the trials say together: medians, ratios within one round, and on which machine."""
+"""What the trials say together: medians, and ratios within one round."""
 
 from __future__ import annotations
 
-import os
-import platform
-import statistics
-import subprocess
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from benchmarks.receivers import Receiver
-from benchmarks.trial import Scenario, Trial
+from benchmarks.figures import Latency, median, median_latency, median_ratio
+from benchmarks.machine import Machine
+from benchmarks.receivers import Missing, Receiver
+from benchmarks.rows import Row
+from benchmarks.trial import Trial
 
+BASELINES = ("floor", "dcmtk")
+"""What the others are compared with: the first of these that takes part, or else whoever is
+first."""
 
-class Machine(msgspec.Struct, frozen=True):
-    cpu: str
-    cores: int
-    memory_bytes: int
-    kernel: str
-    python: str
-    load: float
-    """Average of the last minute, when the benchmark began."""
-    commit: str
-    """Of the working tree, `+` after it where files differ."""
+LEAST_CPU = 0.03
+"""Seconds of one trial; less would say more of the ticks that it is counted in."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """Medians over the rounds of one receiver in one scenario."""
+    """Medians over the rounds of one receiver in one row."""
 
     receiver: str
-    scenario: str
+    row: str
     instances_per_second: float
     megabytes_per_second: float
     """Of data sets, 10^6 bytes."""
-    cpu_seconds_per_gigabyte: float
-    """10^9 bytes."""
-    cpu_microseconds_per_instance: float
+    cpu_seconds_per_gigabyte: float | None
+    """10^9 bytes; None where it was too little to be measured."""
+    cpu_microseconds_per_instance: float | None
     peak_resident_megabytes: float
+    fragment_bytes: int
+    offered_per_second: float | None
+    latency: Latency | None
     ratio: float | None
-    """Median of its speed over the baseline's in the same round."""
+    """Its speed over the baseline's in the same round."""
+    latency_ratio: float | None
+    """Its median latency over the baseline's in the same round."""
+    alone_ratio: float | None
+    """Its speed over its own in the row that this one is to be held against."""
     errors: list[str]
+    skipped: str
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     versions: dict[str, str]
+    notes: dict[str, str]
+    missing: dict[str, str]
+    """Receivers that were not found, and what to install."""
     baseline: str
     rounds: int
+    titles: dict[str, str]
+    """Of rows, by their keys."""
     summaries: list[Summary]
-    trials: list[Trial]
+    trials: list[list[Trial]]
+    """Of each round."""
 
     @property
     def failed(self) -> bool:
         return any(summary.errors for summary in self.summaries)
 
-
-def this_machine() -> Machine:
-    cpu = _field(Path("/proc/cpuinfo"), "model name") or platform.processor()
-    memory = (_field(Path("/proc/meminfo"), "MemTotal") or "0 kB").split()[0]
-    return Machine(
-        cpu=cpu,
-        cores=os.cpu_count() or 1,
-        memory_bytes=int(memory) * 1024,
-        kernel=platform.release(),
-        python=platform.python_version(),
-        load=os.getloadavg()[0],
-        commit=_commit(),
-    )
+    def of_row(self, key: str) -> list[Summary]:
+        return [summary for summary in self.summaries if summary.row == key]
 
 
-def _field(path: Path, name: str) -> str | None:
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return None
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+def baseline_of(names: Sequence[str]) -> str:
+    return next((name for name in BASELINES if name in names), names[0])
 
 
 def report_of(
     machine: Machine,
-    receivers: Iterable[Receiver],
-    scenarios: Iterable[Scenario],
-    rounds: Sequence[Sequence[Trial]],
-    baseline: str,
+    receivers: Sequence[Receiver],
+    missing: Iterable[Missing],
+    rows: Sequence[Row],
+    rounds: Sequence[list[Trial]],
 ) -> Report:
-    """`rounds` holds every receiver once for each scenario."""
-    receivers = list(receivers)
-    trials = [trial for one in rounds for trial in one]
-    summaries = [
-        _summary(receiver.name, scenario.name, rounds, baseline)
-        for scenario in scenarios
-        for receiver in receivers
-    ]
+    """`rounds` hold every receiver once for each row."""
+    baseline = baseline_of([receiver.name for receiver in receivers])
     return Report(
         machine=machine,
         versions={receiver.name: receiver.version for receiver in receivers},
+        notes={receiver.name: receiver.note for receiver in receivers if receiver.note},
+        missing={one.name: one.hint for one in missing},
         baseline=baseline,
         rounds=len(rounds),
-        summaries=summaries,
-        trials=trials,
+        titles={row.key: row.title for row in rows},
+        summaries=[
+            _summary(receiver.name, row, rounds, baseline) for row in rows for receiver in receivers
+        ],
+        trials=list(rounds),
     )
 
 
-def _summary(
-    receiver: str, scenario: str, rounds: Sequence[Sequence[Trial]], baseline: str
-) -> Summary:
-    mine, ratios = [], []
-    for trials in rounds:
-        turn = {trial.receiver: trial for trial in trials if trial.scenario == scenario}
-        mine.append(turn[receiver])
-        beside = turn[baseline].instances_per_second if baseline in turn else 0.0
-        if beside:
-            ratios.append(turn[receiver].instances_per_second / beside)
-    good = [trial for trial in mine if trial.instances]
-    rate = _median(trial.instances_per_second for trial in mine)
-    size = mine[0].data_set_bytes
-    cpu = _median(trial.cpu_seconds / trial.instances for trial in good)
+def _summary(receiver: str, row: Row, rounds: Sequence[list[Trial]], baseline: str) -> Summary:
+    mine = [_find(trials, receiver, row.key) for trials in rounds]
+    turns = [trial for trial in mine if trial]
+    good = [trial for trial in turns if trial.instances]
+
+    def ratios(
+        value: Callable[[Trial], float], other: str = baseline, key: str = row.key
+    ) -> float | None:
+        return median_ratio(_pairs(rounds, (receiver, row.key), (other, key), value))
+
+    measured = [trial for trial in good if trial.cpu_seconds >= LEAST_CPU]
+    cpu = median(trial.cpu_seconds / trial.instances for trial in measured) or None
+    rate = median(trial.instances_per_second for trial in good)
     return Summary(
         receiver=receiver,
-        scenario=scenario,
+        row=row.key,
         instances_per_second=rate,
-        megabytes_per_second=rate * size / 1e6,
-        cpu_seconds_per_gigabyte=cpu / size * 1e9,
-        cpu_microseconds_per_instance=cpu * 1e6,
-        peak_resident_megabytes=_median(trial.peak_resident_bytes / 1e6 for trial in good),
-        ratio=statistics.median(ratios) if ratios else None,
-        errors=[error for trial in mine for error in trial.errors],
+        megabytes_per_second=rate * row.size / 1e6,
+        cpu_seconds_per_gigabyte=cpu / row.size * 1e9 if cpu else None,
+        cpu_microseconds_per_instance=cpu * 1e6 if cpu else None,
+        peak_resident_megabytes=median(trial.peak_resident_bytes / 1e6 for trial in good),
+        fragment_bytes=max((trial.fragment_bytes for trial in good), default=0),
+        offered_per_second=median(offered for t in good if (offered := t.offered_per_second))
+        or None,
+        latency=median_latency(trial.latency for trial in good),
+        ratio=ratios(lambda trial: trial.instances_per_second),
+        latency_ratio=ratios(lambda trial: trial.latency.p50 if trial.latency else 0.0),
+        alone_ratio=ratios(lambda trial: trial.instances_per_second, receiver, row.against)
+        if row.against
+        else None,
+        errors=[error for trial in turns for error in trial.errors],
+        skipped=next((trial.skipped for trial in turns if trial.skipped), ""),
     )
 
 
-def _median(values: Iterable[float]) -> float:
-    listed = list(values)
-    return statistics.median(listed) if listed else 0.0
+def _find(trials: Iterable[Trial], receiver: str, row: str) -> Trial | None:
+    return next((t for t in trials if (t.receiver, t.row) == (receiver, row)), None)
 
 
-def table(report: Report) -> str:
-    machine = report.machine
-    lines = [
-        f"{machine.cpu}, {machine.cores} cores, {machine.memory_bytes / 1e9:.0f} GB, "
-        f"Linux {machine.kernel}, Python {machine.python}; load {machine.load:.1f} at the start",
-        "; ".join(f"{name}: {said}" for name, said in report.versions.items()),
-        f"commit {machine.commit}; medians of {report.rounds} rounds, receivers in turn",
-    ]
-    columns = ("instances/s", "MB/s", "CPU s/GB", "CPU µs/inst", "peak MB", report.baseline)
-    scenario = None
-    for one in report.summaries:
-        if one.scenario != scenario:
-            scenario = one.scenario
-            lines += ["", f"{scenario:20}" + "".join(f"{column:>13}" for column in columns)]
-        if one.errors:
-            lines.append(f"  {one.receiver:18}  FAILED: {one.errors[0]}")
-            continue
-        figures = (
-            f"{one.instances_per_second:.0f}",
-            f"{one.megabytes_per_second:.0f}",
-            f"{one.cpu_seconds_per_gigabyte:.2f}",
-            f"{one.cpu_microseconds_per_instance:.0f}",
-            f"{one.peak_resident_megabytes:.0f}",
-            f"x {one.ratio:.2f}" if one.ratio is not None else "-",
-        )
-        lines.append(f"  {one.receiver:18}" + "".join(f"{figure:>13}" for figure in figures))
-    return "\n".join(lines)
+def _pairs(
+    rounds: Iterable[list[Trial]],
+    mine: tuple[str, str],
+    other: tuple[str, str],
+    value: Callable[[Trial], float],
+) -> Iterator[tuple[float, float]]:
+    """Of each round in which both stored anything."""
+    for trials in rounds:
+        one, beside = _find(trials, *mine), _find(trials, *other)
+        if one and beside and one.instances and beside.instances:
+            yield value(one), value(beside)

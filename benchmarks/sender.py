@@ -1,58 +1,70 @@
-"""Senders that cost little more than their system calls: a process each, sockets only."""
+"""Senders that cost little more than their system calls: a process each, encoded beforehand."""
 
 from __future__ import annotations
 
+import array
+import contextlib
+import math
 import multiprocessing
-import socket
-import struct
+import signal
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import NamedTuple, Self
 
-from benchmarks.encoding import (
-    RELEASE_RQ,
-    Series,
-    associate_rq,
-    encode_series,
-    peer_max_length,
-    status_of,
-)
+from benchmarks.association import TIMEOUT, Association, SendError
+from benchmarks.encoding import EXPLICIT_VR_LITTLE_ENDIAN, associate_rq
+from benchmarks.instances import encode_series
+from benchmarks.timetable import Timetable, sleep_until, wait_exactly
 
-TIMEOUT = 60
-"""Seconds without any progress after which a sender gives up."""
+HOPELESS = 5.0
+"""Seconds behind its timetable at which an open-loop sender gives up."""
 
-MAX_LENGTH = 131072
-"""Bytes of the longest P-DATA-TF that is sent, even where a receiver would take longer ones."""
+HEAD_START = 0.01
+"""Seconds from the word to begin until the first instance is due: all senders are awake then."""
+
+Store = Callable[[int], None]
+"""Send the instance of that number; raises OSError or SendError where it is not stored."""
 
 
 class Work(NamedTuple):
-    """What one association sends."""
+    """What one sender does."""
 
     series: int
     instances: int
+    """At most."""
     size: int
     """Bytes of one data set."""
+    seconds: float = math.inf
+    """After which it begins no other instance."""
+    transfer_syntax: str = EXPLICIT_VR_LITTLE_ENDIAN
+    other_contexts: tuple[str, ...] = ()
+    """Abstract syntaxes proposed beside the one that is used."""
+    association_each: bool = False
+    """An association for every instance, instead of one for all."""
+    nagle: bool = False
+    timetable: Timetable | None = None
+    """Of the open loop; without one the next instance follows the answer to the last."""
 
 
 class Sent(NamedTuple):
-    """What one association saw; times are of the machine's monotonic clock."""
+    """What one sender saw; times are of the machine's monotonic clock."""
 
     began: float
     ended: float
-    stored: int
+    latencies: bytes
+    """Of each instance that was stored, seconds as doubles."""
     error: str | None
 
 
 class Load(NamedTuple):
-    """What the associations of one trial saw together."""
+    """What the senders of one trial saw together."""
 
     seconds: float
-    stored: int
+    latencies: list[float]
     errors: list[str]
-
-
-class SendError(Exception):
-    """The receiver did not do its part."""
+    fragment: int
+    """Bytes of a P-DATA-TF's variable field that was sent, at most."""
 
 
 class Senders:
@@ -75,7 +87,9 @@ class Senders:
             theirs.close()
 
     def __enter__(self) -> Self:
-        self._errors = [str(said) for said in self._hear() if said is not None]
+        heard = self._hear()
+        self._errors = [str(said) for said in heard if not isinstance(said, int)]
+        self._fragment = max((said for said in heard if isinstance(said, int)), default=0)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,17 +105,21 @@ class Senders:
     def send(self) -> Load:
         """Send everything; nothing at all where an association was not accepted."""
         if self._errors:
-            return Load(0.0, 0, self._errors)
+            return Load(0.0, [], self._errors, self._fragment)
+        start = time.monotonic() + HEAD_START
         for pipe in self._pipes:
-            pipe.send("go")
+            pipe.send(start)
         sent = [said for said in self._hear() if isinstance(said, Sent)]
         errors = [one.error for one in sent if one.error]
         if len(sent) < len(self._pipes):
             errors.append("a sender ended early")
         if not sent:
-            return Load(0.0, 0, errors)
+            return Load(0.0, [], errors, self._fragment)
+        latencies = array.array("d")
+        for one in sent:
+            latencies.frombytes(one.latencies)
         seconds = max(one.ended for one in sent) - min(one.began for one in sent)
-        return Load(seconds, sum(one.stored for one in sent), errors)
+        return Load(seconds, latencies.tolist(), errors, self._fragment)
 
     def _hear(self) -> list[object]:
         said: list[object] = []
@@ -114,77 +132,57 @@ class Senders:
 
 
 def _child(port: int, work: Work, pipe: Connection, inherited: list[Connection]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     for other in inherited:  # or else nobody would see the parent close its end
         other.close()
+    request = associate_rq("ChRIS", "BENCHMARK", work.transfer_syntax, work.other_contexts)
     try:
-        connection, max_length = _associate(port)
-        series = encode_series(work.series, work.instances, work.size, max_length)
+        with Association(port, request, work.nagle) as association:
+            limit = association.max_length
+            arguments = (work.series, work.instances, work.size, limit, work.transfer_syntax)
+            series = encode_series(*arguments)
+            if not work.association_each:
+                _answer(pipe, limit, work, lambda number: association.store(series, number))
+                return
+
+        def store_alone(number: int) -> None:
+            with Association(port, request, work.nagle) as own:
+                own.store(series, number)
+
+        _answer(pipe, limit, work, store_alone)
+    except EOFError:
+        return
     except (OSError, SendError, ValueError) as error:
         pipe.send(f"no association: {error}")
-        return
-    with connection:
-        pipe.send(None)
-        try:
-            pipe.recv()
-            pipe.send(_store(connection, series))
-            pipe.recv()
-        except EOFError:
-            pass
-        try:
-            connection.sendall(RELEASE_RQ)
-            _receive_pdu(connection, bytearray(4096))
-        except (OSError, SendError):
-            pass  # whatever was wrong has been reported with the instances
 
 
-def _associate(port: int) -> tuple[socket.socket, int]:
-    connection = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+def _answer(pipe: Connection, limit: int, work: Work, store: Store) -> None:
+    """Say that all is ready, send when told to, and return when nobody wants more."""
+    pipe.send(limit)
+    pipe.send(_send(work, store, pipe.recv()))
+    with contextlib.suppress(EOFError):
+        pipe.recv()
+
+
+def _send(work: Work, store: Store, start: float) -> Sent:
+    latencies = array.array("d")
+    error = None
+    stop = start + work.seconds
+    if work.timetable:
+        wait_exactly()
+    sleep_until(start)
+    began = now = time.monotonic()
     try:
-        # The kernel's time limits: Python's own would cost a poll(2) for every call.
-        connection.settimeout(None)
-        limit = struct.pack("ll", TIMEOUT, 0)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sendall(associate_rq("ChRIS", "BENCHMARK"))
-        buffer = bytearray(65536)
-        answer = bytes(buffer[: _receive_pdu(connection, buffer)])
-        if answer[0] != 2:
-            raise SendError(f"answered by a PDU of type {answer[0]}")
-        return connection, min(peer_max_length(answer), MAX_LENGTH)
-    except BaseException:
-        connection.close()
-        raise
-
-
-def _store(connection: socket.socket, series: Series) -> Sent:
-    buffer = bytearray(4096)
-    stored, error = 0, None
-    began = time.monotonic()
-    try:
-        for head in series.heads:
-            whole = len(head) + len(series.tail)
-            sent = connection.sendmsg((head, series.tail))
-            if sent < whole:
-                connection.sendall((head + series.tail)[sent:])
-            _receive_pdu(connection, buffer)
-            status = status_of(buffer)
-            if status is None:
-                raise SendError(f"answered by a PDU {buffer[:10].hex(' ')}")
-            if status != 0:
-                raise SendError(f"status {status:#06x}")
-            stored += 1
-    except (OSError, SendError) as stop:
-        error = f"after {stored} instances: {stop}"
-    return Sent(began, time.monotonic(), stored, error)
-
-
-def _receive_pdu(connection: socket.socket, buffer: bytearray) -> int:
-    """Read one PDU to the beginning of `buffer`; its whole length."""
-    have = connection.recv_into(buffer)
-    while have < 6 or have < 6 + int.from_bytes(buffer[2:6]):
-        more = connection.recv_into(memoryview(buffer)[have:])
-        if not more:
-            raise SendError("the receiver closed the connection")
-        have += more
-    return have
+        for number in range(work.instances):
+            since = work.timetable.due(number, start) if work.timetable else now
+            if since >= stop:
+                break
+            sleep_until(since)
+            if now - since > HOPELESS:
+                raise SendError(f"{now - since:.1f} s behind the timetable")
+            store(number)
+            now = time.monotonic()
+            latencies.append(now - since)
+    except (OSError, SendError) as fault:
+        error = f"after {len(latencies)} instances: {fault}"
+    return Sent(began, time.monotonic(), latencies.tobytes(), error)

@@ -1,97 +1,181 @@
-"""One trial: one receiver, one scenario, from an empty folder to counted files."""
+"""One trial: one receiver, one row, from an empty folder to counted files."""
 
 from __future__ import annotations
 
 import itertools
 import mmap
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.receivers import Receiver, Running, StartError
+from benchmarks.association import IdleAssociations, SendError
+from benchmarks.figures import Latency, latency_of
+from benchmarks.processes import Running, StartError, free_port
+from benchmarks.receivers import Place, Receiver
+from benchmarks.rows import Effort, Row, other_contexts
 from benchmarks.sender import Load, Senders, Work
+from benchmarks.timetable import timetables
 
 WARM_UP = 20
 """Instances sent beforehand, in a series of their own: what is loaded late is loaded then."""
 
+WARM_UP_SIZE = 1 << 20
+"""Bytes of each of these, at most."""
 
-class Scenario(NamedTuple):
-    name: str
-    senders: int
-    size: int
-    """Bytes of one data set."""
-    instances: int
-    """Of each sender."""
+MOST_PER_SECOND = 30_000
+"""Instances that no receiver here takes: more need not be encoded."""
+
+FILE_OVERHEAD = 4096
+"""Bytes by which a file may be longer than its data set, or a page of it be wasted."""
 
 
-FULL = (
-    Scenario("1 sender, 512 KiB", 1, 512 * 1024, 2000),
-    Scenario("1 sender, 20 KiB", 1, 20 * 1024, 10000),
-    Scenario("8 senders, 20 KiB", 8, 20 * 1024, 2500),
-)
-QUICK = tuple(scenario._replace(instances=scenario.instances // 5) for scenario in FULL)
+SPARE = 128 << 20
+"""Bytes for the receiver and the senders themselves."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it; `errors` is empty only if every instance was acknowledged and is there."""
 
     receiver: str
-    scenario: str
+    row: str
     instances: int
     """Sent and acknowledged, without the warm-up."""
     data_set_bytes: int
     seconds: float
     cpu_seconds: float
     peak_resident_bytes: int
-    errors: list[str]
+    fragment_bytes: int
+    """The longest P-DATA-TF that was sent."""
+    offered_per_second: float | None = None
+    """Of an open loop."""
+    latency: Latency | None = None
+    errors: list[str] = []
+    skipped: str = ""
+    """Why it was not run, though nothing is wrong."""
 
     @property
     def instances_per_second(self) -> float:
         return self.instances / self.seconds if self.seconds else 0.0
 
 
-def run_trial(receiver: Receiver, scenario: Scenario, root: Path) -> Trial:
-    """Everything is stored below `root`, which should be a tmpfs, and removed again."""
-    folder = root / receiver.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    count = max(WARM_UP, round(scenario.instances * receiver.share))
-    works = [Work(1 + n, count, scenario.size) for n in range(scenario.senders)]
-    touch_memory(count * scenario.senders * (scenario.size + 4096) + (256 << 20))
-    cpu, resident, load = 0.0, 0, Load(0.0, 0, [])
+def run_trial(
+    receiver: Receiver, row: Row, effort: Effort, root: Path, closed_loop: float = 0.0
+) -> Trial:
+    """Everything is stored below `root`, which should be a tmpfs, and removed again.
+
+    `closed_loop` is the receiver's speed that an open-loop row offers a share of.
+    """
+    skipped = why_not(receiver, row, root, closed_loop)
+    if skipped:
+        return _trial(receiver, row, Load(0.0, [], [], 0), skipped=skipped)
+    offered = row.share * closed_loop if row.share_of else None
+    works = works_of(row, effort, offered)
+    warm_up = Work(0, WARM_UP, min(row.size, WARM_UP_SIZE), transfer_syntax=row.transfer_syntax)
+    room = sum(work.instances * (work.size + FILE_OVERHEAD) for work in works)
+    touch_memory(room + SPARE)
+    folder, state = root / "stored", root / "state"
+    for empty in (folder, state):
+        shutil.rmtree(empty, ignore_errors=True)
+        empty.mkdir(parents=True)
+    place = Place(free_port(), folder, state, row.max_pdu, row.associations > 1)
+    cpu, resident, load = 0.0, 0, Load(0.0, [], [], 0)
     try:
-        with Running(receiver, folder, root / f"{receiver.name}.log") as running:
-            with Senders(running.port, [Work(0, WARM_UP, scenario.size)]) as senders:
+        running = Running(
+            receiver.command(place),
+            receiver.environment(place),
+            place.port,
+            root / "output.log",
+            receiver.stop_signal,
+        )
+        with running, ExitStack() as beside:
+            with Senders(place.port, [warm_up]) as senders:
                 warm = senders.send()
-            with Senders(running.port, works) as senders:
+            if row.idle:
+                beside.enter_context(IdleAssociations(place.port, row.idle, row.transfer_syntax))
+            with Senders(place.port, works) as senders:
                 before = running.cpu_seconds()
                 load = senders.send()
                 cpu = running.cpu_seconds() - before
                 resident = running.peak_resident_bytes()
-        expected = WARM_UP + count * scenario.senders
         errors = [*warm.errors, *load.errors]
-        errors += missing_files(folder / receiver.stores_in, expected, scenario.size)
+        expected = len(load.latencies) + len(warm.latencies) * (warm_up.size == row.size)
+        errors += missing_files(folder / receiver.stores_in, expected, row.size)
     except StartError as error:
         errors = [f"did not start: {error}"]
+    except SendError as error:
+        errors = [str(error)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    return _trial(receiver, row, load, cpu, resident, offered, errors)
+
+
+def why_not(receiver: Receiver, row: Row, root: Path, closed_loop: float) -> str:
+    """Reasons that lie in the receiver's or the machine's limits."""
+    most = receiver.most_associations
+    if most is not None and row.associations > most:
+        return f"takes {most} associations at most"
+    if row.share_of and not closed_loop:
+        return "no closed loop to take a share of"
+    if shutil.disk_usage(root).free < 2 * row.size * row.senders:
+        return f"no room for it below {root}"
+    return ""
+
+
+def works_of(row: Row, effort: Effort, offered: float | None) -> list[Work]:
+    """One for each sender: no more than `effort` has bytes for."""
+    count = min(
+        row.instances,
+        effort.stored_bytes // (row.size + FILE_OVERHEAD) // row.senders,
+        round(MOST_PER_SECOND * effort.seconds) // row.senders,
+    )
+    plan = timetables(offered, row.senders) if offered else [None] * row.senders
+    return [
+        Work(
+            series=1 + number,
+            instances=max(1, count),
+            size=row.size,
+            seconds=effort.seconds,
+            transfer_syntax=row.transfer_syntax,
+            other_contexts=other_contexts(row.contexts - 1),
+            association_each=row.association_each,
+            nagle=row.nagle,
+            timetable=timetable,
+        )
+        for number, timetable in enumerate(plan)
+    ]
+
+
+def _trial(
+    receiver: Receiver,
+    row: Row,
+    load: Load,
+    cpu_seconds: float = 0.0,
+    peak_resident_bytes: int = 0,
+    offered: float | None = None,
+    errors: list[str] | None = None,
+    skipped: str = "",
+) -> Trial:
     return Trial(
         receiver=receiver.name,
-        scenario=scenario.name,
-        instances=load.stored,
-        data_set_bytes=scenario.size,
+        row=row.key,
+        instances=len(load.latencies),
+        data_set_bytes=row.size,
         seconds=load.seconds,
-        cpu_seconds=cpu,
-        peak_resident_bytes=resident,
-        errors=errors,
+        cpu_seconds=cpu_seconds,
+        peak_resident_bytes=peak_resident_bytes,
+        fragment_bytes=load.fragment,
+        offered_per_second=offered,
+        latency=latency_of(load.latencies),
+        errors=errors or [],
+        skipped=skipped,
     )
 
 
 def missing_files(folder: Path, expected: int, size: int) -> list[str]:
-    """Why the files below `folder` are not those that were acknowledged; a file shorter than its
-    data set is none."""
+    """Why the files below `folder` are not those that were acknowledged; a file no longer than
+    its data set is none, since it lacks its header."""
     whole = sum(path.is_file() and path.stat().st_size > size for path in folder.rglob("*"))
     return [] if whole == expected else [f"{whole} whole files of {expected} instances"]
 
