@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["app"] = {*MAY_IMPORT, "app"} - {"cli"}
 
-WITHOUT_LOOP = ("_pdu", "_dataset", "_writer", "wire", "series.tracker")
+WITHOUT_LOOP = ("_pdu", "_dataset", "_writer", "wire", "series.tracker", "app.messages")
 """Bytes and a clock in, records out: tested without a socket or a sleep."""
 
 LOOPS = {"asyncio", "uvloop"}

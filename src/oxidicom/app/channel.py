@@ -54,6 +54,7 @@ class Channel:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
+        self._waiting.clear()
         self._gone = True
 
     # ---- in ------------------------------------------------------------------------------
