@@ -493,3 +493,32 @@ def test_an_address_that_is_taken(two: Receiver) -> None:
     with pytest.raises(AssertionError, match="cannot listen on"):
         other.start()
     assert other.wait(5) == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_storage_that_only_the_workers_cannot_use(tmp_path: Path, workers: str) -> None:
+    (tmp_path / ".oxidicom").mkdir()
+    (tmp_path / ".oxidicom/tmp").touch()
+    receiver = Receiver(tmp_path, OXIDICOM_WORKERS=workers)
+    with pytest.raises(AssertionError, match="cannot use the storage"):
+        receiver.start()
+    assert receiver.wait(5) == 1
+    assert sum("cannot use the storage" in line for line in receiver.lines) == 1
+
+
+def test_worker_that_cannot_start_is_tried_again(mortal: Receiver) -> None:
+    (instance,) = series_of(1)
+    temporary, away = mortal.state / "tmp", mortal.state / "away"
+    temporary.rename(away)
+    temporary.touch()
+    mortal.workers()[0].kill()
+    assert "cannot use the storage" in mortal.wait_for_log("a worker cannot start")["fault"]
+    with associated(mortal) as peer:
+        peer.release()  # the other one serves
+    temporary.unlink()
+    away.rename(temporary)
+    mortal.wait_for_log("worker replaced")
+    with associated(mortal) as peer:
+        store(peer, instance)
+        peer.release()
+    assert mortal.wait_for_registration(instance.series)["ndicom"] == 1

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from oxidicom.app import channel as channel_module
 from oxidicom.app import worker
 from oxidicom.app.channel import Channel, socket_pair
 from oxidicom.app.messages import Decoder, Frames, Message, NamesReleased
@@ -26,7 +27,8 @@ class End:
         self.frames: list[bytes] = []
         self.closed = asyncio.Event()
         self._changed = asyncio.Event()
-        self.channel = Channel(end, self._received, self.closed.set)
+        self.listens = True
+        self.channel = Channel(end, self._received, self.closed.set, lambda: self.listens)
 
     def _received(self, frame: bytearray) -> None:
         self.frames.append(bytes(frame))
@@ -77,29 +79,41 @@ async def test_what_was_sent_before_the_end_arrives(
     two.channel.close()
 
 
-async def test_a_pause_leaves_what_comes_to_the_sender(
+async def test_what_may_not_be_read_waits_with_its_sender(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "PAUSE", 0.001)
+    one, two = map(End, pair)
+    asked = asyncio.Event()
+    turns = iter(range(10))
+
+    def may_read() -> bool:
+        if next(turns, None) is None:
+            asked.set()
+        return False
+
+    monkeypatch.setattr(two.channel, "_may_read", may_read)
+    for _ in range(100):
+        one.channel.send(bytes(100_000))
+    await asyncio.wait_for(asked.wait(), 10)
+    assert two.frames == []
+    assert one.channel.waiting > 1_000_000
+    monkeypatch.undo()
+    await two.until(100)
+    assert one.channel.waiting == 0
+    one.channel.close()
+    two.channel.close()
+
+
+async def test_what_nobody_will_read_is_not_kept(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     one, two = map(End, pair)
-    two.channel.pause(3600)
-    two.channel.pause(0)
-    for _ in range(100):
-        one.channel.send(bytes(100_000))
-    await asyncio.sleep(0.05)
-    assert two.frames == []
-    assert one.channel.waiting > 1_000_000
+    two.listens = False
+    one.channel.send(bytes(10_000_000))
     two.channel.close()
     await asyncio.wait_for(one.closed.wait(), 10)
-    assert one.channel.waiting == 0, "nobody will read it"
-
-
-async def test_after_a_pause_it_goes_on(pair: tuple[socket.socket, socket.socket]) -> None:
-    one, two = map(End, pair)
-    two.channel.pause(0.01)
-    one.channel.send(b"x")
-    await two.until(1)
-    one.channel.close()
-    two.channel.close()
+    assert one.channel.waiting == 0
 
 
 async def test_standing_still_ends_with_the_other_side(

@@ -12,15 +12,19 @@ from typing import Final
 
 from oxidicom.app.messages import Frames, framed
 
-_AT_ONCE: Final = 256 * 1024
+AT_ONCE: Final = 256 * 1024
 """Bytes read before others on the loop have their turn."""
+
+PAUSE: Final = 0.02
+"""Seconds for which nothing is read when nothing may be."""
 
 
 class Channel:
     """`received` gets each frame, `closed` is called once, when the other side is gone.
 
     Sending never waits and never fails: what the other side does not read is kept, and what it
-    will never read is dropped.
+    will never read is dropped. While it is not so that `may_read`, the other side's words wait
+    with it.
     """
 
     def __init__(
@@ -28,11 +32,13 @@ class Channel:
         end: socket.socket,
         received: Callable[[bytearray], None],
         closed: Callable[[], None],
+        may_read: Callable[[], bool] = lambda: True,
     ) -> None:
         end.setblocking(False)
         self._socket = end
         self._received = received
         self._closed = closed
+        self._may_read = may_read
         self._loop = asyncio.get_running_loop()
         self._frames = Frames()
         self._waiting = bytearray()
@@ -59,19 +65,17 @@ class Channel:
 
     # ---- in ------------------------------------------------------------------------------
 
-    def pause(self, seconds: float) -> None:
-        """Read no more for so long: the other side's turn to wait."""
-        if self._paused is None and not self._gone:
-            self._loop.remove_reader(self._socket)
-            self._paused = self._loop.call_later(seconds, self._resume)
-
     def _resume(self) -> None:
         self._paused = None
         self._loop.add_reader(self._socket, self._read)
 
     def _read(self) -> None:
+        if not self._may_read():
+            self._loop.remove_reader(self._socket)
+            self._paused = self._loop.call_later(PAUSE, self._resume)
+            return
         try:
-            data = self._socket.recv(_AT_ONCE)
+            data = self._socket.recv(AT_ONCE)
         except BlockingIOError:
             return
         except OSError:

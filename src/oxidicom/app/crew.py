@@ -24,9 +24,6 @@ from oxidicom.ulid import new_ulid
 
 MOST_BACKLOG: Final = 20_000
 """Reports that the control plane has not looked at: with more, no worker is listened to."""
-PAUSE: Final = 0.02
-"""Seconds until it is looked at again."""
-
 _EXIT: Final = 1.0
 """Seconds for a process to end whose channel is closed."""
 
@@ -89,7 +86,7 @@ class WorkerProcess:
         channel.sendall(len(payload).to_bytes(4) + payload)
         self._claims = ClaimServer(claims, self.writer, names)
         self._loop.add_reader(self._claims, self._on_claim)
-        self._channel = Channel(channel, self._on_frame, self._on_end)
+        self._channel = Channel(channel, self._on_frame, self._on_end, self._may_listen)
 
     def send(self, message: Message) -> None:
         self._channel.send(self._encoder.encode((message,)))
@@ -129,8 +126,9 @@ class WorkerProcess:
                     self._reports(message)
                 case _:
                     self._reports(message)  # type: ignore[arg-type]
-        if self._backlog() > MOST_BACKLOG:
-            self._channel.pause(PAUSE)
+
+    def _may_listen(self) -> bool:
+        return self._backlog() <= MOST_BACKLOG
 
     def _on_end(self) -> None:
         self._loop.remove_reader(self._claims)
