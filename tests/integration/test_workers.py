@@ -124,7 +124,9 @@ def test_one_series_over_associations_in_different_workers(
         TaskQueue(rabbitmq.url, root) as queue,
     ):
         with ExitStack() as stack:
-            peers = [stack.enter_context(associated(receiver)) for _ in range(4)]
+            peers = list(peers_by_worker(receiver, stack).values()) if workers > 1 else []
+            while len(peers) < 4:
+                peers.append(stack.enter_context(associated(receiver)))
             for turn in range(10):
                 for index, peer in enumerate(peers):
                     store(peer, work[4 * turn + index])

@@ -32,6 +32,9 @@ LAST_RESTART: Final = 5.0
 YOUNG: Final = 5.0
 """Seconds."""
 
+LAST_WORDS: Final = 0.3
+"""Seconds for workers to tell the rest and to end, once they have drained."""
+
 
 class Supervisor:
     """As Receiver: `start`, then `drain`, once each, on one running loop."""
@@ -188,7 +191,8 @@ class Supervisor:
             each.close()
         for worker in self._workers.values():
             worker.send(Drain())
-        _, late = await asyncio.wait(self._keepers, timeout=drain + DRAIN_EXTRA + WRITERS_STOP)
+        patience = drain + DRAIN_EXTRA + WRITERS_STOP + LAST_WORDS
+        _, late = await asyncio.wait(self._keepers, timeout=patience)
         if late:
             event(logger, logging.WARNING, "workers did not end in time", workers=len(late))
             for worker in self._workers.values():
@@ -200,4 +204,5 @@ class Supervisor:
 def _in_words(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
-    return signal.Signals(-status).name
+    names = {number.value: number.name for number in signal.Signals}
+    return names.get(-status, f"signal {-status}")
