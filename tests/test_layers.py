@@ -37,7 +37,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["app"] = {*MAY_IMPORT, "app"} - {"cli"}
 
-WITHOUT_LOOP = ("_pdu", "_dataset", "_writer", "_express", "_intake", "wire", "series.tracker")
+WITHOUT_LOOP = (
+    *("_pdu", "_dataset", "_writer", "_dimse", "_express", "_intake", "wire"),
+    *("series.tracker", "app.messages"),
+)
 """Bytes and a clock in, records out: tested without a socket or a sleep."""
 
 LOOPS = {"asyncio", "uvloop"}

@@ -66,6 +66,8 @@ class AssociationBegan(NamedTuple):
     called_ae_title: str
     at: float
     wall_ns: int
+    worker: int | None = None
+    """Which of several receiving processes has it, from 1."""
 
 
 class InstanceStored(NamedTuple):
@@ -269,6 +271,16 @@ class InstanceStore(Protocol):
     ) -> InstanceSink: ...
 
     def association_ended(self, association_id: str) -> None: ...
+
+
+class FolderNames(Protocol):
+    """Who says, where several processes receive, what the folder of a series is called."""
+
+    def claim(self, series: SeriesInfo) -> SeriesInfo:
+        """The names in force: those of `series` unless another process' were first."""
+
+    def release(self, key: SeriesKey) -> None:
+        """Nothing of what was claimed by the last `claim` binds any longer."""
 
 
 class SeriesJournal(Protocol):

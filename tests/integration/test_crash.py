@@ -63,10 +63,18 @@ class Load:
             return
 
 
-@pytest.mark.parametrize("instances", [1, 7, 60])
-@pytest.mark.parametrize("write_mode", ["inline", "threads"])
-def test_killed_under_load(receiver: Receiver, write_mode: str, instances: int) -> None:
+@pytest.mark.parametrize(
+    ("workers", "write_mode", "instances"),
+    [
+        *((1, mode, count) for mode in ("inline", "threads") for count in (1, 7, 60)),
+        (2, "auto", 60),
+    ],
+)
+def test_killed_under_load(
+    receiver: Receiver, workers: int, write_mode: str, instances: int
+) -> None:
     receiver.stop()
+    receiver.environment["OXIDICOM_WORKERS"] = str(workers)
     receiver.environment["OXIDICOM_WRITE_MODE"] = write_mode
     receiver.start()
     with Load(receiver.port, senders=4) as load:

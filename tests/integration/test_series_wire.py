@@ -20,12 +20,15 @@ ROOT = "series"
 SETTLE = 1.0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["1", "2"], ids="workers={}".format)
 def receiver(
-    tmp_path_factory: pytest.TempPathFactory, nats_server: NatsServer
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    nats_server: NatsServer,
 ) -> Iterator[Receiver]:
     with Receiver(
         tmp_path_factory.mktemp("files"),
+        OXIDICOM_WORKERS=request.param,
         OXIDICOM_SERIES_SETTLE="1s",
         OXIDICOM_NATS_ADDRESS=nats_server.url,
         OXIDICOM_ROOT_SUBJECT=ROOT,

@@ -169,6 +169,24 @@ class Receiver:
         except psutil.NoSuchProcess:
             return []
 
+    def workers(self) -> list[psutil.Process]:
+        """Its receiving processes, where there are several."""
+        return self.processes()[1:]
+
+    def worker_of(self, peer_port: int) -> psutil.Process:
+        """Which of them has the connection that comes from this port."""
+
+        def found() -> list[psutil.Process]:
+            return [
+                worker
+                for worker in self.workers()
+                for connection in worker.net_connections("tcp")
+                if connection.raddr and connection.raddr.port == peer_port
+            ]
+
+        wait_until(lambda: bool(found()), f"a worker with the connection from {peer_port}")
+        return found()[0]
+
     def peak_memory(self) -> int:
         """Bytes of the greatest resident set so far (VmHWM), summed over its processes."""
         return sum(peak_memory(process.pid) for process in self.processes())

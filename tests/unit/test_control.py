@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from oxidicom.app.control import ControlPlane, ControlThread
@@ -95,6 +96,10 @@ def stored(uid: str, association: str = "A", at: float = 0.0) -> InstanceStored:
     return InstanceStored(association, SERIES, uid, 100, 0.001, at)
 
 
+def of_uid(series: SeriesInfo, uid: str) -> SeriesInfo:
+    return msgspec.structs.replace(series, series_instance_uid=uid)
+
+
 def ended(association: str = "A", at: float = 0.0) -> AssociationEnded:
     return AssociationEnded(association, None, 1000, at, 2)
 
@@ -141,6 +146,42 @@ async def test_a_recovered_series_completes_though_nobody_sends_it_again() -> No
     await control.start([(SERIES, ("OLD",), frozenset({"1.1", "1.2"}))])
     await asyncio.wait_for(recorder.completed.wait(), 5)
     assert recorder.told == [("completed", 2, ("OLD",))]
+
+
+async def test_what_a_dead_worker_left_is_completed(caplog: pytest.LogCaptureFixture) -> None:
+    """What of it was told, what was not, and what was whole before."""
+    recorder = Recorder()
+    control = plane(recorder)
+    await control.start([])
+    whole = of_uid(SERIES, "9.9")
+    control.report(began("OPEN")._replace(worker=2))
+    control.report(stored("1.1", "OPEN"))
+    control.report(began("ENDED"))
+    control.report(InstanceStored("ENDED", whole, "9.1", 100, 0.001, 0.0))
+    control.report(ended("ENDED"))
+    untold = of_uid(SERIES, "8.8")
+    with caplog.at_level(logging.INFO, "oxidicom.control"):
+        control.worker_lost(
+            [
+                (SERIES, ("OPEN",), frozenset({"1.1", "1.2"})),
+                (whole, ("ENDED",), frozenset({"9.1"})),
+                (untold, ("UNTOLD",), frozenset({"8.1"})),
+            ],
+            ["OPEN"],
+        )
+    (line,) = (each for each in caplog.records if each.message == "association ended")
+    assert line.fields["end"] == "the receiving process died"  # type: ignore[attr-defined]
+    assert line.fields["worker"] == 2  # type: ignore[attr-defined]
+    async with asyncio.timeout(5):
+        while len([each for each in recorder.told if each[0] == "completed"]) < 3:
+            recorder.completed.clear()
+            await recorder.completed.wait()
+    assert sorted(each for each in recorder.told if each[0] == "completed") == [
+        ("completed", 1, ("ENDED",)),
+        ("completed", 1, ("UNTOLD",)),
+        ("completed", 2, ("OPEN",)),
+    ]
+    assert control.backlog == 0
 
 
 async def test_finish_completes_what_is_open_and_takes_the_last_reports() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxidicom.ports import SeriesInfo
+from oxidicom.ports import SeriesInfo, SeriesKey
 from oxidicom.store.folders import (
     SeriesFolder,
     SeriesFolders,
+    SharedSeriesFolder,
     instance_uid_of,
+    keep_newest,
     list_instances,
     make_folders,
     open_folder,
@@ -176,6 +179,81 @@ def test_one_file_of_an_instance_at_a_time() -> None:
     folder.leave("1.2")
 
 
+class Names:
+    """Of several processes (ports.FolderNames): what was claimed and released, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.in_force: SeriesInfo | None = None
+
+    def claim(self, series: SeriesInfo) -> SeriesInfo:
+        self.events.append(f"claim {series.patient_id}")
+        return self.in_force or series
+
+    def release(self, key: SeriesKey) -> None:
+        assert key == series().key
+        self.events.append("release")
+
+
+def test_names_are_claimed_once_and_released_when_the_reception_is_over() -> None:
+    names = Names()
+    names.in_force = series(patient="P9")
+    folders = SeriesFolders(names)
+    folder = folders.claim(series(patient="P1"), "A")
+    assert folder.series is names.in_force
+    assert folders.differing == 1
+    assert folders.claim(series(patient="P1"), "B") is folder
+    stored(folders, folder, "A")
+    stored(folders, folder, "B")
+    folders.association_ended("A")
+    folders.association_ended("B")
+    folders.completed(series().key, ("A",))
+    assert names.events == ["claim P1"]
+    folders.completed(series().key, ("B",))
+    assert names.events == ["claim P1", "release"]
+    assert len(folders) == 0
+
+
+def test_names_of_which_nothing_was_stored_are_released_at_once_and_once() -> None:
+    names = Names()
+    folders = SeriesFolders(names)
+    folder = folders.claim(series(patient="P1"), "A")
+    folders.claim(series(patient="P1"), "A")
+    failed(folders, folder)
+    assert names.events == ["claim P1"], "the other is still on its way"
+    failed(folders, folder)
+    assert names.events == ["claim P1", "release"]
+    again = folders.claim(series(patient="P2"), "A")
+    stored(folders, again)
+    failed(folders, folders.claim(series(patient="P2"), "A"))
+    assert names.events == ["claim P1", "release", "claim P2"]
+    folders.association_ended("A")
+    folders.completed(series().key, ("A",))
+    assert names.events == ["claim P1", "release", "claim P2", "release"]
+    assert len(folders) == 0
+
+
+def test_a_failure_after_the_end_of_its_association_releases_names_once() -> None:
+    names = Names()
+    folders = SeriesFolders(names)
+    folder = folders.claim(series(), "A")
+    folders.association_ended("A")
+    failed(folders, folder)
+    assert names.events == ["claim P1", "release"]
+    assert len(folders) == 0
+
+
+def test_nobody_judges_alone_what_is_old_in_a_shared_folder(root: int, tmp_path: Path) -> None:
+    """Two processes that each take the other's file for the older one would lose the instance."""
+    make_folders(root, PATH, sync=False)
+    (tmp_path / os.fsdecode(PATH) / "0001-1.2.dcm").touch()
+    folder = SharedSeriesFolder(series(patient="patient"))
+    assert folder.listed
+    folder.list(root)
+    assert folder.replace("0002-1.2.dcm") is None
+    assert folder.replace("0003-1.2.dcm") is None
+
+
 # ---- names of files ----------------------------------------------------------------------
 
 
@@ -309,6 +387,48 @@ def test_only_files_are_removed(root: int, tmp_path: Path) -> None:
     for name in ("file", "folder", "link", "nothing"):
         remove_file(root, PATH, name)
     assert sorted(os.listdir(folder)) == ["folder", "link"]
+
+
+def test_only_the_newest_file_of_an_instance_stays(root: int, tmp_path: Path) -> None:
+    make_folders(root, PATH, sync=False)
+    folder = tmp_path / os.fsdecode(PATH)
+    for name in ("0003-1.2.dcm", "0001-1.2.dcm", "0002-1.2.dcm", "0001-1.3.dcm", "0001-1.4.dcm"):
+        (folder / name).touch()
+        wait_for_the_clock_of(folder)
+    # Renaming makes new: that is how an instance comes to its name.
+    (folder / "0003-1.2.dcm").rename(folder / "0004-1.2.dcm")
+    (folder / "0002-1.4.dcm").mkdir()
+    (folder / "1.4.dcm").touch()
+    keep_newest(root, PATH)
+    assert sorted(os.listdir(folder)) == [
+        *("0001-1.3.dcm", "0001-1.4.dcm", "0002-1.4.dcm", "0004-1.2.dcm", "1.4.dcm")
+    ]
+    keep_newest(root, b"SERVICES/PACS/not/there")
+
+
+def wait_for_the_clock_of(folder: Path) -> None:
+    """Until a file made now is younger, by its change time, than those made before."""
+    probe = folder / "probe"
+    before = time.time_ns()
+    while True:
+        probe.touch()
+        changed = probe.stat().st_ctime_ns
+        probe.unlink()
+        if changed > before:
+            return
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(
+    root: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(fd: int) -> list[str]:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    make_folders(root, PATH, sync=False)
+    monkeypatch.setattr(os, "listdir", stale)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        keep_newest(root, PATH)
+    monkeypatch.undo()
 
 
 def test_names_that_are_no_text_are_skipped(root: int, tmp_path: Path) -> None:

@@ -312,6 +312,22 @@ def test_no_link_below_the_root_is_followed(tmp_path: Path, linked: int) -> None
     assert count_instances(root, series()) == 0
 
 
+def test_what_one_of_several_writers_left(folder: Path, journal: Journal) -> None:
+    one, two = Journal(folder, sync=False, writer="one"), Journal(folder, sync=False, writer="two")
+    journal.enter("A", series())
+    one.enter("B", series())
+    two.enter("C", series())
+    two.enter("C", series("1.3"))
+    faults: list[str] = []
+    assert recover(journal, faults, "two") == [
+        RecoveredSeries(series(), ("C",)),
+        RecoveredSeries(series("1.3"), ("C",)),
+    ]
+    assert recover(journal, faults, "three") == []
+    assert {each.associations for each in recover(journal, faults)} == {("A", "B", "C"), ("C",)}
+    assert faults == []
+
+
 def test_the_root_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "real" / series().path).mkdir(parents=True)
     (tmp_path / "real" / series().path / "1.dcm").touch()

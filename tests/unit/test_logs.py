@@ -57,6 +57,17 @@ def console(record: Callable[[], None], level: str = "debug", **options: Any) ->
     return stream.getvalue()
 
 
+def test_fields_of_every_record() -> None:
+    def record() -> None:
+        event(logger, logging.INFO, "one", worker=9)
+        event(logger, logging.INFO, "two", a=1)
+        logging.getLogger("foreign").warning("three")
+
+    lines = json_lines(record, worker=2)
+    assert [line["worker"] for line in lines] == [9, 2, 2]
+    assert lines[1]["a"] == 1
+
+
 # ---- forms ---------------------------------------------------------------------------------
 
 

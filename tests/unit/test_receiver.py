@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.app import receiver as module
+from oxidicom.app import notifier, reception
 from oxidicom.app.receiver import Receiver
 from oxidicom.errors import OperatorError
 from oxidicom.series.journal import Journal
@@ -18,10 +18,10 @@ from oxidicom.settings import load
 async def test_a_journal_that_cannot_be_listed_is_the_operators(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(journal: Journal, faults: list[str]) -> None:
+    def fail(journal: Journal, faults: list[str], writer: str | None) -> None:
         raise OSError(errno.EACCES, "Permission denied", str(tmp_path / ".oxidicom/journal"))
 
-    monkeypatch.setattr(module, "recover", fail)
+    monkeypatch.setattr(notifier, "recover", fail)
     settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path)})
     with pytest.raises(OperatorError, match="cannot use the storage: Permission denied"):
         await Receiver(settings).start()
@@ -36,10 +36,10 @@ async def test_writes_inline_only_where_files_and_journal_are_both_on_local_stor
     def filesystem_type(fd: int) -> int:
         return nfs if os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) == remote else ext4
 
-    monkeypatch.setattr(module, "filesystem_type", filesystem_type)
+    monkeypatch.setattr(reception, "filesystem_type", filesystem_type)
     folders = {"OXIDICOM_FILES_ROOT": "files", "OXIDICOM_STATE_DIR": "state"}
     settings, _ = load({name: str(tmp_path / folder) for name, folder in folders.items()})
     for folder in folders.values():
         (tmp_path / folder).mkdir()
-    writers = Receiver(settings)._make_writers()
+    writers = reception.make_writers(settings, 1)
     assert writers.policy.inline(0.0) is (remote is None)

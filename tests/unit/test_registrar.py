@@ -151,6 +151,19 @@ async def test_done_waits_no_longer_than_it_may(
     assert bench.story.settled[0].cancelled(), "nobody waits for it: nothing need be remembered"
 
 
+async def test_a_shared_folder_is_tidied_before_it_is_counted(bench: Bench) -> None:
+    bench.store("0001-1.1.dcm", "0002-1.1.dcm")
+
+    def tidy(info: SeriesInfo) -> None:
+        assert info == series()
+        (bench.root / FOLDER / "0001-1.1.dcm").unlink()
+
+    bench.registrar._tidy = tidy
+    bench.registrar.submit(SeriesCompleted(series(), 1, ()))
+    await bench.registrar.finish(5)
+    assert ("outbox", 1) in bench.story.events
+
+
 async def test_storage_that_fails_is_asked_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

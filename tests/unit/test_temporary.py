@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from oxidicom._writer import Gather
-from oxidicom.store.temporary import TemporaryFolder
+from oxidicom.store.temporary import TemporaryFolder, _start_of
 
 
 @pytest.fixture
@@ -89,6 +89,24 @@ def test_only_what_dead_processes_left_is_swept(root: int, tmp_path: Path) -> No
     theirs.discard()
     temporary.close()
     neighbour.close()
+
+
+def test_what_a_dead_process_left_is_swept_though_nobody_has_looked_at_it(
+    root: int, tmp_path: Path
+) -> None:
+    """Its number is taken until its parent asks how it ended."""
+    temporary = TemporaryFolder(root)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        start = _start_of(child.pid)
+        assert start is not None
+        name = f"{temporary._host}-{child.pid}-{start}-0123abcd-0.part"
+        left = tmp_path / ".oxidicom/tmp" / name
+        left.write_bytes(b"half")
+        assert temporary.sweep() == 0
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert temporary.sweep() == 1
+    temporary.close()
 
 
 def test_a_folder_that_was_removed_is_made_again(root: int, tmp_path: Path) -> None:

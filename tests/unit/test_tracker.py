@@ -298,7 +298,27 @@ def test_recovered_while_already_open(tracker: SeriesTracker) -> None:
     tracker.stored(stored("a", "1", 100))
     tracker.recovered(series(), ("x",), 100)
     tracker.association_ended(ended("a", 101))
-    assert tracker.due(102) == [completed(1, "a", "x")]
+    assert tracker.due(129.9) == []
+    assert tracker.due(130) == [completed(1, "a", "x")]
+
+
+def test_recovered_while_it_settles(tracker: SeriesTracker) -> None:
+    """Its worker died, and what it stored last was not told: whoever resends finds it open."""
+    tracker.stored(stored("a", "1", 100))
+    tracker.association_ended(ended("a", 100))
+    tracker.recovered(series(), ("b",), 100.5, {"1", "2"})
+    assert tracker.due(130.4) == []
+    assert tracker.due(130.5) == [completed(2, "a", "b")]
+
+
+def test_what_is_known_of_associations_and_series(tracker: SeriesTracker) -> None:
+    tracker.stored(stored("a", "1", 100))
+    assert tracker.series_of(series().key) == series()
+    assert not tracker.has_ended("a")
+    tracker.association_ended(ended("a", 100))
+    assert tracker.has_ended("a")
+    tracker.finish_all(100)
+    assert tracker.series_of(series().key) is None
 
 
 def test_shutdown_waits_for_nothing(tracker: SeriesTracker) -> None:

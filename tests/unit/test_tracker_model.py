@@ -123,9 +123,8 @@ class Receiving(RuleBasedStateMachine):
         association = self.name()
         info = series(uid, path=association)
         self.tracker.recovered(info, (association,), self.now)
-        model = self.models.setdefault(
-            info.key, Model(info, touched=self.now, recovered_at=self.now)
-        )
+        model = self.models.setdefault(info.key, Model(info, touched=self.now))
+        model.recovered_at = self.now
         model.associations.append(association)
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0, 30.0]))

@@ -12,9 +12,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Final
+from typing import Any, Final
 
 from oxidicom.app.registrar import Registrar
 from oxidicom.errors import Bug
@@ -40,6 +40,8 @@ logger = logging.getLogger("oxidicom.control")
 
 GATHER: Final = 0.01
 """Seconds for which reports are gathered before they are looked at."""
+
+WORKER_DIED: Final = "the receiving process died"
 
 FLUSH: Final = 5.0
 """Seconds for registrations, progress and spans at the end (decision 38)."""
@@ -100,6 +102,29 @@ class ControlPlane:
         if not self._signalled:
             self._signalled = True
             self._loop.call_soon_threadsafe(self._loop.call_later, GATHER, self._take_reports)
+
+    @property
+    def backlog(self) -> int:
+        """Reports that nobody has looked at yet."""
+        return len(self._reports)
+
+    def worker_lost(
+        self,
+        recovered: Sequence[tuple[SeriesInfo, tuple[str, ...], frozenset[str]]],
+        associations: Iterable[str],
+    ) -> None:
+        """A worker died with these associations open; `recovered` is what the journal has of it,
+        and may know of associations and instances that were never reported."""
+        self._take_reports()
+        now = self._clock()
+        for series, carriers, instances in recovered:
+            # Of an association whose end was reported all else was, too.
+            lost = [name for name in carriers if not self._tracker.has_ended(name)]
+            if lost:
+                self._tracker.recovered(series, lost, now, instances)
+        for name in associations:
+            self.report(AssociationEnded(name, WORKER_DIED, 0, now, time.time_ns()))
+        self._take_reports()
 
     async def finish(self, within: float = FLUSH) -> None:
         """Complete every series, register, and flush, within `within` seconds. Nobody reports any
@@ -182,6 +207,7 @@ class ControlPlane:
         if tally is None:
             raise Bug("an association ended that never began")
         began = tally.began
+        where: dict[str, Any] = {} if began.worker is None else {"worker": began.worker}
         event(
             logger,
             logging.INFO if ended.error is None else logging.WARNING,
@@ -194,6 +220,7 @@ class ControlPlane:
             bytes=tally.size,
             seconds=round((ended.wall_ns - began.wall_ns) / 1e9, 3),
             end=ended.error or "released",
+            **where,
         )
 
     # ---- notices -------------------------------------------------------------------------

@@ -30,7 +30,7 @@ _LAST_RETRY: Final = 5.0
 
 class Registrar:
     """`completed` is called, from the control plane's loop, once a series' outbox entry is on disk
-    and its journal entries are gone."""
+    and its journal entries are gone; `tidy`, on a thread, before its files are counted."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Registrar:
         lonk: LonkPublisher | None,
         telemetry: Telemetry,
         completed: Callable[[SeriesCompleted], None],
+        tidy: Callable[[SeriesInfo], None] | None = None,
         has_broker: bool = True,
     ) -> None:
         self._files_root = files_root
@@ -49,6 +50,7 @@ class Registrar:
         self._lonk = lonk
         self._telemetry = telemetry
         self._completed = completed
+        self._tidy = tidy
         self._has_broker = has_broker
         # Of our own: storage that hangs takes these threads, not the loop's.
         self._disk = ThreadPoolExecutor(2, thread_name_prefix="registrar")
@@ -89,6 +91,8 @@ class Registrar:
         # Two receptions of one series in their order: an older count never follows a newer one.
         turn = self._turns.setdefault(series.key, asyncio.Lock())
         async with turn:
+            if self._tidy is not None:
+                await self._on_disk(self._tidy, series)
             ndicom = await self._count(series)
             told = completed.received or ndicom
             if self._lonk is not None and told:

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 import uvloop
 
 from oxidicom import __version__
-from oxidicom.app.receiver import Receiver, data_folder
+from oxidicom.app.notifier import data_folder
+from oxidicom.app.receiver import Receiver
+from oxidicom.app.supervisor import Supervisor
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
 from oxidicom.settings import Settings
@@ -55,7 +57,8 @@ def _leave_hung_threads(status: int) -> None:
 
 async def _serve(settings: Settings) -> int:
     stop = _signalled()
-    receiver = Receiver(settings, uvloop.new_event_loop)
+    make = Receiver if settings.workers == 1 else Supervisor
+    receiver = make(settings, uvloop.new_event_loop)
     try:
         port = await receiver.start()
     except OperatorError as error:
@@ -73,6 +76,7 @@ async def _serve(settings: Settings) -> int:
         port=port,
         aet=settings.scp_aet,
         files=str(data_folder(settings)),
+        workers=settings.workers,
         broker="none" if settings.broker is None else settings.broker.partition(":")[0],
         version=__version__,
     )

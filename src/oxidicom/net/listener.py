@@ -16,6 +16,7 @@ from oxidicom.buffers import BufferPool
 from oxidicom.errors import AssociationRejected, OperatorError
 from oxidicom.logevents import event
 from oxidicom.net.protocol import AssociationProtocol, Phase
+from oxidicom.net.sharing import Seats, SharedPort
 from oxidicom.net.watch import Limits
 from oxidicom.ports import InstanceStore, Reports
 from oxidicom.wire.negotiation import Policy
@@ -41,10 +42,19 @@ def most_connections() -> int:
     return max(1, handles // 4 * 3) if handles != resource.RLIM_INFINITY else 1 << 20
 
 
+def cannot_listen(host: str, port: int, error: OSError) -> OperatorError:
+    return OperatorError(
+        f"cannot listen on {host} port {port}: {error.strerror or error}; set "
+        "OXIDICOM_LISTENER_PORT to a free port and OXIDICOM_LISTENER_HOST to an address "
+        "of this machine"
+    )
+
+
 class Listener:
     """Accepts connections on one port.
 
-    `store`, `reports` and `on_bug` are called on the loop's thread. `clock` gives seconds.
+    `store`, `reports` and `on_bug` are called on the loop's thread. `clock` gives seconds. Where
+    several processes receive, `seats` makes `max_associations` the limit of all together.
     """
 
     def __init__(
@@ -56,6 +66,8 @@ class Listener:
         store: InstanceStore,
         reports: Reports,
         max_associations: int,
+        seats: Seats | None = None,
+        request_memory: int | None = None,
         allowed_networks: Sequence[Network] = (),
         on_bug: Callable[[BaseException], None],
         clock: Callable[[], float] = time.monotonic,
@@ -68,6 +80,8 @@ class Listener:
         self.on_bug = on_bug
         self.clock = clock
         self._max_associations = max_associations
+        self._seats = Seats() if seats is None else seats
+        self._request_memory = REQUEST_MEMORY if request_memory is None else request_memory
         self._allowed_networks = tuple(allowed_networks)
         self._max_connections = most_connections()
         # In the order in which they came
@@ -77,7 +91,7 @@ class Listener:
         self._requests: dict[AssociationProtocol, int] = {}
         self._request_bytes = 0
         self._all_closed = asyncio.Event()
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | SharedPort | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._draining = False
         self._closed = False
@@ -87,16 +101,18 @@ class Listener:
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises OperatorError where that cannot be."""
         try:
-            self._server = await self._bind(host, port)
+            self._server = server = await self._bind(host, port)
         except OSError as error:
-            raise OperatorError(
-                f"cannot listen on {host} port {port}: {error.strerror or error}; set "
-                "OXIDICOM_LISTENER_PORT to a free port and OXIDICOM_LISTENER_HOST to an address "
-                "of this machine"
-            ) from error
+            raise cannot_listen(host, port, error) from error
         self._ticker = asyncio.create_task(self._tick())
-        bound: int = self._server.sockets[0].getsockname()[1]
+        bound: int = server.sockets[0].getsockname()[1]
         return bound
+
+    def join(self, port: SharedPort) -> None:
+        """As `start`, where other processes listen already."""
+        self._server = port
+        port.open(self._connection)
+        self._ticker = asyncio.create_task(self._tick())
 
     async def _bind(self, host: str, port: int) -> asyncio.Server:
         loop = asyncio.get_running_loop()
@@ -177,6 +193,7 @@ class Listener:
 
     def opened(self, connection: AssociationProtocol) -> None:
         self._connections[connection] = None
+        self._seats.connections = len(self._connections)
         if self._closed:
             # It was accepted before we stopped, and is told to us only now.
             connection.kill()
@@ -194,7 +211,7 @@ class Listener:
     def receiving_request(self, connection: AssociationProtocol, nbytes: int) -> None:
         self._requests[connection] = self._requests.get(connection, 0) + nbytes
         self._request_bytes += nbytes
-        while self._request_bytes > REQUEST_MEMORY:
+        while self._request_bytes > self._request_memory:
             oldest = next(iter(self._requests))
             self._request_over(oldest)
             oldest.kill()
@@ -205,21 +222,26 @@ class Listener:
     def associated(self, connection: AssociationProtocol) -> None:
         self._request_over(connection)
         self._established.add(connection)
+        self._seats.associations = len(self._established)
 
     def ended(self, connection: AssociationProtocol) -> None:
         self._request_over(connection)
         self._established.discard(connection)
+        self._seats.associations = len(self._established)
 
     def closed(self, connection: AssociationProtocol) -> None:
-        self._request_over(connection)
+        self.ended(connection)
         self._connections.pop(connection, None)
-        self._established.discard(connection)
+        self._seats.connections = len(self._connections)
         if not self._connections:
             self._all_closed.set()
 
     def admit(self, peer_address: str) -> None:
         """Raises AssociationRejected (PS3.8 table 9-21) for what lies outside of the request."""
-        if self._draining or len(self._established) >= self._max_associations:
+        # Taken first and counted then, so that two processes never both take the last one; should
+        # this association come to nothing, `ended` gives it back.
+        self._seats.associations = len(self._established) + 1
+        if self._draining or self._seats.all_associations > self._max_associations:
             raise AssociationRejected(2, 3, 2, "local limit of associations exceeded")
         if self._allowed_networks and not self._is_allowed(peer_address):
             event(logger, logging.WARNING, "peer's network is not allowed", peer=peer_address)

@@ -23,22 +23,25 @@ _NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
 """What opening a folder, a link or a socket says."""
 
 
-class JournalEntry(msgspec.Struct, frozen=True):
+class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     association_id: str
     series: SeriesInfo
+    writer: str = ""
+    """Which of several receiving processes made it."""
 
 
 class Journal:
     """A folder of entries, made if it is not there; nothing of it is kept in memory.
 
     With `sync` an entry survives the death of the machine, otherwise that of the process.
-    Any number of processes may use one folder.
+    Any number of processes may use one folder; entries are marked with `writer`.
     """
 
-    def __init__(self, folder: Path, sync: bool) -> None:
+    def __init__(self, folder: Path, sync: bool, writer: str = "") -> None:
         """Raises OSError."""
         self._folder = folder
         self._sync = sync
+        self._writer = writer
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(JournalEntry)
         disk.create_folder(folder, sync=sync)
@@ -46,7 +49,7 @@ class Journal:
     def enter(self, association_id: str, series: SeriesInfo) -> None:
         """Return once the entry is on disk; entering twice is entering once. Raises OSError."""
         name = _name(association_id, series.key)
-        data = self._encoder.encode(JournalEntry(association_id, series))
+        data = self._encoder.encode(JournalEntry(association_id, series, self._writer))
         try:
             disk.write_atomically(self._folder, name, data, sync=self._sync)
         except FileNotFoundError:  # somebody cleaned up: no reason to refuse images from now on

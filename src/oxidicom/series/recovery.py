@@ -22,14 +22,19 @@ class RecoveredSeries(NamedTuple):
     """Oldest first."""
 
 
-def recover(journal: Journal, faults: list[str]) -> list[RecoveredSeries]:
-    """The series that an earlier process left open, oldest first.
+def recover(
+    journal: Journal, faults: list[str], writer: str | None = None
+) -> list[RecoveredSeries]:
+    """The series that an earlier process left open, oldest first; only what `writer` left, if
+    given.
 
     Adds a line to `faults` for each entry that could not be used; raises OSError only if the
     journal's folder cannot be listed.
     """
     found: dict[SeriesKey, tuple[SeriesInfo, list[str]]] = {}
     for entry in journal.entries(faults):
+        if writer is not None and entry.writer != writer:
+            continue
         _, associations = found.setdefault(entry.series.key, (entry.series, []))
         associations.append(entry.association_id)
     return [RecoveredSeries(series, tuple(associations)) for series, associations in found.values()]

@@ -153,7 +153,8 @@ class SeriesTracker:
         at: float,
         instances: Iterable[str] = (),
     ) -> None:
-        """A series that was open when an earlier process died; `at` is when we began to listen.
+        """A series that was open when an earlier process, or a worker, died; `at` is when we began
+        to listen, or heard of it.
 
         It settles for the recovery time and, touched again, not before that is over (decision 32):
         a sender that resends may do so in many short associations. `instances` are the SOP
@@ -162,10 +163,21 @@ class SeriesTracker:
         reception = self._receptions.get(series.key)
         if reception is None:
             reception = self._receptions[series.key] = _Reception(series, at)
-            reception.instances.update(instances)
-            reception.not_before = at + self._recovery_settle
-            self._enqueue(reception, reception.not_before)
+        reception.instances.update(instances)
+        reception.not_before = max(reception.not_before, at + self._recovery_settle)
+        if not reception.users:
+            settled = reception.touched + self._settle
+            self._enqueue(reception, max(settled, reception.not_before))
         reception.associations.update(dict.fromkeys(associations))
+
+    def has_ended(self, association_id: str) -> bool:
+        """Of late; all that it stored has been told."""
+        return association_id in self._ended
+
+    def series_of(self, key: SeriesKey) -> SeriesInfo | None:
+        """What is said of a series that is open; may be asked from any thread."""
+        reception = self._receptions.get(key)
+        return None if reception is None else reception.series
 
     def due(self, now: float) -> list[Notice]:
         """Complete what has settled by `now`."""

@@ -22,10 +22,9 @@ _OVER_HTTP: Final = (
 )
 """The rest of what CHRIS_URL turns on."""
 
-_NOT_IN_THIS_RELEASE: Final[Mapping[str, str]] = {
-    **dict.fromkeys(_OVER_HTTP, "registration over HTTP is not in this release"),
-    "OXIDICOM_WORKERS": "more than one receiving process is not in this release",
-}
+_NOT_IN_THIS_RELEASE: Final[Mapping[str, str]] = dict.fromkeys(
+    _OVER_HTTP, "registration over HTTP is not in this release"
+)
 
 _SERVICE_LINK: Final = re.compile(
     r"OXIDICOM_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)"

@@ -34,6 +34,7 @@ _FILE: Final = Kind(p.parse_path, "the path of a PEM file", "/etc/ssl/broker-ca.
 _PORT: Final = Kind(p.integer(0, 65535), "a port from 0 (any free one) to 65535", "11111")
 _COUNT: Final = Kind(p.integer(1), "a whole number from 1", "512")
 _THREADS: Final = Kind(p.integer(1, 1024), "a whole number from 1 to 1024", "4")
+_WORKERS: Final = Kind(p.integer(1, 64), "a whole number from 1 to 64", "2")
 _HOST: Final = Kind(p.parse_host, "a host's name or address", "0.0.0.0")
 _AE_TITLE: Final = Kind(p.text_of(255), "an AE title of 1 to 16 characters", "ChRIS")
 _AE_TITLES: Final = Kind(
@@ -240,6 +241,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             older=(Older("CHRIS_LISTENER_THREADS"),),
         ),
     ] = 512
+    workers: Annotated[
+        int,
+        Variable(
+            "OXIDICOM_WORKERS",
+            _WORKERS,
+            "Number of receiving processes; with more than one, another one beside them notifies.",
+        ),
+    ] = 1
     artim_timeout: Annotated[
         float,
         Variable(

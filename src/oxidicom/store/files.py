@@ -14,7 +14,13 @@ from oxidicom._writer import Gather, PartFile
 from oxidicom.constants import Status
 from oxidicom.errors import InstanceError
 from oxidicom.ports import Reports, SeriesJournal
-from oxidicom.store.folders import SeriesFolder, SeriesFolders, make_folders, remove_file
+from oxidicom.store.folders import (
+    SeriesFolder,
+    SeriesFolders,
+    SharedSeriesFolder,
+    make_folders,
+    remove_file,
+)
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.temporary import TemporaryFolder
 from oxidicom.store.writing import Writers
@@ -132,6 +138,8 @@ class FilesRoot:
 
     def remove_older(self, folder: SeriesFolder, file_name: str) -> None:
         """The file that an instance had under another number goes."""
+        if isinstance(folder, SharedSeriesFolder):
+            return  # another worker may just have placed it: the notifier knows the newest
         # The instance is stored: a stale file that stays is no reason to say otherwise.
         with suppress(OSError):
             remove_file(self.root_fd, folder.path, file_name)

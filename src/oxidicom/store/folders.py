@@ -6,6 +6,7 @@ places a file; each of those steps is one dictionary operation.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -16,11 +17,14 @@ from contextlib import suppress
 from typing import Final
 
 from oxidicom.logevents import event
-from oxidicom.ports import SeriesInfo, SeriesKey
+from oxidicom.ports import FolderNames, SeriesInfo, SeriesKey
 
 logger = logging.getLogger("oxidicom.store")
 
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""What opening says of a missing folder, a file, a link."""
 
 # An instance number takes at least four characters, and may hold "-"; so may an odd UID. Only with
 # a single "-" behind those four is it sure where the one ends and the other begins.
@@ -104,10 +108,31 @@ class SeriesFolder:
         return None if older == file_name else older
 
 
-class SeriesFolders:
-    """Every series in reception. The first stored instance names the folder; later ones follow."""
+class SharedSeriesFolder(SeriesFolder):
+    """One that other processes put instances into: what lies in it nobody knows for sure, and the
+    older file of an instance goes when the series is complete (`keep_newest`)."""
 
-    def __init__(self) -> None:
+    __slots__ = ()
+
+    def __init__(self, series: SeriesInfo) -> None:
+        super().__init__(series)
+        self.listed = True
+
+    def list(self, root_fd: int) -> None:
+        self.listed = True
+
+    def replace(self, file_name: str) -> str | None:
+        return None
+
+
+class SeriesFolders:
+    """Every series in reception. The first stored instance names the folder; later ones follow.
+
+    Where several processes receive, `names` knows which instance was the first in any of them.
+    """
+
+    def __init__(self, names: FolderNames | None = None) -> None:
+        self._names = names
         self._folders: dict[SeriesKey, SeriesFolder] = {}
         self._by_association: dict[str, set[SeriesKey]] = {}
         self.differing = 0
@@ -124,8 +149,8 @@ class SeriesFolders:
         folder = self._folders.get(key)
         if folder is None or not (folder.stored or folder.pending):
             # A claim whose instances all failed does not bind those that follow.
-            folder = self._folders[key] = SeriesFolder(series)
-        elif folder.series is not series and folder.series.path != series.path:
+            folder = self._folders[key] = self._new_folder(series)
+        if folder.series is not series and folder.series.path != series.path:
             self.differing += 1
             folder.differing += 1
         folder.pending += 1
@@ -134,14 +159,21 @@ class SeriesFolders:
             self._by_association.setdefault(association_id, set()).add(key)
         return folder
 
+    def _new_folder(self, series: SeriesInfo) -> SeriesFolder:
+        if self._names is None:
+            return SeriesFolder(series)
+        return SharedSeriesFolder(self._names.claim(series))
+
     def settled(self, folder: SeriesFolder, association_id: str, *, stored: bool) -> None:
         """What `claim` announced is stored, or has failed."""
         folder.pending -= 1
         if stored:
             folder.stored += 1
             folder.unregistered.add(association_id)
-        else:
-            self._forget_if_over(folder)
+            return
+        if self._names is not None and not (folder.stored or folder.pending):
+            self._names.release(folder.series.key)
+        self._forget_if_over(folder)
 
     def restore(self, series: SeriesInfo, associations: Iterable[str]) -> None:
         """A series that a crash interrupted goes on where it lies (decision 32)."""
@@ -172,6 +204,8 @@ class SeriesFolders:
         over = not (folder.associations or folder.unregistered or folder.pending)
         if over and self._folders.get(key) is folder:
             del self._folders[key]
+            if self._names is not None and folder.stored:
+                self._names.release(key)
 
     def _warn_of_differing(self, folder: SeriesFolder) -> None:
         if folder.differing:
@@ -238,6 +272,43 @@ def list_instances(root_fd: int, path: bytes) -> dict[str, str]:
     finally:
         os.close(fd)
     return {uid: name for name in names if (uid := instance_uid_of(name)) is not None}
+
+
+def keep_newest(root_fd: int, path: bytes) -> None:
+    """Of several files of one instance in a folder only the newest stays (decision 29).
+
+    A file is as old as its name: that is its change time, as fine as the file system keeps it. A
+    folder that is not there is fine. Raises other OSErrors.
+    """
+    try:
+        fd = open_folder(root_fd, path)
+    except OSError as error:
+        if error.errno in _NO_FOLDER:
+            return
+        raise
+    try:
+        first: dict[str, str] = {}
+        several: dict[str, list[str]] = {}
+        for name in os.listdir(fd):
+            uid = instance_uid_of(name)
+            if uid is not None and (other := first.setdefault(uid, name)) != name:
+                several.setdefault(uid, [other]).append(name)
+        for names in several.values():
+            _remove_older(fd, names)
+    finally:
+        os.close(fd)
+
+
+def _remove_older(fd: int, names: Iterable[str]) -> None:
+    files = []
+    for name in names:
+        with suppress(FileNotFoundError):
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                files.append((status.st_ctime_ns, status.st_mtime_ns, name))
+    for *_, name in sorted(files)[:-1]:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=fd)
 
 
 def remove_file(root_fd: int, path: bytes, name: str) -> None:

@@ -24,18 +24,23 @@ PATH: Final = b".oxidicom/tmp"
 _STALE_SECONDS: Final = 24 * 3600.0
 """Nothing is a day in reception; a file of another host that is older has no writer any more."""
 
+_DEAD: Final = frozenset("ZXx")
+"""States of proc(5)."""
+
 _NAME: Final = re.compile(
     r"(?P<host>[A-Za-z0-9_.]*)-(?P<pid>\d{1,9})-(?P<start>\d{1,19})-[0-9a-f]+-\d+\.part", re.ASCII
 )
 
 
 def _start_of(pid: int) -> int | None:
-    """Clock ticks since boot at which a process began; None if there is no such process."""
+    """Clock ticks since boot at which a process began; None if there is no such process, or only
+    what is left of one until its parent looks at it."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[19])
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in _DEAD else int(fields[19])
 
 
 class TemporaryFolder:

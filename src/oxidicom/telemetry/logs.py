@@ -19,6 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, TextIO
 
@@ -57,8 +58,10 @@ def configure(
     stream: TextIO | None = None,
     *,
     log_phi: bool = False,
+    **always: object,
 ) -> None:
-    """Send `oxidicom` at `level` and all other packages at WARNING, at most, to `stream`.
+    """Send `oxidicom` at `level` and all other packages at WARNING, at most, to `stream`, each
+    record with the fields `always`.
 
     `stream` is standard output by default, as in the reference (A10). To call it again replaces
     what it set before. Raises OperatorError for a level that is not in `LEVELS`.
@@ -72,6 +75,8 @@ def configure(
         handler.setFormatter(JsonFormatter(log_phi))
     else:
         handler.setFormatter(ConsoleFormatter(log_phi, colour=_takes_colour(target)))
+    if always:
+        handler.addFilter(partial(_add_fields, always))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, LineHandler)]:
         root.removeHandler(old)
@@ -82,6 +87,12 @@ def configure(
     for client in ("aiormq", "aio_pika", "nats"):
         logging.getLogger(client).setLevel(logging.CRITICAL)
     logging.getLogger("oxidicom").setLevel(number)
+
+
+def _add_fields(always: dict[str, object], record: logging.LogRecord) -> bool:
+    fields = getattr(record, "fields", None)
+    record.fields = always | fields if isinstance(fields, dict) else always
+    return True
 
 
 def capture_strays() -> None:

@@ -1,0 +1,239 @@
+"""The notifying half of a receiver: journal, outbox, brokers, on a loop and a thread of their own.
+
+The receiving half is in the same process, or in as many others as `OXIDICOM_WORKERS` says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+from oxidicom import __version__
+from oxidicom.app.control import ControlPlane, ControlThread
+from oxidicom.app.registrar import Registrar
+from oxidicom.errors import OperatorError
+from oxidicom.logevents import event
+from oxidicom.notify.courier import Courier
+from oxidicom.notify.lonk import ProgressLimiter
+from oxidicom.notify.nats import LonkPublisher
+from oxidicom.notify.outbox import Outbox
+from oxidicom.ports import Reports, SeriesCompleted, SeriesInfo
+from oxidicom.series.journal import Journal
+from oxidicom.series.recovery import recover
+from oxidicom.series.tracker import SeriesTracker
+from oxidicom.settings import Settings
+from oxidicom.store.folders import keep_newest, list_instances
+from oxidicom.telemetry import start as start_telemetry
+from oxidicom.telemetry.logs import on_loop_error
+
+logger = logging.getLogger("oxidicom")
+
+T = TypeVar("T")
+
+LAG: Final = 0.1
+"""Seconds for which a series settles at least where several processes receive: their reports take
+10 ms or two, and an association that has carried the series may not be known here yet."""
+
+_GRACE: Final = 0.5
+"""Seconds for the control plane's loop to end once everything is flushed."""
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+class Recovered(NamedTuple):
+    """A series that was found open."""
+
+    series: SeriesInfo
+    associations: tuple[str, ...]
+    instances: frozenset[str]
+    """SOP Instance UIDs in its folder."""
+
+
+def journal_of(settings: Settings, writer: str = "") -> Journal:
+    """Raises OSError."""
+    return Journal(settings.state_dir / "journal", settings.fsync, writer)
+
+
+def unusable_storage(error: OSError) -> OperatorError:
+    return OperatorError(
+        f"cannot use the storage: {error.strerror} ({error.filename}); OXIDICOM_FILES_ROOT "
+        "and OXIDICOM_STATE_DIR must be folders that user "
+        f"{os.geteuid()} may write"
+    )
+
+
+class Notifier:
+    """`open`, `make`, `start`, then `finish` or `abandon`, from one running loop, on which
+    `completed` is called for each series that is registered.
+
+    `shared`: several processes put instances into one folder.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        loop_factory: LoopFactory | None,
+        completed: Callable[[SeriesCompleted], None],
+        *,
+        shared: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._thread = ControlThread(loop_factory)
+        self._completed = completed
+        self._shared = shared
+        self._broker_start: asyncio.Task[bool] | None = None
+
+    # ---- start ---------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Find out what an earlier process left; raises OSError."""
+        settings = self._settings
+        settings.files_root.mkdir(parents=True, exist_ok=True)
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root_fd = os.open(settings.files_root, os.O_RDONLY | os.O_DIRECTORY)
+        self.journal = journal_of(settings)
+        self._outbox = Outbox(settings.state_dir / "outbox", sync=settings.fsync)
+        self.recovered = self._recover()
+        if self.recovered:
+            event(
+                logger,
+                logging.WARNING,
+                "series found open after a crash",
+                series=len(self.recovered),
+            )
+
+    def _recover(self, writer: str | None = None) -> list[Recovered]:
+        faults: list[str] = []
+        recovered = [
+            Recovered(series, associations, self._instances_of(series))
+            for series, associations in recover(self.journal, faults, writer)
+        ]
+        for fault in faults:
+            event(logger, logging.ERROR, "journal entry is of no use", fault=fault)
+        return recovered
+
+    def _instances_of(self, series: SeriesInfo) -> frozenset[str]:
+        try:
+            return frozenset(list_instances(self._root_fd, series.path.encode()))
+        except OSError:
+            return frozenset()
+
+    async def make(self) -> None:
+        """Reports are taken from here on, and looked at after `start`."""
+        self._thread.start()
+        self._plane = await self._on_control(self._make_plane())
+        self.report: Reports = self._plane.report
+
+    async def _make_plane(self) -> ControlPlane:
+        """On the control plane's loop."""
+        settings = self._settings
+        asyncio.get_running_loop().set_exception_handler(on_loop_error)
+        publisher = None
+        if settings.broker is not None:
+            # Imported only by those who have a broker: 5 MB and 50 ms.
+            from oxidicom.notify.amqp import AmqpPublisher
+
+            publisher = AmqpPublisher(settings.broker, settings.queue_name, settings.broker_ca)
+            self._broker_start = asyncio.create_task(publisher.start())
+        lonk = None
+        if settings.nats_address is not None:
+            lonk = LonkPublisher(
+                settings.nats_address,
+                settings.root_subject,
+                ProgressLimiter(settings.progress_interval),
+                dev_sleep=settings.dev_sleep,
+                ca=settings.broker_ca,
+            )
+        telemetry = start_telemetry(
+            enabled=settings.otel_enabled,
+            protocol=settings.otlp_protocol,
+            service_version=__version__,
+        )
+        courier = Courier(self._outbox, publisher)
+        registrar = Registrar(
+            files_root=settings.files_root,
+            journal=self.journal,
+            courier=courier,
+            lonk=lonk,
+            telemetry=telemetry,
+            completed=self._series_completed,
+            tidy=self._keep_newest if self._shared else None,
+            has_broker=publisher is not None,
+        )
+        settle = max(settings.series_settle, LAG if self._shared else 0.0)
+        self.tracker = SeriesTracker(settle, settings.recovery_settle)
+        return ControlPlane(
+            tracker=self.tracker,
+            registrar=registrar,
+            courier=courier,
+            lonk=lonk,
+            telemetry=telemetry,
+            clock=time.monotonic,
+        )
+
+    def _keep_newest(self, series: SeriesInfo) -> None:
+        keep_newest(self._root_fd, series.path.encode())
+
+    def _series_completed(self, completed: SeriesCompleted) -> None:
+        self._loop.call_soon_threadsafe(self._completed, completed)
+
+    async def start(self) -> None:
+        """Connections are accepted: what was found open settles from now on."""
+        await self._on_control(self._plane.start(self.recovered))
+
+    # ---- in between ----------------------------------------------------------------------
+
+    @property
+    def backlog(self) -> int:
+        """Reports that nobody has looked at yet."""
+        return self._plane.backlog
+
+    async def worker_lost(self, writer: str, associations: Iterable[str]) -> int:
+        """It died with these open. Returns how many series the journal has of it."""
+        return await self._on_control(self._worker_lost(writer, tuple(associations)))
+
+    async def _worker_lost(self, writer: str, associations: tuple[str, ...]) -> int:
+        """On the control plane's loop."""
+        try:
+            recovered = await asyncio.to_thread(self._recover, writer)
+        except OSError as error:
+            event(logger, logging.ERROR, "the journal cannot be read", error=error)
+            recovered = []
+        self._plane.worker_lost(recovered, associations)
+        return len(recovered)
+
+    # ---- the end -------------------------------------------------------------------------
+
+    async def finish(self, within: float) -> None:
+        """Complete, register and flush what there is, within so many seconds."""
+        try:
+            await asyncio.wait_for(self._on_control(self._finish(within)), within)
+        except TimeoutError:
+            # A client library that does not let go; the outbox has everything.
+            event(logger, logging.WARNING, "a broker or NATS did not answer in time")
+        self.abandon()
+
+    async def _finish(self, within: float) -> None:
+        """On the control plane's loop."""
+        if self._broker_start is not None:
+            # Whoever waits for a broker that hangs would keep us from closing the connection.
+            self._broker_start.cancel()
+        await self._plane.finish(within)
+
+    def abandon(self) -> None:
+        """End the loop; nothing more is told."""
+        self._thread.stop(_GRACE)
+
+    async def _on_control(self, work: Coroutine[object, object, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._thread.loop))
+
+
+def data_folder(settings: Settings) -> Path:
+    """Where CUBE finds what was received."""
+    return settings.files_root / "SERVICES" / "PACS"

@@ -1,0 +1,127 @@
+"""The receiving half of a receiver: storage and listener, on the caller's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from oxidicom._writer import filesystem_type
+from oxidicom.app.control import FLUSH
+from oxidicom.buffers import BufferPool
+from oxidicom.logevents import event
+from oxidicom.net.listener import REQUEST_MEMORY, Listener
+from oxidicom.net.sharing import Seats
+from oxidicom.net.watch import Limits
+from oxidicom.ports import Reports, SeriesJournal
+from oxidicom.settings import Settings
+from oxidicom.store.folders import SeriesFolders
+from oxidicom.store.quarantine import Quarantine
+from oxidicom.store.storage import Storage
+from oxidicom.store.writing import LOCAL_FILE_SYSTEMS, WritePolicy, Writers
+from oxidicom.wire.negotiation import Policy
+
+logger = logging.getLogger("oxidicom")
+
+DRAIN_EXTRA: Final = FLUSH / 2
+"""Seconds beyond the drain time-out for instances in flight."""
+WRITERS_STOP: Final = FLUSH / 5
+"""Seconds for writer threads to end."""
+
+
+def policy_of(settings: Settings) -> Policy:
+    return Policy(
+        ae_title=settings.scp_aet,
+        check_called=settings.scp_check_called_aet,
+        allowed_calling=frozenset(settings.scp_allowed_calling_aets),
+        promiscuous=settings.scp_promiscuous,
+        uncompressed_only=settings.scp_uncompressed_only,
+        strict=settings.scp_strict,
+        max_pdu_length=settings.scp_max_pdu_length,
+    )
+
+
+class Reception:
+    """One receiving process; where there are several, each has its share of memory and threads,
+    and `seats` and `folders` that know of the others.
+
+    Raises OSError where files root or state folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        journal: SeriesJournal,
+        reports: Reports,
+        folders: SeriesFolders | None = None,
+        seats: Seats | None = None,
+    ) -> None:
+        self._settings = settings
+        processes = settings.workers
+        self._writers = make_writers(settings, -(-settings.writer_threads // processes))
+        self.storage = Storage(
+            settings.files_root,
+            writers=self._writers,
+            journal=journal,
+            reports=reports,
+            clock=time.monotonic,
+            fsync=settings.fsync,
+            min_free_space=settings.min_free_space,
+            quarantine=self._quarantine(),
+            on_bug=on_bug,
+        )
+        if folders is not None:
+            self.storage.folders = folders
+        swept = self.storage.temporary.sweep()
+        if swept:
+            event(logger, logging.INFO, "removed incomplete instances", files=swept)
+        self.listener = Listener(
+            policy=policy_of(settings),
+            limits=Limits(settings.artim_timeout, settings.idle_timeout),
+            pool=BufferPool(settings.buffer_memory // processes),
+            store=self.storage,
+            reports=reports,
+            max_associations=settings.max_associations,
+            seats=seats,
+            request_memory=REQUEST_MEMORY // processes,
+            allowed_networks=settings.allowed_networks,
+            on_bug=on_bug,
+            clock=time.monotonic,
+        )
+
+    def _quarantine(self) -> Quarantine | None:
+        settings = self._settings
+        return Quarantine(settings.files_root, settings.state_dir) if settings.quarantine else None
+
+    async def drain(self) -> None:
+        """Let associations end (decision 38); all that they stored is reported then."""
+        await self.listener.stop_accepting()
+        await self.listener.drain(self._settings.drain_timeout, DRAIN_EXTRA)
+        await asyncio.to_thread(self._writers.stop, WRITERS_STOP)
+        await asyncio.sleep(0)  # completions that the writers posted last
+
+    def close(self) -> None:
+        self.storage.close()
+
+
+def make_writers(settings: Settings, threads: int) -> Writers:
+    # The journal is written beside the first instance of each series.
+    local = all(map(_is_local, (settings.files_root, settings.state_dir)))
+    policy = WritePolicy(settings.write_mode, local=local, fsync=settings.fsync)
+    return Writers(asyncio.get_running_loop(), policy, threads, time.monotonic)
+
+
+def _is_local(folder: Path) -> bool:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return filesystem_type(fd) in LOCAL_FILE_SYSTEMS
+    finally:
+        os.close(fd)
+
+
+def on_bug(error: BaseException) -> None:
+    event(logger, logging.ERROR, "a bug of ours, please report it", exc_info=error)

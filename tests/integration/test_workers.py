@@ -1,0 +1,526 @@
+"""Several receiving processes, one that notifies (OXIDICOM_WORKERS), as their users run them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support import lonk
+from tests.support.brokers import NatsServer, RabbitMQ
+from tests.support.data import Instance
+from tests.support.lonk import DONE, LonkSubscriber
+from tests.support.raw_peer import EXPLICIT, RawPeer
+from tests.support.receiver import Receiver, stored_data_set, wait_until
+from tests.support.task_queue import TaskQueue
+
+ROOT = "workers"
+
+
+def series_of(count: int, pixels: int = 512) -> list[Instance]:
+    series = Instance().series
+    return [Instance(series=series, number=number, pixels=pixels) for number in range(1, count + 1)]
+
+
+def store(peer: RawPeer, instance: Instance) -> None:
+    assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
+
+
+def associated(receiver: Receiver) -> RawPeer:
+    peer = RawPeer(receiver.port)
+    peer.associate()
+    return peer
+
+
+def worker_of(receiver: Receiver, peer: RawPeer) -> int:
+    pid: int = receiver.worker_of(peer.socket.getsockname()[1]).pid
+    return pid
+
+
+def peers_by_worker(receiver: Receiver, stack: ExitStack) -> dict[int, RawPeer]:
+    """An association in each worker, by its process id."""
+    peers: dict[int, RawPeer] = {}
+    # The next connection goes to whoever has fewest, but a busy machine may be late.
+    for _ in range(10 * len(receiver.workers())):
+        peer = stack.enter_context(associated(receiver))
+        peers.setdefault(worker_of(receiver, peer), peer)
+        if len(peers) == len(receiver.workers()):
+            return peers
+    raise AssertionError(f"all in {list(peers)}")
+
+
+def files_of(receiver: Receiver, instances: list[Instance]) -> list[Path]:
+    uids = {instance.sop_instance for instance in instances}
+    return [path for path in receiver.files() if path.name.partition("-")[2][:-4] in uids]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    """For those who leave it as they found it."""
+    with Receiver(tmp_path_factory.mktemp("files"), OXIDICOM_WORKERS="2") as receiver:
+        yield receiver
+        assert not receiver.log("a worker died")
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[Receiver]:
+    """For those who end it, or a part of it."""
+    with Receiver(tmp_path, OXIDICOM_WORKERS="2", OXIDICOM_RECOVERY_SETTLE="1s") as receiver:
+        yield receiver
+
+
+# ---- same messages whatever their number is ------------------------------------------------------
+
+
+def tell(
+    receiver: Receiver, progress: LonkSubscriber, queue: TaskQueue, subject: str
+) -> tuple[list[bytes], list[dict[str, Any]]]:
+    payloads = progress.wait_for(subject)
+    messages: list[dict[str, Any]] = []
+
+    def came() -> bool:
+        messages.extend(message.kwargs for message in queue.take_all())
+        return bool(messages)
+
+    wait_until(came, "the registration")
+    receiver.stop()
+    messages.extend(message.kwargs for message in queue.take_all())
+    return payloads, messages
+
+
+@pytest.fixture(scope="module")
+def work() -> list[Instance]:
+    return series_of(40)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_one_series_over_associations_in_different_workers(
+    tmp_path: Path,
+    nats_server: NatsServer,
+    rabbitmq: RabbitMQ,
+    work: list[Instance],
+    workers: int,
+) -> None:
+    root = f"{ROOT}{workers}"
+    receiver = Receiver(
+        tmp_path,
+        OXIDICOM_WORKERS=str(workers),
+        OXIDICOM_NATS_ADDRESS=nats_server.url,
+        OXIDICOM_ROOT_SUBJECT=root,
+        OXIDICOM_PROGRESS_INTERVAL="0s",
+        OXIDICOM_CELERY_BROKER=rabbitmq.url,
+        OXIDICOM_QUEUE_NAME=root,
+    )
+    with (
+        LonkSubscriber(nats_server.url, f"{root}.>") as progress,
+        receiver,
+        TaskQueue(rabbitmq.url, root) as queue,
+    ):
+        with ExitStack() as stack:
+            peers = list(peers_by_worker(receiver, stack).values()) if workers > 1 else []
+            while len(peers) < 4:
+                peers.append(stack.enter_context(associated(receiver)))
+            for turn in range(10):
+                for index, peer in enumerate(peers):
+                    store(peer, work[4 * turn + index])
+            for peer in peers:
+                peer.release()
+        payloads, messages = tell(
+            receiver, progress, queue, lonk.subject("RAWPEER", work[0].series, root)
+        )
+    # To the byte what one process tells.
+    assert payloads == [*map(lonk.count, range(1, 41)), lonk.count(40), DONE]
+    (message,) = messages
+    assert message == {
+        "PatientID": "P1",
+        "PatientName": "Doe^Jane",
+        "PatientBirthDate": "19800102",
+        "PatientAge": 16071,
+        "PatientSex": "F",
+        "StudyDate": "2024-01-31",
+        "AccessionNumber": "ACC1",
+        "Modality": "CT",
+        "ProtocolName": "Routine",
+        "StudyInstanceUID": f"{work[0].series}.0",
+        "StudyDescription": "Chest",
+        "SeriesInstanceUID": work[0].series,
+        "SeriesDescription": "Lung",
+        "pacs_name": "RAWPEER",
+        "path": receiver.path_of(work[0].sop_instance).parent.relative_to(tmp_path).as_posix(),
+        "ndicom": 40,
+    }
+    assert len(receiver.files()) == 40
+    ends = receiver.log("association released")
+    assert [end["stored"] for end in ends] == [10] * 4
+    assert len({end.get("worker") for end in ends}) == workers
+    (complete,) = receiver.log("series complete")
+    assert complete["associations"] == 4
+
+
+def test_ends_in_different_workers_at_no_settle_time_are_one_registration(two: Receiver) -> None:
+    """What the one reports of its end may overtake what the other reports of its instance."""
+    for _ in range(10):
+        first, second = series_of(2)
+        with ExitStack() as stack:
+            one, other = peers_by_worker(two, stack).values()
+            store(one, first)
+            store(other, second)
+            one.release()
+            other.release()
+        assert two.wait_for_registration(first.series)["ndicom"] == 2
+        # Nothing comes behind: the next turn's connections are later than that.
+        complete = [each["SeriesInstanceUID"] for each in two.log("series complete")]
+        assert complete.count(first.series) <= 1
+
+
+def test_first_instance_names_the_folder_in_every_worker(two: Receiver) -> None:
+    instances = series_of(20)
+    for number, instance in enumerate(instances):
+        instance.values["PatientName"] = f"Name^{number % 2}"
+    with ExitStack() as stack:
+        peers = list(peers_by_worker(two, stack).values())
+
+        def send(index: int) -> None:
+            for instance in instances[index::2]:
+                store(peers[index], instance)
+
+        threads = [threading.Thread(target=send, args=[index]) for index in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for peer in peers:
+            peer.release()
+    registration = two.wait_for_registration(instances[0].series)
+    (folder,) = {path.parent for path in files_of(two, instances)}
+    assert registration["ndicom"] == len(list(folder.iterdir())) == 20
+    assert registration["series"]["path"] == folder.relative_to(two.root).as_posix()
+    (warning,) = (
+        record
+        for record in two.log("instances with names of another folder went into their series' own")
+        if record["SeriesInstanceUID"] == instances[0].series
+    )
+    assert warning["instances"] == 10
+    assert warning["worker"] in (1, 2)
+
+
+def test_a_reception_that_is_over_names_nothing(two: Receiver) -> None:
+    series = Instance().series
+    folders: set[Path] = set()
+
+    def another() -> bool:
+        """A reception after the last one is registered; its worker hears of that a moment later."""
+        instance = Instance(series=series, PatientName=f"Name^{len(folders)}")
+        with associated(two) as peer:
+            store(peer, instance)
+            peer.release()
+        folder = two.path_of(instance.sop_instance).parent
+        wait_until(lambda: registered_path(two, series) == folder, "its registration")
+        folders.add(folder)
+        return len(folders) == 3
+
+    wait_until(another, "a reception of other names")
+
+
+def registered_path(receiver: Receiver, series: str) -> Path:
+    path: str = receiver.wait_for_registration(series)["series"]["path"]
+    return receiver.root / path
+
+
+def test_instance_with_another_number_by_another_worker_is_one_file(two: Receiver) -> None:
+    first, other = series_of(2)
+    again = Instance(series=first.series, sop_instance=first.sop_instance, number=7)
+    with ExitStack() as stack:
+        peers = list(peers_by_worker(two, stack).values())
+        store(peers[1], other)
+        store(peers[0], first)
+        # A clock tick of the file system lies between them, as it does between real ones.
+        wait_until(lambda: time.time_ns() > ctime_ns(two, first) + 20_000_000, "a tick")
+        store(peers[1], again)
+        for peer in peers:
+            peer.release()
+    assert two.wait_for_registration(first.series)["ndicom"] == 2
+    path = two.path_of(first.sop_instance)
+    assert path.name.startswith("0007-")
+    assert stored_data_set(path) == again.encode(EXPLICIT)
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def ctime_ns(receiver: Receiver, instance: Instance) -> int:
+    return receiver.path_of(instance.sop_instance).stat().st_ctime_ns
+
+
+def test_limit_of_associations_is_that_of_all_workers(tmp_path: Path) -> None:
+    with (
+        Receiver(tmp_path, OXIDICOM_WORKERS="3", OXIDICOM_LISTENER_THREADS="4") as receiver,
+        ExitStack() as stack,
+    ):
+        peers = [stack.enter_context(associated(receiver)) for _ in range(4)]
+        for _ in range(4):
+            with RawPeer(receiver.port) as peer, pytest.raises(AssertionError):
+                peer.associate()
+        receiver.wait_for_log("no association", count=4)
+        # Whose place is free is free in every worker, even if its process died.
+        peers[0].release()
+        with associated(receiver) as peer:
+            peer.release()
+        victim = receiver.worker_of(peers[1].socket.getsockname()[1])
+        victim.kill()
+        receiver.wait_for_log("worker replaced")
+        with associated(receiver) as peer:
+            peer.release()
+
+
+# ---- a worker that dies --------------------------------------------------------------------------
+
+
+class Sender(threading.Thread):
+    """Sends one series, and what was not acknowledged again, until all of it is."""
+
+    def __init__(self, receiver: Receiver, count: int) -> None:
+        super().__init__()
+        self.instances = series_of(count, pixels=20_000)
+        self.attempts = 0
+        self.under_way = threading.Event()
+        self._receiver = receiver
+
+    def run(self) -> None:
+        left = list(self.instances)
+        while left:
+            self.attempts += 1
+            with suppress(EOFError, OSError), associated(self._receiver) as peer:
+                while left:
+                    store(peer, left[0])
+                    left.pop(0)
+                    if len(left) < len(self.instances) - 5:
+                        self.under_way.set()
+                peer.release()
+
+
+def test_killed_worker_is_replaced_and_nothing_is_missing(tmp_path: Path) -> None:
+    with (
+        Receiver(tmp_path, OXIDICOM_WORKERS="2", OXIDICOM_RECOVERY_SETTLE="3s") as receiver,
+        ExitStack() as stack,
+    ):
+        peers = peers_by_worker(receiver, stack)
+        (victim, doomed), (other, spared) = peers.items()
+        lone, shared, untouched = series_of(3), series_of(6), series_of(2)
+        store(doomed, lone[0])
+        store(doomed, shared[0])
+        store(spared, shared[1])
+        store(spared, untouched[0])
+        senders = [Sender(receiver, 100) for _ in range(4)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            assert sender.under_way.wait(20)
+        psutil.Process(victim).kill()
+        died = receiver.wait_for_log("a worker died")
+        assert died["level"] == "ERROR"
+        assert died["pid"] == victim
+        assert died["end"] == "SIGKILL"
+        replaced = receiver.wait_for_log("worker replaced")
+        assert replaced["worker"] == died["worker"]
+        assert {worker.pid for worker in receiver.workers()} == {other, replaced["pid"]}
+        # Who resends in time adds to the same reception; the other worker's peer saw nothing.
+        store(spared, untouched[1])
+        with associated(receiver) as peer:
+            for instance in (*lone, *shared[2:]):
+                store(peer, instance)
+            peer.release()
+        spared.release()
+        for sender in senders:
+            sender.join(30)
+            assert not sender.is_alive()
+        assert any(sender.attempts > 1 for sender in senders)
+        for instances in (lone, shared, untouched, *(each.instances for each in senders)):
+            registration = receiver.wait_for_registration(instances[0].series)
+            assert registration["ndicom"] == len(instances)
+            for instance in instances:
+                assert receiver.data_set_of(instance.sop_instance) == instance.encode(EXPLICIT)
+        receiver.stop()
+        complete = [line["SeriesInstanceUID"] for line in receiver.log("series complete")]
+        assert len(complete) == len(set(complete)) == 7, "one registration each"
+        assert receiver.leftovers() == []
+        assert list((receiver.state / "journal").glob("*.json")) == []
+
+
+@pytest.mark.parametrize("told", [0, 4])
+def test_series_of_a_killed_worker_is_registered_though_nobody_resends(
+    mortal: Receiver, told: int
+) -> None:
+    """What it reported last, within 10 ms, died with it: the journal and the folder know."""
+    instances = series_of(told + 1)
+    with associated(mortal) as peer:
+        worker = mortal.worker_of(peer.socket.getsockname()[1])
+        for instance in instances:
+            store(peer, instance)
+        worker.kill()
+        mortal.wait_for_log("worker replaced")
+        assert mortal.wait_for_registration(instances[0].series)["ndicom"] == told + 1
+    mortal.stop()
+    (died,) = mortal.log("a worker died")
+    assert died["series"] == 1
+    assert list((mortal.state / "journal").glob("*.json")) == []
+
+
+def test_names_outlive_the_worker_that_claimed_them(mortal: Receiver) -> None:
+    first, second = series_of(2)
+    second.values["PatientName"] = "Other^Name"
+    with associated(mortal) as peer:
+        store(peer, first)
+        mortal.worker_of(peer.socket.getsockname()[1]).kill()
+    with associated(mortal) as peer:
+        store(peer, second)
+        peer.release()
+    assert mortal.wait_for_registration(first.series)["ndicom"] == 2
+    assert len({path.parent for path in mortal.files()}) == 1
+
+
+def test_names_outlive_a_crash_of_all(mortal: Receiver) -> None:
+    first, second = series_of(2)
+    second.values["PatientName"] = "Other^Name"
+    with associated(mortal) as peer:
+        store(peer, first)
+        mortal.kill()
+    mortal.start()
+    with associated(mortal) as peer:
+        store(peer, second)
+        peer.release()
+    assert mortal.wait_for_registration(first.series)["ndicom"] == 2
+    assert len({path.parent for path in mortal.files()}) == 1
+
+
+# ---- the notifier's end --------------------------------------------------------------------------
+
+
+def wait_for_end(processes: list[psutil.Process]) -> None:
+    """Nobody may be there to look at them."""
+
+    def ended() -> bool:
+        return not any(
+            each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes
+        )
+
+    wait_until(ended, f"the end of {processes}", 5)
+
+
+def test_killed_notifier_takes_its_workers_along(mortal: Receiver) -> None:
+    (instance,) = series_of(1)
+    with associated(mortal) as peer:
+        store(peer, instance)
+        workers = mortal.workers()
+        assert len(workers) == 2
+        mortal.signal(signal.SIGKILL)
+        wait_for_end(workers)
+        with pytest.raises((EOFError, OSError)):
+            peer.echo()
+    mortal.wait()
+    mortal.start()
+    assert mortal.wait_for_registration(instance.series)["ndicom"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_all_workers_drain(mortal: Receiver, number: signal.Signals) -> None:
+    first, second, third = series_of(3)
+    with ExitStack() as stack:
+        one, other = peers_by_worker(mortal, stack).values()
+        store(one, first)
+        # As a terminal's Ctrl-C does: to all of them.
+        for process in reversed(mortal.processes()):
+            process.send_signal(number)
+        mortal.wait_for_log("shutting down")
+        store(one, second)
+        store(other, third)
+        one.release()
+        other.release()
+        assert mortal.wait(10) == 0
+    (registration,) = mortal.outbox()
+    assert registration["ndicom"] == 3
+    assert not mortal.log("a worker died")
+    assert list((mortal.state / "journal").glob("*.json")) == []
+
+
+def test_second_signal_ends_all_at_once(mortal: Receiver) -> None:
+    with ExitStack() as stack:
+        peers_by_worker(mortal, stack)
+        workers = mortal.workers()
+        mortal.signal()
+        mortal.wait_for_log("shutting down")
+        began = time.monotonic()
+        mortal.signal()
+        assert mortal.wait(5) == 128 + signal.SIGTERM
+        wait_for_end(workers)
+        assert time.monotonic() - began < 2
+
+
+def test_workers_do_not_mind_signals_of_their_own(two: Receiver) -> None:
+    (instance,) = series_of(1)
+    with associated(two) as peer:
+        for worker in two.workers():
+            worker.send_signal(signal.SIGTERM)
+            worker.send_signal(signal.SIGINT)
+        store(peer, instance)
+        peer.release()
+    assert two.wait_for_registration(instance.series)["ndicom"] == 1
+
+
+def test_a_silent_notifier_does_not_keep_workers_from_storing(two: Receiver) -> None:
+    known, other = series_of(2)
+    unknown = series_of(1)[0]
+    with associated(two) as peer:
+        store(peer, known)
+        two.signal(signal.SIGSTOP)
+        try:
+            store(peer, other)
+            began = time.monotonic()
+            store(peer, unknown)
+            assert 0.9 < time.monotonic() - began < 3, "it is waited for, and not for long"
+        finally:
+            two.signal(signal.SIGCONT)
+        peer.release()
+    assert two.wait_for_registration(known.series)["ndicom"] == 2
+    assert two.wait_for_registration(unknown.series)["ndicom"] == 1
+
+
+def test_an_address_that_is_taken(two: Receiver) -> None:
+    other = Receiver(two.root, OXIDICOM_WORKERS="2", OXIDICOM_LISTENER_PORT=str(two.port))
+    with pytest.raises(AssertionError, match="cannot listen on"):
+        other.start()
+    assert other.wait(5) == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_storage_that_only_the_workers_cannot_use(tmp_path: Path, workers: str) -> None:
+    (tmp_path / ".oxidicom").mkdir()
+    (tmp_path / ".oxidicom/tmp").touch()
+    receiver = Receiver(tmp_path, OXIDICOM_WORKERS=workers)
+    with pytest.raises(AssertionError, match="cannot use the storage"):
+        receiver.start()
+    assert receiver.wait(5) == 1
+    assert sum("cannot use the storage" in line for line in receiver.lines) == 1
+
+
+def test_worker_that_cannot_start_is_tried_again(mortal: Receiver) -> None:
+    (instance,) = series_of(1)
+    temporary, away = mortal.state / "tmp", mortal.state / "away"
+    temporary.rename(away)
+    temporary.touch()
+    mortal.workers()[0].kill()
+    assert "cannot use the storage" in mortal.wait_for_log("a worker cannot start")["fault"]
+    with associated(mortal) as peer:
+        peer.release()  # the other one serves
+    temporary.unlink()
+    away.rename(temporary)
+    mortal.wait_for_log("worker replaced")
+    with associated(mortal) as peer:
+        store(peer, instance)
+        peer.release()
+    assert mortal.wait_for_registration(instance.series)["ndicom"] == 1

@@ -1,0 +1,179 @@
+"""One port for several processes: who takes a connection, and how many there may be."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator
+from typing import cast
+
+import pytest
+import pytest_asyncio
+
+from oxidicom.net import sharing
+from oxidicom.net.sharing import LoadTable, SharedPort, SharedSeats, listening_sockets
+
+pytestmark = pytest.mark.both_loops
+
+
+class Greeter(asyncio.Protocol):
+    """Says which process it stands for, and counts as the listener does."""
+
+    def __init__(self, name: bytes, seats: SharedSeats) -> None:
+        self._name = name
+        self._seats = seats
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have no base class.
+        cast(asyncio.WriteTransport, transport).write(self._name)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._seats.connections -= 1
+
+
+class Process:
+    """What one worker has of the port; all of them live in this one process."""
+
+    def __init__(self, name: bytes, sockets: list[socket.socket], seats: SharedSeats) -> None:
+        self.seats = seats
+        self.port = SharedPort([each.dup() for each in sockets], seats)
+        self._name = name
+
+    def open(self) -> None:
+        self.port.open(lambda: Greeter(self._name, self.seats))
+
+
+class Bench:
+    def __init__(self, workers: int) -> None:
+        self.sockets = listening_sockets("127.0.0.1", 0, 16)
+        self.address = self.sockets[0].getsockname()
+        self.load = LoadTable.create(workers)
+        self.processes = [
+            Process(b"%d" % number, self.sockets, self.load.seats(number))
+            for number in range(workers)
+        ]
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def connect(self) -> int:
+        """The number of the one who took it."""
+        reader, writer = await asyncio.open_connection(*self.address)
+        self.writers.append(writer)
+        async with asyncio.timeout(10):
+            return int(await reader.readexactly(1))
+
+    async def close(self) -> None:
+        for process in self.processes:
+            process.port.close()
+        for writer in self.writers:
+            writer.close()
+        for each in self.sockets:
+            each.close()
+        os.close(self.load.fd)
+
+
+@pytest_asyncio.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench(3)
+    yield bench
+    await bench.close()
+
+
+async def test_whoever_has_fewest_takes_the_next(bench: Bench) -> None:
+    for process in bench.processes:
+        process.open()
+    taken = [await bench.connect() for _ in range(9)]
+    assert sorted(taken) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+async def test_those_who_take_none_are_not_waited_for(bench: Bench) -> None:
+    for process in bench.processes:
+        process.open()
+    bench.load.vacate(0)
+    bench.processes[0].port.close()
+    assert sorted([await bench.connect() for _ in range(4)]) == [1, 1, 2, 2]
+
+
+async def test_one_that_does_not_come_is_waited_for_a_moment_only(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row says that it has none; its thread may hang in the storage."""
+    monkeypatch.setattr(sharing, "STEP_ASIDE", 0.05)
+    bench.processes[1].open()
+    loop = asyncio.get_running_loop()
+    for turn in range(3):
+        began = loop.time()
+        assert await bench.connect() == 1
+        assert loop.time() - began >= (0.04 if turn else 0.0)
+
+
+async def test_no_handle_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again, and not at once: the loop has others to serve."""
+    monkeypatch.setattr(sharing, "NO_HANDLES", 0.05)
+    failures = 0
+
+    def accept(self: socket.socket) -> tuple[socket.socket, object]:
+        nonlocal failures
+        failures += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket.socket, "accept", accept)
+        bench.processes[0].open()
+        connecting = asyncio.create_task(bench.connect())
+        await asyncio.sleep(0.12)
+        assert 1 <= failures <= 3
+    assert await connecting == 0
+
+
+async def test_closing_leaves_the_port_to_the_others(bench: Bench) -> None:
+    for process in bench.processes[:2]:
+        process.open()
+    bench.load.vacate(2)
+    bench.load.vacate(0)
+    bench.processes[0].port.close()
+    bench.processes[0].port.close()
+    assert await bench.connect() == 1
+
+
+def test_rows_are_shared_and_sums_are_of_all() -> None:
+    here = LoadTable.create(3)
+    there = LoadTable(os.dup(here.fd), 3)
+    one, two = here.seats(0), there.seats(1)
+    assert one.has_fewest
+    two.connections, two.associations = 3, 2
+    one.connections, one.associations = 4, 1
+    assert one.all_associations == two.all_associations == 3
+    assert not one.has_fewest
+    assert two.has_fewest
+    here.vacate(1)
+    assert one.has_fewest
+    assert one.all_associations == 1
+    os.close(there.fd)
+    os.close(here.fd)
+
+
+def test_each_address_of_a_host_gets_its_socket() -> None:
+    for host, expected in (("127.0.0.1", 1), ("0.0.0.0", 1), ("::", 1)):
+        sockets = listening_sockets(host, 0, 16)
+        assert len(sockets) == expected
+        assert not any(each.get_inheritable() for each in sockets)
+        port = sockets[0].getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port), 5):
+            pass
+        with pytest.raises(OSError, match="in use"):
+            listening_sockets(host, port, 16)
+        for each in sockets:
+            each.close()
+
+
+def test_a_host_that_is_none() -> None:
+    with pytest.raises(OSError, match=r"."):
+        listening_sockets("256.1.1.1.invalid", 0, 16)
+
+
+def test_the_count_of_one_process_alone() -> None:
+    seats = sharing.Seats()
+    seats.associations = 2
+    assert seats.all_associations == 2

@@ -1,0 +1,107 @@
+"""Workers as the supervisor sees them: how they end, and when they are listened to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from oxidicom.app import crew, supervisor
+from oxidicom.app.crew import WorkerProcess
+from oxidicom.app.messages import Begin, Drain
+from oxidicom.app.names import NamesInForce
+from oxidicom.net.sharing import LoadTable, listening_sockets
+from oxidicom.ports import AssociationBegan, AssociationEnded, Report
+from oxidicom.settings import load
+from tests.support.raw_peer import RawPeer
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(0, "exit status 0"), (3, "exit status 3"), (-9, "SIGKILL"), (-40, "signal 40")],
+)
+def test_an_end_in_words(status: int, words: str) -> None:
+    assert supervisor._in_words(status) == words
+
+
+class Reports(list[Report]):
+    """What a worker told, which nobody looks at while `waits`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+        self.changed = asyncio.Event()
+
+    def __call__(self, report: Report) -> None:
+        self.append(report)
+        self.changed.set()
+
+    async def until(self, kind: type[Report]) -> None:
+        async with asyncio.timeout(20):
+            while not any(type(each) is kind for each in self):
+                self.changed.clear()
+                await self.changed.wait()
+
+
+async def test_a_worker_is_not_listened_to_while_too_much_waits(tmp_path: Path) -> None:
+    """Its process is a real one; its reports stay with it, in their order."""
+    settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path), "OXIDICOM_WORKERS": "2", "PORT": "0"})
+    settings.state_dir.mkdir()
+    reports = Reports()
+    table = LoadTable.create(2)
+    (listening,) = listening_sockets("127.0.0.1", 0, 16)
+    names = NamesInForce(lambda key: None)
+    asked = asyncio.Event()
+
+    def backlog() -> int:
+        asked.set()
+        return reports.waits
+
+    worker = WorkerProcess(2, settings, [listening], table, names, reports, backlog)
+    await asyncio.wait_for(worker.ready.wait(), 20)
+    worker.send(Begin())
+
+    def associate() -> RawPeer:
+        peer = RawPeer(listening.getsockname()[1])
+        peer.associate()
+        return peer
+
+    reports.waits = crew.MOST_BACKLOG + 1
+    peer = await asyncio.to_thread(associate)
+    for _ in range(5):
+        asked.clear()
+        await asyncio.wait_for(asked.wait(), 20)
+    assert reports == []
+    reports.waits = 0
+    await reports.until(AssociationBegan)
+    assert len(worker.associations) == 1
+    peer.release()
+    peer.close()
+    await reports.until(AssociationEnded)
+    assert worker.associations == set()
+    began, _ = reports
+    assert isinstance(began, AssociationBegan)
+    assert began.worker == 2
+
+    worker.send(Drain())
+    await asyncio.wait_for(worker.ended.wait(), 20)
+    assert await worker.exit_status() == 0
+    listening.close()
+    os.close(table.fd)
+
+
+async def test_a_worker_ends_with_its_notifier(tmp_path: Path) -> None:
+    settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path), "OXIDICOM_WORKERS": "2"})
+    settings.state_dir.mkdir()
+    table = LoadTable.create(2)
+    names = NamesInForce(lambda key: None)
+    worker = WorkerProcess(1, settings, [], table, names, Reports(), lambda: 0)
+    await asyncio.wait_for(worker.ready.wait(), 20)
+    worker._process.send_signal(signal.SIGTERM)
+    worker._channel.close()
+    worker._on_end()
+    assert await worker.exit_status() == 1
+    os.close(table.fd)
