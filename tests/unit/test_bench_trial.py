@@ -89,8 +89,8 @@ def test_a_receiver_that_does_not_do_its_part_fails(tmp_path: Path, kind: str, e
 def test_idle_associations_that_are_refused_are_said(tmp_path: Path) -> None:
     trial = run_trial(receiver("narrow"), ROW._replace(senders=1, idle=4), EFFORT, tmp_path)
     (error,) = trial.errors
-    # The one of the warm-up may still count there.
-    assert re.match("idle association [23]: the association was answered by a PDU of type 3", error)
+    # The one of the warm-up may still count there, and the look whether its port answers, too.
+    assert re.match("idle association [123]: the association was answered by a PDU of type 3", error)
 
 
 def test_a_row_beyond_a_receivers_or_the_machines_limits_is_not_run(
