@@ -20,7 +20,7 @@ cdef class Destination:
 cdef class Express(Consumer):
     cdef object storage, owner, policy, completions, clock, reports, stored_report
     cdef object association, association_id
-    cdef dict contexts
+    cdef object contexts
     cdef object numbers             # of temporary files
     cdef bytes prefix
     cdef int root_fd
@@ -31,7 +31,8 @@ cdef class Express(Consumer):
     cdef readonly int64_t messages
     cdef bint handed_over           # since the present receive began
 
-    cdef signed char encodings[256] # by presentation context, -1 where we do not serve it
+    cdef int served_context         # the latest that was looked up; -1: none
+    cdef int served_encoding        # its, or UNSERVED
     cdef Walker walker
     cdef Gather gather
     cdef PartFile part
@@ -52,6 +53,7 @@ cdef class Express(Consumer):
     cdef bytes after_instance
 
     cdef bint may_begin(self)
+    cdef int encoding_of(self, int context_id) except -2
     cdef int begin(self, int context_id, int encoding) except -1
     cdef int write_header(self) except -1
     cdef int find_header(self) except -1

@@ -19,8 +19,8 @@ class Destination:
 class Express(Consumer):
     """The usual instances of one association, all in one thread (ports.ExpressLane).
 
-    `storage` is a store.storage.Storage, `owner` a ports.ExpressOwner; `contexts` gives, by
-    presentation context id, a `Walker`'s encoding and the transfer syntax.
+    `storage` is a store.storage.Storage, `owner` a ports.ExpressOwner; `contexts` are
+    ports.UsableContext by presentation context id.
     """
 
     fd: int
@@ -37,7 +37,7 @@ class Express(Consumer):
         storage: Any,
         association: Any,
         owner: Any,
-        contexts: Mapping[int, tuple[int, str]],
+        contexts: Mapping[int, Any],
         stored_report: Callable[..., object],
     ) -> None: ...
     def flush(self) -> None: ...

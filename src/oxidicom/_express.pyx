@@ -31,8 +31,9 @@ cdef extern from "<netinet/in.h>" nogil:
     enum: IPPROTO_TCP
 
 cdef enum:
+    EXPLICIT_BE = 2         # the last of a walker's encodings
     LONGEST_PATH = 1024     # characters below the files root that CUBE takes (decision 25)
-    UNUSED_ENCODING = -1
+    UNSERVED = -1
 
 cdef int64_t SLOW_NS = 5_000_000
 """As store.writing has it: what took longer is told to the policy."""
@@ -60,8 +61,7 @@ cdef class Destination:
 cdef class Express(Consumer):
     """See the stub for the public face."""
 
-    def __cinit__(self, storage, association, owner, dict contexts not None, stored_report):
-        cdef int i
+    def __cinit__(self, storage, association, owner, contexts, stored_report):
         self.storage = storage
         self.owner = owner
         self.policy = storage.writers.policy
@@ -78,10 +78,7 @@ cdef class Express(Consumer):
         self.sync = storage.fsync
         self.scarce = storage.min_free_space > 0
         self.fd = -1
-        for i in range(256):
-            self.encodings[i] = UNUSED_ENCODING
-        for context_id, (encoding, _) in contexts.items():
-            self.encodings[<uint8_t> context_id] = encoding
+        self.served_context = -1
         self.walker = Walker(0)
         self.gather = Gather()
         self.part = storage.temporary.part_file(b"")
@@ -104,9 +101,19 @@ cdef class Express(Consumer):
         # Whatever is not written inline at once goes the general way, and what hangs there shows.
         return self.policy.quick and not self.completions.outstanding
 
+    cdef int encoding_of(self, int context_id) except -2:
+        """A walker's; UNSERVED for a context that was not accepted, or whose data are deflated."""
+        if context_id != self.served_context:
+            context = self.contexts.get(context_id)
+            self.served_context = context_id
+            self.served_encoding = UNSERVED
+            if context is not None and context.encoding <= EXPLICIT_BE:
+                self.served_encoding = context.encoding
+        return self.served_encoding
+
     cdef int on_command(self, int context_id, const uint8_t *command, Py_ssize_t size) except -1:
-        cdef int encoding = self.encodings[<uint8_t> context_id]
-        if self.active or encoding == UNUSED_ENCODING:
+        cdef int encoding = self.encoding_of(context_id)
+        if self.active or encoding == UNSERVED:
             return 0
         if not read_store_command(command, size, &self.command) or not self.may_begin():
             return 0
@@ -163,11 +170,10 @@ cdef class Express(Consumer):
     cdef int find_header(self) except -1:
         cdef int size = self.command.sop_instance.size
         self.header_context = -1
-        _, transfer_syntax = self.contexts[self.context_id]
         self.before_instance, self.after_instance = self.storage.header_around(
             text_of(&self.command.sop_class),
             size + (size & 1),
-            transfer_syntax,
+            self.contexts[self.context_id].transfer_syntax,
             self.association.calling_ae_title,
         )
         self.header_class = self.command.sop_class

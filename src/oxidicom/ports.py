@@ -208,6 +208,15 @@ class InstanceSink(Protocol):
         """The instance will never be complete: nothing of it remains, no outcome follows."""
 
 
+class UsableContext(Protocol):
+    """What storing needs to know of a presentation context."""
+
+    @property
+    def transfer_syntax(self) -> str: ...
+    @property
+    def encoding(self) -> Encoding: ...
+
+
 class ExpressOwner(SinkOwner, Protocol):
     """The association that lends its usual instances to an `ExpressLane`."""
 
@@ -257,9 +266,9 @@ class InstanceStore(Protocol):
         self,
         association: AssociationContext,
         owner: ExpressOwner,
-        contexts: Mapping[int, tuple[Encoding, str]],
+        contexts: Mapping[int, UsableContext],
     ) -> ExpressLane | None:
-        """`contexts`: encoding and transfer syntax by presentation context id."""
+        """`contexts`: by presentation context id."""
 
     def adopt(
         self, association: AssociationContext, request: StoreRequest, owner: SinkOwner, begun: Any

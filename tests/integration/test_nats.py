@@ -90,6 +90,15 @@ async def until(condition: Callable[[], object], limit: float = 10) -> None:
             await asyncio.sleep(0.002)
 
 
+async def flowing(lonk: LonkPublisher, heard: list[Msg], title: str = "PACS") -> None:
+    """NATS delivers at most once: what counts is that messages flow again."""
+    async with asyncio.timeout(10):
+        while not heard:
+            lonk.done(series(title), 1)
+            with contextlib.suppress(TimeoutError):
+                await until(lambda: heard, 1)
+
+
 def payloads(heard: list[Msg]) -> list[str]:
     return [message.data.hex() for message in heard]
 
@@ -206,12 +215,8 @@ async def test_it_comes_back_after_every_restart(tmp_path: Path) -> None:
         for _ in range(3):
             with server:
                 await until(lambda: lonk.connected)
-                async with listening(server.url, "oxidicom.>") as heard, asyncio.timeout(10):
-                    while not heard:
-                        # NATS delivers at most once: what counts is that messages flow again.
-                        lonk.done(series(), 1)
-                        with contextlib.suppress(TimeoutError):
-                            await until(lambda: heard, 1)
+                async with listening(server.url, "oxidicom.>") as heard:
+                    await flowing(lonk, heard)
             await until(lambda: not lonk.connected)
 
 
@@ -221,8 +226,7 @@ async def test_a_cut_line_is_made_anew(nats_server: NatsServer) -> None:
         await gate.cut()
         await until(lambda: gate.accepted == 2 and lonk.connected)
         async with listening(nats_server.url, "oxidicom.CUT.>") as heard:
-            lonk.done(series("CUT"), 1)
-            await until(lambda: len(heard) == 1)
+            await flowing(lonk, heard, "CUT")
 
 
 async def test_a_frozen_server_blocks_nothing_and_memory_stays(tmp_path: Path) -> None:

@@ -293,11 +293,7 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
         self._open_express_lane(self._association)
 
     def _open_express_lane(self, association: AssociationContext) -> None:
-        contexts = {
-            context.id: (context.encoding, context.transfer_syntax)
-            for context in self._acceptor.contexts.values()
-        }
-        express = self._store.express(association, self, contexts)
+        express = self._store.express(association, self, self._acceptor.contexts)
         if express is not None:
             if self._transport.get_extra_info("sslcontext") is None:
                 express.fd = self._socket.fileno()

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from oxidicom._dataset import Walker
 from oxidicom._express import Destination, Express
-from oxidicom.encodings import Encoding
 from oxidicom.ports import (
     AssociationContext,
     ExpressOwner,
     InstanceStored,
     SinkOwner,
     StoreRequest,
+    UsableContext,
 )
 from oxidicom.store.files import FilesRoot
 from oxidicom.store.names import read_series
@@ -37,14 +37,9 @@ class Storage(FilesRoot):
         self,
         association: AssociationContext,
         owner: ExpressOwner,
-        contexts: Mapping[int, tuple[Encoding, str]],
+        contexts: Mapping[int, UsableContext],
     ) -> Express:
-        walked = {
-            context_id: (int(encoding), transfer_syntax)
-            for context_id, (encoding, transfer_syntax) in contexts.items()
-            if encoding is not Encoding.DEFLATED
-        }
-        return Express(self, association, owner, walked, InstanceStored)
+        return Express(self, association, owner, contexts, InstanceStored)
 
     def adopt(
         self, association: AssociationContext, request: StoreRequest, owner: SinkOwner, begun: Begun

@@ -11,8 +11,9 @@ from oxidicom.constants import AbortReason, CommandField, PduType
 from oxidicom.errors import AssociationRejected, PeerError
 from oxidicom.ports import ExpressLane, StoreOutcome, StoreRequest
 from oxidicom.wire import dimse, items, pdus
+from oxidicom.wire.agreements import agree
 from oxidicom.wire.events import Associated, Ended, Event, FramerEvent, Output, StoreBegan
-from oxidicom.wire.negotiation import AcceptedContext, Policy, negotiate
+from oxidicom.wire.negotiation import AcceptedContext, Policy
 
 _RESPONSE = 0x8000
 
@@ -48,7 +49,7 @@ class Acceptor:
         self._policy = policy
         self._admit = admit
         self._framer = Framer(policy.max_pdu_length, policy.strict)
-        self._contexts: dict[int, AcceptedContext] = {}
+        self._contexts: Mapping[int, AcceptedContext] = {}
         self._peer_max_pdu_length = 0
         self._message: StoreRequest | Skipped | None = None
         self._context_id = 0
@@ -177,18 +178,16 @@ class Acceptor:
             self._end(events, f"aborted by peer (source {source}, reason {reason})")
 
     def _on_associate_rq(self, body: bytes, events: list[Event]) -> None:
-        request = items.decode_associate_rq(body)
         try:
-            self._admit(request)
-            negotiated = negotiate(request, self._policy)
+            request, negotiated, associate_ac = agree(body, self._policy, self._admit)
         except AssociationRejected as error:
             rejection = pdus.encode_associate_rj(error.result, error.source, error.reason)
             self._end(events, f"rejected: {error}", rejection)
             return
-        self._contexts = dict(negotiated.contexts)
+        self._contexts = negotiated.contexts
         self._peer_max_pdu_length = negotiated.peer_max_pdu_length
         self.state = State.ESTABLISHED
-        events.append(Output(items.encode_associate_ac(request, negotiated.answer)))
+        events.append(Output(associate_ac))
         events.append(Associated(request))
 
     def _end(
