@@ -9,7 +9,6 @@ calls only. OSError carries no file name: names hold patient data.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EBADF, EINTR, EINVAL, EIO, ENAMETOOLONG, ENOENT, ENOSYS, EPERM, errno
-from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset, strchr, strlen
 
 import os
@@ -250,17 +249,30 @@ cdef class PartFile:
 
     cdef int rename(self, bytes prefix, uint64_t number) except -1:
         """For another file, after the last one was placed or discarded; its header follows."""
-        cdef int size
+        cdef char digits[20]
+        cdef int count = 0
+        cdef size_t size = len(prefix)
+        cdef char *p = self.path
         self.remove()
         self.failure = 0
         self.slowest_ns = 0
         self.long_header = None
         self.header_at = self.header
         self.header_size = 0
-        size = snprintf(self.path, NAME_ROOM, "%s%llu.part", <const char *> prefix,
-                        <unsigned long long> number)
-        if not 0 < size < NAME_ROOM:
+        if size + sizeof(digits) + 6 > NAME_ROOM:
             raise ValueError("name too long")
+        # By hand: printf takes as long as half of the rest.
+        while number or count == 0:
+            digits[count] = c'0' + number % 10
+            number //= 10
+            count += 1
+        memcpy(p, <const char *> prefix, size)
+        p += size
+        while count:
+            count -= 1
+            p[0] = digits[count]
+            p += 1
+        memcpy(p, <const char *> b".part", 6)
         return 0
 
     cdef void remove(self) noexcept nogil:
