@@ -267,7 +267,10 @@ cdef class Express(Consumer):
         cdef Destination to = self.destination
         if to is None or not self.walker.is_of_series(to.series):
             # As the storage knows it, if this association has stored an instance of the series.
-            to = self.storage.destination(self.walker, self.association)
+            try:
+                to = self.storage.destination(self.walker, self.association)
+            except Exception:
+                return None  # and the general way meets it again
             if to is None:
                 return None
             self.destination = to

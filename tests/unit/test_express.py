@@ -188,6 +188,23 @@ def test_no_space(make: Make, monkeypatch: pytest.MonkeyPatch, pixels: int) -> N
     assert line.transport.writes == 3, "and back on the lane"
 
 
+def test_names_that_break_the_code_refuse_one_instance_only(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = prepared(make)
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("oxidicom.store.storage.read_series", broken)
+    monkeypatch.setattr("oxidicom.store.names.read_series", broken)
+    line.receive(message(instance(2, series=SERIES[1])))
+    assert statuses(line.taken()) == [0x0110]
+    monkeypatch.undo()
+    line.receive(message(instance(3)))
+    assert statuses(line.taken()) == [0]
+
+
 def test_a_file_too_large(make: Make) -> None:
     line = prepared(make)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
