@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import time
+from itertools import count
 from pathlib import Path
 from typing import Final
+
+from oxidicom.signature import is_left_behind, sign
 
 MAX_SMALL_FILE: Final = 1024 * 1024
 """Bytes. Our records take one or two KiB; whatever is longer is not ours."""
@@ -21,6 +23,9 @@ MAX_SMALL_FILE: Final = 1024 * 1024
 _TEMPORARY_SUFFIX: Final = ".tmp"
 _STALE_SECONDS: Final = 3600.0
 """A living writer keeps a temporary name for milliseconds; clocks of NFS servers may be off."""
+
+_signature: Final = sign()
+_numbers: Final = count()
 
 
 def create_folder(folder: Path, *, sync: bool) -> None:
@@ -44,7 +49,7 @@ def write_atomically(folder: Path, name: str, data: bytes, *, sync: bool) -> Non
     if len(data) > MAX_SMALL_FILE:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     target = os.path.join(folder, name)
-    temporary = os.path.join(folder, f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}")
+    temporary = os.path.join(folder, f".{_signature}-{next(_numbers)}{_TEMPORARY_SUFFIX}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         try:
@@ -85,14 +90,18 @@ def remove_if_there(path: Path | str) -> None:
 
 
 def remove_stale_temporaries(folder: Path) -> None:
-    """Remove what writers that were killed left in `folder`; raises OSError."""
+    """Remove what writers that were killed left in `folder`; raises OSError.
+
+    Those of this host at once, those of others when they are old.
+    """
     oldest = time.time() - _STALE_SECONDS
     with os.scandir(folder) as entries:
         for entry in entries:
             if not (entry.name.startswith(".") and entry.name.endswith(_TEMPORARY_SUFFIX)):
                 continue
             try:
-                if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                written = entry.stat(follow_symlinks=False).st_mtime
+                if written < oldest or is_left_behind(entry.name[1:]):
                     os.unlink(entry.path)
             except FileNotFoundError:
                 continue

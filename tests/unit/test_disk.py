@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -168,6 +171,29 @@ def test_what_a_killed_writer_leaves_is_a_temporary(
     os.utime(tmp_path / left, (0, 0))
     disk.remove_stale_temporaries(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_dead_process_was_writing_goes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a new file, what its living writer writes stays and what a killed one wrote goes."""
+    program = (
+        "import os, pathlib, signal, sys; from oxidicom import disk\n"
+        "os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "disk.write_atomically(pathlib.Path(sys.argv[1]), 'a', b'1', sync=False)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, tmp_path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (dead,) = os.listdir(tmp_path)
+
+    def look(temporary: str, target: str) -> None:
+        disk.remove_stale_temporaries(tmp_path)
+        assert os.listdir(tmp_path) == [os.path.basename(temporary)] != [dead]
+        os.replace(temporary, target)
+
+    monkeypatch.setattr(os, "rename", look)
+    disk.write_atomically(tmp_path, "b", b"2", sync=False)
+    assert os.listdir(tmp_path) == ["b"]
 
 
 @pytest.mark.parametrize("sync", [False, True])

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from oxidicom._writer import Gather
-from oxidicom.store.temporary import TemporaryFolder, _start_of
+from oxidicom.signature import sign, start_of
+from oxidicom.store.temporary import TemporaryFolder
 
 
 @pytest.fixture
@@ -97,9 +98,9 @@ def test_what_a_dead_process_left_is_swept_though_nobody_has_looked_at_it(
     """Its number is taken until its parent asks how it ended."""
     temporary = TemporaryFolder(root)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        start = _start_of(child.pid)
+        start = start_of(child.pid)
         assert start is not None
-        name = f"{temporary._host}-{child.pid}-{start}-0123abcd-0.part"
+        name = f"{sign().partition('-')[0]}-{child.pid}-{start}-0123abcd-0.part"
         left = tmp_path / ".oxidicom/tmp" / name
         left.write_bytes(b"half")
         assert temporary.sweep() == 0

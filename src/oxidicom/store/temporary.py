@@ -1,46 +1,27 @@
 """The folder of temporary files, `.oxidicom/tmp` in the files root (promise 3).
 
-Names tell who writes: host, process and its start, so that the next start sweeps what a crash left
-behind and not what another process is writing. Two containers of one host name on one root may
-still sweep each other's at a start: those instances are refused, and their senders try again.
+Signed names, so that the next start sweeps what a crash left behind and not what another process
+is writing. Two containers of one host name on one root may still sweep each other's at a start:
+those instances are refused, and their senders try again.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import secrets
-import socket
 import time
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 from typing import Final
 
 from oxidicom._writer import PartFile
+from oxidicom.signature import is_left_behind, is_signed, sign
 from oxidicom.store.folders import make_folders, open_folder
 
 PATH: Final = b".oxidicom/tmp"
 _STALE_SECONDS: Final = 24 * 3600.0
 """Nothing is a day in reception; a file of another host that is older has no writer any more."""
 
-_DEAD: Final = frozenset("ZXx")
-"""States of proc(5)."""
-
-_NAME: Final = re.compile(
-    r"(?P<host>[A-Za-z0-9_.]*)-(?P<pid>\d{1,9})-(?P<start>\d{1,19})-[0-9a-f]+-\d+\.part", re.ASCII
-)
-
-
-def _start_of(pid: int) -> int | None:
-    """Clock ticks since boot at which a process began; None if there is no such process, or only
-    what is left of one until its parent looks at it."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in _DEAD else int(fields[19])
+_SUFFIX: Final = ".part"
 
 
 class TemporaryFolder:
@@ -48,11 +29,7 @@ class TemporaryFolder:
 
     def __init__(self, root_fd: int) -> None:
         self._root_fd = root_fd
-        self._host = re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname())
-        pid = os.getpid()
-        # The random part keeps two containers of one host name and one pid apart.
-        prefix = f"{self._host}-{pid}-{_start_of(pid) or 0}-{secrets.token_hex(4)}-"
-        self.prefix = prefix.encode()
+        self.prefix = f"{sign()}-".encode()
         self.numbers = count()
         """With the prefix they make names that nobody else gives."""
         self._make()
@@ -79,18 +56,15 @@ class TemporaryFolder:
         """Remove what dead processes left; returns how many files. Raises OSError."""
         removed = 0
         for name in os.listdir(self.fd):
-            match = _NAME.fullmatch(name)
-            if match is None or name.startswith(self.prefix.decode()):
+            if not name.endswith(_SUFFIX) or not is_signed(name):
                 continue
             with suppress(FileNotFoundError):
-                if self._is_left_behind(match, name):
+                if is_left_behind(name) or self._is_stale(name):
                     os.unlink(name, dir_fd=self.fd)
                     removed += 1
         return removed
 
-    def _is_left_behind(self, match: re.Match[str], name: str) -> bool:
-        if match["host"] == self._host and _start_of(int(match["pid"])) != int(match["start"]):
-            return True
+    def _is_stale(self, name: str) -> bool:
         return time.time() - os.stat(name, dir_fd=self.fd).st_mtime > _STALE_SECONDS
 
     def close(self) -> None:
