@@ -410,7 +410,7 @@ def test_kept_buffers_are_not_received_into(line: Line) -> None:
     line.store.keeps = line.store.late = True
     line.associate()
     shared = line.protocol.get_buffer(-1)
-    line.receive(store(300_000))
+    line.receive(store(3 * BUFFER_SIZE - 10_000))
     (sink,) = line.store.sinks
     assert sink.kept[0] is shared
     assert len({id(buffer) for buffer in sink.kept}) == 3

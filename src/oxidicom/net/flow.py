@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from oxidicom.buffers import BufferPool
 
-SHARE: Final = 8
+SHARE: Final = 4
 """Receive buffers that one association's writes may hold: 1 MiB keeps a disk busy."""
 
 PENDING: Final = 16

@@ -30,6 +30,7 @@ FIRST_RETRY: Final = 0.1
 LAST_RETRY: Final = 2.0
 PING_INTERVAL: Final = 10
 """Seconds. Two unanswered pings, and the connection counts as dead."""
+ROUND_TRIP_TIMEOUT: Final = 3 * PING_INTERVAL
 MAX_UNSENT: Final = 256 * 1024
 """Bytes in the client's own buffer; beyond, our queue fills instead."""
 
@@ -96,6 +97,7 @@ class LonkPublisher:
         self._hurry = asyncio.Event()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._round_trips: set[asyncio.Task[None]] = set()
 
     @property
     def connected(self) -> bool:
@@ -139,7 +141,9 @@ class LonkPublisher:
                 await self._empty.wait()
                 if self._client is None or not self.connected:
                     return False
-                await self._client.flush(timeout=int(timeout) + 1)
+                # Not cancelled by our timeout: nats-py trips over an answer that nobody awaits
+                # any more, and closes.
+                await asyncio.shield(self._round_trip(self._client))
         except (TimeoutError, nats.errors.Error, OSError):
             return False
         else:
@@ -147,12 +151,24 @@ class LonkPublisher:
         finally:
             self._hurry.clear()
 
+    def _round_trip(self, client: _Client) -> asyncio.Task[None]:
+        task = asyncio.create_task(client.flush(ROUND_TRIP_TIMEOUT), name="NATS round trip")
+        self._round_trips.add(task)
+        task.add_done_callback(self._round_trip_ended)
+        return task
+
+    def _round_trip_ended(self, task: asyncio.Task[None]) -> None:
+        self._round_trips.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever still waits has seen it
+
     async def close(self) -> None:
         """What is still queued is dropped; `flush` before."""
         self._closing = True
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._round_trips]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
         self.dropped += len(self._queue)
         self._queue.clear()
