@@ -151,7 +151,7 @@ class LonkPublisher:
         finally:
             self._hurry.clear()
 
-    def _round_trip(self, client: _Client) -> asyncio.Task[None]:
+    def _round_trip(self, client: Client) -> asyncio.Task[None]:
         task = asyncio.create_task(client.flush(ROUND_TRIP_TIMEOUT), name="NATS round trip")
         self._round_trips.add(task)
         task.add_done_callback(self._round_trip_ended)
