@@ -48,8 +48,8 @@ def write_atomically(folder: Path, name: str, data: bytes, *, sync: bool) -> Non
         raise ValueError("not the name of a file of ours")
     if len(data) > MAX_SMALL_FILE:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    target = os.path.join(folder, name)
-    temporary = os.path.join(folder, f".{_signature}-{next(_numbers)}{_TEMPORARY_SUFFIX}")
+    target = f"{folder}/{name}"
+    temporary = f"{folder}/.{_signature}-{next(_numbers)}{_TEMPORARY_SUFFIX}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         try:
