@@ -6,6 +6,7 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pytest
@@ -124,8 +125,10 @@ def test_generated_data_sets_are_read_as_pydicom_reads_them_whatever_the_cuts(
     outcome = read(sent, encoding)
     assert not outcome.failed, outcome
     assert outcome.values == expected_of(nodes)
-    if ordered and not (encoding is Encoding.EXPLICIT_BE and has_undefined_un(nodes)):
-        # pydicom takes no little endian inside big endian, which PS3.5 6.2.2 wants of UN.
+    # pydicom takes no little endian inside big endian, which PS3.5 6.2.2 wants of UN, and trips over
+    # an item's character set of another VR than CS.
+    confusing = encoding is Encoding.EXPLICIT_BE and has_undefined_un(nodes)
+    if ordered and not confusing and not has_odd_character_set(nodes):
         try:
             judged = pydicom_values(encoded, walked == IMPLICIT_LE, walked != EXPLICIT_BE)
         except ValueError as error:
@@ -143,6 +146,18 @@ def has_undefined_un(nodes: list[Plain | Nested]) -> bool:
         isinstance(node, Nested)
         and (node.vr == b"UN" or any(has_undefined_un(children) for _, children in node.items))
         for node in nodes
+    )
+
+
+def has_odd_character_set(nodes: Sequence[Plain | Nested]) -> bool:
+    """In an item, however deep."""
+    return any(
+        (isinstance(child, Plain) and child.tag == 0x00080005 and child.vr != b"CS")
+        or has_odd_character_set([child])
+        for node in nodes
+        if isinstance(node, Nested)
+        for _, children in node.items
+        for child in children
     )
 
 
