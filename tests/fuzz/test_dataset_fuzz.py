@@ -125,8 +125,8 @@ def test_generated_data_sets_are_read_as_pydicom_reads_them_whatever_the_cuts(
     outcome = read(sent, encoding)
     assert not outcome.failed, outcome
     assert outcome.values == expected_of(nodes)
-    # pydicom takes no little endian inside big endian, which PS3.5 6.2.2 wants of UN, and trips over
-    # an item's character set of another VR than CS.
+    # pydicom takes no little endian inside big endian, which PS3.5 6.2.2 wants of UN, and trips
+    # over an item's character set of another VR than CS.
     confusing = encoding is Encoding.EXPLICIT_BE and has_undefined_un(nodes)
     if ordered and not confusing and not has_odd_character_set(nodes):
         try:
