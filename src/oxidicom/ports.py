@@ -138,6 +138,10 @@ class SeriesCompleted(NamedTuple):
     received: int
     associations: tuple[str, ...]
     """Whose journal entries this completion consumes, recovered ones included."""
+    attempted: int = 0
+    """Instances that came in this reception, repeats and refused ones included."""
+    expected: int | None = None
+    """How many there are at the PACS, as far as it said."""
 
 
 Notice = SeriesProgress | SeriesFailed | SeriesCompleted
@@ -148,6 +152,10 @@ class Registration(msgspec.Struct, frozen=True):
 
     series: SeriesInfo
     ndicom: int
+    attempted: int = 0
+    expected: int | None = None
+    association_id: str | None = None
+    """The first that carried it."""
 
 
 # ---- net ↔ store ---------------------------------------------------------------------------

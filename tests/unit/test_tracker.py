@@ -14,6 +14,7 @@ from oxidicom.ports import (
     SeriesCompleted,
     SeriesFailed,
     SeriesInfo,
+    SeriesKey,
     SeriesProgress,
 )
 from oxidicom.series.tracker import ENDED_REMEMBERED, SeriesTracker
@@ -51,8 +52,21 @@ def progress(count: int, info: SeriesInfo | None = None) -> SeriesProgress:
     return SeriesProgress(info or series(), count, count == 1)
 
 
-def completed(received: int, *associations: str, info: SeriesInfo | None = None) -> SeriesCompleted:
-    return SeriesCompleted(info or series(), received, associations)
+def completed(
+    received: int,
+    *associations: str,
+    info: SeriesInfo | None = None,
+    attempted: int | None = None,
+    expected: int | None = None,
+) -> SeriesCompleted:
+    """All that came were stored, each once, unless `attempted` says more."""
+    return SeriesCompleted(
+        info or series(),
+        received,
+        associations,
+        received if attempted is None else attempted,
+        expected,
+    )
 
 
 def uid_of(notice: Notice) -> str:
@@ -70,9 +84,9 @@ def test_one_association(tracker: SeriesTracker) -> None:
     assert tracker.stored(stored("a", "2", 11)) == [progress(2)]
     assert tracker.next_deadline() is None
     assert tracker.due(1_000) == []
-    assert tracker.open_series() == [(series(), 2, 1)]
+    assert tracker.open_series() == [(series(), 2, 1, None)]
     assert tracker.association_ended(ended("a", 1_001)) == []
-    assert tracker.open_series() == [(series(), 2, 0)]
+    assert tracker.open_series() == [(series(), 2, 0, None)]
     assert tracker.next_deadline() == 1_002
     assert tracker.due(1_001.9) == []
     assert tracker.due(1_002) == [completed(2, "a")]
@@ -94,7 +108,17 @@ def test_a_repeat_is_not_counted_again(tracker: SeriesTracker) -> None:
     assert tracker.stored(stored("a", "1", 0)) == [progress(1)]
     assert tracker.stored(stored("a", "1", 1)) == []
     assert tracker.stored(stored("b", "1", 2)) == []
-    assert tracker.finish_all(3) == [completed(1, "a", "b")]
+    assert tracker.finish_all(3) == [completed(1, "a", "b", attempted=3)]
+
+
+def test_what_the_pacs_has_is_told_with_what_came(tracker: SeriesTracker) -> None:
+    tracker.expect(SeriesKey("PACS", "1.2"), 7)
+    tracker.stored(stored("a", "1", 0))
+    assert tracker.open_series() == [(series(), 1, 1, None)], "asked for before it was open"
+    tracker.expect(SeriesKey("PACS", "1.2"), 3)
+    tracker.refused(refused("a", 0))
+    assert tracker.open_series() == [(series(), 1, 1, 3)]
+    assert tracker.finish_all(1) == [completed(1, "a", attempted=2, expected=3)]
 
 
 def test_a_series_over_overlapping_associations_is_one(tracker: SeriesTracker) -> None:
@@ -194,13 +218,13 @@ def test_the_sender_of_a_refused_instance_keeps_an_open_series_open(
     assert tracker.refused(refused("b", 0.5)) == [SeriesFailed("PACS 1", "1.2", "no")]
     assert tracker.due(100) == []
     tracker.association_ended(ended("b", 100))
-    assert tracker.due(101) == [completed(1, "a", "b")]
+    assert tracker.due(101) == [completed(1, "a", "b", attempted=2)]
 
 
 def test_a_straggler_waits_for_no_end(tracker: SeriesTracker) -> None:
     tracker.association_ended(ended("a", 1))
     assert tracker.stored(stored("a", "1", 0.9)) == [progress(1)]
-    assert tracker.open_series() == [(series(), 1, 0)]
+    assert tracker.open_series() == [(series(), 1, 0, None)]
     assert tracker.next_deadline() == 1.9
     tracker.stored(stored("a", "2", 1.5))
     assert tracker.due(2.4) == []
@@ -233,13 +257,13 @@ def test_associations_of_a_dead_worker(tracker: SeriesTracker) -> None:
     assert tracker.due(51) == [completed(2, "a", "b")]
     assert tracker.associations_lost(["a", "b"], 60) == []
     assert tracker.next_deadline() is None
-    assert tracker.open_series() == [(series("1.3"), 1, 1)]
+    assert tracker.open_series() == [(series("1.3"), 1, 1, None)]
 
 
 def test_recovered_and_left_alone(tracker: SeriesTracker) -> None:
     """Decision 32."""
     tracker.recovered(series(), ("x", "y"), 100)
-    assert tracker.open_series() == [(series(), 0, 0)]
+    assert tracker.open_series() == [(series(), 0, 0, None)]
     assert tracker.next_deadline() == 130
     assert tracker.due(129.9) == []
     assert tracker.due(130) == [completed(0, "x", "y")]

@@ -17,6 +17,7 @@ from tests.unit.test_tracker import ended, progress, refused, series, stored, ui
 class Model:
     info: SeriesInfo
     instances: set[str] = field(default_factory=set)
+    attempted: int = 0
     users: set[str] = field(default_factory=set)
     associations: list[str] = field(default_factory=list)
     touched: float = 0.0
@@ -31,7 +32,9 @@ class Model:
         return max(settled, self.recovered_at + recovery_settle)
 
     def completed(self) -> SeriesCompleted:
-        return SeriesCompleted(self.info, len(self.instances), tuple(self.associations))
+        return SeriesCompleted(
+            self.info, len(self.instances), tuple(self.associations), self.attempted, None
+        )
 
 
 UIDS = st.sampled_from(["1.1", "1.2", "1.3"])
@@ -69,6 +72,7 @@ class Receiving(RuleBasedStateMachine):
         model = self.models.setdefault(info.key, Model(info, touched=at))
         repeat = instance in model.instances
         model.instances.add(instance)
+        model.attempted += 1
         self.touch(model, association, at)
         assert notices == ([] if repeat else [progress(len(model.instances), model.info)])
 
@@ -102,7 +106,9 @@ class Receiving(RuleBasedStateMachine):
         notices = self.tracker.refused(refused(association, self.now - lag, uid))
         assert notices == [SeriesFailed("PACS 1", uid, "no")]
         if uid is not None and SeriesKey("PACS", uid) in self.models:
-            self.touch(self.models[SeriesKey("PACS", uid)], association, self.now - lag)
+            model = self.models[SeriesKey("PACS", uid)]
+            model.attempted += 1
+            self.touch(model, association, self.now - lag)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), lag=LAG)
@@ -158,7 +164,7 @@ class Receiving(RuleBasedStateMachine):
     def status_is_true(self) -> None:
         assert sorted(self.tracker.open_series(), key=lambda line: line.series.path) == sorted(
             (
-                (model.info, len(model.instances), len(model.users))
+                (model.info, len(model.instances), len(model.users), None)
                 for model in self.models.values()
             ),
             key=lambda line: line[0].path,

@@ -37,6 +37,8 @@ class OpenSeries(NamedTuple):
     """Distinct instances."""
     associations: int
     """Those still open that have carried the series; 0 while it settles."""
+    expected: int | None = None
+    """Instances at the PACS, if it was asked and has said."""
 
 
 class _Reception:
@@ -44,7 +46,9 @@ class _Reception:
 
     __slots__ = (
         "associations",
+        "attempted",
         "deadline",
+        "expected",
         "instances",
         "not_before",
         "queued",
@@ -56,6 +60,8 @@ class _Reception:
     def __init__(self, series: SeriesInfo, at: float) -> None:
         self.series = series
         self.instances: set[str] = set()
+        self.attempted = 0
+        self.expected: int | None = None
         self.users: set[str] = set()
         """Open associations that have carried it."""
         self.associations: dict[str, None] = {}
@@ -69,7 +75,13 @@ class _Reception:
         """The time of its one valid entry in the queue of deadlines."""
 
     def completed(self) -> SeriesCompleted:
-        return SeriesCompleted(self.series, len(self.instances), tuple(self.associations))
+        return SeriesCompleted(
+            self.series,
+            len(self.instances),
+            tuple(self.associations),
+            self.attempted,
+            self.expected,
+        )
 
 
 class SeriesTracker:
@@ -99,6 +111,7 @@ class SeriesTracker:
         reception = self._latest
         if reception is None or series is not self._latest_series:
             reception = self._reception_of(series, report.at)
+        reception.attempted += 1
         instances = reception.instances
         before = len(instances)
         instances.add(report.sop_instance_uid)
@@ -127,8 +140,15 @@ class SeriesTracker:
         if uid is not None:
             reception = self._receptions.get(SeriesKey(report.pacs_name, uid))
             if reception is not None:
+                reception.attempted += 1
                 notices += self._touch(reception, report.association_id, report.at)
         return notices
+
+    def expect(self, key: SeriesKey, count: int) -> None:
+        """The PACS has so many instances of a series that is open; otherwise nothing."""
+        reception = self._receptions.get(key)
+        if reception is not None:
+            reception.expected = count
 
     def association_ended(self, report: AssociationEnded) -> list[Notice]:
         """However it ended (decision 31). Completes a series at once only if settling takes 0 s."""
@@ -163,7 +183,9 @@ class SeriesTracker:
         reception = self._receptions.get(series.key)
         if reception is None:
             reception = self._receptions[series.key] = _Reception(series, at)
+        known = len(reception.instances)
         reception.instances.update(instances)
+        reception.attempted += len(reception.instances) - known
         reception.not_before = max(reception.not_before, at + self._recovery_settle)
         if not reception.users:
             settled = reception.touched + self._settle
@@ -203,7 +225,12 @@ class SeriesTracker:
 
     def open_series(self) -> list[OpenSeries]:
         return [
-            OpenSeries(reception.series, len(reception.instances), len(reception.users))
+            OpenSeries(
+                reception.series,
+                len(reception.instances),
+                len(reception.users),
+                reception.expected,
+            )
             for reception in self._receptions.values()
         ]
 

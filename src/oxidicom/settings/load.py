@@ -8,23 +8,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from oxidicom.errors import OperatorError
+from oxidicom.settings.addresses import mask_url
 from oxidicom.settings.model import Settings, variables
-from oxidicom.settings.parsing import Unfit, is_ae_title, mask_url, printable
+from oxidicom.settings.parsing import Unfit, is_ae_title, printable
 from oxidicom.settings.variable import Kind, Variable
 
-_OVER_HTTP: Final = (
-    "CHRIS_USERNAME",
-    "CHRIS_PASSWORD",
-    "CHRIS_HTTP_RETRIES",
-    "CHRIS_PACS_ADDRESS",
-    "CHRIS_PUSHER_THREADS",
-    "OXIDICOM_HTTP_REGISTER",
-)
+_OVER_HTTP: Final = ("cube_username", "cube_password", "http_attempts", "pushers", "http_register")
 """The rest of what CHRIS_URL turns on."""
 
-_NOT_IN_THIS_RELEASE: Final[Mapping[str, str]] = dict.fromkeys(
-    _OVER_HTTP, "registration over HTTP is not in this release"
-)
+_WITH_TLS: Final = ("amqps:", "rediss:", "https:")
 
 _SERVICE_LINK: Final = re.compile(
     r"OXIDICOM_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
@@ -103,7 +95,7 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
     if (environment.get("OTEL_SDK_DISABLED") or "").lower() == "true":
         values["otel_enabled"] = False
 
-    faults += _not_in_this_release(environment)
+    faults += _http_registration(values, environment)
     warnings += _unknown(environment)
     _check_ae_title(values, faults, warnings)
     if faults:
@@ -113,7 +105,7 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
         raise error
 
     settings = Settings(**values)
-    warnings += _doubts(settings)
+    warnings += _doubts(settings, environment)
     return settings, warnings
 
 
@@ -138,20 +130,26 @@ def _contradiction(variable: Variable, found: list[_Found]) -> str:
     )
 
 
-def _missing(variable: Variable) -> str:
+def _missing(variable: Variable, named: bool = False) -> str:
     kind = variable.kind
-    return f"{variable.name} is not set: expected {kind.expected}, for example {kind.example}"
+    example = f"{variable.name}={kind.example}" if named else kind.example
+    return f"{variable.name} is not set: expected {kind.expected}, for example {example}"
 
 
-def _not_in_this_release(environment: _Environment) -> Iterator[str]:
-    url = environment.get("CHRIS_URL")
-    if url is not None:
-        broker = variables()["broker"]
+def _http_registration(values: Mapping[str, Any], environment: _Environment) -> Iterator[str]:
+    """One of broker and CUBE's URL, and with the latter a login (decision 40)."""
+    declared = variables()
+    if environment.get(declared["cube_url"].name) is None:
+        return
+    if environment.find(declared["broker"]):
         yield (
-            f"CHRIS_URL={printable(mask_url(url))}: registration over HTTP is not in this release;"
-            f" expected no CHRIS_URL, and {broker.name} instead, for example"
-            f" {broker.name}={broker.kind.example}"
+            f"{declared['cube_url'].name} and {declared['broker'].name} are both set:"
+            " expected one of them, for a series is registered in one way only; for example"
+            f" {declared['cube_url'].name}={declared['cube_url'].kind.example}"
         )
+    for field in ("cube_username", "cube_password"):
+        if not environment.find(declared[field]):
+            yield _missing(declared[field], named=True)
 
 
 def _unknown(environment: _Environment) -> Iterator[str]:
@@ -162,9 +160,7 @@ def _unknown(environment: _Environment) -> Iterator[str]:
         if name.startswith("OXIDICOM_")
     ]
     for name in environment:
-        if name in _NOT_IN_THIS_RELEASE:
-            yield f"{name} has no effect: {_NOT_IN_THIS_RELEASE[name]}"
-        elif (
+        if (
             name.startswith("OXIDICOM_")
             and name not in known
             and not _is_service_link(name, environment.get(name) or "")
@@ -189,10 +185,11 @@ def _check_ae_title(values: dict[str, Any], faults: list[str], warnings: list[st
     (faults if values.get("scp_check_called_aet") else warnings).append(line)
 
 
-def _doubts(settings: Settings) -> Iterator[str]:
+def _doubts(settings: Settings, environment: _Environment) -> Iterator[str]:
     """What is no fault, but hardly meant."""
-    broker = variables()["broker"]
-    if settings.broker is None:
+    declared = variables()
+    broker, url, authority = declared["broker"], declared["cube_url"], declared["broker_ca"]
+    if settings.broker is None and settings.cube_url is None:
         yield (
             f"No broker is set: registrations stay in the outbox on disk"
             f" ({settings.state_dir}) and CUBE learns of no series; set {broker.name},"
@@ -201,7 +198,11 @@ def _doubts(settings: Settings) -> Iterator[str]:
     elif (
         settings.broker_ca is not None
         and settings.nats_address is None
-        and not settings.broker.lower().startswith("amqps:")
+        and not (settings.broker or settings.cube_url or "").lower().startswith(_WITH_TLS)
     ):
-        authority = variables()["broker_ca"].name
-        yield f"{authority} has no effect: {broker.name} is not an amqps:// URL"
+        name = broker.name if settings.cube_url is None else url.name
+        yield f"{authority.name} has no effect: {name} is not a URL with TLS"
+    if settings.cube_url is None:
+        for field in _OVER_HTTP:
+            for name, _, _ in environment.find(declared[field]):
+                yield f"{name} has no effect: {url.name} is not set"

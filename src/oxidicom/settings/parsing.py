@@ -12,7 +12,6 @@ from fractions import Fraction
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
 
 
 class Unfit(ValueError):
@@ -204,12 +203,12 @@ def is_ae_title(text: str) -> bool:
     )
 
 
-def _items(text: str) -> list[str]:
+def items(text: str) -> list[str]:
     return [item for item in map(str.strip, text.split(",")) if item]
 
 
 def parse_ae_titles(text: str) -> tuple[str, ...]:
-    titles = _items(text)
+    titles = items(text)
     if not titles or not all(map(is_ae_title, titles)):
         raise Unfit
     return tuple(dict.fromkeys(titles))
@@ -217,7 +216,7 @@ def parse_ae_titles(text: str) -> tuple[str, ...]:
 
 def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     networks = []
-    for item in _items(text):
+    for item in items(text):
         try:
             networks.append(ip_network(item))
         except ValueError:
@@ -248,93 +247,14 @@ def parse_host(text: str) -> str:
     return host
 
 
-# ---- addresses of brokers ------------------------------------------------------------------
-
-
-def _split_url(text: str) -> SplitResult:
-    """Its host is not empty and its port a number; raises Unfit."""
-    if not text.isprintable() or " " in text:
-        raise Unfit("it holds spaces or characters that cannot be printed")
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise Unfit(
-            "its host or port is malformed (in a password, write %40 for @, %2F for /)"
-        ) from None
-    if not parts.hostname:
-        raise Unfit("it names no host")
-    if port == 0:
-        raise Unfit("there is no port 0 to connect to")
-    if "@" in parts.path + parts.query + parts.fragment:
-        raise Unfit("there is an @ behind its host (in a password, write %40 for @, %2F for /)")
-    return parts
-
-
-def parse_broker(text: str) -> str:
-    """The URL of an AMQP broker, as written."""
-    scheme = text.partition(":")[0].lower()
-    if scheme in ("redis", "rediss"):
-        raise Unfit("registration through Redis is not in this release")
-    if scheme not in ("amqp", "amqps") or "://" not in text:
-        raise Unfit
-    parts = _split_url(text)
-    if "no_verify_ssl" in parts.query:
-        raise Unfit(
-            "verification of TLS cannot be turned off: set OXIDICOM_BROKER_CA to the authority's"
-            " certificates instead of no_verify_ssl"
-        )
+def parse_password(text: str) -> str:
+    """Any text."""
     return text
 
 
-def parse_nats(text: str) -> str:
-    """The servers of one NATS cluster, as written: with or without scheme and port."""
-    servers = _items(text)
-    if not servers:
-        raise Unfit
-    for server in servers:
-        with_scheme = server if "://" in server else f"nats://{server}"
-        if with_scheme.partition("://")[0] not in ("nats", "tls"):
-            raise Unfit
-        _split_url(with_scheme)
-    return text
-
-
-def parse_endpoint(text: str) -> bool:
-    """That telemetry has somewhere to go; the address itself is OpenTelemetry's to read."""
-    return bool(text)
-
-
-def mask_url(text: str) -> str:
-    """The address without password, token and query; nothing at all of one that is malformed."""
-    has_scheme = "://" in text
-    try:
-        parts = _split_url(text if has_scheme else f"nats://{text}")
-    except Unfit:
-        return "***"
-    userinfo, at, host = parts.netloc.rpartition("@")
-    if at:  # a name without a password is NATS' form of a token
-        user, colon, _ = userinfo.partition(":")
-        host = f"{user}:***@{host}" if colon else f"***@{host}"
-    query = "?***" if parts.query else ""
-    scheme = f"{parts.scheme}://" if has_scheme else ""
-    return f"{scheme}{host}{parts.path}{query}"
-
-
-def mask_urls(text: str) -> str:
-    """Each of several; an address beside others with logins may be half of a password."""
-    addresses = text.split(",")
-    if len(addresses) > 1 and "@" in text:
-        return ",".join(mask_url(each) if "@" in each else "***" for each in addresses)
-    return ",".join(map(mask_url, addresses))
-
-
-def printable(text: str, longest: int = 100) -> str:
-    """One line, whatever the text holds."""
-    cut = text if len(text) <= longest else text[:longest] + "…"
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut
-    )
+def hidden(_: str) -> str:
+    """Whatever its length."""
+    return "***"
 
 
 # ---- log levels ----------------------------------------------------------------------------
@@ -359,7 +279,7 @@ _RUST_LEVELS: Final[Mapping[str, str]] = {
 def parse_rust_log(text: str) -> str:
     """The level for oxidicom in the directives of Rust's tracing: ours, else the bare one."""
     bare = ours = None
-    for directive in _items(text):
+    for directive in items(text):
         target, equals, level = directive.rpartition("=")
         if not equals:
             if directive.lower() in _RUST_LEVELS:
@@ -376,3 +296,11 @@ def parse_rust_log(text: str) -> str:
 def parse_verbose(text: str) -> str:
     """The first generation's: verbose for whatever begins with y."""
     return "info" if text[0] in "yY" or parse_bool(text) else "warning"
+
+
+def printable(text: str, longest: int = 100) -> str:
+    """One line, whatever the text holds."""
+    cut = text if len(text) <= longest else text[:longest] + "…"
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut
+    )

@@ -1,0 +1,103 @@
+"""The forms of values that settings have: how each is read, asked for and shown."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from oxidicom.settings import addresses as a
+from oxidicom.settings import parsing as p
+from oxidicom.settings.variable import Kind
+
+BOOL: Final = Kind(p.parse_bool, "true or false", "true", p.show_bool)
+DURATION: Final = Kind(p.parse_duration, "a duration, with its unit", "1m 30s", p.show_duration)
+TIME_LIMIT: Final = Kind(
+    p.parse_time_limit, "a duration above 0s, with its unit", "30s", p.show_duration
+)
+SIZE: Final = Kind(
+    p.parse_size, "a size in bytes, or with KiB, MiB, GiB or TiB", "10GiB", p.show_size
+)
+BUFFER_SIZE: Final = Kind(
+    p.size(1 << 20), "a size of at least 1MiB (bytes, or with KiB, MiB, GiB)", "64MiB", p.show_size
+)
+PDU_SIZE: Final = Kind(
+    p.size(1024, 2**32 - 1, or_zero=True), "0 (unlimited) or 1024 to 4294967295 bytes", "131072"
+)
+FOLDER: Final = Kind(p.parse_path, "the path of a folder", "/data")
+STATE_FOLDER: Final = Kind(p.parse_path, "the path of a folder", "/var/lib/oxidicom")
+FILE: Final = Kind(p.parse_path, "the path of a PEM file", "/etc/ssl/broker-ca.pem")
+PORT: Final = Kind(p.integer(0, 65535), "a port from 0 (any free one) to 65535", "11111")
+COUNT: Final = Kind(p.integer(1), "a whole number from 1", "512")
+THREADS: Final = Kind(p.integer(1, 1024), "a whole number from 1 to 1024", "4")
+WORKERS: Final = Kind(p.integer(1, 64), "a whole number from 1 to 64", "2")
+HOST: Final = Kind(p.parse_host, "a host's name or address", "0.0.0.0")
+AE_TITLE: Final = Kind(p.text_of(255), "an AE title of 1 to 16 characters", "ChRIS")
+AE_TITLES: Final = Kind(
+    p.parse_ae_titles,
+    "AE titles of 1 to 16 characters each, separated by commas",
+    "CT1,MR2",
+    p.show_items,
+)
+NETWORKS: Final = Kind(
+    p.parse_networks,
+    "networks in CIDR notation, separated by commas",
+    "10.1.0.0/16,fd00::/8",
+    p.show_items,
+)
+QUEUE: Final = Kind(p.text_of(255), "the name of a queue, of at most 255 bytes", "main2")
+SUBJECT: Final = Kind(p.parse_subject, "a NATS subject, of at most 255 bytes", "oxidicom")
+BROKER: Final = Kind(
+    a.parse_broker,
+    "the amqp://, amqps://, redis:// or rediss:// URL of the broker that CUBE's Celery uses",
+    "amqp://user:password@rabbitmq:5672",
+    a.mask_url,
+    a.mask_url,
+)
+NATS: Final = Kind(
+    a.parse_nats,
+    "host:port, or a nats:// or tls:// URL, or several with commas",
+    "nats://nats:4222",
+    a.mask_urls,
+    a.mask_urls,
+)
+ENDPOINT: Final = Kind(
+    a.parse_endpoint,
+    "the URL of an OpenTelemetry collector",
+    "http://collector:4317",
+    lambda enabled: "on" if enabled else "off",
+    a.mask_url,
+)
+OTLP_PROTOCOL: Final = Kind(
+    p.word_of({each: each for each in ("grpc", "http/protobuf")}), "grpc or http/protobuf", "grpc"
+)
+WRITE_MODE: Final = Kind(
+    p.word_of({each: each for each in ("auto", "inline", "threads")}),
+    "auto, inline or threads",
+    "auto",
+)
+LOG_LEVEL: Final = Kind(p.word_of(p.LOG_LEVELS), "debug, info, warning, error or critical", "info")
+RUST_LOG: Final = Kind(p.parse_rust_log, "a level, or directives for oxidicom", "oxidicom=info")
+VERBOSE: Final = Kind(p.parse_verbose, "yes or no", "yes")
+LOG_FORMAT: Final = Kind(
+    p.word_of({each: each for each in ("console", "json")}), "console or json", "json"
+)
+CUBE_URL: Final = Kind(
+    a.parse_cube_url,
+    "the http:// or https:// URL of CUBE's API",
+    "https://cube.example.org/api/v1/",
+    a.mask_url,
+    a.mask_url,
+)
+USERNAME: Final = Kind(p.text_of(255), "the name of a CUBE user", "chris")
+PASSWORD: Final = Kind(
+    p.parse_password, "a password", "chris1234", lambda _: "***", lambda _: "***"
+)
+ATTEMPTS: Final = Kind(p.integer(1, 100), "a whole number from 1 to 100", "3")
+HTTP_REGISTER: Final = Kind(
+    p.word_of({each: each for each in ("instance", "series")}), "instance or series", "series"
+)
+PACS_ADDRESSES: Final = Kind(
+    a.parse_pacs_addresses,
+    "AE titles and addresses, TITLE=host:port each, separated by commas",
+    "PACS1=pacs.example.org:4242,PACS2=10.0.0.7:104",
+    p.show_items,
+)
