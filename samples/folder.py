@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class BuiltSeries:
         return sum(instance.length for instance in self.instances)
 
 
-def build(folder: Path, size: Size) -> Iterator[BuiltSeries]:
+def build(folder: Path, size: Size) -> Generator[BuiltSeries]:
     """Write series after series, in place of what was built there before.
 
     Raises FolderError before anything is touched if `folder` holds something else.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from samples.push import Pushed
@@ -25,7 +26,7 @@ def table_of(pushes: Sequence[Pushed]) -> Table:
             table.add_row()
         table.add_row(f"{way.name} from {way.calling_ae_title}", style="bold")
         for one in ours:
-            name, modality = f"  {one.series.description}", one.series.modality
+            name, modality = f"  {escape(one.series.description)}", one.series.modality
             cells = _cells([one])
             table.add_row(name, modality, *cells, style=None if one.complete else "bold red")
         table.add_row(f"  {len(ours)} series", "", *_cells(ours), style="italic")
