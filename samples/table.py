@@ -39,8 +39,17 @@ def _cells(pushes: Iterable[Pushed]) -> list[str]:
     instances = sum(len(one.series.instances) for one in pushes)
     megabytes = sum(one.series.length for one in pushes) / MEGABYTE
     seconds = sum(one.seconds for one in pushes)
-    rate = f"{megabytes / seconds:.1f}" if all(one.complete for one in pushes) else "-"
-    return [f"{instances}", f"{megabytes:.1f}", f"{seconds:.2f}", rate, _found(pushes, instances)]
+    rate = number(megabytes / seconds) if all(one.complete for one in pushes) else "-"
+    found = _found(pushes, instances)
+    return [f"{instances}", number(megabytes), f"{seconds:.2f}", rate, found]
+
+
+def number(value: float) -> str:
+    """Three digits that mean something: a report is of kilobytes, a slide of hundreds of MB."""
+    for least, digits in ((99.95, 0), (9.995, 1), (0.9995, 2)):
+        if value >= least:
+            return f"{value:.{digits}f}"
+    return f"{value:.3f}"
 
 
 def _found(pushes: Sequence[Pushed], instances: int) -> str:

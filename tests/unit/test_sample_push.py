@@ -17,7 +17,7 @@ from samples.process import Server, ServerError
 from samples.push import WAYS, Pushed
 from samples.receiver import Destination, found_on_disk, registrations_waiting
 from samples.study_set import MR_T1
-from samples.table import table_of, troubles
+from samples.table import number, table_of, troubles
 from samples.tomography import mr
 
 CALLING = "PACS_STORE"
@@ -118,12 +118,20 @@ def test_a_row_a_series_and_a_sum_a_way() -> None:
     rows = printed(pushed(), pushed(), pushed(way="move"))
     assert rows[2:] == [
         ["C-STORE", "from", "PACS_STORE"],
-        *[["Lung", "[red]", "CT", "3", "6.0", "0.50", "12.0", "3"]] * 2,
+        *[["Lung", "[red]", "CT", "3", "6.00", "0.50", "12.0", "3"]] * 2,
         ["2", "series", "6", "12.0", "1.00", "12.0", "6"],
         ["C-MOVE", "from", "PACS_MOVE"],
-        ["Lung", "[red]", "CT", "3", "6.0", "0.50", "12.0", "3"],
-        ["1", "series", "3", "6.0", "0.50", "12.0", "3"],
+        ["Lung", "[red]", "CT", "3", "6.00", "0.50", "12.0", "3"],
+        ["1", "series", "3", "6.00", "0.50", "12.0", "3"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(201.33, "201"), (99.94, "99.9"), (12.6, "12.6"), (1.39, "1.39"), (0.0019, "0.002")],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
 
 
 @pytest.mark.parametrize(
