@@ -36,10 +36,10 @@ def sent(tmp_path: Path) -> list[tuple[str, Path]]:
     place = tmp_path / "root" / "SERVICES" / "PACS" / CALLING / "patient" / "study" / "series"
     place.mkdir(parents=True)
     files = []
-    for number, made in enumerate(mr(MR_T1, 3, 16, "T1"), 1):
-        path = tmp_path / f"{number}.dcm"
+    for made in mr(MR_T1, 3, 16, "T1"):
+        path = tmp_path / f"{made.InstanceNumber}.dcm"
         made.save_as(path, enforce_file_format=True)
-        shutil.copy(path, place / f"{number:04}-{made.SOPInstanceUID}.dcm")
+        shutil.copy(path, place / f"{made.InstanceNumber:04}-{made.SOPInstanceUID}.dcm")
         files.append((made.SOPInstanceUID, path))
     return files
 
