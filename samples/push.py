@@ -10,7 +10,7 @@ from typing import NamedTuple
 from samples.folder import BuiltSeries
 from samples.mover import MoveError, move
 from samples.orthanc import MOVE_AE_TITLE, STORE_AE_TITLE, TIMEOUT, Orthanc, OrthancError
-from samples.receiver import Destination, found_on_disk
+from samples.receiver import Destination, Standing, found_on_disk, standing_on_disk
 
 Send = Callable[[Orthanc, Destination, BuiltSeries], int]
 """Returns how many instances failed."""
@@ -85,9 +85,11 @@ def push_all(
     orthanc.send_to(destination)
     for way in ways:
         for series in built:
+            before = standing_on_disk(root, way.calling_ae_title) if root else Standing()
             seconds, failed, trouble = push(orthanc, destination, series, way)
             found = None
             if root is not None:
+                now = standing_on_disk(root, way.calling_ae_title)
                 sent = ((one.sop_instance_uid, folder / one.path) for one in series.instances)
-                found = found_on_disk(root, way.calling_ae_title, sent)
+                found = found_on_disk(before, now, sent)
             yield Pushed(series, way, seconds, failed, found, trouble)

@@ -53,15 +53,30 @@ def registrations_waiting(root: Path) -> int:
     return len(list((root / ".oxidicom" / "outbox").glob("*.json")))
 
 
-def found_on_disk(root: Path, calling_ae_title: str, sent: Iterable[tuple[str, Path]]) -> int:
-    """How many of the instances stand below `root`, each once and equal to the file that was sent.
+Standing = dict[Path, tuple[int, int]]
+"""Files with their inode and time, which an instance that is sent again changes."""
+
+
+def standing_on_disk(root: Path, calling_ae_title: str) -> Standing:
+    """What there is of that sender."""
+    standing = {}
+    for path in (root / "SERVICES" / "PACS" / calling_ae_title).rglob("*.dcm"):
+        status = path.stat()
+        standing[path] = status.st_ino, status.st_mtime_ns
+    return standing
+
+
+def found_on_disk(before: Standing, now: Standing, sent: Iterable[tuple[str, Path]]) -> int:
+    """How many of the instances have come since `before`, each once and equal to the file that was
+    sent.
 
     `sent` are SOP Instance UIDs and files. Equal by elements: the PACS in between may choose other
     lengths for its sequences.
     """
     places: dict[str, list[Path]] = {}
-    for path in (root / "SERVICES" / "PACS" / calling_ae_title).rglob("*.dcm"):
-        places.setdefault(path.stem.rpartition("-")[2], []).append(path)
+    for path, status in now.items():
+        if before.get(path) != status:
+            places.setdefault(path.stem.rpartition("-")[2], []).append(path)
     found = 0
     for sop_instance_uid, original in sent:
         match places.get(sop_instance_uid, []):

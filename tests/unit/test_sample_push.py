@@ -15,7 +15,12 @@ from samples.folder import BuiltInstance, BuiltSeries
 from samples.identity import uid
 from samples.process import Server, ServerError
 from samples.push import WAYS, Pushed
-from samples.receiver import Destination, found_on_disk, registrations_waiting
+from samples.receiver import (
+    Destination,
+    found_on_disk,
+    registrations_waiting,
+    standing_on_disk,
+)
 from samples.study_set import MR_T1
 from samples.table import number, table_of, troubles
 from samples.tomography import mr
@@ -49,14 +54,18 @@ def stored(root: Path, sop_instance_uid: str) -> Path:
     return path
 
 
+def found(root: Path, sent: list[tuple[str, Path]], calling: str = CALLING) -> int:
+    return found_on_disk({}, standing_on_disk(root, calling), sent)
+
+
 def test_all_are_found(sent: list[tuple[str, Path]], tmp_path: Path) -> None:
-    assert found_on_disk(tmp_path / "root", CALLING, sent) == 3
-    assert found_on_disk(tmp_path / "root", "PACS_MOVE", sent) == 0
+    assert found(tmp_path / "root", sent) == 3
+    assert found(tmp_path / "root", sent, "PACS_MOVE") == 0
 
 
 def test_one_that_is_missing_is_not_found(sent: list[tuple[str, Path]], tmp_path: Path) -> None:
     stored(tmp_path / "root", sent[1][0]).unlink()
-    assert found_on_disk(tmp_path / "root", CALLING, sent) == 2
+    assert found(tmp_path / "root", sent) == 2
 
 
 def test_one_that_differs_is_not_found(sent: list[tuple[str, Path]], tmp_path: Path) -> None:
@@ -64,15 +73,26 @@ def test_one_that_differs_is_not_found(sent: list[tuple[str, Path]], tmp_path: P
     data = bytearray(path.read_bytes())
     data[-1] ^= 1  # a pixel
     path.write_bytes(data)
-    assert found_on_disk(tmp_path / "root", CALLING, sent) == 2
+    assert found(tmp_path / "root", sent) == 2
 
 
-def test_one_that_is_there_twice_is_not_found(sent: list[tuple[str, Path]], tmp_path: Path) -> None:
+def test_one_that_came_twice_is_not_found(sent: list[tuple[str, Path]], tmp_path: Path) -> None:
     path = stored(tmp_path / "root", sent[1][0])
     elsewhere = path.parents[1] / "other" / path.name
     elsewhere.parent.mkdir()
     shutil.copy(path, elsewhere)
-    assert found_on_disk(tmp_path / "root", CALLING, sent) == 2
+    assert found(tmp_path / "root", sent) == 2
+
+
+def test_what_stood_there_before_has_not_come(sent: list[tuple[str, Path]], tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    before = standing_on_disk(root, CALLING)
+    assert found_on_disk(before, standing_on_disk(root, CALLING), sent) == 0
+    path = stored(root, sent[1][0])
+    again = path.with_suffix(".tmp")  # as the receiver replaces a file
+    shutil.copy(sent[1][1], again)
+    again.rename(path)
+    assert found_on_disk(before, standing_on_disk(root, CALLING), sent) == 1
 
 
 def test_other_lengths_of_sequences_are_no_difference(tmp_path: Path) -> None:
@@ -87,7 +107,7 @@ def test_other_lengths_of_sequences_are_no_difference(tmp_path: Path) -> None:
     made["ProcedureCodeSequence"].is_undefined_length = True
     made.save_as(received, enforce_file_format=True)
     assert original.read_bytes() != received.read_bytes()
-    assert found_on_disk(tmp_path, CALLING, [(made.SOPInstanceUID, original)]) == 1
+    assert found(tmp_path, [(made.SOPInstanceUID, original)]) == 1
 
 
 def test_registrations_are_counted_by_the_records_of_the_outbox(tmp_path: Path) -> None:
