@@ -50,5 +50,7 @@ def move(
         raise MoveError("the PACS broke off, or did not answer in time")
     failed = int(final.get("NumberOfFailedSuboperations") or 0)
     if final.Status != SUCCESS and not failed:
-        raise MoveError(f"the PACS answers with status 0x{final.Status:04X}")
+        raise MoveError(
+            f"the PACS cannot send to {destination_ae_title}: it answers 0x{final.Status:04X}"
+        )
     return failed

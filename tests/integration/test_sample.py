@@ -318,5 +318,4 @@ def test_a_receiver_that_is_not_there(folder: Path, capsys: pytest.CaptureFixtur
     assert main(["push", str(folder), "--to", f"127.0.0.1:{free_port()}"]) == 1
     said = capsys.readouterr().out
     assert "Whole slide 20x by C-STORE: Orthanc, POST /modalities/receiver/store: " in said
-    assert "Lung 1.0 B30f by C-MOVE: " in said
-    assert "C-MOVE from PACS_MOVE" in said
+    assert "Lung 1.0 B30f by C-MOVE: the PACS cannot send to ChRIS: " in said
