@@ -1,6 +1,8 @@
 # make run    a receiver on port 11111 that stores below ./data; needs nothing beforehand
 # make test   lint, types, build and every test, against real brokers and peers
 # make bench  this receiver beside others, in turn; BENCH=--quick for two minutes
+# make sample builds studies of invented patients, and pushes them from Orthanc to a receiver of its
+#             own; SAMPLE="--to HOST:PORT" to one that runs, SAMPLE=--small in seconds
 # make lint | wheel | clean
 
 PYTHON ?= python3
@@ -17,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 BUILD_REQUIRES = $(BIN)/python -c 'import shlex, tomllib; \
 	print(shlex.join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))'
 
-.PHONY: run test lint bench wheel clean debian-test
+.PHONY: run test lint bench sample wheel clean debian-test debian-sample
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -35,6 +37,9 @@ lint: $(VENV)/.test $(BUILT)
 bench: $(VENV)/.bench $(BUILT)
 	$(BIN)/python -m benchmarks $(BENCH)
 
+sample: debian-sample $(VENV)/.sample $(BUILT)
+	$(BIN)/python -m samples run build/sample $(SAMPLE)
+
 wheel: $(INSTALLED)
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
@@ -42,10 +47,13 @@ wheel: $(INSTALLED)
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f src/oxidicom/_*.c src/oxidicom/_*.so
-	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find src tests benchmarks samples -name __pycache__ -prune -exec rm -rf {} +
 
 debian-test:
 	@PYTHON='$(PYTHON)' tools/debian-packages test
+
+debian-sample:
+	@PYTHON='$(PYTHON)' tools/debian-packages sample
 
 $(BIN)/python:
 	@PYTHON='$(PYTHON)' tools/debian-packages build
@@ -62,6 +70,10 @@ $(VENV)/.run: $(VENV)/.requires
 
 $(VENV)/.bench: $(VENV)/.requires
 	$(PIP) install --no-build-isolation -e '.[bench]'
+	@touch $@ $(BUILT)
+
+$(VENV)/.sample: $(VENV)/.requires
+	$(PIP) install --no-build-isolation -e '.[sample]'
 	@touch $@ $(BUILT)
 
 $(VENV)/.test: $(VENV)/.requires

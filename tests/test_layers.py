@@ -190,6 +190,18 @@ def test_the_sources_were_really_read() -> None:
     assert "/msgspec" in imports["ports"]
 
 
+def test_the_samples_stand_alone() -> None:
+    """What sends to us must not share our mistakes."""
+    folder = SOURCE.parents[1] / "samples"
+    imported = {
+        origin.partition(".")[0]
+        for path in folder.glob("*.py")
+        for origin, _ in python_imports(path.read_text(), "samples")
+    }
+    assert "pydicom" in imported
+    assert imported.isdisjoint({"oxidicom", "tests", "benchmarks"})
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A small source tree that keeps every rule."""
