@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,7 +195,7 @@ async def test_nobody_there() -> None:
             await client.register("pacsfiles/", BODY)
 
 
-async def test_certificates_that_cannot_be_read_are_no_reason_to_die(tmp_path: Any) -> None:
+async def test_certificates_that_cannot_be_read_are_no_reason_to_die(tmp_path: Path) -> None:
     async with client_of("https://127.0.0.1:1/", ca=tmp_path / "none.pem") as client:
         with pytest.raises(CubeAway, match="No such file"):
             await client.register("pacsfiles/", BODY)
@@ -221,3 +223,25 @@ async def test_one_connection_serves_many_registrations(cube: Cube) -> None:
         for number in range(10):
             await client.register("pacsfiles/", {"path": str(number)})
     assert len(connections) == 1
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """One that vouches for itself and 127.0.0.1, and its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test"
+    command = ["openssl", *options.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+async def test_tls_is_verified(tmp_path: Path) -> None:
+    tls = await asyncio.to_thread(make_certificate, tmp_path)
+    with Cube(tls=tls) as cube:
+        async with client_of(cube.url) as client:
+            with pytest.raises(CubeAway, match="SSLCertVerificationError"):
+                await client.register("pacsfiles/", BODY)
+        assert cube.requests == []
+        async with client_of(cube.url, ca=tls[0]) as client:
+            await client.register("pacsfiles/", BODY)
+    assert len(cube.taken) == 1

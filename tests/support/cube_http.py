@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -44,7 +46,10 @@ class Cube:
     `choose`, to those for which it returns a reply. Otherwise it registers, and a path that it has
     is a duplicate."""
 
-    def __init__(self, port: int = 0, base: str = "/api/v1/") -> None:
+    def __init__(
+        self, port: int = 0, base: str = "/api/v1/", tls: tuple[Path, Path] | None = None
+    ) -> None:
+        """`tls`: files of a certificate and its key."""
         self.base = base
         self.next: deque[Reply] = deque()
         self.always: Reply | None = None
@@ -60,7 +65,13 @@ class Cube:
         self._end = threading.Event()
         self._server = _Server(("127.0.0.1", port), _handler_of(self))
         self.port: int = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}{base}"
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.url = f"http{'' if tls is None else 's'}://127.0.0.1:{self.port}{base}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     def __enter__(self) -> Self:
