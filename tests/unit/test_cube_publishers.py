@@ -272,6 +272,14 @@ class TestPublication:
             (ULID, UUID, "CubeAway: CUBE answers 503"),
         ]
 
+    async def test_paths_are_shown_to_who_may_see_patients(self, bench: Bench) -> None:
+        bench.store("0001-1.1.dcm")
+        shelf = Shelf(bench.fd, sync=False)
+        shown = Pushes(bench.client, shelf, bench.pushed, bench.spans, show_files=True)
+        await shown.instance(registration(), "0001-1.1.dcm")
+        await shown.close()
+        assert [push.file for push in bench.spans.pushes] == [f"{FOLDER}/0001-1.1.dcm"]
+
 
 class TestEarly:
     async def test_instances_are_pushed_once(self, bench: Bench) -> None:
