@@ -502,6 +502,26 @@ class TestCube:
         assert "\nbroker " not in answer.out, "there is one way only"
         assert PASSWORD not in answer.out
 
+    @pytest.mark.parametrize(
+        ("register", "path", "reply"),
+        [
+            ("instance", "/api/v1/pacsfiles/", Reply(200, None, {"Allow": "GET, HEAD, OPTIONS"})),
+            ("series", "/api/v1/pacs/series/", Reply(404)),
+        ],
+    )
+    def test_a_cube_of_another_time(
+        self, check: Check, register: str, path: str, reply: Reply
+    ) -> None:
+        other = {"instance": "series", "series": "instance"}[register]
+        login = {"CHRIS_USERNAME": USERNAME, "CHRIS_PASSWORD": PASSWORD}
+        with Cube() as cube:
+            cube.shows[path] = reply
+            wrong = check(CHRIS_URL=cube.url, OXIDICOM_HTTP_REGISTER=register, **login)
+            right = check(CHRIS_URL=cube.url, OXIDICOM_HTTP_REGISTER=other, **login)
+        assert wrong.status == 1
+        assert "set another OXIDICOM_HTTP_REGISTER" in wrong.line("CUBE")
+        assert right.status == 0
+
     def test_nothing_is_said_of_it_where_it_is_not_asked_for(self, check: Check) -> None:
         answer = check()
         assert "\nCUBE " not in answer.out

@@ -14,7 +14,7 @@ import pytest
 
 from oxidicom.ulid import uuid_of
 from tests.support.brokers import NatsServer
-from tests.support.cube_http import PASSWORD, USERNAME, Cube, Reply
+from tests.support.cube_http import HANG, PASSWORD, USERNAME, Cube, Reply
 from tests.support.data import Instance
 from tests.support.lonk import DONE, LonkSubscriber, subject
 from tests.support.raw_peer import EXPLICIT, RawPeer
@@ -294,3 +294,15 @@ def test_no_patient_in_the_log_through_all_of_it(
     assert "series complete" in text
     for word in ("Doe", "Lung", "Chest-", "20240131", "P1-", PASSWORD):
         assert word not in text
+
+
+@pytest.mark.parametrize("register", ["instance", "series"])
+def test_a_cube_that_hangs_keeps_nobody_from_leaving(
+    tmp_path: Path, cube: Cube, series: list[Instance], register: str
+) -> None:
+    cube.always = HANG
+    with first_generation(tmp_path, cube.url, OXIDICOM_HTTP_REGISTER=register) as receiver:
+        send(receiver, *series)
+        wait_until(lambda: bool(cube.requests), "a request")
+        receiver.stop(timeout=10)
+        assert len(receiver.outbox()) == 1

@@ -54,6 +54,8 @@ class Cube:
         self.next: deque[Reply] = deque()
         self.always: Reply | None = None
         self.choose: Callable[[str, dict[str, Any]], Reply | None] = lambda resource, body: None
+        self.shows: dict[str, Reply] = {}
+        """By path of the URL: what a GET is answered."""
         self.taken: list[Taken] = []
         self.requests: list[str] = []
         """Paths of the registrations asked for, successful or not."""
@@ -161,7 +163,7 @@ def _handler_of(cube: Cube) -> type[BaseHTTPRequestHandler]:
             if self.headers["Authorization"] != f"Basic {login}":
                 self._send(Reply(401, {"detail": "Invalid username/password."}))
             else:
-                self._send(cube.always or Reply(200, {"count": 0}))
+                self._send(cube.always or cube.shows.get(self.path, Reply(200, {"count": 0})))
 
         def do_POST(self) -> None:
             cube.began()

@@ -18,6 +18,8 @@ from oxidicom.cli.probes import (
 from oxidicom.settings import Settings
 
 _VARIABLE: Final = "CHRIS_URL"
+_RESOURCES: Final = {"instance": "pacsfiles/", "series": "pacs/series/"}
+"""Where registrations go, relative to CUBE's URL (notify/cube_bodies.py)."""
 
 
 def probe_cube(settings: Settings) -> list[Finding]:
@@ -28,28 +30,38 @@ def probe_cube(settings: Settings) -> list[Finding]:
     port = url.port or (443 if url.scheme == "https" else 80)
     server = Server(f"{url.hostname}:{port}", "HTTP", _VARIABLE)
     try:
-        context = client_context(settings)
-        status = _look(settings, settings.cube_url, context)
+        fault = _look(settings, settings.cube_url, client_context(settings), server.where)
     except NoCertificates as error:
-        return [Finding("CUBE", Verdict.FAULT, str(error))]
+        fault = str(error)
     except Exception as error:
-        return [Finding("CUBE", Verdict.FAULT, connection_trouble(error, server))]
-    fault = _fault(status, server.where)
+        fault = connection_trouble(error, server)
     if fault is not None:
         return [Finding("CUBE", Verdict.FAULT, fault)]
-    return [Finding("CUBE", Verdict.OK, f"{server.where} lets us in")]
+    resource = _RESOURCES[settings.http_register]
+    return [Finding("CUBE", Verdict.OK, f"{server.where} lets us in; it has {resource}")]
 
 
-def _look(settings: Settings, url: str, context: ssl.SSLContext) -> int:
-    """The status of its answer."""
+def _look(settings: Settings, url: str, context: ssl.SSLContext, where: str) -> str | None:
+    """What is wrong with its answers, if anything."""
     import httpx  # late, like all that only one command needs
 
+    resource = _RESOURCES[settings.http_register]
     auth = httpx.BasicAuth(settings.cube_username or "", settings.cube_password or "")
-    with (
-        httpx.Client(verify=context, timeout=LIMIT, follow_redirects=False) as client,
-        client.stream("GET", url, auth=auth, headers={"Accept": "application/json"}) as answer,
-    ):
-        return answer.status_code
+    headers = {"Accept": "application/json"}
+    with httpx.Client(verify=context, timeout=LIMIT, auth=auth, headers=headers) as client:
+        with client.stream("GET", url) as answer:
+            fault = _fault(answer.status_code, where)
+        if fault is not None:
+            return fault
+        with client.stream("GET", url + resource) as answer:
+            # CUBE says with every answer what else it would take there (RFC 9110 10.2.1).
+            allowed = answer.headers.get("allow")
+            if answer.status_code in (404, 405) or (allowed and "POST" not in allowed.upper()):
+                return (
+                    f"{where} takes no registrations at {resource}: set another"
+                    " OXIDICOM_HTTP_REGISTER, or OXIDICOM_CELERY_BROKER instead of CHRIS_URL"
+                )
+            return _fault(answer.status_code, where)
 
 
 def _fault(status: int, where: str) -> str | None:
