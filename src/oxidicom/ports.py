@@ -158,6 +158,23 @@ class Registration(msgspec.Struct, frozen=True):
     """The first that carried it."""
 
 
+class Push(NamedTuple):
+    """One registration over HTTP, successful or not, as telemetry is told of it."""
+
+    series: SeriesInfo
+    association_id: str | None
+    url: str
+    file: str | None
+    """Its path, which holds patient data: None unless that is allowed."""
+    started_ns: int
+    ended_ns: int
+    retries: tuple[tuple[int, str, float], ...] = ()
+    """Pauses between attempts: when, why, for how many seconds."""
+    error: str | None = None
+    metadata: tuple[str, str] | None = None
+    """Key and value, if that is what was registered and not an instance."""
+
+
 # ---- net ↔ store ---------------------------------------------------------------------------
 
 
@@ -298,6 +315,16 @@ class FolderNames(Protocol):
 
     def release(self, key: SeriesKey) -> None:
         """Nothing of what was claimed by the last `claim` binds any longer."""
+
+
+class SeriesFiles(Protocol):
+    """What lies in the folders of series; blocks. Paths are relative to the files root."""
+
+    def names(self, path: str) -> list[str]:
+        """Of the files in a folder, sorted; none if there is no such folder. Raises OSError."""
+
+    def put_empty(self, path: str, name: str) -> None:
+        """See to it that the empty file `name` stands in the folder `path`. Raises OSError."""
 
 
 class SeriesJournal(Protocol):

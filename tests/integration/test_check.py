@@ -17,13 +17,16 @@ import pytest
 from oxidicom.cli import main, probes
 from oxidicom.cli.probes import Finding, Verdict
 from oxidicom.cli.probes import broker as broker_probe
+from oxidicom.cli.probes import cube as cube_probe
 from oxidicom.cli.probes import nats as nats_probe
 from oxidicom.cli.probes.broker import probe_broker
+from oxidicom.cli.probes.cube import probe_cube
 from oxidicom.cli.probes.listener import probe_listener
 from oxidicom.cli.probes.nats import probe_nats
 from oxidicom.cli.probes.storage import probe_storage
 from oxidicom.settings import Settings
 from tests.support.brokers import NatsServer, RabbitMQ, find_program, free_port
+from tests.support.cube_http import PASSWORD, USERNAME, Cube, Reply
 
 
 class Answer(NamedTuple):
@@ -69,7 +72,7 @@ def check(
 @pytest.fixture
 def short_limit(monkeypatch: pytest.MonkeyPatch) -> float:
     limit = 0.3
-    for module in (probes, broker_probe, nats_probe):
+    for module in (probes, broker_probe, cube_probe, nats_probe):
         monkeypatch.setattr(module, "LIMIT", limit)
     return limit
 
@@ -478,3 +481,99 @@ def test_rabbitmq(tmp_path: Path) -> None:
         assert "queue no such queue is not there yet" in finding.text
         assert "refuses this user or password" in fault(probe_broker(settings("guest:sesame")))
         assert "no such virtual host" in fault(probe_broker(settings("guest:guest", "nowhere")))
+
+
+def cube_settings(url: str, *, password: str = PASSWORD, ca: Path | None = None) -> Settings:
+    return Settings(
+        files_root=Path("/data"),
+        cube_url=url,
+        cube_username=USERNAME,
+        cube_password=password,
+        broker_ca=ca,
+    )
+
+
+class TestCube:
+    def test_well(self, check: Check) -> None:
+        with Cube() as cube:
+            answer = check(CHRIS_URL=cube.url, CHRIS_USERNAME=USERNAME, CHRIS_PASSWORD=PASSWORD)
+        assert answer.status == 0
+        assert f"ok       127.0.0.1:{cube.port} lets us in" in answer.line("CUBE")
+        assert "\nbroker " not in answer.out, "there is one way only"
+        assert PASSWORD not in answer.out
+
+    @pytest.mark.parametrize(
+        ("register", "path", "reply"),
+        [
+            ("instance", "/api/v1/pacsfiles/", Reply(200, None, {"Allow": "GET, HEAD, OPTIONS"})),
+            ("series", "/api/v1/pacs/series/", Reply(404)),
+        ],
+    )
+    def test_a_cube_of_another_time(
+        self, check: Check, register: str, path: str, reply: Reply
+    ) -> None:
+        other = {"instance": "series", "series": "instance"}[register]
+        login = {"CHRIS_USERNAME": USERNAME, "CHRIS_PASSWORD": PASSWORD}
+        with Cube() as cube:
+            cube.shows[path] = reply
+            wrong = check(CHRIS_URL=cube.url, OXIDICOM_HTTP_REGISTER=register, **login)
+            right = check(CHRIS_URL=cube.url, OXIDICOM_HTTP_REGISTER=other, **login)
+        assert wrong.status == 1
+        assert "set another OXIDICOM_HTTP_REGISTER" in wrong.line("CUBE")
+        assert right.status == 0
+
+    def test_nothing_is_said_of_it_where_it_is_not_asked_for(self, check: Check) -> None:
+        answer = check()
+        assert "\nCUBE " not in answer.out
+        assert "CHRIS_URL" in answer.line("broker")
+
+    def test_a_login_that_is_refused(self) -> None:
+        with Cube() as cube:
+            text = fault(probe_cube(cube_settings(cube.url, password="sesame")))
+        assert "correct CHRIS_USERNAME and CHRIS_PASSWORD" in text
+        assert "sesame" not in text
+
+    @pytest.mark.parametrize(
+        ("status", "words"),
+        [
+            (403, "CHRIS_USERNAME and CHRIS_PASSWORD, or have CUBE's administrator"),
+            (404, "answers 404: what is there is not CUBE's API, correct CHRIS_URL"),
+            (302, "redirects us (302), which is not followed: correct CHRIS_URL"),
+            (503, "answers 503: CUBE, or what stands before it, is in trouble"),
+        ],
+    )
+    def test_what_it_answers(self, status: int, words: str) -> None:
+        with Cube() as cube:
+            cube.always = Reply(status, b"", {"Location": "http://elsewhere.invalid/"})
+            assert words in fault(probe_cube(cube_settings(cube.url)))
+
+    def test_nobody_there(self) -> None:
+        port = free_port()
+        text = fault(probe_cube(cube_settings(f"http://127.0.0.1:{port}/api/v1/")))
+        assert f"nothing listens at 127.0.0.1:{port}" in text
+        assert "CHRIS_URL" in text
+
+    def test_silence(self, short_limit: float) -> None:
+        with server_that(lambda connection: None) as port:
+            text = fault(probe_cube(cube_settings(f"http://127.0.0.1:{port}/")))
+        assert "does not answer within" in text
+
+    def test_another_language(self) -> None:
+        with server_that(lambda connection: connection.sendall(b"220 mail\r\n\r\n")) as port:
+            text = fault(probe_cube(cube_settings(f"http://127.0.0.1:{port}/")))
+        assert "does not speak HTTP" in text
+
+    def test_tls_is_verified(self, certificate: tuple[Path, Path]) -> None:
+        with Cube(tls=certificate) as cube:
+            trusted = only(probe_cube(cube_settings(cube.url, ca=certificate[0])))
+            text = fault(probe_cube(cube_settings(cube.url)))
+            plain = cube.url.replace("https", "http")
+            assert "CHRIS_URL" in fault(probe_cube(cube_settings(plain)))
+        assert trusted.verdict is Verdict.OK
+        assert "is not trusted" in text
+        assert "OXIDICOM_BROKER_CA" in text
+        assert cube.requests == []
+
+    def test_certificates_that_cannot_be_read(self, tmp_path: Path) -> None:
+        settings = cube_settings("https://127.0.0.1:1/", ca=tmp_path / "none.pem")
+        assert "correct OXIDICOM_BROKER_CA" in fault(probe_cube(settings))

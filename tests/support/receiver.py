@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -218,10 +219,11 @@ class Receiver:
 
     def outbox(self) -> list[dict[str, Any]]:
         """Registrations that no broker has confirmed: each with "series" and "ndicom"."""
-        return [
-            json.loads(path.read_bytes())["registration"]
-            for path in (self.state / "outbox").glob("*.json")
-        ]
+        entries = []
+        for path in (self.state / "outbox").glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # confirmed in this very moment
+                entries.append(json.loads(path.read_bytes())["registration"])
+        return entries
 
     def wait_for_outbox(self, count: int, timeout: float = 10) -> list[dict[str, Any]]:
         wait_until(lambda: len(self.outbox()) >= count, f"{count} entries in the outbox", timeout)

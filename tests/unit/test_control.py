@@ -78,13 +78,28 @@ class RecordingRegistrar:
     def close(self) -> None: ...
 
 
-def plane(recorder: Recorder, settle: float = 0.0) -> ControlPlane:
+class RecordingEarly:
+    def __init__(self, told: list[tuple[Any, ...]]) -> None:
+        self.told = told
+
+    def start(self) -> None:
+        self.told.append(("early started",))
+
+    async def stop(self) -> None:
+        self.told.append(("early stopped",))
+
+    def stored(self, series: SeriesInfo, association_id: str) -> None:
+        self.told.append(("stored", series.series_instance_uid, association_id))
+
+
+def plane(recorder: Recorder, settle: float = 0.0, early: Any = None) -> ControlPlane:
     return ControlPlane(
         tracker=SeriesTracker(settle, 0.0),
         registrar=recorder.registrar,  # type: ignore[arg-type]
         courier=recorder,  # type: ignore[arg-type]
         lonk=recorder,  # type: ignore[arg-type]
         telemetry=Telemetry(),
+        early=early,
     )
 
 
@@ -197,6 +212,24 @@ async def test_finish_completes_what_is_open_and_takes_the_last_reports() -> Non
         "courier stopped",
         "flush",
     ]
+
+
+async def test_what_is_stored_is_told_to_who_pushes_early() -> None:
+    recorder = Recorder()
+    control = plane(recorder, settle=3600, early=RecordingEarly(recorder.told))
+    await control.start([])
+    control.report(began("A"))
+    control.report(stored("1.1", "A"))
+    control.report(began("B"))
+    control.report(stored("1.2", "B"))
+    await control.finish()
+    assert [each for each in recorder.told if each[0] in ("early started", "stored")] == [
+        ("early started",),
+        ("stored", "1.2.3", "A"),
+        ("stored", "1.2.3", "A"),
+    ], "by the first association that carried the series"
+    told = [each[0] for each in recorder.told]
+    assert told.index("early stopped") < told.index("courier stopped")
 
 
 async def test_one_report_of_ours_that_is_wrong_does_not_stop_the_others(

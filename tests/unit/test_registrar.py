@@ -39,6 +39,7 @@ class Story:
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
+        self.registrations: list[Registration] = []
         self.settled: list[asyncio.Future[None]] = []
         self.confirm = True
         self.depth = 0
@@ -46,6 +47,7 @@ class Story:
 
     async def submit(self, registration: Registration) -> asyncio.Future[None]:
         self.events.append(("outbox", registration.ndicom))
+        self.registrations.append(registration)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.confirm:
             future.set_result(None)
@@ -113,6 +115,18 @@ async def test_registered_is_what_lies_in_the_folder_told_is_what_was_received(
     await bench.registrar.finish(5)
     assert ("outbox", 3) in bench.story.events
     assert ("final", 1) in bench.story.events
+
+
+async def test_what_came_what_is_expected_and_who_carried_it_first_goes_along(
+    bench: Bench,
+) -> None:
+    bench.store("0001-1.1.dcm")
+    bench.registrar.submit(SeriesCompleted(series(), 1, ("A", "B"), attempted=5, expected=7))
+    bench.registrar.submit(SeriesCompleted(series("1.2.4"), 1, ()))
+    await bench.registrar.finish(5)
+    with_all, bare = sorted(bench.story.registrations, key=lambda each: -each.attempted)
+    assert with_all == Registration(series(), 1, 5, 7, "A")
+    assert bare == Registration(series("1.2.4"), 1)
 
 
 async def test_a_series_without_instances_is_not_registered(bench: Bench) -> None:

@@ -12,7 +12,9 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 
+from oxidicom.ports import Push
 from oxidicom.telemetry import Telemetry, metrics, otlp, start, tracing
 from tests.support.otlp import SERIES, T0, began, ended, refused, stored
 
@@ -133,6 +135,74 @@ def test_reports_of_unknown_associations_are_harmless(
     spans.instance_refused(refused("?", 0xC000))
     spans.association_ended(ended("?"))
     assert exporter.get_finished_spans() == ()
+
+
+def push(**changes: Any) -> Push:
+    url = "https://cube/api/v1/pacsfiles/"
+    return Push(SERIES, "A", url, None, T0 + 1, T0 + 9)._replace(**changes)
+
+
+def test_a_push_under_the_first_generations_name(
+    spans: tracing.Spans, exporter: InMemorySpanExporter
+) -> None:
+    spans.association_began(began("A"))
+    spans.pushed(push(retries=((T0 + 2, "CUBE answers 503", 2.0), (T0 + 4, "CUBE answers 429", 4))))
+    spans.pushed(push(error="CubeAway: CUBE answers 503", association_id="lost"))
+    spans.pushed(push(file="SERVICES/PACS/…", association_id=None))
+    spans.association_ended(ended("A"))
+    first, failed, shown, association = exporter.get_finished_spans()
+    assert {first.name, failed.name, shown.name} == {"push_to_chris"}
+    assert first.parent is not None
+    assert first.parent.span_id == association.context.span_id
+    assert first.attributes == {
+        "SeriesInstanceUID": SERIES.series_instance_uid,
+        "url": "https://cube/api/v1/pacsfiles/",
+    }
+    assert [(each.name, each.timestamp, dict(each.attributes or {})) for each in first.events] == [
+        ("retry_delay", T0 + 2, {"error": "CUBE answers 503", "sleep_duration": 2.0}),
+        ("retry_delay", T0 + 4, {"error": "CUBE answers 429", "sleep_duration": 4}),
+    ]
+    assert (first.start_time, first.end_time) == (T0 + 1, T0 + 9)
+    assert first.status.status_code is StatusCode.OK
+    assert failed.parent is None
+    assert failed.status.status_code is StatusCode.ERROR
+    assert failed.status.description == "CubeAway: CUBE answers 503"
+    assert (shown.attributes or {})["fname"] == "SERVICES/PACS/…"
+
+
+def test_custom_metadata_and_the_end_of_pushing(
+    spans: tracing.Spans, exporter: InMemorySpanExporter
+) -> None:
+    spans.pushed(push(metadata=("OxidicomAttemptedPushCount", "4")))
+    spans.all_pushed("A", "01563e3a-b5d3-d676-4c61-efb99302bd5b", T0, T0 + 5, None)
+    spans.all_pushed("A", "01563e3a-b5d3-d676-4c61-efb99302bd5b", T0, T0 + 5, "refused")
+    metadata, well, refused_one = exporter.get_finished_spans()
+    assert metadata.name == "register_oxidicom_custom_metadata"
+    assert metadata.attributes == {
+        "SeriesInstanceUID": SERIES.series_instance_uid,
+        "StudyInstanceUID": SERIES.study_instance_uid,
+        "url": "https://cube/api/v1/pacsfiles/",
+        "oxidicom.custom.key": "OxidicomAttemptedPushCount",
+        "oxidicom.custom.value": "4",
+    }
+    assert {well.name, refused_one.name} == {"register_all_attempted_pushes"}
+    assert well.attributes == {"association_uuid": "01563e3a-b5d3-d676-4c61-efb99302bd5b"}
+    assert well.status.status_code is StatusCode.OK
+    assert refused_one.status.status_code is StatusCode.ERROR
+
+
+def test_pushes_reach_the_spans_through_what_exports(exporter: InMemorySpanExporter) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    signal = tracing.Spans(provider.get_tracer("oxidicom"))
+    exporting = otlp.Exporting([otlp.Pipeline(signal, lambda: None, lambda: None)])
+    exporting.pushed(push())
+    exporting.all_pushed(None, "uuid", T0, T0 + 1, None)
+    assert [span.name for span in exporter.get_finished_spans()] == [
+        "push_to_chris",
+        "register_all_attempted_pushes",
+    ]
+    provider.shutdown()
 
 
 def test_text_of_peers_is_exportable() -> None:

@@ -111,6 +111,21 @@ def test_a_repeat_is_not_counted_again(tracker: SeriesTracker) -> None:
     assert tracker.finish_all(3) == [completed(1, "a", "b", attempted=3)]
 
 
+def test_what_is_known_of_an_open_series_may_be_asked(tracker: SeriesTracker) -> None:
+    key = SeriesKey("PACS", "1.2")
+    assert tracker.expected_of(key) is None
+    assert tracker.carrier_of(key) is None
+    tracker.stored(stored("b", "1", 1))
+    tracker.stored(stored("a", "2", 2))
+    assert tracker.expected_of(key) is None
+    assert tracker.carrier_of(key) == "b"
+    tracker.expect(key, 7)
+    assert tracker.expected_of(key) == 7
+    tracker.finish_all(3)
+    assert tracker.expected_of(key) is None
+    assert tracker.carrier_of(key) is None
+
+
 def test_what_the_pacs_has_is_told_with_what_came(tracker: SeriesTracker) -> None:
     tracker.expect(SeriesKey("PACS", "1.2"), 7)
     tracker.stored(stored("a", "1", 0))

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from oxidicom.app.registrar import Registrar
 from oxidicom.errors import Bug
@@ -35,6 +35,9 @@ from oxidicom.ports import (
 )
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from oxidicom.notify.early import EarlyPusher  # with a library of 2 MB, for those who need it
 
 logger = logging.getLogger("oxidicom.control")
 
@@ -70,8 +73,10 @@ class ControlPlane:
         courier: Courier,
         lonk: LonkPublisher | None,
         telemetry: Telemetry,
+        early: EarlyPusher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._early = early
         self._tracker = tracker
         self._registrar = registrar
         self._courier = courier
@@ -89,6 +94,8 @@ class ControlPlane:
         self, recovered: Sequence[tuple[SeriesInfo, tuple[str, ...], frozenset[str]]]
     ) -> None:
         await self._courier.start()
+        if self._early is not None:
+            self._early.start()
         if self._lonk is not None:
             await self._lonk.start()
         now = self._clock()
@@ -132,6 +139,8 @@ class ControlPlane:
         deadline = self._clock() + within - 0.5
         self._take_reports()
         self._act(self._tracker.finish_all(self._clock()))
+        if self._early is not None:
+            await self._early.stop()
         # Done follows the confirmation, so that progress is complete once these are.
         await self._registrar.finish(within / 2)
         left = await self._stop_courier(max(0.2, deadline - self._clock() - 1.0))
@@ -173,6 +182,9 @@ class ControlPlane:
             tally.size += report.size
         self._act(self._tracker.stored(report))
         self._telemetry.instance_stored(report)
+        if self._early is not None:
+            carrier = self._tracker.carrier_of(report.series.key)
+            self._early.stored(report.series, carrier or report.association_id)
 
     def _take(self, report: Report) -> None:
         match report:

@@ -18,7 +18,7 @@ from oxidicom.app.control import ControlPlane, ControlThread
 from oxidicom.app.registrar import Registrar
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
-from oxidicom.notify.courier import Courier
+from oxidicom.notify.courier import IN_FLIGHT, Courier, Publisher
 from oxidicom.notify.lonk import ProgressLimiter
 from oxidicom.notify.nats import LonkPublisher
 from oxidicom.notify.outbox import Outbox
@@ -134,13 +134,30 @@ class Notifier:
         """On the control plane's loop."""
         settings = self._settings
         asyncio.get_running_loop().set_exception_handler(on_loop_error)
-        publisher = None
-        if settings.broker is not None:
+        telemetry = start_telemetry(
+            enabled=settings.otel_enabled,
+            protocol=settings.otlp_protocol,
+            service_version=__version__,
+        )
+        settle = max(settings.series_settle, LAG if self._shared else 0.0)
+        self.tracker = SeriesTracker(settle, settings.recovery_settle)
+        publisher: Publisher | None = None
+        early = None
+        in_flight = IN_FLIGHT
+        if settings.cube_url is not None:
+            from oxidicom.app.cube import publish_over_http
+
+            publisher, early = publish_over_http(
+                settings, self._root_fd, telemetry, self.tracker.expected_of
+            )
+            in_flight = settings.pushers
+        elif settings.broker is not None:
             # Imported only by those who have a broker: 5 MB and 50 ms.
             from oxidicom.notify.amqp import AmqpPublisher
 
-            publisher = AmqpPublisher(settings.broker, settings.queue_name, settings.broker_ca)
-            self._broker_start = asyncio.create_task(publisher.start())
+            amqp = AmqpPublisher(settings.broker, settings.queue_name, settings.broker_ca)
+            self._broker_start = asyncio.create_task(amqp.start())
+            publisher = amqp
         lonk = None
         if settings.nats_address is not None:
             lonk = LonkPublisher(
@@ -150,12 +167,7 @@ class Notifier:
                 dev_sleep=settings.dev_sleep,
                 ca=settings.broker_ca,
             )
-        telemetry = start_telemetry(
-            enabled=settings.otel_enabled,
-            protocol=settings.otlp_protocol,
-            service_version=__version__,
-        )
-        courier = Courier(self._outbox, publisher)
+        courier = Courier(self._outbox, publisher, in_flight=in_flight)
         registrar = Registrar(
             files_root=settings.files_root,
             journal=self.journal,
@@ -166,14 +178,13 @@ class Notifier:
             tidy=self._keep_newest if self._shared else None,
             has_broker=publisher is not None,
         )
-        settle = max(settings.series_settle, LAG if self._shared else 0.0)
-        self.tracker = SeriesTracker(settle, settings.recovery_settle)
         return ControlPlane(
             tracker=self.tracker,
             registrar=registrar,
             courier=courier,
             lonk=lonk,
             telemetry=telemetry,
+            early=early,
             clock=time.monotonic,
         )
 

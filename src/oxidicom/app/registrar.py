@@ -99,7 +99,7 @@ class Registrar:
                 self._lonk.final(series, told)
             settled = None
             if ndicom:
-                settled = await self._courier.submit(Registration(series, ndicom))
+                settled = await self._courier.submit(_registration(completed, ndicom))
                 self._telemetry.outbox_depth(self._courier.depth)
             await self._on_disk(self._journal.remove, series.key, completed.associations)
             self._completed(completed)
@@ -154,3 +154,13 @@ class Registrar:
                     event(logger, logging.ERROR, "storage fails, trying again", error=error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_RETRY)
+
+
+def _registration(completed: SeriesCompleted, ndicom: int) -> Registration:
+    return Registration(
+        completed.series,
+        ndicom,
+        completed.attempted,
+        completed.expected,
+        next(iter(completed.associations), None),
+    )

@@ -77,7 +77,7 @@ async def _serve(settings: Settings) -> int:
         aet=settings.scp_aet,
         files=str(data_folder(settings)),
         workers=settings.workers,
-        broker="none" if settings.broker is None else settings.broker.partition(":")[0],
+        broker=(settings.broker or settings.cube_url or "none").partition(":")[0],
         version=__version__,
     )
     await stop.wait()

@@ -1,4 +1,4 @@
-"""Say what would keep `serve` from its work: storage, brokers, port.
+"""Say what would keep `serve` from its work: storage, brokers, CUBE, port.
 
 Prints the settings in force, then one line for each thing tried; exits 0 if all is well, 1 if
 not, 2 if the settings themselves are at fault.
@@ -16,6 +16,7 @@ from typing import Final
 from oxidicom.cli.console import EXIT_SETTINGS, settings_of_environment
 from oxidicom.cli.probes import LIMIT, Finding, Verdict
 from oxidicom.cli.probes.broker import probe_broker
+from oxidicom.cli.probes.cube import probe_cube
 from oxidicom.cli.probes.listener import probe_listener
 from oxidicom.cli.probes.nats import probe_nats
 from oxidicom.cli.probes.storage import probe_storage
@@ -26,6 +27,7 @@ Probe = Callable[[Settings], list[Finding]]
 _PROBES: Final[Mapping[str, Probe]] = {
     "storage": probe_storage,
     "broker": probe_broker,
+    "CUBE": probe_cube,
     "NATS": probe_nats,
     "listener": probe_listener,
 }

@@ -23,6 +23,9 @@ FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 30.0
 """Seconds between attempts while they fail; doubled from the first to the last (decision 35)."""
 
+IN_FLIGHT: Final = 8
+"""Entries under way at once, to a broker."""
+
 FIRST_DISK_RETRY: Final = 0.1
 LAST_DISK_RETRY: Final = 5.0
 
@@ -62,7 +65,7 @@ class Courier:
         outbox: Outbox,
         publisher: Publisher | None,
         *,
-        in_flight: int = 8,
+        in_flight: int = IN_FLIGHT,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:

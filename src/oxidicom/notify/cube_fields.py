@@ -48,7 +48,8 @@ def fit(registration: Registration) -> Registration:
         for name, text in texts.items()
         if text is not None
     }
-    return Registration(msgspec.structs.replace(series, **fitted), registration.ndicom)
+    fitted_series = msgspec.structs.replace(series, **fitted)
+    return msgspec.structs.replace(registration, series=fitted_series)
 
 
 def cube_fields(registration: Registration) -> Fields:

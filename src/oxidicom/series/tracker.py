@@ -201,6 +201,16 @@ class SeriesTracker:
         reception = self._receptions.get(key)
         return None if reception is None else reception.series
 
+    def expected_of(self, key: SeriesKey) -> int | None:
+        """What `expect` was told of a series that is open."""
+        reception = self._receptions.get(key)
+        return None if reception is None else reception.expected
+
+    def carrier_of(self, key: SeriesKey) -> str | None:
+        """The first association that has carried a series that is open."""
+        reception = self._receptions.get(key)
+        return None if reception is None else next(iter(reception.associations), None)
+
     def due(self, now: float) -> list[Notice]:
         """Complete what has settled by `now`."""
         notices: list[Notice] = []

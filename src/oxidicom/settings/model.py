@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Variable(
             "OXIDICOM_BROKER_CA",
             k.FILE,
-            "Authorities to trust for TLS to the broker and NATS, instead of the system's.",
+            "Authorities to trust for TLS to the broker, CUBE and NATS, not the system's.",
         ),
     ] = None
     queue_name: Annotated[

@@ -7,6 +7,7 @@ from oxidicom.ports import (
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
+    Push,
     SeriesInfo,
 )
 
@@ -40,6 +41,19 @@ class Telemetry:
 
         Times are nanoseconds since the epoch; `attempts` is None where nobody counted.
         """
+
+    def pushed(self, push: Push) -> None:
+        """One instance, or one piece of custom metadata, was registered over HTTP, or was not."""
+
+    def all_pushed(
+        self,
+        association_id: str | None,
+        association_uuid: str,
+        started_ns: int,
+        ended_ns: int,
+        error: str | None,
+    ) -> None:
+        """All instances of a complete series were registered over HTTP, or were not."""
 
     def outbox_depth(self, depth: int) -> None:
         """Registrations that wait in the outbox now."""

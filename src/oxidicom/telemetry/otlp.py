@@ -31,6 +31,7 @@ from oxidicom.ports import (
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
+    Push,
     SeriesInfo,
 )
 from oxidicom.telemetry.base import Telemetry
@@ -111,6 +112,23 @@ class Exporting(Telemetry):
         self._each(
             lambda signal: signal.series_registered(
                 series, associations, ndicom, started_ns, ended_ns, attempts, error
+            )
+        )
+
+    def pushed(self, push: Push) -> None:
+        self._each(lambda signal: signal.pushed(push))
+
+    def all_pushed(
+        self,
+        association_id: str | None,
+        association_uuid: str,
+        started_ns: int,
+        ended_ns: int,
+        error: str | None,
+    ) -> None:
+        self._each(
+            lambda signal: signal.all_pushed(
+                association_id, association_uuid, started_ns, ended_ns, error
             )
         )
 

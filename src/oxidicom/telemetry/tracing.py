@@ -24,6 +24,7 @@ from oxidicom.ports import (
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
+    Push,
     SeriesInfo,
 )
 from oxidicom.telemetry.base import Telemetry
@@ -134,6 +135,61 @@ class Spans(Telemetry):
             span.set_attribute("attempts", attempts)
         _set_status(span, error)
         span.end(max(started_ns, ended_ns))
+
+    def pushed(self, push: Push) -> None:
+        attributes: dict[str, str] = {
+            "SeriesInstanceUID": exportable(push.series.series_instance_uid),
+            "url": exportable(push.url),
+        }
+        if push.file is not None:
+            attributes["fname"] = exportable(push.file)
+        name = "push_to_chris"
+        if push.metadata is not None:
+            name = "register_oxidicom_custom_metadata"
+            key, value = push.metadata
+            attributes |= {
+                "StudyInstanceUID": exportable(push.series.study_instance_uid),
+                "oxidicom.custom.key": key,
+                "oxidicom.custom.value": value,
+            }
+        span = self._tracer.start_span(
+            name,
+            context=self._child_of(push.association_id),
+            kind=SpanKind.CLIENT,
+            attributes=attributes,
+            start_time=push.started_ns,
+        )
+        for at_ns, error, seconds in push.retries:
+            span.add_event(
+                "retry_delay",
+                {"error": exportable(error), "sleep_duration": seconds},
+                at_ns,
+            )
+        _set_status(span, push.error)
+        span.end(max(push.started_ns, push.ended_ns))
+
+    def all_pushed(
+        self,
+        association_id: str | None,
+        association_uuid: str,
+        started_ns: int,
+        ended_ns: int,
+        error: str | None,
+    ) -> None:
+        span = self._tracer.start_span(
+            "register_all_attempted_pushes",
+            context=self._child_of(association_id),
+            attributes={"association_uuid": association_uuid},
+            start_time=started_ns,
+        )
+        _set_status(span, error)
+        span.end(max(started_ns, ended_ns))
+
+    def _child_of(self, association_id: str | None) -> Context:
+        carrier = None if association_id is None else self._context(association_id)
+        if carrier is None:
+            return Context()
+        return set_span_in_context(NonRecordingSpan(carrier), Context())
 
     def _context(self, association_id: str) -> SpanContext | None:
         association = self._open.get(association_id)

@@ -23,8 +23,12 @@ _VARIABLE: Final = "OXIDICOM_CELERY_BROKER"
 
 
 def probe_broker(settings: Settings) -> list[Finding]:
+    if settings.cube_url is not None:
+        return []  # registrations go there
     if settings.broker is None:
-        text = f"registrations stay in the outbox on disk; to send them, set {_VARIABLE}"
+        text = (
+            f"registrations stay in the outbox on disk; to send them, set {_VARIABLE} or CHRIS_URL"
+        )
         return [Finding("broker", Verdict.NOT_SET, text)]
     url = urlsplit(settings.broker)
     secure = url.scheme == "amqps"

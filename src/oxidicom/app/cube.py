@@ -1,0 +1,48 @@
+"""Registration over HTTP, put together; imported only where `CHRIS_URL` is set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from oxidicom.errors import Bug
+from oxidicom.notify.courier import Publisher
+from oxidicom.notify.cube_http import CubeClient
+from oxidicom.notify.cube_publishers import InstancePublisher, SeriesPublisher
+from oxidicom.notify.early import EarlyPusher
+from oxidicom.notify.pushed import Pushed
+from oxidicom.notify.pushes import Pushes
+from oxidicom.ports import SeriesKey
+from oxidicom.settings import Settings
+from oxidicom.store.shelf import Shelf
+from oxidicom.telemetry import Telemetry
+
+
+def publish_over_http(
+    settings: Settings,
+    root_fd: int,
+    telemetry: Telemetry,
+    expected: Callable[[SeriesKey], int | None],
+) -> tuple[Publisher, EarlyPusher | None]:
+    """On the loop that will use them. `expected` says how many instances the PACS has of an open
+    series, as far as is known."""
+    if settings.cube_url is None or settings.cube_username is None:
+        raise Bug("no CUBE to register with")
+    client = CubeClient(
+        settings.cube_url,
+        settings.cube_username,
+        settings.cube_password or "",
+        attempts=settings.http_attempts,
+        at_once=settings.pushers,
+        ca=settings.broker_ca,
+    )
+    if settings.http_register == "series":
+        return SeriesPublisher(client), None
+    pushes = Pushes(
+        client,
+        Shelf(root_fd, sync=settings.fsync),
+        Pushed(),
+        telemetry,
+        show_files=settings.log_phi,
+    )
+    early = EarlyPusher(pushes, expected, at_once=settings.pushers)
+    return InstancePublisher(pushes, at_once=settings.pushers, begins=early.leave), early

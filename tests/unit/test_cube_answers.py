@@ -1,0 +1,102 @@
+"""What CUBE's answers mean (decision 41)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from oxidicom.notify.cube_answers import Verdict, judge, seconds_of
+from tests.support.cube_http import DUPLICATE, DUPLICATE_SERIES
+
+NOW = 1_700_000_000.0
+
+
+def verdict(status: int, body: object = None) -> Verdict:
+    return judge(status, json.dumps(body).encode(), None, NOW).verdict
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+def test_any_success_is_one_whatever_its_body(status: int) -> None:
+    assert judge(status, b"<html>\xff", None, NOW).verdict is Verdict.DONE
+
+
+@pytest.mark.parametrize(
+    "status",
+    [401, 403, 408, 409, 429, 500, 502, 503, 504, 507, 599, 301, 302, 307, 308],
+)
+def test_time_or_the_operator_may_mend_it(status: int) -> None:
+    assert verdict(status) is Verdict.AGAIN
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 413, 415, 422])
+def test_it_will_never_be_taken(status: int) -> None:
+    assert verdict(status, {"PatientID": ["This field may not be blank."]}) is Verdict.REFUSED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        DUPLICATE,
+        DUPLICATE_SERIES,
+        {"non_field_errors": DUPLICATE_SERIES},
+        {"fname": ["A file with this path ALREADY EXISTS."]},
+        {"path": ["File already registered"]},
+    ],
+)
+def test_what_cube_has_already_is_done(body: object) -> None:
+    assert verdict(400, body) is Verdict.DONE
+    assert verdict(404, body) is Verdict.REFUSED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"path": ["not already there"], "PatientID": ["no such patient exists"]},
+        {"path": ["already"], "x": ["registered"]},
+        {"path": ["Could not find this path."]},
+    ],
+)
+def test_other_faults_do_not_pass_for_duplicates(body: object) -> None:
+    assert verdict(400, body) is Verdict.REFUSED
+
+
+def test_a_refusal_names_fields_and_repeats_no_value() -> None:
+    body = {"PatientSex": ['"Doe^Jane" is not a valid choice.'], "path": ["P1"], "Doe^Jane": [""]}
+    reason = judge(400, json.dumps(body).encode(), None, NOW).reason
+    assert reason == "CUBE answers 400, at fault: PatientSex, path"
+
+
+@pytest.mark.parametrize("body", [b"", b"Doe^Jane", b"[1]", b"{", b"[" * 60_000, b"\xff"])
+def test_a_refusal_of_another_form_is_only_a_number(body: bytes) -> None:
+    assert judge(400, body, None, NOW).reason == "CUBE answers 400"
+
+
+def test_the_operator_is_told_what_to_set() -> None:
+    assert "CHRIS_USERNAME and CHRIS_PASSWORD" in judge(401, b"", None, NOW).reason
+    assert "CHRIS_USERNAME" in judge(403, b"", None, NOW).reason
+    assert "CHRIS_URL" in judge(301, b"", None, NOW).reason
+    assert "CHRIS_URL" in judge(404, b"", None, NOW).reason
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("0", 0.0),
+        ("86400", 60.0),
+        ("9" * 400, 60.0),
+        ("Tue, 14 Nov 2023 22:13:25 GMT", 5.0),
+        ("Tue, 14 Nov 2023 22:13:00 GMT", 0.0),
+        ("Tue, 14 Nov 2033 22:13:00 GMT", 60.0),
+        ("soon", None),
+        ("-3", None),
+        ("²", None),
+        ("", None),
+    ],
+)
+def test_retry_after_in_seconds_or_as_a_date(header: str | None, seconds: float | None) -> None:
+    assert seconds_of(header, NOW) == seconds
+    assert judge(503, b"", header, NOW).retry_after == seconds

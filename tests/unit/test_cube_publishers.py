@@ -1,0 +1,497 @@
+"""Series to CUBE instance by instance, early and at completion: what is pushed, in what order, what
+is remembered, what an outage costs (decisions 40 to 43)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from oxidicom.notify import early as early_module
+from oxidicom.notify.courier import Courier, RegistrationRefused
+from oxidicom.notify.cube_http import CubeAway, CubeClient, Retry
+from oxidicom.notify.cube_publishers import InstancePublisher, association_uuid
+from oxidicom.notify.early import EarlyPusher
+from oxidicom.notify.outbox import Outbox
+from oxidicom.notify.pushed import Pushed
+from oxidicom.notify.pushes import Pushes, side_by_side
+from oxidicom.ports import Push, Registration, SeriesInfo, SeriesKey
+from oxidicom.store.shelf import Shelf
+from tests.unit.test_cube_bodies import FOLDER
+from tests.unit.test_cube_bodies import series as series_info
+from tests.unit.test_outbox import FakeTime, until
+
+pytestmark = pytest.mark.both_loops
+
+ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+UUID = "01563e3a-b5d3-d676-4c61-efb99302bd5b"
+TASK = "11111111-2222-3333-4444-555555555555"
+ABOUT = f"SERVICES/PACS/org.fnndsc.oxidicom/{FOLDER}/{UUID}"
+UNKNOWN = f"{ABOUT}/NumberOfSeriesRelatedInstances=unknown"
+
+
+class FakeClient(CubeClient):
+    """Takes, fails or refuses, as told; knows what came."""
+
+    def __init__(self) -> None:
+        super().__init__("http://cube/api/v1/", "chris", "secret")
+        self.asked: list[str] = []
+        self.taken: list[str] = []
+        self.most_asked = 0
+        self.down = False
+        self.chokes_on = ""
+        self.refuses = ""
+        self.open = asyncio.Event()
+        self.open.set()
+        self.before: Callable[[str], None] = lambda path: None
+        self._under_way = 0
+
+    async def register(
+        self,
+        resource: str,
+        body: Mapping[str, str | int | None],
+        *,
+        attempts: int | None = None,
+        retries: list[Retry] | None = None,
+    ) -> None:
+        path = str(body["path"])
+        self.asked.append(path)
+        self._under_way += 1
+        self.most_asked = max(self.most_asked, self._under_way)
+        try:
+            await self.open.wait()
+            await asyncio.sleep(0)
+            self.before(path)
+            if self.down or (self.chokes_on and self.chokes_on in path):
+                raise CubeAway("CUBE answers 503")
+            if self.refuses and self.refuses in path:
+                raise RegistrationRefused("CUBE answers 400")
+            self.taken.append(path)
+        finally:
+            self._under_way -= 1
+
+
+class Spans:
+    def __init__(self) -> None:
+        self.pushes: list[Push] = []
+        self.ends: list[tuple[str | None, str, str | None]] = []
+
+    def pushed(self, push: Push) -> None:
+        self.pushes.append(push)
+
+    def all_pushed(
+        self,
+        association_id: str | None,
+        association_uuid: str,
+        started_ns: int,
+        ended_ns: int,
+        error: str | None,
+    ) -> None:
+        self.ends.append((association_id, association_uuid, error))
+
+
+class Bench:
+    def __init__(self, root: Path, most_names: int = 1000) -> None:
+        self.root = root
+        self.client = FakeClient()
+        self.spans = Spans()
+        self.pushed = Pushed(most_names)
+        self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        self.pushes = Pushes(self.client, Shelf(self.fd, sync=False), self.pushed, self.spans)
+        self.time = FakeTime()
+        self.expected: dict[SeriesKey, int] = {}
+        self.early = EarlyPusher(
+            self.pushes,
+            self.expected.get,
+            at_once=2,
+            clock=self.time.clock,
+            sleep=self.time.sleep,
+        )
+        self.publisher = InstancePublisher(self.pushes, at_once=2, begins=self.early.leave)
+
+    def store(self, *names: str, folder: str = FOLDER) -> list[str]:
+        (self.root / folder).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (self.root / folder / name).write_bytes(b"x")
+        return [f"{folder}/{name}" for name in names]
+
+    async def publish(self, registration: Registration) -> None:
+        await self.publisher.publish(registration, TASK)
+
+    async def close(self) -> None:
+        await self.early.stop()
+        await self.publisher.close()
+        os.close(self.fd)
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    await bench.close()
+
+
+def registration(**changes: Any) -> Registration:
+    return Registration(series_info(), 3, **{"attempted": 4, "association_id": ULID, **changes})
+
+
+def numbered(number: int) -> SeriesInfo:
+    return series_info(series_instance_uid=f"9.{number}", path=f"SERVICES/PACS/P/{number}")
+
+
+class TestPublication:
+    async def test_every_instance_then_the_count(self, bench: Bench) -> None:
+        paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm")
+        bench.store("notes.txt")
+        await bench.publish(registration(expected=7))
+        assert bench.client.asked[0] == paths[0]
+        assert bench.client.asked[1] == f"{ABOUT}/NumberOfSeriesRelatedInstances=7"
+        assert sorted(bench.client.asked[2:4]) == paths[1:]
+        assert bench.client.asked[4:] == [f"{ABOUT}/OxidicomAttemptedPushCount=4"]
+        assert bench.client.most_asked == 2
+        assert len(bench.pushed) == 0, "nothing is remembered of what is complete"
+        for path in bench.client.asked[1], bench.client.asked[4]:
+            assert (bench.root / path).read_bytes() == b""
+
+    async def test_of_unknown_origin(self, bench: Bench) -> None:
+        """An entry of an older version: neither counts nor association."""
+        bench.store("0001-1.1.dcm")
+        await bench.publish(Registration(series_info(), 1))
+        assert bench.client.asked[1:] == [
+            f"{ABOUT.replace(UUID, TASK)}/NumberOfSeriesRelatedInstances=unknown",
+            f"{ABOUT.replace(UUID, TASK)}/OxidicomAttemptedPushCount=1",
+        ]
+        assert association_uuid(registration(association_id="no ULID"), TASK) == TASK
+
+    async def test_after_an_outage_only_the_rest(self, bench: Bench) -> None:
+        paths = bench.store(*(f"000{n}-1.{n}.dcm" for n in range(1, 7)))
+        bench.client.chokes_on = "/0003-"
+        with pytest.raises(CubeAway):
+            await bench.publish(registration())
+        before = list(bench.client.taken)
+        assert paths[2] not in before
+        with pytest.raises(CubeAway):
+            await bench.publish(registration())
+        assert {*paths} - {*bench.client.taken} == {paths[2]}, "it does not hold up the others"
+        bench.client.chokes_on = ""
+        await bench.publish(registration())
+        assert len(bench.client.taken) == len(set(bench.client.taken)) == 8
+        assert bench.client.taken[-2:] == [paths[2], f"{ABOUT}/OxidicomAttemptedPushCount=4"]
+
+    async def test_after_a_restart_all_of_it_with_the_same_metadata(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        bench.store("0001-1.1.dcm")
+        bench.client.chokes_on = "Attempted"
+        with pytest.raises(CubeAway):
+            await bench.publish(registration(expected=7))
+        again = Bench(tmp_path)
+        await again.publish(registration(expected=None, attempted=1))
+        assert again.client.taken == [
+            f"{FOLDER}/0001-1.1.dcm",
+            f"{ABOUT}/NumberOfSeriesRelatedInstances=7",
+            f"{ABOUT}/OxidicomAttemptedPushCount=4",
+        ]
+        await again.close()
+
+    async def test_one_refused_instance_does_not_keep_the_others(self, bench: Bench) -> None:
+        paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm")
+        bench.client.refuses = "0001-"
+        with pytest.raises(RegistrationRefused, match="1 of 3 instances: CUBE answers 400"):
+            await bench.publish(registration())
+        assert sorted(bench.client.taken) == sorted(
+            [*paths[1:], UNKNOWN, f"{ABOUT}/OxidicomAttemptedPushCount=4"]
+        )
+        assert len(bench.pushed) == 0
+
+    async def test_refused_metadata_does_not_keep_the_instances(self, bench: Bench) -> None:
+        paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm")
+        bench.client.refuses = "org.fnndsc"
+        with pytest.raises(RegistrationRefused, match="custom metadata"):
+            await bench.publish(registration())
+        assert sorted(bench.client.taken) == paths
+
+    async def test_one_that_vanished_meanwhile_is_skipped(self, bench: Bench) -> None:
+        paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm")
+
+        def vanish(path: str) -> None:
+            if path == paths[1]:
+                (bench.root / path).unlink()
+
+        bench.client.before = vanish
+        bench.client.refuses = "0002-"
+        await bench.publish(registration())
+        assert bench.client.taken[0] == paths[0]
+
+    async def test_a_folder_that_is_gone_is_told(self, bench: Bench) -> None:
+        with pytest.raises(RegistrationRefused, match="no instance is in the series' folder"):
+            await bench.publish(registration())
+        assert bench.client.asked == []
+
+    async def test_storage_that_fails_is_told_without_names(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(shelf: Shelf, path: str) -> list[str]:
+            raise OSError(5, "Input/output error", "P1-Doe")
+
+        monkeypatch.setattr(Shelf, "names", fail)
+        with pytest.raises(CubeAway, match="the storage fails: OSError: EIO") as failure:
+            await bench.publish(registration())
+        assert "Doe" not in str(failure.value)
+
+    async def test_a_path_too_long_for_cube_is_left_out(
+        self, bench: Bench, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        deep = "SERVICES/PACS/" + "/".join("x" * 240 for _ in range(4))
+        bench.store("0001-1.1.dcm", folder=deep)
+        series = series_info(path=deep)
+        await bench.publish(Registration(series, 1, 1, None, ULID))
+        assert bench.client.taken == [f"{deep}/0001-1.1.dcm"]
+        assert "custom metadata left out" in caplog.text
+
+    async def test_spans(self, bench: Bench) -> None:
+        bench.store("0001-1.1.dcm")
+        await bench.publish(registration(expected=7))
+        bench.client.down = True
+        with pytest.raises(CubeAway):
+            await bench.publish(registration())
+        assert [(push.metadata, push.error, push.file) for push in bench.spans.pushes] == [
+            (None, None, None),
+            (("NumberOfSeriesRelatedInstances", "7"), None, None),
+            (("OxidicomAttemptedPushCount", "4"), None, None),
+            (None, "CubeAway: CUBE answers 503", None),
+        ]
+        assert {push.url for push in bench.spans.pushes} == {"http://cube/api/v1/pacsfiles/"}
+        assert bench.spans.ends == [
+            (ULID, UUID, None),
+            (ULID, UUID, "CubeAway: CUBE answers 503"),
+        ]
+
+    async def test_paths_are_shown_to_who_may_see_patients(self, bench: Bench) -> None:
+        bench.store("0001-1.1.dcm")
+        shelf = Shelf(bench.fd, sync=False)
+        shown = Pushes(bench.client, shelf, bench.pushed, bench.spans, show_files=True)
+        await shown.instance(registration(), "0001-1.1.dcm")
+        await shown.close()
+        assert [push.file for push in bench.spans.pushes] == [f"{FOLDER}/0001-1.1.dcm"]
+
+
+class TestEarly:
+    async def test_instances_are_pushed_once(self, bench: Bench) -> None:
+        bench.early.start()
+        paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm")
+        bench.early.stored(series_info(), ULID)
+        await until(lambda: len(bench.client.taken) == 2)
+        paths += bench.store("0003-1.3.dcm")
+        bench.early.stored(series_info(), ULID)
+        await until(lambda: bench.time.next_wake is not None)
+        assert len(bench.client.asked) == 2, "a folder is not looked at twice a second"
+        bench.time.advance(1.01)
+        await until(lambda: len(bench.client.taken) == 3)
+        await bench.publish(registration())
+        assert sorted(bench.client.asked[:3]) == paths
+        assert bench.client.asked[3:] == [UNKNOWN, f"{ABOUT}/OxidicomAttemptedPushCount=4"]
+
+    async def test_what_is_published_is_not_pushed_again(self, bench: Bench) -> None:
+        bench.early.start()
+        bench.store("0001-1.1.dcm")
+        bench.early.stored(series_info(), ULID)
+        await until(lambda: len(bench.client.taken) == 1)
+        bench.store("0002-1.2.dcm")
+        bench.early.stored(series_info(), ULID)
+        await bench.publish(registration())
+        other = numbered(1)
+        path = bench.store("0001-2.1.dcm", folder=other.path)[0]
+        bench.time.advance(1.01)
+        bench.early.stored(other, ULID)
+        await until(lambda: path in bench.client.taken)
+        assert len(bench.client.asked) == 5
+
+    async def test_an_answer_that_is_known_is_told_after_the_first(self, bench: Bench) -> None:
+        key = series_info().key
+        bench.early.start()
+        bench.store("0001-1.1.dcm")
+        bench.early.stored(series_info(), ULID)
+        await until(lambda: len(bench.client.taken) == 1)
+        bench.expected[key] = 5
+        bench.store("0002-1.2.dcm", "0003-1.3.dcm")
+        bench.early.stored(series_info(), ULID)
+        await until(lambda: bench.time.next_wake is not None)
+        bench.time.advance(1.01)
+        told = f"{ABOUT}/NumberOfSeriesRelatedInstances=5"
+        await until(lambda: len(bench.client.taken) == 4)
+        assert told in bench.client.taken
+        await bench.publish(registration(expected=None))
+        assert bench.client.asked[4:] == [f"{ABOUT}/OxidicomAttemptedPushCount=4"]
+
+    async def test_publication_waits_for_a_push_under_way(self, bench: Bench) -> None:
+        bench.early.start()
+        bench.client.open.clear()
+        bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm", "0004-1.4.dcm")
+        bench.early.stored(series_info(), ULID)
+        await until(lambda: len(bench.client.asked) == 2)
+        publication = asyncio.create_task(bench.publish(registration()))
+        await asyncio.sleep(0)
+        bench.client.open.set()
+        await publication
+        instances = [path for path in bench.client.asked if path.endswith(".dcm")]
+        assert len(instances) == len(set(instances)) == 4
+
+    async def test_what_fails_early_is_left_to_the_publication(self, bench: Bench) -> None:
+        bench.early.start()
+        bench.client.down = True
+        paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm")
+        bench.early.stored(series_info(), ULID)
+        await until(lambda: bench.time.next_wake is not None)
+        assert bench.time.next_wake == early_module.FIRST_PAUSE
+        bench.client.down = False
+        await bench.publish(registration())
+        assert sorted(path for path in bench.client.taken if path.endswith(".dcm")) == paths
+
+    async def test_cube_is_left_alone_for_longer_and_longer(self, bench: Bench) -> None:
+        bench.early.start()
+        bench.client.down = True
+        pauses = []
+        for number in range(8):
+            series = numbered(number)
+            bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm", folder=series.path)
+            bench.early.stored(series, ULID)
+            await until(lambda: bench.time.next_wake is not None)
+            pauses.append(bench.time.next_wake)
+            bench.time.advance(bench.time.next_wake or 0)
+        assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+        assert len(bench.client.asked) <= 16, "two at once, and no third after one failed"
+
+    async def test_an_outage_leaves_memory_flat(self, bench: Bench) -> None:
+        bench.early.start()
+        bench.client.down = True
+        for number in range(3 * early_module.MOST_WAITING):
+            bench.early.stored(numbered(number), ULID)
+        assert len(bench.early._waiting) == early_module.MOST_WAITING
+        assert len(bench.pushed) < 10
+
+    async def test_a_refusal_is_left_to_the_publication(self, bench: Bench) -> None:
+        bench.early.start()
+        bench.client.refuses = "0001-"
+        bench.store("0001-1.1.dcm", "0002-1.2.dcm")
+        bench.early.stored(series_info(), ULID)
+        await until(lambda: len(bench.client.asked) == 2)
+        bench.store("0003-1.3.dcm")
+        bench.early.stored(series_info(), ULID)
+        await until(lambda: bench.time.next_wake is not None)
+        bench.time.advance(1.01)
+        await until(lambda: len(bench.client.asked) == 3)
+        with pytest.raises(RegistrationRefused):
+            await bench.publish(registration())
+
+    async def test_many_instances_in_turns(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(early_module, "AT_A_TURN", 3)
+        bench.early.start()
+        bench.store(*(f"000{n}-1.{n}.dcm" for n in range(8)))
+        other = numbered(1)
+        bench.store("0001-2.1.dcm", folder=other.path)
+        bench.early.stored(series_info(), ULID)
+        bench.early.stored(other, ULID)
+        await until(lambda: len(bench.client.taken) == 4 and bench.time.next_wake is not None)
+        assert f"{other.path}/0001-2.1.dcm" in bench.client.taken
+        for count in (7, 9):
+            bench.time.advance(1.01)
+            await until(lambda count=count: len(bench.client.taken) == count)  # type: ignore[misc]
+
+
+class TestPushed:
+    def test_the_oldest_series_is_forgotten_first(self) -> None:
+        pushed = Pushed(most_names=10)
+        for number in range(4):
+            for name in range(3):
+                pushed.add(SeriesKey("P", str(number)), str(name), done=True)
+                assert len(pushed) <= 10
+        assert pushed.peek(SeriesKey("P", "0")) is None
+        assert pushed.peek(SeriesKey("P", "1")) is None
+        assert pushed.of(SeriesKey("P", "3")).done == {"0", "1", "2"}
+
+    def test_one_series_alone_is_bounded_too(self) -> None:
+        pushed = Pushed(most_names=10)
+        for name in range(1000):
+            pushed.add(SeriesKey("P", "1"), str(name), done=name % 2 == 0)
+            assert len(pushed) <= 10
+
+    def test_series_without_names_are_bounded_too(self) -> None:
+        pushed = Pushed(most_names=10)
+        for number in range(1000):
+            pushed.of(SeriesKey("P", str(number)))
+            assert len(pushed) <= 10
+
+    def test_one_being_published_keeps_its_place(self) -> None:
+        pushed = Pushed(most_names=10)
+        first = pushed.of(SeriesKey("P", "1"))
+        first.publishing = 1
+        for number in range(2, 100):
+            pushed.add(SeriesKey("P", str(number)), "name", done=True)
+        assert pushed.of(SeriesKey("P", "1")) is first
+
+    def test_a_success_after_a_failure_counts_once(self) -> None:
+        pushed = Pushed()
+        key = SeriesKey("P", "1")
+        pushed.add(key, "name", done=False)
+        pushed.add(key, "name", done=True)
+        assert len(pushed) == 2
+        pushed.forget(key)
+        pushed.forget(key)
+        assert len(pushed) == 0
+
+
+class TestSideBySide:
+    async def test_the_first_error_ends_it_after_those_under_way(self) -> None:
+        done: list[int] = []
+
+        async def work(item: int) -> None:
+            await asyncio.sleep(0)
+            if item == 2:
+                raise ValueError(item)
+            await asyncio.sleep(0.01)
+            done.append(item)
+
+        with pytest.raises(ValueError, match="2"):
+            await side_by_side(range(100), work, 3)
+        assert done == [0, 1]
+
+
+async def test_an_outage_through_courier_and_outbox(tmp_path: Path) -> None:
+    """Fifty series while CUBE is away for four tries, then all of each exactly once."""
+    bench = Bench(tmp_path, most_names=100)
+    bench.client.down = True
+    outbox = Outbox(tmp_path / ".outbox", sync=False)
+    courier = Courier(
+        outbox, bench.publisher, in_flight=2, clock=bench.time.clock, sleep=bench.time.sleep
+    )
+    await courier.start()
+    settled, paths = [], []
+    for number in range(50):
+        series = numbered(number)
+        paths += bench.store(*(f"000{n}-1.{n}.dcm" for n in range(3)), folder=series.path)
+        settled.append(await courier.submit(Registration(series, 3, 3, None, ULID)))
+    for _ in range(4):
+        await until(lambda: bench.time.next_wake is not None)
+        bench.time.advance(bench.time.next_wake or 0)
+    assert outbox.depth() == 50
+    assert len(bench.pushed) <= 100
+    bench.client.down = False
+    async with asyncio.timeout(20):
+        while not all(future.done() for future in settled):
+            if bench.time.next_wake is not None:
+                bench.time.advance(bench.time.next_wake)
+            await asyncio.sleep(0.001)
+    assert outbox.depth() == 0
+    instances = [path for path in bench.client.taken if path.endswith(".dcm")]
+    assert sorted(instances) == sorted(paths)
+    assert len(bench.client.taken) == 150 + 100
+    await courier.stop(1)
+    os.close(bench.fd)
