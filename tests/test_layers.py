@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_writer": set(),
     "_dimse": set(),
     "_express": {"_pdu", "_dataset", "_writer", "_dimse"},
-    "_intake": {"_pdu", "base"},
+    "_intake": {"_pdu", "_writer", "base"},
     "wire": {"wire", "base", "_pdu"},
     "net": {"net", "wire", "base", "_intake"},
     "store": {"store", "base", "_dataset", "_writer", "_express"},

@@ -33,6 +33,7 @@ cdef extern from "<netinet/in.h>" nogil:
 cdef enum:
     EXPLICIT_BE = 2         # the last of a walker's encodings
     LONGEST_PATH = 1024     # characters below the files root that CUBE takes (decision 25)
+    MOST_KEPT = 8192        # bytes of a series' values that are kept as long as the association
     UNSERVED = -1
 
 cdef int64_t SLOW_NS = 5_000_000
@@ -194,11 +195,9 @@ cdef class Express(Consumer):
             self.write_gathered()
         if self.handed_over:
             return found
-        if (nbytes < len(buffer) and self.fd >= 0
-                and (self.active or self.framer.is_mid_message())):
+        if self.fd >= 0 and (self.active or self.framer.is_mid_message()):
             # A sender with Nagle's algorithm on holds the rest of the message back until this
             # much is acknowledged; the kernel forgets the option after a while (decision 19).
-            # A buffer that was filled has its rest waiting here already.
             setsockopt(self.fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on))
         return None
 
@@ -209,7 +208,8 @@ cdef class Express(Consumer):
     cdef int write_gathered(self) except -1:
         cdef int number
         cdef int64_t began
-        if self.walker.failed or not self.has_space():
+        # Storage may have become slow since, in another association's hands.
+        if self.walker.failed or not self.policy.quick or not self.has_space():
             return self.hand_over(under_way=True)
         if self.gather.count == 0:
             return 0
@@ -242,7 +242,7 @@ cdef class Express(Consumer):
         cdef double began = self.clock()
         cdef Destination to = None
         self.walker.finish()
-        if self.is_usual() and self.has_space():
+        if self.is_usual() and self.policy.quick and self.has_space():
             to = self.destination_of_this()
         if to is not None and self.store(to):
             self.active = False
@@ -265,6 +265,8 @@ cdef class Express(Consumer):
 
     cdef Destination destination_of_this(self):
         cdef Destination to = self.destination
+        if self.walker.shared.used > MOST_KEPT:
+            return None
         if to is None or not self.walker.is_of_series(to.series):
             # As the storage knows it, if this association has stored an instance of the series.
             try:
@@ -278,7 +280,8 @@ cdef class Express(Consumer):
                 or memcmp(<const char *> to.sop_class, self.command.sop_class.text,
                           self.command.sop_class.size) != 0):
             return None
-        return None if to.placing else to
+        # What a failure left there is looked at first, and by nobody but the general way.
+        return None if to.placing or not to.folder.listed else to
 
     cdef bint store(self, Destination to) except -1:
         """Under its final name, or not at all."""

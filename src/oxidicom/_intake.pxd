@@ -8,3 +8,6 @@ cdef class Intake:
     cdef public object pool             # buffers.BufferPool
     cdef public Consumer lane           # where what comes next may be usual; else None
     cdef public int64_t received        # bytes
+    cdef public int64_t long_turn_ns    # a receive that takes longer is followed by others' turn
+
+    cdef int take_in(self, Py_ssize_t nbytes) except -1

@@ -10,11 +10,17 @@ class Intake:
     received: int
     """Bytes, of the whole connection."""
 
+    long_turn_ns: int
+    """A receive that takes longer is followed by others' turn."""
+
     def get_buffer(self, sizehint: int) -> bytearray: ...
     def buffer_updated(self, nbytes: int) -> None: ...
     def on_receive(self, nbytes: int, found: list[FramerEvent] | None) -> None:
         """The pool's buffer holds `nbytes` new ones; `found` is what a lane has made of them that
         it did not take, None where there is no lane."""
+
+    def on_long_turn(self) -> None:
+        """Others have waited for longer than they should."""
 
     def on_bug(self, error: BaseException) -> None:
         """A lane broke."""

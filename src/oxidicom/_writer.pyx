@@ -359,7 +359,7 @@ cdef class PartFile:
             self.created = False
             self.failure = EBADF
             if sync and fsync(folder_fd) < 0:
-                number = errno
+                self.failure = number = errno
         close(folder_fd)
         return number
 

@@ -96,6 +96,9 @@ class Host:
 
     def nothing(self, *arguments: Any) -> None: ...
 
+    def defer(self, call: Callable[[], None]) -> None:
+        call()
+
     opened = receiving_request = associated = ended = closed = admit = nothing
 
 

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from oxidicom.buffers import BufferPool
 from oxidicom.errors import InstanceError
 from oxidicom.net.protocol import Phase
 from oxidicom.ports import InstanceRefused, InstanceStored, Report
+from oxidicom.store.writing import TOO_SLOW_NS
 from tests.support import raw_peer as peer
 from tests.support.data import Instance
 from tests.support.line import CT, Line
@@ -240,6 +242,51 @@ def test_a_slow_write_hands_over_amid_an_instance(make: Make) -> None:
     assert not line.storage.writers.policy.quick
     assert line.expressed == 1
     assert line.protocol._sink is not None
+
+
+def test_what_others_found_slow_is_left_to_threads_amid_an_instance(make: Make) -> None:
+    line = prepared(make, mode="auto")
+    whole = message(instance(2, pixels=600_000))
+    half = pdus(whole, 300_000)
+    line.receive(half)
+    assert line.protocol._sink is None
+    line.storage.writers.policy.observe(TOO_SLOW_NS, time.monotonic())
+    line.receive(whole[len(half) : len(half) + 1000])
+    sink: Any = line.protocol._sink
+    assert not sink._inline
+    line.receive(peer.abort())
+
+
+def test_slow_storage_is_left_to_threads_amid_an_instance_of_the_general_way(make: Make) -> None:
+    line = make(mode="auto", express=False)
+    line.associate()
+    whole = message(instance(1, pixels=600_000))
+    half = pdus(whole, 300_000)
+    line.receive(half)
+    sink: Any = line.protocol._sink
+    assert sink._inline
+    line.storage.writers.policy.observe(TOO_SLOW_NS, time.monotonic())
+    line.receive(whole[len(half) : len(half) + 1000])
+    assert not sink._inline
+    line.receive(peer.abort())
+
+
+def test_what_a_failure_left_in_a_folder_is_looked_at_by_the_general_way(make: Make) -> None:
+    line = prepared(make)
+    (folder,) = line.storage.folders._folders.values()
+    folder.listed = False
+    line.receive(message(instance(2)))
+    assert (statuses(line.taken()), line.transport.writes) == ([0], 3)
+    assert folder.listed
+
+
+def test_overlong_values_are_not_kept_while_the_association_lasts(make: Make) -> None:
+    line = make()
+    line.associate()
+    for n in range(1, 4):
+        line.receive(message(instance(n, StudyDescription="x" * 9000), n))
+    assert statuses(line.taken()) == [0, 0, 0]
+    assert line.transport.writes == 4, "all the general way"
 
 
 @pytest.mark.parametrize(

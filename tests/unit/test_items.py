@@ -210,6 +210,7 @@ def test_a_context_too_long_to_remember_is_decoded_alike() -> None:
         request(user(item(0x58, b"\x01\x00\x00\x09user\0\0"))),
         request(user(item(0x58, b"\x01\x00\x00\x04user\0\1"))),
         request(user(b"\x51\x00")),
+        request(user(), user()),
         request(user(*(role(f"1.2.{i}", 1, 0) for i in range(129)))),
     ],
 )

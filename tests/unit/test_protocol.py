@@ -50,6 +50,10 @@ class Host:
         self.events: list[str] = []
         self.full = False
         self.request_bytes = 0
+        self.deferred: list[Callable[[], None]] = []
+
+    def defer(self, call: Callable[[], None]) -> None:
+        self.deferred.append(call)
 
     def opened(self, connection: AssociationProtocol) -> None:
         self.events.append("opened")
@@ -483,6 +487,34 @@ def test_buffers_and_outcomes_may_come_back_after_the_connection_is_lost(line: L
         sink.done()
     assert line.host.pool.kept == 0
     assert line.end is not None
+    assert line.host.bugs == []
+
+
+def test_after_a_long_turn_others_have_theirs(line: Line) -> None:
+    line.associate()
+    line.receive(store(1000))
+    assert line.host.deferred == []
+    line.protocol.long_turn_ns = -1
+    line.receive(store(1000, 2))
+    line.receive(store(1000, 3))
+    assert not line.transport.reading
+    (resume,) = line.host.deferred
+    line.protocol.long_turn_ns = 1 << 62
+    resume()
+    assert line.transport.reading
+    line.receive(store(1000, 4))
+    assert line.transport.reading
+    assert len(line.store.sinks) == 4
+
+
+def test_a_long_turn_may_be_the_last(line: Line) -> None:
+    line.associate()
+    line.protocol.long_turn_ns = -1
+    line.receive(store(1000) + peer.abort(0, 0))
+    assert line.transport.reading, "until the peer closes"
+    line.protocol.connection_lost(None)
+    for resume in line.host.deferred:
+        resume()
     assert line.host.bugs == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from oxidicom.buffers import BufferPool
@@ -27,6 +28,7 @@ class FlowControl:
         self._kept = 0
         self._pending = 0
         self._peer_reads = True
+        self._resting = False
         self._released = False
         self.paused = False
 
@@ -77,12 +79,24 @@ class FlowControl:
         self._peer_reads = yes
         self._update()
 
+    def rest(self, defer: Callable[[Callable[[], None]], object]) -> None:
+        """Read on when others have had their turn; `defer` is as a loop's `call_soon`."""
+        if not self._resting:
+            self._resting = True
+            self._update()
+            defer(self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        self._update()
+
     def _update(self) -> None:
         if self._released:
             return
         # The pool may be exhausted by others: only who holds a buffer waits, and is woken by it.
         pause = (
-            not self._peer_reads
+            self._resting
+            or not self._peer_reads
             or self._pending >= PENDING
             or self._kept >= SHARE
             or (self._kept > 0 and self._pool.exhausted)

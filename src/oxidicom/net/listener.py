@@ -79,6 +79,7 @@ class Listener:
         self.reports = reports
         self.on_bug = on_bug
         self.clock = clock
+        self.defer = asyncio.get_running_loop().call_soon
         self._max_associations = max_associations
         self._seats = Seats() if seats is None else seats
         self._request_memory = REQUEST_MEMORY if request_memory is None else request_memory

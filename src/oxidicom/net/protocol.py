@@ -59,6 +59,9 @@ class Host(Protocol):
     on_bug: Callable[[BaseException], None]
     clock: Callable[[], float]
 
+    def defer(self, call: Callable[[], None]) -> object:
+        """Call it when others have had their turn."""
+
     def opened(self, connection: AssociationProtocol) -> None: ...
 
     def receiving_request(self, connection: AssociationProtocol, nbytes: int) -> None:
@@ -156,6 +159,9 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
         self.lane = acceptor.express if self._abort_at_rest is None else None
         if self.phase is Phase.UNASSOCIATED:
             self._host.receiving_request(self, nbytes)
+
+    def on_long_turn(self) -> None:
+        self._flow.rest(self._host.defer)
 
     def on_bug(self, error: BaseException) -> None:
         self._host.on_bug(error)

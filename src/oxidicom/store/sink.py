@@ -137,6 +137,7 @@ class StorageSink:
         if self._error is not None or not self._gather:
             self._gather.clear()
             return True
+        self._look_again()
         if self._inline:
             self._write_inline(self._gather)
             return True
@@ -153,10 +154,14 @@ class StorageSink:
             self._write_job(gather)
         except Exception as error:
             self._fail(error)
-        if self._observe():
-            # The rest of this instance goes where the next one goes.
-            self._lane = self._storage.writers.lane()
-            self._inline = self._storage.writers.is_inline(self._lane)
+        self._observe()
+
+    def _look_again(self) -> None:
+        """Once storage is slow, in whosever hands, the rest goes where the next instance goes."""
+        writers = self._storage.writers
+        if self._inline and not writers.policy.quick:
+            self._lane = writers.lane()
+            self._inline = writers.is_inline(self._lane)
 
     def _write_job(self, gather: Gather) -> None:
         self._begin_job()
@@ -180,14 +185,12 @@ class StorageSink:
         self._written(result, error)
         self._owner.buffer_released(buffer)
 
-    def _observe(self) -> bool:
+    def _observe(self) -> None:
         """Tell the policy, once, if storage calls were slow."""
         slowest_ns = self._part.slowest_ns
-        if slowest_ns < SLOW_NS:
-            return False
-        self._part.slowest_ns = 0
-        self._storage.writers.policy.observe(slowest_ns, self._storage.clock())
-        return True
+        if slowest_ns >= SLOW_NS:
+            self._part.slowest_ns = 0
+            self._storage.writers.policy.observe(slowest_ns, self._storage.clock())
 
     # ---- the end -------------------------------------------------------------------------
 
@@ -224,6 +227,7 @@ class StorageSink:
         return names
 
     def _store(self, names: InstanceNames, buffer: bytearray) -> bool:
+        self._look_again()
         storage = self._storage
         folder = storage.folders.claim(names.series, self._association.association_id)
         if not folder.enter(names.sop_instance_uid, partial(self._place, folder, names)):

@@ -149,7 +149,7 @@ def decode_associate_rq(body: bytes) -> AssociateRequest:
 
     application_context = ""
     contexts: dict[int, PresentationContext] = {}
-    user = UserInformation()
+    user: UserInformation | None = None
     for kind, start, end in _items(body, _FIXED_LENGTH, len(body)):
         if kind == _PRESENTATION_CONTEXT_RQ:
             context = _presentation_context(body, start, end)
@@ -159,12 +159,14 @@ def decode_associate_rq(body: bytes) -> AssociateRequest:
         elif kind == _APPLICATION_CONTEXT:
             application_context = _trimmed(body[start:end])
         elif kind == _USER_INFORMATION:
+            if user is not None:
+                raise _invalid("two user information items")  # PS3.8 9.3.2 has one
             user = _user_information(body, start, end)
 
     return fixed._replace(
         application_context=application_context,
         presentation_contexts=tuple(contexts.values()),
-        user=user,
+        user=user or UserInformation(),
     )
 
 
