@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from oxidicom import __version__
 from oxidicom.app.control import ControlPlane, ControlThread
@@ -30,6 +30,10 @@ from oxidicom.settings import Settings
 from oxidicom.store.folders import keep_newest, list_instances
 from oxidicom.telemetry import start as start_telemetry
 from oxidicom.telemetry.logs import on_loop_error
+
+if TYPE_CHECKING:
+    from oxidicom.notify.amqp import AmqpPublisher
+    from oxidicom.notify.redis import RedisPublisher
 
 logger = logging.getLogger("oxidicom")
 
@@ -134,12 +138,8 @@ class Notifier:
         """On the control plane's loop."""
         settings = self._settings
         asyncio.get_running_loop().set_exception_handler(on_loop_error)
-        publisher = None
-        if settings.broker is not None:
-            # Imported only by those who have a broker: 5 MB and 50 ms.
-            from oxidicom.notify.amqp import AmqpPublisher
-
-            publisher = AmqpPublisher(settings.broker, settings.queue_name, settings.broker_ca)
+        publisher = publisher_of(settings)
+        if publisher is not None:
             self._broker_start = asyncio.create_task(publisher.start())
         lonk = None
         if settings.nats_address is not None:
@@ -232,6 +232,23 @@ class Notifier:
 
     async def _on_control(self, work: Coroutine[object, object, T]) -> T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._thread.loop))
+
+
+def publisher_of(settings: Settings) -> AmqpPublisher | RedisPublisher | None:
+    """Who brings registrations to CUBE; None if they are to wait in the outbox.
+
+    Imported here, so that only those who have a broker pay for its library: 5 MB and 50 ms.
+    """
+    if settings.broker is None:
+        return None
+    scheme = settings.broker.partition(":")[0].lower()
+    if scheme in ("redis", "rediss"):
+        from oxidicom.notify.redis import RedisPublisher
+
+        return RedisPublisher(settings.broker, settings.queue_name, settings.broker_ca)
+    from oxidicom.notify.amqp import AmqpPublisher
+
+    return AmqpPublisher(settings.broker, settings.queue_name, settings.broker_ca)
 
 
 def data_folder(settings: Settings) -> Path:
