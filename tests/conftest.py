@@ -41,7 +41,8 @@ def pytest_asyncio_loop_factories(
     return BOTH if item.get_closest_marker("both_loops") else ASYNCIO
 
 
-def _installed(kind: type[Broker]) -> None:
+def installed(kind: type[Broker]) -> None:
+    """Of a test that starts a broker of its own; fixtures ask by themselves."""
     if find_program(kind.program) is None:
         if os.environ.get("OXIDICOM_TEST_BROKERS") == "required":
             pytest.fail(f"{kind.program} is not installed")
@@ -50,20 +51,20 @@ def _installed(kind: type[Broker]) -> None:
 
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    _installed(RabbitMQ)
+    installed(RabbitMQ)
     with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as broker:
         yield broker
 
 
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    _installed(NatsServer)
+    installed(NatsServer)
     with NatsServer(tmp_path_factory.mktemp("nats")) as broker:
         yield broker
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    _installed(RedisServer)
+    installed(RedisServer)
     with RedisServer(tmp_path_factory.mktemp("redis")) as broker:
         yield broker
