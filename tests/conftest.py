@@ -16,6 +16,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -41,8 +42,7 @@ def pytest_asyncio_loop_factories(
     return BOTH if item.get_closest_marker("both_loops") else ASYNCIO
 
 
-def installed(kind: type[Broker]) -> None:
-    """Of a test that starts a broker of its own; fixtures ask by themselves."""
+def _installed(kind: type[Broker]) -> None:
     if find_program(kind.program) is None:
         if os.environ.get("OXIDICOM_TEST_BROKERS") == "required":
             pytest.fail(f"{kind.program} is not installed")
@@ -51,20 +51,30 @@ def installed(kind: type[Broker]) -> None:
 
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    installed(RabbitMQ)
+    _installed(RabbitMQ)
     with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as broker:
         yield broker
 
 
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    installed(NatsServer)
+    _installed(NatsServer)
     with NatsServer(tmp_path_factory.mktemp("nats")) as broker:
         yield broker
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    installed(RedisServer)
+    _installed(RedisServer)
     with RedisServer(tmp_path_factory.mktemp("redis")) as broker:
         yield broker
+
+
+StartRedis = Callable[..., RedisServer]
+
+
+@pytest.fixture
+def private_redis(tmp_path: Path) -> StartRedis:
+    """A server of the test's own, not started; arguments are its command line's."""
+    _installed(RedisServer)
+    return lambda *extra: RedisServer(tmp_path / "redis", extra)

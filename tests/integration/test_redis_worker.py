@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oxidicom.notify.redis import RedisPublisher
-from tests.conftest import installed
+from tests.conftest import StartRedis
 from tests.support.brokers import RedisServer
 from tests.support.cube_worker import cube_worker
-from tests.support.redis_lists import admin, lists
+from tests.support.redis_lists import admin, lists, publisher
 from tests.support.registrations import FIELDS, numbered, registration
 
 QUEUE = "main2"
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
+def server(private_redis: StartRedis) -> Iterator[RedisServer]:
     """One of our own, so that every key in it is known."""
-    installed(RedisServer)
-    with RedisServer(tmp_path / "redis") as server:
+    with private_redis() as server:
         yield server
-
-
-@asynccontextmanager
-async def publishing(server: RedisServer) -> AsyncIterator[RedisPublisher]:
-    publisher = RedisPublisher(server.url, QUEUE)
-    try:
-        yield publisher
-    finally:
-        await publisher.close()
 
 
 async def prefetched(server: RedisServer, count: int, left: int) -> None:
@@ -55,7 +43,7 @@ async def test_cubes_task_is_called_once_with_our_fields(
     absent = ("PatientName", "PatientBirthDate", "PatientSex", "SeriesDescription")
     sent: dict[str, dict[str, Any]] = {}
     async with (
-        publishing(server) as publisher,
+        publisher(server.url, QUEUE) as ours,
         cube_worker(server, QUEUE, tmp_path, "threads") as worker,
     ):
         for what, fields in (
@@ -64,7 +52,7 @@ async def test_cubes_task_is_called_once_with_our_fields(
             (registration(patient_name="Müller^Jürgen=山田^太郎"), None),
         ):
             task_id = str(uuid.uuid4())
-            await publisher.publish(what, task_id)
+            await ours.publish(what, task_id)
             expected = fields or FIELDS | {"PatientName": "Müller^Jürgen=山田^太郎"}
             sent[task_id] = expected | {"task_id": task_id}
         for _ in range(len(sent)):
@@ -85,9 +73,9 @@ async def test_cubes_task_is_called_once_with_our_fields(
 async def test_a_worker_that_is_shut_down_leaves_the_rest_in_cubes_queue(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    async with publishing(server) as publisher:
+    async with publisher(server.url, QUEUE) as ours:
         for number in range(6):
-            await publisher.publish(numbered(number), str(uuid.uuid4()))
+            await ours.publish(numbered(number), str(uuid.uuid4()))
     async with cube_worker(server, QUEUE, tmp_path, "prefork") as worker:
         _, first = await worker.called()
         await prefetched(server, 4, left=1)

@@ -174,7 +174,7 @@ class RedisServer(Broker):
         return [program, "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", *self.extra]
 
     def is_ready(self) -> bool:
-        return self.greeting(b"PING\r\n", 5) in (b"+PONG", b"-NOAU")
+        return self.greeting(b"PING\r\n", 5) in (b"+PONG", b"-NOAU", b"-ERR ")
 
 
 class RabbitMQ(Broker):

@@ -1,14 +1,21 @@
-"""What lies in Redis, without Celery."""
+"""What we put into Redis, and what lies there, without Celery."""
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from redis import Redis
+from redis.exceptions import RedisError
 
+from oxidicom.notify.redis import RedisPublisher
 from tests.support.brokers import RedisServer
+
+LINE_ERRORS = (OSError, RedisError)
 
 
 class Envelope(NamedTuple):
@@ -55,3 +62,16 @@ def lists(server: RedisServer) -> dict[str, int]:
 def _int(answer: Any) -> int:
     assert isinstance(answer, int)
     return answer
+
+
+def counts(server: RedisServer, queue: str) -> list[int]:
+    return [each.kwargs["ndicom"] for each in envelopes(server, queue)]
+
+
+@asynccontextmanager
+async def publisher(url: str, queue: str, ca: Path | None = None) -> AsyncIterator[RedisPublisher]:
+    ours = RedisPublisher(url, queue, ca)
+    try:
+        yield ours
+    finally:
+        await ours.close()
