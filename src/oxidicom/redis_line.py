@@ -5,6 +5,8 @@ Imported only by those who have such a broker: the library takes time and memory
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 from ssl import SSLContext
 from typing import Any, Final
@@ -14,6 +16,7 @@ from redis.asyncio import Connection, SSLConnection
 from redis.exceptions import NoPermissionError, ResponseError
 
 PORT: Final = 6379
+CLOSE_TIMEOUT: Final = 2.0
 
 _KEEP_ALIVE: Final = {socket.TCP_KEEPIDLE: 20, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
 """Seconds and probes: registrations may be hours apart, and firewalls forget the silent."""
@@ -65,6 +68,13 @@ async def ask(connection: Connection, *command: str | bytes) -> object:
         return await connection.read_response()
     except ResponseError as error:
         raise _discreet(error) from None
+
+
+async def part(connection: Connection) -> None:
+    """Close it, in order if the server plays along in time."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await connection.disconnect()
 
 
 def _discreet(error: ResponseError) -> ResponseError:

@@ -334,6 +334,16 @@ PROBES = [
         "OXIDICOM_CELERY_BROKER",
         id="amqps",
     ),
+    pytest.param(
+        lambda port: probe_broker(broker_settings(port, "redis")),
+        "OXIDICOM_CELERY_BROKER",
+        id="redis",
+    ),
+    pytest.param(
+        lambda port: probe_broker(broker_settings(port, "rediss")),
+        "OXIDICOM_CELERY_BROKER",
+        id="rediss",
+    ),
     pytest.param(lambda port: probe_nats(nats_settings(port)), "OXIDICOM_NATS_ADDRESS", id="nats"),
     pytest.param(
         lambda port: probe_nats(nats_settings(port, scheme="tls")),
@@ -392,6 +402,7 @@ def test_names_that_do_not_resolve() -> None:
     root = Path("/data")
     for findings in (
         probe_broker(Settings(files_root=root, broker="amqp://nowhere.invalid")),
+        probe_broker(Settings(files_root=root, broker="redis://nowhere.invalid")),
         probe_nats(Settings(files_root=root, nats_address="nowhere.invalid")),
     ):
         assert "does not resolve" in fault(findings)
@@ -403,6 +414,7 @@ def test_no_certificates(tmp_path: Path) -> None:
     for ca, words in ((empty, "it holds none"), (tmp_path / "none.pem", "No such file")):
         for findings in (
             probe_broker(broker_settings(1, "amqps", ca)),
+            probe_broker(broker_settings(1, "rediss", ca)),
             probe_nats(nats_settings(1, ca=ca)),
         ):
             text = fault(findings)

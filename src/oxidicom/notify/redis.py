@@ -20,7 +20,7 @@ from oxidicom.notify.celery_message import CeleryMessage, encode, our_origin
 from oxidicom.notify.reasons import reason_of
 from oxidicom.notify.tls import client_context
 from oxidicom.ports import Registration
-from oxidicom.redis_line import ask, connection_to, greet
+from oxidicom.redis_line import ask, connection_to, greet, part
 
 CONNECT_TIMEOUT: Final = 10.0
 PUBLISH_TIMEOUT: Final = 30.0
@@ -97,7 +97,9 @@ class RedisPublisher:
 
     async def close(self) -> None:
         async with self._turn:
-            await self._drop()
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                await part(connection)
 
     async def _ready(self) -> Connection:
         """A connection that nobody else uses; ours must be the turn."""

@@ -18,7 +18,7 @@ from redis.exceptions import (
 )
 
 from oxidicom.cli.probes import Server, connection_trouble
-from oxidicom.redis_line import ask, connection_to, greet
+from oxidicom.redis_line import ask, connection_to, greet, part
 
 
 class NotAList(Exception):
@@ -39,7 +39,7 @@ async def look(url: str, queue_name: str, context: ssl.SSLContext | None) -> str
             return f"queue {queue_name} may be written by this user, but not looked at"
         return f"queue {queue_name} has {length} messages"
     finally:
-        await connection.disconnect(nowait=True)
+        await part(connection)
 
 
 async def _rehearse(connection: Connection, queue_name: str) -> None:
