@@ -6,8 +6,9 @@ uvloop's (pytest-asyncio 1.4 or newer; with an older one on asyncio's only).
 Fixtures (of the whole session): `rabbitmq`, `nats_server` and `redis_server` are brokers of our
 own on free ports, from tests/support/brokers.py: use `.url`, `.address`, `.port`. They are shared,
 so a test takes a queue, key or subject of its own, and one that wants to stop a broker starts its
-own: `with NatsServer(tmp_path / "nats") as server:`. Where a broker's package is not installed, the
-test is skipped; with OXIDICOM_TEST_BROKERS=required in the environment it fails.
+own: `with NatsServer(tmp_path / "nats") as server:`, or `with private_redis() as server:`. Where a
+broker's package is not installed, the test is skipped; with OXIDICOM_TEST_BROKERS=required in the
+environment it fails.
 """
 
 from __future__ import annotations

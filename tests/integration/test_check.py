@@ -7,8 +7,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from oxidicom.cli.probes.nats import probe_nats
 from oxidicom.cli.probes.storage import probe_storage
 from oxidicom.settings import Settings
 from tests.support.brokers import NatsServer, RabbitMQ, find_program, free_port
+from tests.support.server_that import server_that
 
 
 class Answer(NamedTuple):
@@ -72,35 +72,6 @@ def short_limit(monkeypatch: pytest.MonkeyPatch) -> float:
     for module in (probes, broker_probe, nats_probe):
         monkeypatch.setattr(module, "LIMIT", limit)
     return limit
-
-
-@contextmanager
-def server_that(behave: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port of 127.0.0.1 where each connection is treated so, until the end."""
-    connections: list[socket.socket] = []
-
-    def serve(listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            connections.append(connection)
-            try:
-                behave(connection)
-            except OSError:
-                continue
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, args=(listener,))
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for connection in connections:
-                connection.close()
 
 
 def only(findings: list[Finding]) -> Finding:

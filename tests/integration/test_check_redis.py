@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.conftest import StartRedis
 from tests.support.authority import found_authority
 from tests.support.brokers import RedisServer, free_port
 from tests.support.redis_lists import admin, lists
+from tests.support.server_that import server_that
 
 QUEUE = "main2"
 
@@ -99,10 +101,26 @@ def test_a_server_that_takes_no_writes(server: RedisServer) -> None:
         assert "lets us in" in told(server.url, Verdict.OK)
 
 
-def test_no_room(server: RedisServer) -> None:
-    with admin(server) as client:
-        client.config_set("maxclients", "1")
-        assert "maxclients" in told(server.url)
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("-ERR max number of clients reached", "raise its maxclients"),
+        ("-LOADING Redis is loading the dataset in memory", "still loading its data"),
+        ("-MISCONF Redis is configured to save RDB snapshots, but", "cannot save to its disk"),
+        ("-DENIED Redis is running in protected mode because", "set a password there"),
+        ("-ERR whatever", "does not speak Redis as we do"),
+        ("+OK", "does not speak Redis as we do"),
+    ],
+)
+def test_answers(answer: str, words: str) -> None:
+    def behave(connection: socket.socket) -> None:
+        while heard := connection.recv(65536):
+            connection.sendall(f"{answer}\r\n".encode() * heard.count(b"*"))  # one a command
+
+    with server_that(behave) as port:
+        text = told(f"redis://127.0.0.1:{port}")
+    assert words in text
+    assert f"127.0.0.1:{port}" in text
 
 
 def test_a_cluster(private_redis: StartRedis) -> None:
