@@ -122,7 +122,10 @@ async def test_a_connection_that_the_server_closed_is_no_failure(
                     each for each in client.client_list() if each["id"] != str(client.client_id())
                 ]
                 assert client.client_kill_filter(_id=line["id"]) == 1
-            await asyncio.sleep(0.05)  # its end arrives, and the loop sees it
+            async with asyncio.timeout(5):
+                assert ours._connection is not None
+                while await redis._is_silent(ours._connection):  # noqa: ASYNC110 (a socket)
+                    await asyncio.sleep(0.01)
             await ours.publish(registration(2), str(uuid.uuid4()))
         assert counts(server, queue) == [1, 2]
 

@@ -17,7 +17,7 @@ from redis.exceptions import (
 )
 
 from tests.conftest import StartRedis
-from tests.support.brokers import RedisServer, free_port
+from tests.support.brokers import Gate, RedisServer, free_port
 from tests.support.redis_lists import LINE_ERRORS, admin, counts, lists, publisher
 from tests.support.registrations import registration
 
@@ -106,13 +106,17 @@ class TestRefusals:
 
     async def test_a_replica(self, private_redis: StartRedis, queue: str) -> None:
         with private_redis() as server, admin(server) as client:
-            async with publisher(server.url, queue) as ours:
+            async with (
+                Gate(server.port) as gate,
+                publisher(f"redis://127.0.0.1:{gate.port}", queue) as ours,
+            ):
                 await ours.start()
                 client.replicaof("127.0.0.1", free_port())
                 with pytest.raises(ReadOnlyError):
                     await ours.publish(registration(1), TASK_ID)
                 client.replicaof("NO", "ONE")
                 await ours.publish(registration(2), TASK_ID)
+                assert gate.accepted == 2, "the name may lead to another server now"
             assert counts(server, queue) == [2]
 
     async def test_no_memory(self, private_redis: StartRedis, queue: str) -> None:
