@@ -189,7 +189,7 @@ async def test_a_server_that_hangs_blocks_nobody_and_is_sent_nothing_twice(
             finally:
                 server.thaw()
             await ours.publish(registration(2), str(uuid.uuid4()))
-        # The first attempt was under way when it froze; the later ones heard no answer to PING.
+        # Only the first attempt had a line to push over; the later ones were greeted by nobody.
         assert counts(server, queue) == [1, 2]
 
 
