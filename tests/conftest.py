@@ -6,8 +6,9 @@ uvloop's (pytest-asyncio 1.4 or newer; with an older one on asyncio's only).
 Fixtures (of the whole session): `rabbitmq`, `nats_server` and `redis_server` are brokers of our
 own on free ports, from tests/support/brokers.py: use `.url`, `.address`, `.port`. They are shared,
 so a test takes a queue, key or subject of its own, and one that wants to stop a broker starts its
-own: `with NatsServer(tmp_path / "nats") as server:`. Where a broker's package is not installed, the
-test is skipped; with OXIDICOM_TEST_BROKERS=required in the environment it fails.
+own: `with NatsServer(tmp_path / "nats") as server:`, or `with private_redis() as server:`. Where a
+broker's package is not installed, the test is skipped; with OXIDICOM_TEST_BROKERS=required in the
+environment it fails.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -67,3 +69,13 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     _installed(RedisServer)
     with RedisServer(tmp_path_factory.mktemp("redis")) as broker:
         yield broker
+
+
+StartRedis = Callable[..., RedisServer]
+
+
+@pytest.fixture
+def private_redis(tmp_path: Path) -> StartRedis:
+    """A server of the test's own, not started; arguments are its command line's."""
+    _installed(RedisServer)
+    return lambda *extra: RedisServer(tmp_path / "redis", extra)

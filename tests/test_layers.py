@@ -15,8 +15,7 @@ LONGEST_FILE = 450
 
 BASE = {
     *("__init__", "buffers", "constants", "disk", "encodings", "errors", "logevents", "ports"),
-    "signature",
-    *("settings", "uids", "ulid"),
+    *("redis_line", "settings", "signature", "uids", "ulid"),
 }
 """Modules and packages below which there is nothing of ours."""
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.brokers import RabbitMQ
+from tests.support.brokers import Broker
 from tests.support.cube import PREFIX
 from tests.support.data import Instance
 from tests.support.raw_peer import EXPLICIT, RawPeer
@@ -32,16 +32,22 @@ class Calls(NamedTuple):
         return [call for call in calls if call["SeriesInstanceUID"] == series]
 
 
+@pytest.fixture(scope="module", params=["rabbitmq", "redis_server"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    broker: Broker = request.getfixturevalue(request.param)
+    return broker
+
+
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("files")
 
 
 @pytest.fixture(scope="module")
-def receiver(root: Path, rabbitmq: RabbitMQ) -> Iterator[Receiver]:
+def receiver(root: Path, broker: Broker) -> Iterator[Receiver]:
     with Receiver(
         root,
-        OXIDICOM_CELERY_BROKER=rabbitmq.url,
+        OXIDICOM_CELERY_BROKER=broker.url,
         OXIDICOM_QUEUE_NAME=QUEUE,
         OXIDICOM_SERIES_SETTLE="500ms",
     ) as receiver:
@@ -50,12 +56,12 @@ def receiver(root: Path, rabbitmq: RabbitMQ) -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def calls(
-    receiver: Receiver, rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory
+    receiver: Receiver, broker: Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Calls]:
     """What the worker's task was called with."""
     folder = tmp_path_factory.mktemp("calls")
     environment = {
-        f"{PREFIX}BROKER": rabbitmq.url,
+        f"{PREFIX}BROKER": broker.url,
         f"{PREFIX}QUEUE": QUEUE,
         f"{PREFIX}ROOT": str(receiver.root),
         f"{PREFIX}CALLS": str(folder),

@@ -7,8 +7,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from oxidicom.cli.probes.storage import probe_storage
 from oxidicom.settings import Settings
 from tests.support.brokers import NatsServer, RabbitMQ, find_program, free_port
 from tests.support.cube_http import PASSWORD, USERNAME, Cube, Reply
+from tests.support.server_that import server_that
 
 
 class Answer(NamedTuple):
@@ -75,35 +75,6 @@ def short_limit(monkeypatch: pytest.MonkeyPatch) -> float:
     for module in (probes, broker_probe, cube_probe, nats_probe):
         monkeypatch.setattr(module, "LIMIT", limit)
     return limit
-
-
-@contextmanager
-def server_that(behave: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port of 127.0.0.1 where each connection is treated so, until the end."""
-    connections: list[socket.socket] = []
-
-    def serve(listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            connections.append(connection)
-            try:
-                behave(connection)
-            except OSError:
-                continue
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, args=(listener,))
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for connection in connections:
-                connection.close()
 
 
 def only(findings: list[Finding]) -> Finding:
@@ -337,6 +308,16 @@ PROBES = [
         "OXIDICOM_CELERY_BROKER",
         id="amqps",
     ),
+    pytest.param(
+        lambda port: probe_broker(broker_settings(port, "redis")),
+        "OXIDICOM_CELERY_BROKER",
+        id="redis",
+    ),
+    pytest.param(
+        lambda port: probe_broker(broker_settings(port, "rediss")),
+        "OXIDICOM_CELERY_BROKER",
+        id="rediss",
+    ),
     pytest.param(lambda port: probe_nats(nats_settings(port)), "OXIDICOM_NATS_ADDRESS", id="nats"),
     pytest.param(
         lambda port: probe_nats(nats_settings(port, scheme="tls")),
@@ -395,6 +376,7 @@ def test_names_that_do_not_resolve() -> None:
     root = Path("/data")
     for findings in (
         probe_broker(Settings(files_root=root, broker="amqp://nowhere.invalid")),
+        probe_broker(Settings(files_root=root, broker="redis://nowhere.invalid")),
         probe_nats(Settings(files_root=root, nats_address="nowhere.invalid")),
     ):
         assert "does not resolve" in fault(findings)
@@ -406,6 +388,7 @@ def test_no_certificates(tmp_path: Path) -> None:
     for ca, words in ((empty, "it holds none"), (tmp_path / "none.pem", "No such file")):
         for findings in (
             probe_broker(broker_settings(1, "amqps", ca)),
+            probe_broker(broker_settings(1, "rediss", ca)),
             probe_nats(nats_settings(1, ca=ca)),
         ):
             text = fault(findings)

@@ -160,16 +160,21 @@ class NatsServer(Broker):
 
 
 class RedisServer(Broker):
+    """Keeps nothing on disk. `extra`: further arguments, say for TLS, a password or to keep it."""
+
     program = "redis-server"
     scheme = "redis"
 
+    def __init__(self, folder: Path, extra: Iterable[str] = ()) -> None:
+        super().__init__(folder)
+        self.extra = tuple(extra)
+
     def command(self) -> list[str]:
         program = find_program(self.program) or self.program
-        port = str(self.port)
-        return [program, "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no"]
+        return [program, "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", *self.extra]
 
     def is_ready(self) -> bool:
-        return self.greeting(b"PING\r\n", 5) == b"+PONG"
+        return self.greeting(b"PING\r\n", 5) in (b"+PONG", b"-NOAU", b"-ERR ")
 
 
 class RabbitMQ(Broker):

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from oxidicom import __version__
 from oxidicom.app.control import ControlPlane, ControlThread
@@ -30,6 +30,10 @@ from oxidicom.settings import Settings
 from oxidicom.store.folders import keep_newest, list_instances
 from oxidicom.telemetry import start as start_telemetry
 from oxidicom.telemetry.logs import on_loop_error
+
+if TYPE_CHECKING:
+    from oxidicom.notify.amqp import AmqpPublisher
+    from oxidicom.notify.redis import RedisPublisher
 
 logger = logging.getLogger("oxidicom")
 
@@ -152,12 +156,9 @@ class Notifier:
             )
             in_flight = settings.pushers
         elif settings.broker is not None:
-            # Imported only by those who have a broker: 5 MB and 50 ms.
-            from oxidicom.notify.amqp import AmqpPublisher
-
-            amqp = AmqpPublisher(settings.broker, settings.queue_name, settings.broker_ca)
-            self._broker_start = asyncio.create_task(amqp.start())
-            publisher = amqp
+            broker = broker_of(settings.broker, settings)
+            self._broker_start = asyncio.create_task(broker.start())
+            publisher = broker
         lonk = None
         if settings.nats_address is not None:
             lonk = LonkPublisher(
@@ -243,6 +244,17 @@ class Notifier:
 
     async def _on_control(self, work: Coroutine[object, object, T]) -> T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._thread.loop))
+
+
+def broker_of(url: str, settings: Settings) -> AmqpPublisher | RedisPublisher:
+    """Imported here, so that only those who have one pay for its library: 5 MB and 50 ms."""
+    if url.partition(":")[0].lower() in ("redis", "rediss"):
+        from oxidicom.notify.redis import RedisPublisher
+
+        return RedisPublisher(url, settings.queue_name, settings.broker_ca)
+    from oxidicom.notify.amqp import AmqpPublisher
+
+    return AmqpPublisher(url, settings.queue_name, settings.broker_ca)
 
 
 def data_folder(settings: Settings) -> Path:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import ssl
+from collections.abc import Coroutine
 from typing import Final
 from urllib.parse import urlsplit
 
-from oxidicom.cli.probes import (
-    LIMIT,
-    Finding,
-    NoCertificates,
-    Server,
-    Verdict,
-    client_context,
-    connection_trouble,
-)
+from oxidicom.cli.probes import LIMIT, Finding, NoCertificates, Server, Verdict, client_context
 from oxidicom.settings import Settings
 
 _VARIABLE: Final = "OXIDICOM_CELERY_BROKER"
+
+_LANGUAGES: Final = {
+    "amqp": ("AMQP 0-9-1", 5672),
+    "amqps": ("AMQP 0-9-1", 5671),
+    "redis": ("Redis", 6379),
+    "rediss": ("Redis", 6379),
+}
+"""And their usual ports, by scheme."""
 
 
 def probe_broker(settings: Settings) -> list[Finding]:
@@ -31,57 +30,24 @@ def probe_broker(settings: Settings) -> list[Finding]:
         )
         return [Finding("broker", Verdict.NOT_SET, text)]
     url = urlsplit(settings.broker)
-    secure = url.scheme == "amqps"
-    server = Server(
-        f"{url.hostname}:{url.port or (5671 if secure else 5672)}", "AMQP 0-9-1", _VARIABLE
-    )
-    for name in ("aio_pika", "aiormq"):  # what they would log, the finding says
-        logging.getLogger(name).addHandler(logging.NullHandler())
+    language, usual_port = _LANGUAGES[url.scheme]
+    server = Server(f"{url.hostname}:{url.port or usual_port}", language, _VARIABLE)
     try:
-        context = client_context(settings) if secure else None
-        text = asyncio.run(_look(settings, settings.broker, context))
+        context = client_context(settings) if url.scheme in ("amqps", "rediss") else None
+    except NoCertificates as error:
+        return [Finding("broker", Verdict.FAULT, str(error))]
+    # Imported late: each takes longer to import than all else here.
+    if language == "Redis":
+        from oxidicom.cli.probes.redis import look, trouble
+    else:
+        from oxidicom.cli.probes.amqp import look, trouble
+    try:
+        text = asyncio.run(_in_time(look(settings.broker, settings.queue_name, context)))
     except Exception as error:
-        return [Finding("broker", Verdict.FAULT, _trouble(error, server))]
+        return [Finding("broker", Verdict.FAULT, trouble(error, server))]
     return [Finding("broker", Verdict.OK, f"{server.where} lets us in; {text}")]
 
 
-async def _look(settings: Settings, url: str, context: ssl.SSLContext | None) -> str:
-    import aio_pika  # late: it takes longer to import than all else here
-    from aiormq.exceptions import ChannelNotFoundEntity
-
+async def _in_time(look: Coroutine[object, object, str]) -> str:
     async with asyncio.timeout(LIMIT):
-        connection = await aio_pika.connect(url, ssl_context=context)
-        async with connection:
-            channel = await connection.channel()
-            try:
-                queue = await channel.declare_queue(settings.queue_name, passive=True)
-            except ChannelNotFoundEntity:
-                return f"queue {settings.queue_name} is not there yet, serve declares it"
-            found = queue.declaration_result
-            return (
-                f"queue {settings.queue_name} has {found.message_count} messages and"
-                f" {found.consumer_count} consumers"
-            )
-
-
-def _trouble(error: Exception, server: Server) -> str:
-    from aiormq.exceptions import (
-        AuthenticationError,
-        ChannelAccessRefused,
-        InvalidFrameError,
-        ProbableAuthenticationError,
-    )
-
-    match error:
-        case NoCertificates():
-            return str(error)
-        case ProbableAuthenticationError() | AuthenticationError():
-            return f"{server.where} refuses this user or password: correct {_VARIABLE}"
-        case InvalidFrameError() if "OpenOk" in str(error):  # the last answer before we are in
-            return f"{server.where} has no such virtual host for this user: correct {_VARIABLE}"
-        case ChannelAccessRefused():
-            return (
-                f"{server.where} denies this user the queue: correct OXIDICOM_QUEUE_NAME, or have"
-                " the broker's administrator grant the user its permissions"
-            )
-    return connection_trouble(error, server)
+        return await look

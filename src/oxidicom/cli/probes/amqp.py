@@ -1,0 +1,49 @@
+"""A look at CUBE's queue in RabbitMQ."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+
+import aio_pika
+from aiormq.exceptions import (
+    AuthenticationError,
+    ChannelAccessRefused,
+    ChannelNotFoundEntity,
+    InvalidFrameError,
+    ProbableAuthenticationError,
+)
+
+from oxidicom.cli.probes import Server, connection_trouble
+
+
+async def look(url: str, queue_name: str, context: ssl.SSLContext | None) -> str:
+    for name in ("aio_pika", "aiormq"):  # what they would log, the finding says
+        logging.getLogger(name).addHandler(logging.NullHandler())
+    connection = await aio_pika.connect(url, ssl_context=context)
+    async with connection:
+        channel = await connection.channel()
+        try:
+            queue = await channel.declare_queue(queue_name, passive=True)
+        except ChannelNotFoundEntity:
+            return f"queue {queue_name} is not there yet, serve declares it"
+        found = queue.declaration_result
+        return (
+            f"queue {queue_name} has {found.message_count} messages and"
+            f" {found.consumer_count} consumers"
+        )
+
+
+def trouble(error: Exception, server: Server) -> str:
+    where, _, variable = server
+    match error:
+        case ProbableAuthenticationError() | AuthenticationError():
+            return f"{where} refuses this user or password: correct {variable}"
+        case InvalidFrameError() if "OpenOk" in str(error):  # the last answer before we are in
+            return f"{where} has no such virtual host for this user: correct {variable}"
+        case ChannelAccessRefused():
+            return (
+                f"{where} denies this user the queue: correct OXIDICOM_QUEUE_NAME, or have"
+                " the broker's administrator grant the user its permissions"
+            )
+    return connection_trouble(error, server)
