@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from typing import Final
 
 LENGTH: Final = 26
@@ -27,3 +28,13 @@ def new_ulid(wall_ns: int | None = None) -> str:
     random = int.from_bytes(os.urandom(_RANDOM_BITS // 8), "big")
     value = milliseconds << _RANDOM_BITS | random
     return "".join(_CROCKFORD[value >> 5 * place & 31] for place in reversed(range(LENGTH)))
+
+
+def as_uuid(ulid: str) -> str:
+    """The same 128 bits in the form of a UUID. Raises ValueError for what is no ULID."""
+    value = 0
+    for character in ulid:
+        value = value << 5 | _CROCKFORD.index(character)
+    if len(ulid) != LENGTH:
+        raise ValueError("a ULID has 26 characters")
+    return str(uuid.UUID(int=value))

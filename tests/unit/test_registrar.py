@@ -39,6 +39,7 @@ class Story:
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
+        self.registrations: list[Registration] = []
         self.settled: list[asyncio.Future[None]] = []
         self.confirm = True
         self.depth = 0
@@ -46,6 +47,7 @@ class Story:
 
     async def submit(self, registration: Registration) -> asyncio.Future[None]:
         self.events.append(("outbox", registration.ndicom))
+        self.registrations.append(registration)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.confirm:
             future.set_result(None)
@@ -212,3 +214,43 @@ async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journ
     assert "P1" not in caplog.records[0].getMessage()
     assert [entry.association_id for entry in bench.journal.entries([])] == ["A"]
     assert not bench.completed.is_set()
+
+
+async def test_what_is_registered_says_what_came_and_what_was_expected(bench: Bench) -> None:
+    bench.store("0001-1.1.dcm")
+    bench.registrar.submit(SeriesCompleted(series(), 1, ("A", "B"), 3, 7))
+    await bench.registrar.finish(5)
+    bench.registrar.submit(SeriesCompleted(series(), 1, ()))
+    await bench.registrar.finish(5)
+    assert bench.story.registrations == [
+        Registration(series(), 1, 3, 7, "A"),
+        Registration(series(), 1, 0, None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expected", "level", "fields"),
+    [
+        (None, "INFO", {}),
+        (2, "INFO", {"expected": 2}),
+        (1, "INFO", {"expected": 1}),
+        (0, "INFO", {"expected": 0}),
+        (5, "WARNING", {"expected": 5, "short": 3}),
+    ],
+)
+async def test_the_log_says_what_is_missing(
+    bench: Bench,
+    caplog: pytest.LogCaptureFixture,
+    expected: int | None,
+    level: str,
+    fields: dict[str, int],
+) -> None:
+    """Of what lies in the folder, an earlier reception included."""
+    bench.store("0001-1.1.dcm", "0002-1.2.dcm")
+    with caplog.at_level(logging.INFO, "oxidicom.series"):
+        bench.registrar.submit(SeriesCompleted(series(), 1, ("A",), 1, expected))
+        await bench.registrar.finish(5)
+    [line] = caplog.records
+    assert (line.message, line.levelname) == ("series complete", level)
+    told = line.fields  # type: ignore[attr-defined]
+    assert {name: told[name] for name in ("expected", "short") if name in told} == fields

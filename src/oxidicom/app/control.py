@@ -33,6 +33,7 @@ from oxidicom.ports import (
     SeriesInfo,
     SeriesProgress,
 )
+from oxidicom.query.inquiries import Inquiries
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.telemetry import Telemetry
 
@@ -70,6 +71,7 @@ class ControlPlane:
         courier: Courier,
         lonk: LonkPublisher | None,
         telemetry: Telemetry,
+        inquiries: Inquiries | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tracker = tracker
@@ -77,6 +79,7 @@ class ControlPlane:
         self._courier = courier
         self._lonk = lonk
         self._telemetry = telemetry
+        self._inquiries = inquiries
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._reports: deque[Report] = deque()
@@ -132,6 +135,8 @@ class ControlPlane:
         deadline = self._clock() + within - 0.5
         self._take_reports()
         self._act(self._tracker.finish_all(self._clock()))
+        if self._inquiries is not None:
+            self._inquiries.close()
         # Done follows the confirmation, so that progress is complete once these are.
         await self._registrar.finish(within / 2)
         left = await self._stop_courier(max(0.2, deadline - self._clock() - 1.0))
@@ -171,8 +176,17 @@ class ControlPlane:
         if tally is not None:
             tally.stored += 1
             tally.size += report.size
+        if self._inquiries is not None:
+            # Before it is counted, which may complete its series.
+            self._ask(self._inquiries, report)
         self._act(self._tracker.stored(report))
         self._telemetry.instance_stored(report)
+
+    def _ask(self, inquiries: Inquiries, report: InstanceStored) -> None:
+        try:
+            inquiries.stored(report.series, report.association_id)
+        except Exception as error:  # no thread to be had, perhaps; the instance counts all the same
+            event(logger, logging.ERROR, "a PACS could not be asked", exc_info=error)
 
     def _take(self, report: Report) -> None:
         match report:
@@ -238,6 +252,8 @@ class ControlPlane:
                 if self._lonk is not None:
                     self._lonk.progress(notice.series, notice.received, notice.first)
             case SeriesCompleted():
+                if self._inquiries is not None:
+                    self._inquiries.completed(notice.series.key)
                 self._registrar.submit(notice)
             case SeriesFailed():
                 if self._lonk is not None:

@@ -99,7 +99,7 @@ class Registrar:
                 self._lonk.final(series, told)
             settled = None
             if ndicom:
-                settled = await self._courier.submit(Registration(series, ndicom))
+                settled = await self._courier.submit(_registration(completed, ndicom))
                 self._telemetry.outbox_depth(self._courier.depth)
             await self._on_disk(self._journal.remove, series.key, completed.associations)
             self._completed(completed)
@@ -124,16 +124,26 @@ class Registrar:
         elif not confirmed or not self._has_broker:
             error = "waits in the outbox"
         self._telemetry.series_registered(
-            series, completed.associations, ndicom, began_ns, time.time_ns(), None, error
+            series,
+            completed.associations,
+            ndicom,
+            began_ns,
+            time.time_ns(),
+            None,
+            error,
+            completed.expected,
         )
+        pacs = _by_the_pacs(completed.expected, ndicom)
+        well = "short" not in pacs and (error is None or not self._has_broker)
         event(
             logger,
-            logging.INFO if error is None or not self._has_broker else logging.WARNING,
+            logging.INFO if well else logging.WARNING,
             "series complete" if ndicom else "series without instances is not registered",
             pacs_name=series.pacs_name,
             SeriesInstanceUID=series.series_instance_uid,
             ndicom=ndicom,
             received=completed.received,
+            **pacs,
             associations=len(completed.associations),
             registration=error or "confirmed",
         )
@@ -154,3 +164,22 @@ class Registrar:
                     event(logger, logging.ERROR, "storage fails, trying again", error=error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_RETRY)
+
+
+def _registration(completed: SeriesCompleted, ndicom: int) -> Registration:
+    return Registration(
+        completed.series,
+        ndicom,
+        completed.attempted,
+        completed.expected,
+        next(iter(completed.associations), None),
+    )
+
+
+def _by_the_pacs(expected: int | None, ndicom: int) -> dict[str, Any]:
+    """What the log says where the PACS has said how many instances there are."""
+    if expected is None:
+        return {}
+    if ndicom >= expected:
+        return {"expected": expected}
+    return {"expected": expected, "short": expected - ndicom}

@@ -48,7 +48,7 @@ def fit(registration: Registration) -> Registration:
         for name, text in texts.items()
         if text is not None
     }
-    return Registration(msgspec.structs.replace(series, **fitted), registration.ndicom)
+    return msgspec.structs.replace(registration, series=msgspec.structs.replace(series, **fitted))
 
 
 def cube_fields(registration: Registration) -> Fields:

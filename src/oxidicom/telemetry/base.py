@@ -7,6 +7,7 @@ from oxidicom.ports import (
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
+    SeriesAsked,
     SeriesInfo,
 )
 
@@ -35,11 +36,16 @@ class Telemetry:
         ended_ns: int,
         attempts: int | None,
         error: str | None,
+        expected: int | None = None,
     ) -> None:
         """From completion to the broker's confirmation, or to its giving up with `error`.
 
-        Times are nanoseconds since the epoch; `attempts` is None where nobody counted.
+        Times are nanoseconds since the epoch; `attempts` is None where nobody counted, `expected`
+        where no PACS has.
         """
+
+    def series_asked(self, asked: SeriesAsked) -> None:
+        """A PACS was asked how many instances of a series it has."""
 
     def outbox_depth(self, depth: int) -> None:
         """Registrations that wait in the outbox now."""

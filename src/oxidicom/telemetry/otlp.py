@@ -31,6 +31,7 @@ from oxidicom.ports import (
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
+    SeriesAsked,
     SeriesInfo,
 )
 from oxidicom.telemetry.base import Telemetry
@@ -107,12 +108,16 @@ class Exporting(Telemetry):
         ended_ns: int,
         attempts: int | None,
         error: str | None,
+        expected: int | None = None,
     ) -> None:
         self._each(
             lambda signal: signal.series_registered(
-                series, associations, ndicom, started_ns, ended_ns, attempts, error
+                series, associations, ndicom, started_ns, ended_ns, attempts, error, expected
             )
         )
+
+    def series_asked(self, asked: SeriesAsked) -> None:
+        self._each(lambda signal: signal.series_asked(asked))
 
     def outbox_depth(self, depth: int) -> None:
         self._each(lambda signal: signal.outbox_depth(depth))
