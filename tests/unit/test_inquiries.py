@@ -155,6 +155,30 @@ async def test_so_many_at_once_and_no_more(bench: Bench) -> None:
     assert [asked.error for asked in bench.asked] == [None] * len(numbers)
 
 
+async def test_a_pacs_that_hangs_leaves_the_others_a_thread() -> None:
+    addresses = [PacsAddress(f"PACS{n}", "127.0.0.1", 104 + n) for n in range(3)]
+    hung, freed = threading.Semaphore(0), threading.Event()
+
+    def find(question: Question) -> Answer:
+        if question.address.port < 106:
+            hung.release()
+            freed.wait(10)
+        return Answer(question.address.port, 0, None)
+
+    inquiries = Inquiries(addresses, "ChRIS", find, lambda asked: None)
+    for number in range(20):
+        inquiries.stored(series(number, f"PACS{number % 2}"), "A")
+    for _ in range(2):
+        assert await asyncio.to_thread(hung.acquire, True, 10)
+    inquiries.stored(series(99, "PACS2"), "A")
+    assert await asyncio.wait_for(inquiries.answer(SeriesKey("PACS2", "1.2.99")), 10) == 106
+    assert not hung.acquire(blocking=False)
+    freed.set()
+    last = SeriesKey("PACS1", "1.2.19")
+    assert await asyncio.wait_for(inquiries.answer(last), 10) == 105
+    inquiries.close()
+
+
 async def test_the_oldest_of_too_many_is_dropped(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

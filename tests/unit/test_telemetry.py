@@ -257,6 +257,17 @@ def test_open_associations_go_up_and_down(
     assert read(reader, "oxidicom.associations") == [({"aet": "MODALITY 1", "result": "ok"}, 1)]
 
 
+def test_series_that_were_asked_for(
+    measurements: metrics.Measurements, reader: InMemoryMetricReader
+) -> None:
+    for expected in (3, 0, None):
+        measurements.series_asked(asked(expected=expected))
+    assert read(reader, "oxidicom.series.asked") == [
+        ({"result": "counted"}, 2),
+        ({"result": "unknown"}, 1),
+    ]
+
+
 def test_peers_cannot_make_time_series_at_will(
     measurements: metrics.Measurements, reader: InMemoryMetricReader
 ) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -80,6 +80,10 @@ class Inquiries:
         self._changed = threading.Condition()
         self._waiting: deque[_Inquiry] = deque()
         self._idle = 0
+        self._busy: Counter[str] = Counter()
+        """Questions on their way, by AE title."""
+        self._most_busy = max(1, THREADS // max(1, len(self._addresses)))
+        """Of one PACS: one that hangs must not take every thread from the others."""
         self._closed = False
 
     # ---- the loop's side -----------------------------------------------------------------
@@ -197,6 +201,8 @@ class Inquiries:
                 answer = self._finder(inquiry.question)
             except Exception as error:
                 answer = Answer(None, None, describe(error))
+            with self._changed:
+                self._busy[inquiry.question.address.ae_title] -= 1
             try:
                 self._loop.call_soon_threadsafe(self._take, inquiry, began_ns, answer)
             except RuntimeError:  # the loop has ended meanwhile
@@ -206,6 +212,18 @@ class Inquiries:
         """None: all is over."""
         with self._changed:
             self._idle += 1
-            self._changed.wait_for(lambda: self._waiting or self._closed)
+            while not self._closed and (inquiry := self._oldest_possible()) is None:
+                self._changed.wait()
             self._idle -= 1
-            return None if self._closed else self._waiting.popleft()
+            if self._closed:
+                return None
+            assert inquiry is not None
+            self._waiting.remove(inquiry)
+            self._busy[inquiry.question.address.ae_title] += 1
+            return inquiry
+
+    def _oldest_possible(self) -> _Inquiry | None:
+        for inquiry in self._waiting:
+            if self._busy[inquiry.question.address.ae_title] < self._most_busy:
+                return inquiry
+        return None
