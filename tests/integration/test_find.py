@@ -44,6 +44,7 @@ from tests.support.raw_peer import (
     p_data,
     pdu,
     pdv,
+    release_rq,
 )
 
 SERIES = "1.2.826.0.1.3680043.8.498.77"
@@ -285,6 +286,22 @@ def speaks_http(pacs: PacsSide) -> None:
     pacs.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
+def answers_before_it_is_asked(pacs: PacsSide) -> None:
+    pacs.accept()
+    pacs.send(find_response(PENDING, pacs.identifier(SERIES, b"5")))
+
+
+def asks_before_it_is_asked(pacs: PacsSide) -> None:
+    pacs.accept()
+    pacs.send(p_data(pdv(1, c_echo_rq(), command=True, last=True)))
+    pacs.finish_sending()
+
+
+def releases_before_it_is_asked(pacs: PacsSide) -> None:
+    pacs.accept()
+    pacs.send(release_rq())
+
+
 def answers_with_a_request(pacs: PacsSide) -> None:
     pacs.accept()
     pacs.question()
@@ -322,6 +339,20 @@ def test_trouble_costs_the_count_and_no_more_than_its_time(
         began = time.monotonic()
         assert ask(pacs.port, within=SHORT) == Answer(None, status, error)
         assert time.monotonic() - began < SHORT + 1.5
+
+
+@pytest.mark.parametrize(
+    "script",
+    [answers_before_it_is_asked, asks_before_it_is_asked, releases_before_it_is_asked],
+)
+def test_a_pacs_that_does_not_wait_to_be_asked(script: Script) -> None:
+    """Whatever comes of it, in time: which of the two is faster is open."""
+    with scripted_pacs(script) as pacs:
+        for _ in range(5):
+            began = time.monotonic()
+            answer = ask(pacs.port, within=SHORT)
+            assert answer.error
+            assert time.monotonic() - began < SHORT + 1.5
 
 
 def test_nobody_listens() -> None:
