@@ -65,7 +65,7 @@ $(VENV)/.requires: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.requires
-	$(PIP) install --no-build-isolation -e '.[send]'
+	$(PIP) install --no-build-isolation -e .
 	@touch $@ $(BUILT)
 
 $(VENV)/.bench: $(VENV)/.requires

@@ -147,6 +147,30 @@ class SeriesCompleted(NamedTuple):
 Notice = SeriesProgress | SeriesFailed | SeriesCompleted
 
 
+class SeriesAsked(NamedTuple):
+    """What came of asking a PACS how many instances it has of a series (C-FIND)."""
+
+    series: SeriesInfo
+    association_id: str
+    """The first that carried this reception of it."""
+    pacs_address: str
+    """host:port"""
+    called_ae_title: str
+    calling_ae_title: str
+    """Ours."""
+    expected: int | None
+    """Instances; None if it did not say."""
+    status: int | None
+    """Of the C-FIND's last response, if there was one."""
+    error: str | None
+    """What went wrong, be it after the count; no patient data."""
+    asked_ns: int
+    """Nanoseconds since the epoch, as the next two."""
+    began_ns: int | None
+    """When its turn came; None if it never did."""
+    ended_ns: int
+
+
 class Registration(msgspec.Struct, frozen=True):
     """One complete series for CUBE, as the outbox keeps it."""
 

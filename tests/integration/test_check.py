@@ -18,14 +18,18 @@ from oxidicom.cli.probes import Finding, Verdict
 from oxidicom.cli.probes import broker as broker_probe
 from oxidicom.cli.probes import cube as cube_probe
 from oxidicom.cli.probes import nats as nats_probe
+from oxidicom.cli.probes import pacs as pacs_probe
 from oxidicom.cli.probes.broker import probe_broker
 from oxidicom.cli.probes.cube import probe_cube
 from oxidicom.cli.probes.listener import probe_listener
 from oxidicom.cli.probes.nats import probe_nats
+from oxidicom.cli.probes.pacs import probe_pacs
 from oxidicom.cli.probes.storage import probe_storage
 from oxidicom.settings import Settings
+from oxidicom.settings.addresses import PacsAddress
 from tests.support.brokers import NatsServer, RabbitMQ, find_program, free_port
 from tests.support.cube_http import PASSWORD, USERNAME, Cube, Reply
+from tests.support.orthanc import ORTHANC, Orthanc
 from tests.support.server_that import server_that
 
 
@@ -72,7 +76,7 @@ def check(
 @pytest.fixture
 def short_limit(monkeypatch: pytest.MonkeyPatch) -> float:
     limit = 0.3
-    for module in (probes, broker_probe, cube_probe, nats_probe):
+    for module in (probes, broker_probe, cube_probe, nats_probe, pacs_probe):
         monkeypatch.setattr(module, "LIMIT", limit)
     return limit
 
@@ -102,6 +106,8 @@ class TestCommand:
         assert "OXIDICOM_CELERY_BROKER" in answer.line("broker")
         assert answer.line("NATS").startswith("NATS      not set ")
         assert "OXIDICOM_NATS_ADDRESS" in answer.line("NATS")
+        assert answer.line("PACS").startswith("PACS      not set ")
+        assert "OXIDICOM_PACS_ADDRESS" in answer.line("PACS")
 
     def test_settings_in_force_are_printed_without_secrets(self, check: Check) -> None:
         answer = check(
@@ -560,3 +566,47 @@ class TestCube:
     def test_certificates_that_cannot_be_read(self, tmp_path: Path) -> None:
         settings = cube_settings("https://127.0.0.1:1/", ca=tmp_path / "none.pem")
         assert "correct OXIDICOM_BROKER_CA" in fault(probe_cube(settings))
+
+
+class TestPacs:
+    """One that is away is a warning: it costs a count, and nothing else."""
+
+    def probe(self, *ports: int) -> list[Finding]:
+        addresses = tuple(PacsAddress("ORTHANC", "127.0.0.1", port) for port in ports)
+        return probe_pacs(Settings(files_root=Path("/data"), pacs_addresses=addresses))
+
+    @pytest.mark.skipif(ORTHANC is None, reason="no Orthanc here")
+    def test_well(self, tmp_path: Path, check: Check) -> None:
+        with Orthanc(tmp_path).running() as orthanc:
+            address = f"ORTHANC=127.0.0.1:{orthanc.dicom_port}"
+            answer = check(OXIDICOM_PACS_ADDRESS=address)
+        assert answer.status == 0
+        assert answer.line("PACS") == f"PACS      ok       {address} answers a C-ECHO"
+
+    def test_away(self, check: Check) -> None:
+        address = f"ORTHANC=127.0.0.1:{free_port()}"
+        answer = check(OXIDICOM_PACS_ADDRESS=address)
+        assert answer.status == 0
+        assert answer.line("PACS").startswith(f"PACS      warning  {address} does not answer")
+        assert "Connection refused" in answer.line("PACS")
+        assert "OXIDICOM_PACS_ADDRESS" in answer.line("PACS")
+
+    def test_silent_ones_at_once(self, short_limit: float) -> None:
+        with server_that(lambda connection: None) as port:
+            findings = self.probe(port, port, port)
+        assert [finding.verdict for finding in findings] == [Verdict.WARNING] * 3
+        assert all("no answer in time" in finding.text for finding in findings)
+
+    def test_a_name_server_that_hangs(
+        self, short_limit: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        released = threading.Event()
+
+        def hang(*arguments: object) -> None:
+            released.wait(10)
+
+        monkeypatch.setattr("oxidicom.query.echo.echo", hang)
+        finding = only(self.probe(free_port()))
+        released.set()
+        assert finding.verdict is Verdict.WARNING
+        assert "TimeoutError" in finding.text

@@ -2,78 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
 
-from tests.support.brokers import find_program, free_port
 from tests.support.data import Instance, part_10
+from tests.support.orthanc import ORTHANC, Orthanc
 from tests.support.raw_peer import EXPLICIT
-from tests.support.receiver import Receiver, wait_until
-
-ORTHANC = find_program("Orthanc")
+from tests.support.receiver import Receiver
 
 pytestmark = pytest.mark.skipif(ORTHANC is None, reason="Orthanc is not installed")
-
-
-class Orthanc:
-    """A private server; `call` speaks its REST interface."""
-
-    def __init__(self, folder: Path, receiver: Receiver) -> None:
-        self.port = free_port()
-        self.folder = folder
-        self.configuration = {
-            "Name": "test",
-            "StorageDirectory": str(folder / "storage"),
-            "IndexDirectory": str(folder / "index"),
-            "Plugins": [],
-            "HttpPort": self.port,
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
-            "DicomPort": free_port(),
-            "DicomAet": "ORTHANC",
-            "ConcurrentJobs": 4,
-            "DicomModalities": {"oxidicom": ["ChRIS", "127.0.0.1", receiver.port]},
-        }
-
-    def start(self) -> subprocess.Popen[bytes]:
-        assert ORTHANC is not None
-        path = self.folder / "orthanc.json"
-        path.write_text(json.dumps(self.configuration))
-        with (self.folder / "orthanc.log").open("wb") as log:
-            process = subprocess.Popen([ORTHANC, str(path)], stdout=log, stderr=log)
-        wait_until(self.answers, "Orthanc to answer", 30)
-        return process
-
-    def answers(self) -> bool:
-        try:
-            return bool(self.call("/system"))
-        except (OSError, urllib.error.URLError):
-            return False
-
-    def call(self, path: str, body: bytes | None = None) -> Any:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=body)
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return json.loads(response.read())
-
-    def upload(self, instance: Instance) -> str:
-        """Orthanc's identifier of the instance's series."""
-        identifier = self.call("/instances", part_10(instance, EXPLICIT))["ParentSeries"]
-        assert isinstance(identifier, str)
-        return identifier
-
-    def store(self, *resources: str) -> Any:
-        body = {"Resources": list(resources), "Synchronous": True, "Timeout": 60}
-        return self.call("/modalities/oxidicom/store", json.dumps(body).encode())
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +25,9 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def orthanc(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    orthanc = Orthanc(tmp_path_factory.mktemp("orthanc"), receiver)
-    process = orthanc.start()
-    try:
+    folder = tmp_path_factory.mktemp("orthanc")
+    with Orthanc(folder, receiver.port).running() as orthanc:
         yield orthanc
-    finally:
-        process.terminate()
-        process.wait(20)
-        sys.stderr.write((orthanc.folder / "orthanc.log").read_text(errors="replace")[-2000:])
 
 
 def series_of(count: int) -> list[Instance]:

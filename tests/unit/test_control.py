@@ -18,10 +18,14 @@ from oxidicom.ports import (
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
+    SeriesAsked,
     SeriesCompleted,
     SeriesInfo,
 )
+from oxidicom.query.inquiries import Inquiries
+from oxidicom.query.question import Answer, Question
 from oxidicom.series.tracker import SeriesTracker
+from oxidicom.settings.addresses import PacsAddress
 from oxidicom.telemetry import Telemetry
 
 SERIES = SeriesInfo(
@@ -310,3 +314,80 @@ def test_the_thread_runs_a_loop_of_its_own_until_it_is_stopped() -> None:
     assert asyncio.run_coroutine_threadsafe(name(), thread.loop).result(5) == "control"
     thread.stop(5)
     assert thread.loop.is_closed()
+
+
+# ---- expected counts -------------------------------------------------------------------------
+
+
+class Asking:
+    """A control plane that asks about series, and remembers whom it asked about."""
+
+    def __init__(self) -> None:
+        self.recorder = Recorder()
+        self.tracker = SeriesTracker(3600, 0.0)
+        self.asked: list[str] = []
+        self.answered = asyncio.Event()
+        self.inquiries = Inquiries(
+            [PacsAddress("PACS", "127.0.0.1", 104)], "ChRIS", self._find, self._take
+        )
+        self.plane = ControlPlane(
+            tracker=self.tracker,
+            registrar=self.recorder.registrar,  # type: ignore[arg-type]
+            courier=self.recorder,  # type: ignore[arg-type]
+            lonk=None,
+            telemetry=Telemetry(),
+            inquiries=self.inquiries,
+        )
+
+    def _find(self, question: Question) -> Answer:
+        self.asked.append(question.series_instance_uid)
+        return Answer(40 + len(self.asked), 0, None)
+
+    def _take(self, asked: SeriesAsked) -> None:
+        assert asked.expected is not None
+        self.tracker.expect(asked.series.key, asked.expected)
+        self.answered.set()
+
+    def expected(self) -> list[int | None]:
+        return [series.expected for series in self.tracker.open_series()]
+
+
+async def test_the_first_instance_of_a_reception_asks_the_pacs() -> None:
+    asking = Asking()
+    await asking.plane.start([])
+    for report in (began(), stored("1.1"), stored("1.2"), stored("1.2")):
+        asking.plane.report(report)
+    await asyncio.wait_for(asking.answered.wait(), 5)
+    assert asking.expected() == [41]
+    await asking.plane.finish()
+    assert asking.asked == ["1.2.3"]
+    assert asking.recorder.told[0] == ("completed", 2, ("A",))
+
+
+async def test_a_recovered_series_is_asked_for_when_it_is_touched_again() -> None:
+    asking = Asking()
+    await asking.plane.start([(SERIES, ("OLD",), frozenset({"1.1", "1.2"}))])
+    assert asking.asked == []
+    for report in (began(), stored("1.1", at=time.monotonic())):
+        asking.plane.report(report)
+    await asyncio.wait_for(asking.answered.wait(), 5)
+    assert asking.expected() == [41]
+    await asking.plane.finish()
+
+
+async def test_a_pacs_that_cannot_be_asked_costs_no_instance(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    asking = Asking()
+    await asking.plane.start([])
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", start)
+        for report in (began(), stored("1.1"), stored("1.2")):
+            asking.plane.report(report)
+        asking.plane.worker_lost([], [])  # which looks at all reports first
+    assert [series.received for series in asking.tracker.open_series()] == [2]
+    assert "a PACS could not be asked" in caplog.text
+    await asking.plane.finish()

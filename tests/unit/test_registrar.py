@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from oxidicom.app import registrar as module
 from oxidicom.app.registrar import Registrar
-from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo
+from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
 from oxidicom.series.journal import Journal
 from oxidicom.series.recovery import count_instances
 from oxidicom.telemetry import Telemetry
@@ -105,6 +105,29 @@ async def test_counted_told_kept_forgotten_done(bench: Bench) -> None:
         ("completed", True),
         ("done", 2),
     ]
+
+
+async def test_what_the_pacs_has_is_waited_for_where_cube_is_told_of_it(bench: Bench) -> None:
+    bench.store("0001-1.1.dcm")
+    said: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+    asked: list[SeriesKey] = []
+
+    async def expected(key: SeriesKey) -> int | None:
+        asked.append(key)
+        return await said
+
+    bench.registrar._expected = expected
+    bench.registrar.submit(SeriesCompleted(series(), 1, ("A",)))
+    await bench.registrar.finish(0.05)
+    assert bench.story.events == [("final", 1)]
+    said.set_result(7)
+    await bench.registrar.finish(5)
+    assert bench.story.registrations[0].expected == 7
+    assert asked == [series().key]
+    bench.registrar.submit(SeriesCompleted(series(), 1, ("B",), 1, 3))
+    await bench.registrar.finish(5)
+    assert bench.story.registrations[1].expected == 3
+    assert len(asked) == 1, "known already"
 
 
 async def test_registered_is_what_lies_in_the_folder_told_is_what_was_received(
@@ -226,3 +249,43 @@ async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journ
     assert "P1" not in caplog.records[0].getMessage()
     assert [entry.association_id for entry in bench.journal.entries([])] == ["A"]
     assert not bench.completed.is_set()
+
+
+async def test_what_is_registered_says_what_came_and_what_was_expected(bench: Bench) -> None:
+    bench.store("0001-1.1.dcm")
+    bench.registrar.submit(SeriesCompleted(series(), 1, ("A", "B"), 3, 7))
+    await bench.registrar.finish(5)
+    bench.registrar.submit(SeriesCompleted(series(), 1, ()))
+    await bench.registrar.finish(5)
+    assert bench.story.registrations == [
+        Registration(series(), 1, 3, 7, "A"),
+        Registration(series(), 1, 0, None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expected", "level", "fields"),
+    [
+        (None, "INFO", {}),
+        (2, "INFO", {"expected": 2}),
+        (1, "INFO", {"expected": 1}),
+        (0, "INFO", {"expected": 0}),
+        (5, "WARNING", {"expected": 5, "short": 3}),
+    ],
+)
+async def test_the_log_says_what_is_missing(
+    bench: Bench,
+    caplog: pytest.LogCaptureFixture,
+    expected: int | None,
+    level: str,
+    fields: dict[str, int],
+) -> None:
+    """Of what lies in the folder, an earlier reception included."""
+    bench.store("0001-1.1.dcm", "0002-1.2.dcm")
+    with caplog.at_level(logging.INFO, "oxidicom.series"):
+        bench.registrar.submit(SeriesCompleted(series(), 1, ("A",), 1, expected))
+        await bench.registrar.finish(5)
+    [line] = caplog.records
+    assert (line.message, line.levelname) == ("series complete", level)
+    told = line.fields  # type: ignore[attr-defined]
+    assert {name: told[name] for name in ("expected", "short") if name in told} == fields

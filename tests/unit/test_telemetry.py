@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from oxidicom.ports import Push
+from oxidicom.ports import Push, SeriesAsked
 from oxidicom.telemetry import Telemetry, metrics, otlp, start, tracing
 from tests.support.otlp import SERIES, T0, began, ended, refused, stored
 
@@ -126,6 +126,83 @@ def test_parents_are_forgotten_in_the_end(
         register(spans, name)
     parents = [span.parent for span in exporter.get_finished_spans()[3:]]
     assert [parent is None for parent in parents] == [True, False, False]
+
+
+ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+UUID = "01563e3a-b5d3-d676-4c61-efb99302bd5b"
+
+
+def asked(**changes: Any) -> SeriesAsked:
+    return SeriesAsked(
+        series=SERIES,
+        association_id=ULID,
+        pacs_address="192.0.2.9:104",
+        called_ae_title="MODALITY 1",
+        calling_ae_title="ChRIS",
+        expected=12,
+        status=0,
+        error=None,
+        asked_ns=T0,
+        began_ns=T0 + 10,
+        ended_ns=T0 + 30,
+    )._replace(**changes)
+
+
+def test_a_pacs_that_was_asked(spans: tracing.Spans, exporter: InMemorySpanExporter) -> None:
+    spans.association_began(began(ULID))
+    spans.series_asked(asked())
+    spans.association_ended(ended(ULID))
+    findscu, outer, association = exporter.get_finished_spans()
+    assert (findscu.name, outer.name) == ("findscu", "getset_number_of_series_related_instances")
+    assert outer.parent is not None
+    assert outer.parent.span_id == association.context.span_id
+    assert findscu.parent is not None
+    assert findscu.parent.span_id == outer.context.span_id
+    assert dict(outer.attributes or {}) == {
+        "association_ulid": ULID,
+        "association_uuid": UUID,
+        "expected": 12,
+    }
+    assert dict(findscu.attributes or {}) == {
+        "association_ulid": ULID,
+        "association_uuid": UUID,
+        "pacs_address": "192.0.2.9:104",
+        "aec": "MODALITY 1",
+        "aet": "ChRIS",
+        "StudyInstanceUID": SERIES.study_instance_uid,
+        "SeriesInstanceUID": SERIES.series_instance_uid,
+    }
+    [status] = findscu.events
+    assert (status.name, dict(status.attributes or {})) == ("status", {"status": "0000"})
+    assert findscu.status.is_ok
+    assert outer.status.is_ok
+    assert [(span.start_time, span.end_time) for span in (outer, findscu)] == [
+        (T0, T0 + 30),
+        (T0 + 10, T0 + 30),
+    ]
+
+
+def test_a_pacs_that_did_not_answer(spans: tracing.Spans, exporter: InMemorySpanExporter) -> None:
+    spans.series_asked(asked(expected=None, status=None, error="no answer in time"))
+    spans.series_asked(asked(error="status A700H", status=0xA700))
+    spans.series_asked(asked(expected=None, status=None, error="dropped", began_ns=None))
+    findscu, outer, after_count, counted, dropped = exporter.get_finished_spans()
+    assert outer.parent is None, "nobody knows the association"
+    for span in (findscu, outer):
+        assert span.status.description == "no answer in time"
+        assert span.events == ()
+    assert after_count.status.description == "status A700H"
+    assert counted.status.is_ok
+    assert dropped.name == "getset_number_of_series_related_instances"
+
+
+def test_a_registration_says_what_was_expected(
+    spans: tracing.Spans, exporter: InMemorySpanExporter
+) -> None:
+    spans.series_registered(SERIES, (), 1, T0, T0 + 1, None, None, 4)
+    register(spans)
+    told = [dict(span.attributes or {}).get("expected") for span in exporter.get_finished_spans()]
+    assert told == [4, None]
 
 
 def test_reports_of_unknown_associations_are_harmless(
@@ -247,6 +324,17 @@ def test_open_associations_go_up_and_down(
     measurements.association_ended(ended("A"))
     assert read(reader, "oxidicom.associations.open") == [({}, 1)]
     assert read(reader, "oxidicom.associations") == [({"aet": "MODALITY 1", "result": "ok"}, 1)]
+
+
+def test_series_that_were_asked_for(
+    measurements: metrics.Measurements, reader: InMemoryMetricReader
+) -> None:
+    for expected in (3, 0, None):
+        measurements.series_asked(asked(expected=expected))
+    assert read(reader, "oxidicom.series.asked") == [
+        ({"result": "counted"}, 2),
+        ({"result": "unknown"}, 1),
+    ]
 
 
 def test_peers_cannot_make_time_series_at_will(

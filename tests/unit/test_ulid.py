@@ -47,3 +47,14 @@ def test_no_two_alike() -> None:
 def test_times_beyond_48_bits_are_refused(wall_ns: int) -> None:
     with pytest.raises(ValueError, match="48 bits"):
         new_ulid(wall_ns)
+
+
+def test_as_uuid() -> None:
+    assert ulid.uuid_of("01ARZ3NDEKTSV4RRFFQ69G5FAV") == "01563e3a-b5d3-d676-4c61-efb99302bd5b"
+    assert ulid.uuid_of("7" + "Z" * 25) == "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
+
+@pytest.mark.parametrize("text", ["", "A", "01ARZ3NDEKTSV4RRFFQ69G5FAU", "8" + "0" * 25, "0" * 27])
+def test_what_is_no_ulid_has_no_uuid(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        ulid.uuid_of(text)

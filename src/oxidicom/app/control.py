@@ -33,6 +33,7 @@ from oxidicom.ports import (
     SeriesInfo,
     SeriesProgress,
 )
+from oxidicom.query.inquiries import Inquiries
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.telemetry import Telemetry
 
@@ -74,6 +75,7 @@ class ControlPlane:
         lonk: LonkPublisher | None,
         telemetry: Telemetry,
         early: EarlyPusher | None = None,
+        inquiries: Inquiries | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._early = early
@@ -82,6 +84,7 @@ class ControlPlane:
         self._courier = courier
         self._lonk = lonk
         self._telemetry = telemetry
+        self._inquiries = inquiries
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._reports: deque[Report] = deque()
@@ -141,6 +144,8 @@ class ControlPlane:
         self._act(self._tracker.finish_all(self._clock()))
         if self._early is not None:
             await self._early.stop()
+        if self._inquiries is not None:
+            self._inquiries.close()
         # Done follows the confirmation, so that progress is complete once these are.
         await self._registrar.finish(within / 2)
         left = await self._stop_courier(max(0.2, deadline - self._clock() - 1.0))
@@ -180,11 +185,20 @@ class ControlPlane:
         if tally is not None:
             tally.stored += 1
             tally.size += report.size
+        if self._inquiries is not None:
+            # Before it is counted, which may complete its series.
+            self._ask(self._inquiries, report)
         self._act(self._tracker.stored(report))
         self._telemetry.instance_stored(report)
         if self._early is not None:
             carrier = self._tracker.carrier_of(report.series.key)
             self._early.stored(report.series, carrier or report.association_id)
+
+    def _ask(self, inquiries: Inquiries, report: InstanceStored) -> None:
+        try:
+            inquiries.stored(report.series, report.association_id)
+        except Exception as error:  # no thread to be had, perhaps; the instance counts all the same
+            event(logger, logging.ERROR, "a PACS could not be asked", exc_info=error)
 
     def _take(self, report: Report) -> None:
         match report:
@@ -250,6 +264,8 @@ class ControlPlane:
                 if self._lonk is not None:
                     self._lonk.progress(notice.series, notice.received, notice.first)
             case SeriesCompleted():
+                if self._inquiries is not None:
+                    self._inquiries.completed(notice.series.key)
                 self._registrar.submit(notice)
             case SeriesFailed():
                 if self._lonk is not None:

@@ -22,12 +22,14 @@ from oxidicom.notify.courier import IN_FLIGHT, Courier, Publisher
 from oxidicom.notify.lonk import ProgressLimiter
 from oxidicom.notify.nats import LonkPublisher
 from oxidicom.notify.outbox import Outbox
-from oxidicom.ports import Reports, SeriesCompleted, SeriesInfo
+from oxidicom.ports import Reports, SeriesAsked, SeriesCompleted, SeriesInfo
+from oxidicom.query.inquiries import Inquiries
 from oxidicom.series.journal import Journal
 from oxidicom.series.recovery import recover
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings import Settings
 from oxidicom.store.folders import keep_newest, list_instances
+from oxidicom.telemetry import Telemetry
 from oxidicom.telemetry import start as start_telemetry
 from oxidicom.telemetry.logs import on_loop_error
 
@@ -168,6 +170,7 @@ class Notifier:
                 dev_sleep=settings.dev_sleep,
                 ca=settings.broker_ca,
             )
+        inquiries = self._make_inquiries(telemetry)
         courier = Courier(self._outbox, publisher, in_flight=in_flight)
         registrar = Registrar(
             files_root=settings.files_root,
@@ -177,10 +180,13 @@ class Notifier:
             telemetry=telemetry,
             completed=self._series_completed,
             tidy=self._keep_newest if self._shared else None,
+            # Only custom metadata tell CUBE of it.
+            expected=inquiries.answer if inquiries is not None and early is not None else None,
             has_broker=publisher is not None,
         )
         return ControlPlane(
             tracker=self.tracker,
+            inquiries=inquiries,
             registrar=registrar,
             courier=courier,
             lonk=lonk,
@@ -188,6 +194,21 @@ class Notifier:
             early=early,
             clock=time.monotonic,
         )
+
+    def _make_inquiries(self, telemetry: Telemetry) -> Inquiries | None:
+        """On the control plane's loop."""
+        settings = self._settings
+        if not settings.pacs_addresses:
+            return None
+        # Imported only by those who have somebody to ask.
+        from oxidicom.query.find import find_count
+
+        def answered(asked: SeriesAsked) -> None:
+            if asked.expected is not None:
+                self.tracker.expect(asked.series.key, asked.expected)
+            telemetry.series_asked(asked)
+
+        return Inquiries(settings.pacs_addresses, settings.scp_aet, find_count, answered)
 
     def _keep_newest(self, series: SeriesInfo) -> None:
         keep_newest(self._root_fd, series.path.encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +30,10 @@ _LAST_RETRY: Final = 5.0
 
 class Registrar:
     """`completed` is called, from the control plane's loop, once a series' outbox entry is on disk
-    and its journal entries are gone; `tidy`, on a thread, before its files are counted."""
+    and its journal entries are gone; `tidy`, on a thread, before its files are counted.
+
+    `expected`: the registration says how many instances the PACS has, and waits to know it.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Registrar:
         telemetry: Telemetry,
         completed: Callable[[SeriesCompleted], None],
         tidy: Callable[[SeriesInfo], None] | None = None,
+        expected: Callable[[SeriesKey], Awaitable[int | None]] | None = None,
         has_broker: bool = True,
     ) -> None:
         self._files_root = files_root
@@ -51,6 +55,7 @@ class Registrar:
         self._telemetry = telemetry
         self._completed = completed
         self._tidy = tidy
+        self._expected = expected
         self._has_broker = has_broker
         # Of our own: storage that hangs takes these threads, not the loop's.
         self._disk = ThreadPoolExecutor(2, thread_name_prefix="registrar")
@@ -98,6 +103,8 @@ class Registrar:
             if self._lonk is not None and told:
                 self._lonk.final(series, told)
             settled = None
+            if ndicom and completed.expected is None and self._expected is not None:
+                completed = completed._replace(expected=await self._expected(series.key))
             if ndicom:
                 settled = await self._courier.submit(_registration(completed, ndicom))
                 self._telemetry.outbox_depth(self._courier.depth)
@@ -124,16 +131,26 @@ class Registrar:
         elif not confirmed or not self._has_broker:
             error = "waits in the outbox"
         self._telemetry.series_registered(
-            series, completed.associations, ndicom, began_ns, time.time_ns(), None, error
+            series,
+            completed.associations,
+            ndicom,
+            began_ns,
+            time.time_ns(),
+            None,
+            error,
+            completed.expected,
         )
+        pacs = _by_the_pacs(completed.expected, ndicom)
+        well = "short" not in pacs and (error is None or not self._has_broker)
         event(
             logger,
-            logging.INFO if error is None or not self._has_broker else logging.WARNING,
+            logging.INFO if well else logging.WARNING,
             "series complete" if ndicom else "series without instances is not registered",
             pacs_name=series.pacs_name,
             SeriesInstanceUID=series.series_instance_uid,
             ndicom=ndicom,
             received=completed.received,
+            **pacs,
             associations=len(completed.associations),
             registration=error or "confirmed",
         )
@@ -164,3 +181,12 @@ def _registration(completed: SeriesCompleted, ndicom: int) -> Registration:
         completed.expected,
         next(iter(completed.associations), None),
     )
+
+
+def _by_the_pacs(expected: int | None, ndicom: int) -> dict[str, Any]:
+    """What the log says where the PACS has said how many instances there are."""
+    if expected is None:
+        return {}
+    if ndicom >= expected:
+        return {"expected": expected}
+    return {"expected": expected, "short": expected - ndicom}

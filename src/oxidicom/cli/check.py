@@ -1,7 +1,7 @@
 """Say what would keep `serve` from its work: storage, brokers, CUBE, port.
 
-Prints the settings in force, then one line for each thing tried; exits 0 if all is well, 1 if
-not, 2 if the settings themselves are at fault.
+Prints the settings in force, then one line for each thing tried; exits 0 if all is well but for
+warnings, 1 if not, 2 if the settings themselves are at fault.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from oxidicom.cli.probes.broker import probe_broker
 from oxidicom.cli.probes.cube import probe_cube
 from oxidicom.cli.probes.listener import probe_listener
 from oxidicom.cli.probes.nats import probe_nats
+from oxidicom.cli.probes.pacs import probe_pacs
 from oxidicom.cli.probes.storage import probe_storage
 from oxidicom.settings import Settings, effective
 
@@ -29,6 +30,7 @@ _PROBES: Final[Mapping[str, Probe]] = {
     "broker": probe_broker,
     "CUBE": probe_cube,
     "NATS": probe_nats,
+    "PACS": probe_pacs,
     "listener": probe_listener,
 }
 _PATIENCE: Final = 3 * LIMIT

@@ -8,6 +8,7 @@ from oxidicom.ports import (
     InstanceRefused,
     InstanceStored,
     Push,
+    SeriesAsked,
     SeriesInfo,
 )
 
@@ -36,10 +37,12 @@ class Telemetry:
         ended_ns: int,
         attempts: int | None,
         error: str | None,
+        expected: int | None = None,
     ) -> None:
         """From completion to the broker's confirmation, or to its giving up with `error`.
 
-        Times are nanoseconds since the epoch; `attempts` is None where nobody counted.
+        Times are nanoseconds since the epoch; `attempts` is None where nobody counted, `expected`
+        where no PACS has.
         """
 
     def pushed(self, push: Push) -> None:
@@ -54,6 +57,9 @@ class Telemetry:
         error: str | None,
     ) -> None:
         """All instances of a complete series were registered over HTTP, or were not."""
+
+    def series_asked(self, asked: SeriesAsked) -> None:
+        """A PACS was asked how many instances of a series it has."""
 
     def outbox_depth(self, depth: int) -> None:
         """Registrations that wait in the outbox now."""

@@ -13,6 +13,7 @@ from oxidicom.ports import (
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
+    SeriesAsked,
     SeriesInfo,
 )
 from oxidicom.telemetry.base import Telemetry
@@ -40,6 +41,7 @@ class Measurements(Telemetry):
         self._associations: Counter[tuple[str, str]] = Counter()
         self._instances: Counter[int] = Counter()
         self._registered: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()
         self._bytes = 0
         self._depth = 0
         self._dropped = 0
@@ -88,6 +90,12 @@ class Measurements(Telemetry):
             "{series}",
             "Series handed to CUBE, or given up",
         )
+        meter.create_observable_counter(
+            "oxidicom.series.asked",
+            [self._read_asked],
+            "{series}",
+            "Series whose number of instances a PACS was asked for",
+        )
 
     def association_began(self, report: AssociationBegan) -> None:
         self._open[report.association_id] = self._title(report.calling_ae_title)
@@ -116,8 +124,12 @@ class Measurements(Telemetry):
         ended_ns: int,
         attempts: int | None,
         error: str | None,
+        expected: int | None = None,
     ) -> None:
         self._registered[_result(error)] += 1
+
+    def series_asked(self, asked: SeriesAsked) -> None:
+        self._asked["unknown" if asked.expected is None else "counted"] += 1
 
     def outbox_depth(self, depth: int) -> None:
         self._depth = depth
@@ -139,6 +151,10 @@ class Measurements(Telemetry):
     def _read_instances(self, _: CallbackOptions) -> Iterable[Observation]:
         for status, count in dict(self._instances).items():
             yield Observation(count, {"status": f"{status:04X}"})
+
+    def _read_asked(self, _: CallbackOptions) -> Iterable[Observation]:
+        for result, count in dict(self._asked).items():
+            yield Observation(count, {"result": result})
 
     def _read_registered(self, _: CallbackOptions) -> Iterable[Observation]:
         for result, count in dict(self._registered).items():

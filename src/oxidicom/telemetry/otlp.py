@@ -32,6 +32,7 @@ from oxidicom.ports import (
     InstanceRefused,
     InstanceStored,
     Push,
+    SeriesAsked,
     SeriesInfo,
 )
 from oxidicom.telemetry.base import Telemetry
@@ -108,10 +109,11 @@ class Exporting(Telemetry):
         ended_ns: int,
         attempts: int | None,
         error: str | None,
+        expected: int | None = None,
     ) -> None:
         self._each(
             lambda signal: signal.series_registered(
-                series, associations, ndicom, started_ns, ended_ns, attempts, error
+                series, associations, ndicom, started_ns, ended_ns, attempts, error, expected
             )
         )
 
@@ -131,6 +133,9 @@ class Exporting(Telemetry):
                 association_id, association_uuid, started_ns, ended_ns, error
             )
         )
+
+    def series_asked(self, asked: SeriesAsked) -> None:
+        self._each(lambda signal: signal.series_asked(asked))
 
     def outbox_depth(self, depth: int) -> None:
         self._each(lambda signal: signal.outbox_depth(depth))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,9 +26,11 @@ from oxidicom.ports import (
     InstanceRefused,
     InstanceStored,
     Push,
+    SeriesAsked,
     SeriesInfo,
 )
 from oxidicom.telemetry.base import Telemetry
+from oxidicom.ulid import uuid_of
 
 MAX_OPEN: Final = 4096
 """Associations; one more than that and the oldest was never reported to have ended."""
@@ -114,6 +117,7 @@ class Spans(Telemetry):
         ended_ns: int,
         attempts: int | None,
         error: str | None,
+        expected: int | None = None,
     ) -> None:
         carriers = [carrier for name in associations if (carrier := self._context(name))]
         parent = Context()
@@ -133,6 +137,8 @@ class Spans(Telemetry):
         )
         if attempts is not None:
             span.set_attribute("attempts", attempts)
+        if expected is not None:
+            span.set_attribute("expected", expected)
         _set_status(span, error)
         span.end(max(started_ns, ended_ns))
 
@@ -191,6 +197,45 @@ class Spans(Telemetry):
             return Context()
         return set_span_in_context(NonRecordingSpan(carrier), Context())
 
+    def series_asked(self, asked: SeriesAsked) -> None:
+        """Names and attributes are the first generation's, of which `expected` is not one."""
+        parent = Context()
+        if (carrier := self._context(asked.association_id)) is not None:
+            parent = set_span_in_context(NonRecordingSpan(carrier), parent)
+        outer = self._tracer.start_span(
+            "getset_number_of_series_related_instances",
+            context=parent,
+            attributes=_identity(asked.association_id),
+            start_time=asked.asked_ns,
+        )
+        if asked.began_ns is not None:
+            self._found(asked, asked.began_ns, set_span_in_context(outer, parent))
+        if asked.expected is not None:
+            outer.set_attribute("expected", asked.expected)
+        _set_status(outer, asked.error if asked.expected is None else None)
+        outer.end(max(asked.asked_ns, asked.ended_ns))
+
+    def _found(self, asked: SeriesAsked, began_ns: int, parent: Context) -> None:
+        ended_ns = max(began_ns, asked.ended_ns)
+        span = self._tracer.start_span(
+            "findscu",
+            context=parent,
+            kind=SpanKind.CLIENT,
+            attributes=_identity(asked.association_id)
+            | {
+                "pacs_address": exportable(asked.pacs_address),
+                "aec": exportable(asked.called_ae_title),
+                "aet": exportable(asked.calling_ae_title),
+                "StudyInstanceUID": exportable(asked.series.study_instance_uid),
+                "SeriesInstanceUID": exportable(asked.series.series_instance_uid),
+            },
+            start_time=began_ns,
+        )
+        if asked.status is not None:
+            span.add_event("status", {"status": f"{asked.status:04X}"}, ended_ns)
+        _set_status(span, asked.error)
+        span.end(ended_ns)
+
     def _context(self, association_id: str) -> SpanContext | None:
         association = self._open.get(association_id)
         if association is not None:
@@ -201,6 +246,14 @@ class Spans(Telemetry):
 def exportable(text: str) -> str:
     """Of a length and in an encoding that OTLP takes: one bad text would lose its whole batch."""
     return text[:MAX_TEXT].encode("utf-8", "replace").decode()
+
+
+def _identity(association_id: str) -> dict[str, str]:
+    """An association as we call it, and as the first generation called its own."""
+    identity = {"association_ulid": association_id}
+    with contextlib.suppress(ValueError):
+        identity["association_uuid"] = uuid_of(association_id)
+    return identity
 
 
 def _set_status(span: Span, error: str | None) -> None:

@@ -23,6 +23,8 @@ _UNREACHABLE: Final = frozenset(
 class Verdict(Enum):
     OK = "ok"
     NOT_SET = "not set"
+    WARNING = "warning"
+    """Something that `serve` does without."""
     FAULT = "FAULT"
 
 

@@ -1,0 +1,271 @@
+"""Who is asked, when, by how many threads, and that nobody has to wait (decision 43)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from oxidicom.ports import SeriesAsked, SeriesInfo, SeriesKey
+from oxidicom.query import inquiries as module
+from oxidicom.query.inquiries import DROPPED, THREADS, Inquiries
+from oxidicom.query.question import Answer, Question
+from oxidicom.settings.addresses import PacsAddress
+from tests.support.otlp import SERIES as OTHER_SERIES
+
+PACS = PacsAddress("PACS", "127.0.0.1", 104)
+pytestmark = pytest.mark.both_loops
+
+
+def series(number: int = 1, title: str = "PACS") -> SeriesInfo:
+    return msgspec.structs.replace(
+        OTHER_SERIES, calling_ae_title=title, pacs_name=title, series_instance_uid=f"1.2.{number}"
+    )
+
+
+def key(number: int = 1) -> SeriesKey:
+    return SeriesKey("PACS", f"1.2.{number}")
+
+
+class FakePacs:
+    """A finder that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.questions: list[Question] = []
+        self.at_once = 0
+        self.most_at_once = 0
+        self.answer: Answer | Exception = Answer(5, 0, None)
+        self.arrived = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self.free = threading.Event()
+        self.free.set()
+
+    def find(self, question: Question) -> Answer:
+        with self._lock:
+            self.questions.append(question)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        self.arrived.release()
+        self.free.wait(10)
+        with self._lock:
+            self.at_once -= 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    async def wait_for_questions(self, count: int) -> None:
+        for _ in range(count):
+            assert await asyncio.to_thread(self.arrived.acquire, True, 10)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.pacs = FakePacs()
+        self.asked: list[SeriesAsked] = []
+        self.loop_thread = threading.get_ident()
+        self.inquiries = Inquiries([PACS], "ChRIS", self.pacs.find, self._answered)
+
+    def _answered(self, asked: SeriesAsked) -> None:
+        assert threading.get_ident() == self.loop_thread
+        self.asked.append(asked)
+
+    async def answers(self, *numbers: int) -> list[int | None]:
+        return await asyncio.wait_for(
+            asyncio.gather(*(self.inquiries.answer(key(number)) for number in numbers)), 10
+        )
+
+
+@pytest_asyncio.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.pacs.free.set()
+    bench.inquiries.close()
+
+
+async def test_the_answer(bench: Bench) -> None:
+    bench.inquiries.stored(series(), "A")
+    assert await bench.answers(1) == [5]
+    assert bench.pacs.questions == [Question(PACS, "ChRIS", series().study_instance_uid, "1.2.1")]
+    [asked] = bench.asked
+    assert asked._replace(asked_ns=0, began_ns=0, ended_ns=0) == SeriesAsked(
+        series=series(),
+        association_id="A",
+        pacs_address="127.0.0.1:104",
+        called_ae_title="PACS",
+        calling_ae_title="ChRIS",
+        expected=5,
+        status=0,
+        error=None,
+        asked_ns=0,
+        began_ns=0,
+        ended_ns=0,
+    )
+    assert asked.began_ns is not None
+    assert asked.asked_ns <= asked.began_ns <= asked.ended_ns
+
+
+async def test_who_has_no_address_is_not_asked(bench: Bench) -> None:
+    bench.inquiries.stored(series(title="pacs"), "A")
+    assert await bench.inquiries.answer(SeriesKey("pacs", "1.2.1")) is None
+    assert bench.pacs.questions == []
+
+
+async def test_once_per_reception(bench: Bench) -> None:
+    for association in ("A", "B", "A"):
+        bench.inquiries.stored(series(), association)
+    assert await bench.answers(1) == [5]
+    bench.inquiries.stored(series(), "C")
+    assert len(bench.pacs.questions) == 1
+    bench.inquiries.completed(key())
+    assert await bench.answers(1) == [5], "who registers it may still ask"
+    bench.pacs.answer = Answer(6, 0, None)
+    bench.inquiries.stored(series(), "D")
+    await bench.pacs.wait_for_questions(2)
+    bench.inquiries.completed(key())
+    assert await bench.answers(1) == [6]
+    assert [asked.association_id for asked in bench.asked] == ["A", "D"]
+
+
+async def test_an_answer_that_comes_after_completion(bench: Bench) -> None:
+    bench.pacs.free.clear()
+    bench.inquiries.stored(series(), "A")
+    await bench.pacs.wait_for_questions(1)
+    bench.inquiries.completed(key())
+    waiting = asyncio.create_task(bench.inquiries.answer(key()))
+    bench.pacs.free.set()
+    assert await asyncio.wait_for(waiting, 10) == 5
+
+
+async def test_so_many_at_once_and_no_more(bench: Bench) -> None:
+    bench.pacs.free.clear()
+    numbers = range(3 * THREADS)
+    for number in numbers:
+        bench.inquiries.stored(series(number), "A")
+    await bench.pacs.wait_for_questions(THREADS)
+    assert bench.pacs.at_once == THREADS
+    bench.pacs.free.set()
+    assert await bench.answers(*numbers) == [5] * len(numbers)
+    assert bench.pacs.most_at_once == THREADS
+    assert [asked.error for asked in bench.asked] == [None] * len(numbers)
+
+
+async def test_a_pacs_that_hangs_leaves_the_others_a_thread() -> None:
+    addresses = [PacsAddress(f"PACS{n}", "127.0.0.1", 104 + n) for n in range(3)]
+    hung, freed = threading.Semaphore(0), threading.Event()
+
+    def find(question: Question) -> Answer:
+        if question.address.port < 106:
+            hung.release()
+            freed.wait(10)
+        return Answer(question.address.port, 0, None)
+
+    inquiries = Inquiries(addresses, "ChRIS", find, lambda asked: None)
+    for number in range(20):
+        inquiries.stored(series(number, f"PACS{number % 2}"), "A")
+    for _ in range(2):
+        assert await asyncio.to_thread(hung.acquire, True, 10)
+    inquiries.stored(series(99, "PACS2"), "A")
+    assert await asyncio.wait_for(inquiries.answer(SeriesKey("PACS2", "1.2.99")), 10) == 106
+    assert not hung.acquire(blocking=False)
+    freed.set()
+    last = SeriesKey("PACS1", "1.2.19")
+    assert await asyncio.wait_for(inquiries.answer(last), 10) == 105
+    inquiries.close()
+
+
+async def test_the_oldest_of_too_many_is_dropped(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAITING", 3)
+    bench.pacs.free.clear()
+    for number in range(THREADS):
+        bench.inquiries.stored(series(number), "A")
+    await bench.pacs.wait_for_questions(THREADS)
+    late = range(THREADS, THREADS + 5)
+    for number in late:
+        bench.inquiries.stored(series(number), "A")
+    assert bench.inquiries.dropped == 2
+    assert await bench.answers(*late[:2]) == [None, None]
+    assert [(asked.error, asked.began_ns) for asked in bench.asked] == [(DROPPED, None)] * 2
+    bench.pacs.free.set()
+    assert await bench.answers(*late[2:]) == [5, 5, 5]
+
+
+async def test_whoever_waits_may_stop(bench: Bench) -> None:
+    bench.pacs.free.clear()
+    bench.inquiries.stored(series(), "A")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await bench.inquiries.answer(key())
+    bench.pacs.free.set()
+    assert await bench.answers(1) == [5]
+
+
+async def test_nobody_waits_beyond_the_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that hangs, or a queue before it, is not the PACS' time."""
+    monkeypatch.setattr(module, "LIMIT", 0.05)
+    bench.pacs.free.clear()
+    bench.inquiries.stored(series(), "A")
+    assert await bench.answers(1) == [None]
+    bench.pacs.free.set()
+    await bench.pacs.wait_for_questions(1)
+
+
+async def test_a_finder_that_raises_is_one_that_found_nothing(bench: Bench) -> None:
+    bench.pacs.answer = ValueError("Doe^Jane")
+    bench.inquiries.stored(series(), "A")
+    assert await bench.answers(1) == [None]
+    assert [asked.error for asked in bench.asked] == ["ValueError"]
+
+
+async def test_trouble_is_told_once_and_its_end_too(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "oxidicom.query")
+    away, back = Answer(None, None, "away"), Answer(5, 0, None)
+    for number, answer in enumerate([back, away, away, Answer(None, 0, "no match"), back, back]):
+        bench.pacs.answer = answer
+        bench.inquiries.stored(series(number), "A")
+        await bench.answers(number)
+    told = [record.fields.get("reason") for record in caplog.records]  # type: ignore[attr-defined]
+    assert told == ["away", "no match", None]
+    assert "Zwiebelmarker" not in str([vars(record) for record in caplog.records])
+
+
+async def test_the_end_waits_for_nobody(bench: Bench) -> None:
+    bench.pacs.free.clear()
+    for number in range(THREADS + 1):
+        bench.inquiries.stored(series(number), "A")
+    await bench.pacs.wait_for_questions(THREADS)
+    waiting = asyncio.create_task(bench.inquiries.answer(key(0)))
+    bench.inquiries.completed(key(1))
+    bench.inquiries.close()
+    assert await asyncio.wait_for(waiting, 10) is None
+    assert await bench.answers(1, THREADS) == [None, None]
+    bench.inquiries.stored(series(99), "A")
+    assert await bench.answers(99) == [None]
+    workers = [each for each in threading.enumerate() if each.name.startswith("C-FIND")]
+    assert workers
+    assert all(each.daemon for each in workers)
+    bench.pacs.free.set()
+    for each in workers:
+        await asyncio.to_thread(each.join, 10)
+        assert not each.is_alive()
+    assert bench.asked == []
+
+
+async def test_what_is_remembered_has_a_bound(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 2)
+    for number in range(3):
+        bench.inquiries.stored(series(number), "A")
+        bench.inquiries.completed(key(number))
+    await bench.pacs.wait_for_questions(3)
+    assert await bench.answers(0, 1, 2) == [None, 5, 5]
