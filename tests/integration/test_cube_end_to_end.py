@@ -17,6 +17,7 @@ from tests.support.brokers import NatsServer
 from tests.support.cube_http import HANG, PASSWORD, USERNAME, Cube, Reply
 from tests.support.data import Instance
 from tests.support.lonk import DONE, LonkSubscriber, subject
+from tests.support.pacs import answering, scripted_pacs
 from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import Receiver, wait_until
 
@@ -126,6 +127,21 @@ def test_instances_and_custom_metadata(tmp_path: Path, cube: Cube, series: list[
         metadata = [path for path in receiver.files() if METADATA in path.as_posix()]
         assert [path.stat().st_size for path in metadata] == [0, 0]
         assert len(cube.requests) == 5, "nothing is pushed twice"
+
+
+def test_cube_is_told_what_the_pacs_has(tmp_path: Path, cube: Cube, series: list[Instance]) -> None:
+    with (
+        scripted_pacs(answering(7)) as pacs,
+        first_generation(
+            tmp_path, cube.url, CHRIS_PACS_ADDRESS=f"PACS ONE=127.0.0.1:{pacs.port}"
+        ) as receiver,
+    ):
+        send(receiver, *series)
+        cube.wait_for_taken(5)
+        no_entry(receiver)
+        told = [path.rpartition("/")[2] for path in cube.paths if path.startswith(METADATA)]
+        assert told == ["NumberOfSeriesRelatedInstances=7", "OxidicomAttemptedPushCount=3"]
+        assert receiver.wait_for_log("series complete")["short"] == 4
 
 
 def test_a_series_at_once(tmp_path: Path, cube: Cube, series: list[Instance]) -> None:

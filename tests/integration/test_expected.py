@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.data import Instance
 from tests.support.otlp import attributes, http_collector
-from tests.support.pacs import PacsSide, scripted_pacs
+from tests.support.pacs import answering, scripted_pacs
 from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import Receiver
 
@@ -27,14 +27,8 @@ def send(receiver: Receiver, count: int) -> str:
 
 
 def test_a_series_that_is_short(tmp_path: Path) -> None:
-    def script(pacs: PacsSide) -> None:
-        pacs.accept()
-        uid = pacs.question().rpartition(b"UI")[2][2:].partition(b" ")[0]
-        pacs.match(uid.rstrip(b"\0").decode(), b"5")
-        pacs.finish()
-
     with (
-        scripted_pacs(script) as pacs,
+        scripted_pacs(answering(5)) as pacs,
         http_collector() as collector,
         Receiver(
             tmp_path,

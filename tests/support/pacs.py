@@ -129,6 +129,18 @@ class PacsSide(RawPeer):
         self.send(pdu(RELEASE_RP, bytes(4)))
 
 
+def answering(count: int) -> Script:
+    """A PACS that has so many instances of whatever series it is asked for."""
+
+    def script(pacs: PacsSide) -> None:
+        pacs.accept()
+        uid = pacs.question().rpartition(b"UI")[2][2:].partition(b" ")[0]
+        pacs.match(uid.rstrip(b"\0").decode(), str(count).encode())
+        pacs.finish()
+
+    return script
+
+
 def find_response(status: int, identifier: bytes | None) -> bytes:
     command = command_set(
         (0x0002, uid(STUDY_ROOT_FIND)),
