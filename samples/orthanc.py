@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -102,7 +103,7 @@ class Orthanc(Server):
                 answer = response.read()
         except urllib.error.HTTPError as error:
             raise OrthancError(f"Orthanc, {method} {path}: {_reason(error)}") from error
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise OrthancError(f"Orthanc does not answer: {error}") from error
         return json.loads(answer) if answer else None
 

@@ -40,17 +40,17 @@ class Story:
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.registrations: list[Registration] = []
-        self.settled: list[asyncio.Future[None]] = []
-        self.confirm = True
+        self.settled: list[asyncio.Future[bool]] = []
+        self.confirm: bool | None = True
         self.depth = 0
         self.happened = asyncio.Condition()
 
-    async def submit(self, registration: Registration) -> asyncio.Future[None]:
+    async def submit(self, registration: Registration) -> asyncio.Future[bool]:
         self.events.append(("outbox", registration.ndicom))
         self.registrations.append(registration)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self.confirm:
-            future.set_result(None)
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if self.confirm is not None:
+            future.set_result(self.confirm)
         self.settled.append(future)
         return future
 
@@ -167,11 +167,11 @@ async def test_files_that_somebody_removed_still_end_in_done(bench: Bench) -> No
 
 async def test_done_waits_for_the_confirmation(bench: Bench) -> None:
     bench.store("0001-1.1.dcm")
-    bench.story.confirm = False
+    bench.story.confirm = None
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     await asyncio.wait_for(bench.completed.wait(), 5)
     assert ("done", 1) not in bench.story.events
-    bench.story.settled[0].set_result(None)
+    bench.story.settled[0].set_result(True)
     await bench.registrar.finish(5)
     assert bench.story.events[-1] == ("done", 1)
 
@@ -181,7 +181,7 @@ async def test_done_waits_no_longer_than_it_may(
 ) -> None:
     monkeypatch.setattr(module, "DONE_WAITS", 0.05)
     bench.store("0001-1.1.dcm")
-    bench.story.confirm = False
+    bench.story.confirm = None
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     await bench.registrar.finish(5)
     assert bench.story.events[-1] == ("done", 1)
@@ -236,7 +236,7 @@ async def test_two_receptions_of_one_series_keep_their_order(bench: Bench) -> No
 async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journal(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def refuse(registration: Registration) -> asyncio.Future[None]:
+    async def refuse(registration: Registration) -> asyncio.Future[bool]:
         raise ValueError(registration.series.patient_id)
 
     monkeypatch.setattr(bench.story, "submit", refuse)
@@ -251,16 +251,31 @@ async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journ
     assert not bench.completed.is_set()
 
 
-async def test_what_is_registered_says_what_came_and_what_was_expected(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("settled", "level", "registration"),
+    [
+        (True, "INFO", "confirmed"),
+        (False, "WARNING", "refused, kept in the outbox's folder"),
+        (None, "WARNING", "waits in the outbox"),
+    ],
+)
+async def test_the_log_says_what_became_of_it(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    settled: bool | None,
+    level: str,
+    registration: str,
+) -> None:
+    monkeypatch.setattr(module, "DONE_WAITS", 0.05)
     bench.store("0001-1.1.dcm")
-    bench.registrar.submit(SeriesCompleted(series(), 1, ("A", "B"), 3, 7))
-    await bench.registrar.finish(5)
-    bench.registrar.submit(SeriesCompleted(series(), 1, ()))
-    await bench.registrar.finish(5)
-    assert bench.story.registrations == [
-        Registration(series(), 1, 3, 7, "A"),
-        Registration(series(), 1, 0, None, None),
-    ]
+    bench.story.confirm = settled
+    with caplog.at_level(logging.INFO, "oxidicom.series"):
+        bench.registrar.submit(SeriesCompleted(series(), 1, ()))
+        await bench.registrar.finish(5)
+    (record,) = caplog.records
+    assert record.levelname == level
+    assert record.fields["registration"] == registration  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,10 @@ logger = logging.getLogger("oxidicom.series")
 DONE_WAITS: Final = 2.0
 """Seconds for which LONK's done waits for the registration's confirmation (decision 36)."""
 
+_NOTHING_THERE: Final = "no instance in the series' folder"
+_WAITS: Final = "waits in the outbox"
+_REFUSED: Final = "refused, kept in the outbox's folder"
+
 _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 5.0
 
@@ -110,26 +114,24 @@ class Registrar:
                 self._telemetry.outbox_depth(self._courier.depth)
             await self._on_disk(self._journal.remove, series.key, completed.associations)
             self._completed(completed)
-        confirmed = settled is not None and await self._confirmed(settled)
+        error = _NOTHING_THERE if settled is None else await self._outcome(settled)
         if self._lonk is not None and told:
             self._lonk.done(series, told)
-        self._tell(completed, ndicom, began_ns, confirmed)
+        self._tell(completed, ndicom, began_ns, error)
 
-    async def _confirmed(self, settled: asyncio.Future[None]) -> bool:
+    async def _outcome(self, settled: asyncio.Future[bool]) -> str | None:
+        """None once CUBE, or its broker, has the registration; otherwise what became of it."""
         await asyncio.wait([settled], timeout=DONE_WAITS)
         self._telemetry.outbox_depth(self._courier.depth)
         # The delivery goes on; the courier need not remember, for days perhaps, who waited for it.
-        return not settled.cancel() and not settled.cancelled()
+        if settled.cancel() or settled.cancelled() or not self._has_broker:
+            return _WAITS
+        return None if settled.result() else _REFUSED
 
     def _tell(
-        self, completed: SeriesCompleted, ndicom: int, began_ns: int, confirmed: bool
+        self, completed: SeriesCompleted, ndicom: int, began_ns: int, error: str | None
     ) -> None:
         series = completed.series
-        error = None
-        if not ndicom:
-            error = "no instance in the series' folder"
-        elif not confirmed or not self._has_broker:
-            error = "waits in the outbox"
         self._telemetry.series_registered(
             series,
             completed.associations,

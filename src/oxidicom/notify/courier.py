@@ -50,7 +50,7 @@ class Publisher(Protocol):
 class _Unwritten(NamedTuple):
     entry: OutboxEntry
     durable: asyncio.Future[None]
-    settled: asyncio.Future[None]
+    settled: asyncio.Future[bool]
 
 
 class Courier:
@@ -82,7 +82,7 @@ class Courier:
         self._waiting: dict[str, None] = {}
         """Names of entries to deliver, the next one first."""
         self._flying: dict[str, asyncio.Task[None]] = {}
-        self._unsettled: dict[str, list[tuple[str, asyncio.Future[None]]]] = {}
+        self._unsettled: dict[str, list[tuple[str, asyncio.Future[bool]]]] = {}
         """By name: task ids and futures, in order of submission."""
 
         self._write_wanted = asyncio.Event()
@@ -104,12 +104,12 @@ class Courier:
         if self._publisher is not None:
             self._tasks.append(asyncio.create_task(self._deliver_entries(), name="courier"))
 
-    async def submit(self, registration: Registration) -> asyncio.Future[None]:
+    async def submit(self, registration: Registration) -> asyncio.Future[bool]:
         """Return once the registration is on disk, which is tried until it can be.
 
         The future is done when nothing more will happen to the registration: the broker confirmed
-        it or a newer one of its series, or refused it for ever; with no publisher, when it is on
-        disk. Cancel it to stop waiting; the delivery goes on.
+        it or a newer one of its series (True), or refused it for ever; with no publisher, when it
+        is on disk (False). Cancel it to stop waiting; the delivery goes on.
         """
         if self._stopping:
             raise RuntimeError("submit after stop")
@@ -173,7 +173,7 @@ class Courier:
     def _on_written(self, write: _Unwritten) -> None:
         name = write.entry.name
         if self._publisher is None:
-            write.settled.set_result(None)
+            write.settled.set_result(False)
         else:
             self._unsettled.setdefault(name, []).append((write.entry.task_id, write.settled))
             write.settled.add_done_callback(lambda _: self._forget(name, write.entry.task_id))
@@ -225,9 +225,10 @@ class Courier:
             except RegistrationRefused as refusal:
                 log.error("registration refused, kept in the outbox's folder: %s", refusal)
                 await self._until_done(self._outbox.refuse, entry)
+                self._on_settled(entry, confirmed=False)
             else:
                 await self._until_done(self._outbox.remove, entry)
-            self._on_settled(entry)
+                self._on_settled(entry, confirmed=True)
         except asyncio.CancelledError:
             self._waiting.setdefault(name)
             raise
@@ -237,7 +238,7 @@ class Courier:
             del self._flying[name]
             self._delivery_wanted.set()
 
-    def _on_settled(self, entry: OutboxEntry) -> None:
+    def _on_settled(self, entry: OutboxEntry, *, confirmed: bool) -> None:
         if self._retry_delay:
             log.info("registrations are delivered again")
         self._retry_delay = 0.0
@@ -246,7 +247,7 @@ class Courier:
         # Those before it were replaced by it.
         for _, settled in unsettled[: ids.index(entry.task_id) + 1 if entry.task_id in ids else 0]:
             if not settled.done():
-                settled.set_result(None)
+                settled.set_result(confirmed)
 
     def _on_failed(self, name: str, error: Exception, began: float) -> None:
         # To the back, so that one which the broker chokes on does not hold up the others.
