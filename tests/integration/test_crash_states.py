@@ -86,10 +86,8 @@ def test_outbox_entry_that_was_confirmed(receiver: Receiver, rabbitmq: RabbitMQ)
     assert first.kwargs == again.kwargs
 
 
-@pytest.mark.parametrize(("workers", "files"), [(1, 2), (2, 1)])
-def test_older_file_of_an_instance_that_was_to_go(
-    receiver: Receiver, workers: int, files: int
-) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_older_file_of_an_instance_that_was_to_go(receiver: Receiver, workers: int) -> None:
     receiver.stop()
     receiver.environment["OXIDICOM_WORKERS"] = str(workers)
     receiver.start()
@@ -101,6 +99,5 @@ def test_older_file_of_an_instance_that_was_to_go(
     os.utime(older, (0, 0))  # where the file system's clock does not tell the two names apart
     newer.rename(newer.with_suffix(".moved")).rename(newer)
     receiver.start()
-    assert receiver.wait_for_registration(instance.series)["ndicom"] == files
-    assert newer in receiver.files()
-    assert len(receiver.files()) == files
+    assert receiver.wait_for_registration(instance.series)["ndicom"] == 1
+    assert receiver.files() == [newer]

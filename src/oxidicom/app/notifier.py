@@ -179,7 +179,8 @@ class Notifier:
             lonk=lonk,
             telemetry=telemetry,
             completed=self._series_completed,
-            tidy=self._keep_newest if self._shared else None,
+            # Several processes leave older files to it, and one does if it dies in between.
+            tidy=self._keep_newest,
             # Only custom metadata tell CUBE of it.
             expected=inquiries.answer if inquiries is not None and early is not None else None,
             has_broker=publisher is not None,
