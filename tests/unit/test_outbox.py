@@ -54,7 +54,7 @@ class TestOutbox:
         outbox.put(newer)
         assert list(outbox.pending()) == [newer]
         assert not outbox.remove(older)
-        assert not outbox.refuse(older)
+        assert not outbox.refuse(older, "400")
         assert list(outbox.pending()) == [newer]
 
     def test_oldest_first(self, outbox: Outbox, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ class TestOutbox:
     def test_a_refused_entry_is_kept_but_not_pending(self, outbox: Outbox, tmp_path: Path) -> None:
         entry = new_entry(numbered(1))
         outbox.put(entry)
-        assert outbox.refuse(entry)
+        assert outbox.refuse(entry, "400")
         assert outbox.depth() == 0
         assert files(tmp_path) == [f"{entry.name}.refused"]
 
