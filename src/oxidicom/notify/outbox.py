@@ -43,6 +43,7 @@ PATIENCE: Final = 60.0
 LONGEST_REASON: Final = 2000
 """Characters."""
 
+_SUFFIX: Final = len(PENDING)
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 log = logging.getLogger(__name__)
@@ -125,8 +126,8 @@ class Outbox:
         youngest = time.time() - patience
         with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:
-                name, suffix = os.path.splitext(entry.name)
-                if suffix != PENDING or name.startswith(".") or knows(name):
+                file = entry.name
+                if file[-_SUFFIX:] != PENDING or knows(name := file[:-_SUFFIX]) or file[0] == ".":
                     continue
                 # It may be delivered, or replaced, in this very moment.
                 with contextlib.suppress(FileNotFoundError):
