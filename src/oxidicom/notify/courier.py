@@ -131,7 +131,8 @@ class Courier:
     @property
     def depth(self) -> int:
         """Registrations that no broker has confirmed, as far as this run knows."""
-        return len(self._unwritten) + len(self._waiting.keys() | self._flying.keys())
+        flying = sum(name not in self._waiting for name in self._flying)
+        return len(self._unwritten) + len(self._waiting) + flying
 
     async def stop(self, flush_timeout: float) -> int:
         """Deliver for at most `flush_timeout` seconds more; return how many entries stay."""
