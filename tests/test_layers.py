@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "notify": {"notify", "base"},
     "telemetry": {"telemetry", "base"},
     "query": {"query", "base"},
-    "cli": {"cli", "app", "base", "query"},
+    "cli": {"cli", "app", "base", "query", "notify"},
 }
 MAY_IMPORT["app"] = {*MAY_IMPORT, "app"} - {"cli"}
 

@@ -220,9 +220,17 @@ class RawPeer:
     """A blocking connection. Every wait ends after `timeout` seconds with TimeoutError."""
 
     def __init__(
-        self, port: int, *, host: str = "127.0.0.1", timeout: float = 10, nodelay: bool = True
+        self,
+        port: int,
+        *,
+        host: str = "127.0.0.1",
+        source: str | None = None,
+        timeout: float = 10,
+        nodelay: bool = True,
     ) -> None:
-        self.socket = socket.create_connection((host, port), timeout)
+        """`source`: the address to come from; all of 127.0.0.0/8 is this machine."""
+        ours = None if source is None else (source, 0)
+        self.socket = socket.create_connection((host, port), timeout, ours)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, nodelay)
         self.peer_max_length = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 import os
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 from oxidicom.notify.courier import Courier, Publisher, RegistrationRefused
 from oxidicom.notify.outbox import Outbox, OutboxEntry, new_entry
+from oxidicom.notify.shelved import Outcome, put_back
 from oxidicom.ports import Registration
 from tests.support.registrations import numbered, registration
 
@@ -54,7 +56,7 @@ class TestOutbox:
         outbox.put(newer)
         assert list(outbox.pending()) == [newer]
         assert not outbox.remove(older)
-        assert not outbox.refuse(older)
+        assert not outbox.refuse(older, "400")
         assert list(outbox.pending()) == [newer]
 
     def test_oldest_first(self, outbox: Outbox, tmp_path: Path) -> None:
@@ -79,7 +81,7 @@ class TestOutbox:
     def test_a_refused_entry_is_kept_but_not_pending(self, outbox: Outbox, tmp_path: Path) -> None:
         entry = new_entry(numbered(1))
         outbox.put(entry)
-        assert outbox.refuse(entry)
+        assert outbox.refuse(entry, "400")
         assert outbox.depth() == 0
         assert files(tmp_path) == [f"{entry.name}.refused"]
 
@@ -410,6 +412,73 @@ class TestCourier:
             await until(lambda: len(broker.under_way) == 8)
             assert len(reads) == 8
             assert courier.depth == 10_000
+
+
+class TestOthersEntries:
+    async def test_one_put_back_is_delivered_without_a_restart(
+        self, outbox: Outbox, tmp_path: Path
+    ) -> None:
+        broker, glances = FakeBroker(), FakeTime()
+        broker.refuses = {"1.2.826.1"}
+        courier = Courier(outbox, broker, glance=glances.sleep)
+        await courier.start()
+        assert not await (await courier.submit(numbered(1)))
+        broker.refuses.clear()
+        (path,) = (tmp_path / "outbox").iterdir()
+        assert put_back(path, sync=False) is Outcome.BACK
+        assert broker.attempts == 1
+        await until(lambda: glances.next_wake)
+        glances.advance(1)
+        await until(lambda: broker.taken)
+        await until(lambda: not files(tmp_path))
+        assert len(set(broker.task_ids)) == 1
+        assert await courier.stop(1) == 0
+
+    async def test_those_of_a_receiver_that_is_no_more(
+        self, outbox: Outbox, tmp_path: Path
+    ) -> None:
+        broker, glances = FakeBroker(), FakeTime()
+        courier = Courier(outbox, broker, glance=glances.sleep)
+        await courier.start()
+        await (await courier.submit(numbered(1)))
+        dead = new_entry(numbered(2))
+        Outbox(tmp_path / "outbox", sync=False).put(dead)
+        os.utime(tmp_path / "outbox" / f"{dead.name}.json", (0, 0))
+        await until(lambda: glances.next_wake)
+        glances.advance(1)
+        await until(lambda: len(broker.taken) == 2)
+        assert await courier.stop(1) == 0
+
+    async def test_a_newer_one_of_another_receiver_under_our_hands(
+        self, outbox: Outbox, tmp_path: Path
+    ) -> None:
+        broker = FakeBroker()
+        broker.open.clear()
+        async with running(outbox, broker) as courier:
+            older = await courier.submit(numbered(1, 10))
+            await broker.arrived.wait()
+            Outbox(tmp_path / "outbox", sync=False).put(new_entry(numbered(1, 11)))
+            broker.open.set()
+            await older
+            await until(lambda: len(broker.taken) == 2)
+            await until(lambda: courier.depth == 0)
+        assert broker.taken == [("1.2.826.1", 10), ("1.2.826.1", 11)]
+        assert files(tmp_path) == []
+
+    async def test_attempts_are_counted(self, outbox: Outbox, tmp_path: Path) -> None:
+        broker, time = FakeBroker(), FakeTime()
+        broker.down = True
+        async with running(outbox, broker, time) as courier:
+            settled = await courier.submit(numbered(1))
+            for attempt in (1, 2):
+                await until(lambda: broker.attempts == attempt and time.next_wake)  # noqa: B023
+                broker.down, broker.refuses = attempt < 2, {"1.2.826.1"}
+                time.advance(time.next_wake or 0)
+            assert not await settled
+            assert not courier._attempts
+        (path,) = (tmp_path / "outbox").iterdir()
+        refusal = json.loads(path.read_bytes())["refusal"]
+        assert (refusal["attempts"], refusal["reason"]) == (3, "400")
 
 
 class SickDisk(Outbox):

@@ -86,6 +86,7 @@ class Reception:
             store=self.storage,
             reports=reports,
             max_associations=settings.max_associations,
+            max_associations_per_peer=settings.max_associations_per_peer,
             seats=seats,
             request_memory=REQUEST_MEMORY // processes,
             allowed_networks=settings.allowed_networks,

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Final
 
-from oxidicom.cli import check, serve, settings, version
+from oxidicom.cli import check, outbox, serve, settings, version
 from oxidicom.cli.console import complain
 from oxidicom.errors import OperatorError
 
-_COMMANDS: Final[tuple[ModuleType, ...]] = (serve, check, settings, version)
+_COMMANDS: Final[tuple[ModuleType, ...]] = (serve, check, outbox, settings, version)
 """Each has a docstring whose first line is its help, `add_arguments(parser)`, and `run(arguments)`
 that returns an exit status."""
 

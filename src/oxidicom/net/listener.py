@@ -15,6 +15,7 @@ from typing import Final
 from oxidicom.buffers import BufferPool
 from oxidicom.errors import AssociationRejected, OperatorError
 from oxidicom.logevents import event
+from oxidicom.net.peers import Peers
 from oxidicom.net.protocol import AssociationProtocol, Phase
 from oxidicom.net.sharing import Seats, SharedPort
 from oxidicom.net.watch import Limits
@@ -54,7 +55,8 @@ class Listener:
     """Accepts connections on one port.
 
     `store`, `reports` and `on_bug` are called on the loop's thread. `clock` gives seconds. Where
-    several processes receive, `seats` makes `max_associations` the limit of all together.
+    several processes receive, `seats` makes `max_associations` the limit of all together, and
+    `max_associations_per_peer`, if it is not 0, that of one address in all of them.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Listener:
         store: InstanceStore,
         reports: Reports,
         max_associations: int,
+        max_associations_per_peer: int = 0,
         seats: Seats | None = None,
         request_memory: int | None = None,
         allowed_networks: Sequence[Network] = (),
@@ -82,6 +85,11 @@ class Listener:
         self.defer = asyncio.get_running_loop().call_soon
         self._max_associations = max_associations
         self._seats = Seats() if seats is None else seats
+        self._peers = (
+            Peers(max_associations_per_peer, self._seats.board)
+            if max_associations_per_peer
+            else None
+        )
         self._request_memory = REQUEST_MEMORY if request_memory is None else request_memory
         self._allowed_networks = tuple(allowed_networks)
         self._max_connections = most_connections()
@@ -198,6 +206,9 @@ class Listener:
         if self._closed:
             # It was accepted before we stopped, and is told to us only now.
             connection.kill()
+        if self._peers is not None and not self._peers.connected(connection.peer[0]):
+            # Quietly: whoever floods us must not fill the log as well.
+            connection.kill()
         elif len(self._connections) > self._max_connections:
             self._evict()
 
@@ -223,16 +234,25 @@ class Listener:
     def associated(self, connection: AssociationProtocol) -> None:
         self._request_over(connection)
         self._established.add(connection)
+        if self._peers is not None:
+            self._peers.associated(connection.peer[0])
         self._seats.associations = len(self._established)
 
     def ended(self, connection: AssociationProtocol) -> None:
         self._request_over(connection)
+        if self._peers is not None:
+            if connection in self._established:
+                self._peers.ended(connection.peer[0])
+            else:
+                self._peers.let_go(connection.peer[0])
         self._established.discard(connection)
         self._seats.associations = len(self._established)
 
     def closed(self, connection: AssociationProtocol) -> None:
         self.ended(connection)
         self._connections.pop(connection, None)
+        if self._peers is not None:
+            self._peers.disconnected(connection.peer[0])
         self._seats.connections = len(self._connections)
         if not self._connections:
             self._all_closed.set()
@@ -244,6 +264,8 @@ class Listener:
         self._seats.associations = len(self._established) + 1
         if self._draining or self._seats.all_associations > self._max_associations:
             raise AssociationRejected(2, 3, 2, "local limit of associations exceeded")
+        if self._peers is not None and not self._peers.may_associate(peer_address):
+            raise AssociationRejected(2, 3, 2, "peer's limit of associations exceeded")
         if self._allowed_networks and not self._is_allowed(peer_address):
             event(logger, logging.WARNING, "peer's network is not allowed", peer=peer_address)
             raise AssociationRejected(1, 1, 3, "peer's network is not allowed")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from oxidicom.logevents import event
+from oxidicom.net.peers import Board, SharedBoard, board_size, wipe
 
 logger = logging.getLogger("oxidicom.net")
 
@@ -34,9 +35,11 @@ _VACANT: Final = 2**32 - 1
 class Seats:
     """How many connections and associations this process has, beside no other."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: Board | None = None) -> None:
         self.connections = 0
         self.associations = 0
+        self.board = Board() if board is None else board
+        """By peer."""
 
     @property
     def all_associations(self) -> int:
@@ -46,10 +49,10 @@ class Seats:
 class SharedSeats(Seats):
     """One process' row of a LoadTable."""
 
-    def __init__(self, rows: memoryview, worker: int) -> None:
+    def __init__(self, rows: memoryview, worker: int, board: Board) -> None:
         self._rows = rows
         self._row = 2 * worker
-        super().__init__()
+        super().__init__(board)
 
     @property
     def connections(self) -> int:
@@ -84,12 +87,14 @@ class LoadTable:
 
     def __init__(self, fd: int, workers: int) -> None:
         self.fd = fd
-        self._rows = memoryview(mmap.mmap(fd, _ROW * workers)).cast("I")
+        memory = memoryview(mmap.mmap(fd, _size(workers)))
+        self._rows = memory[: _ROW * workers].cast("I")
+        self._board = memory[_ROW * workers :]
 
     @classmethod
     def create(cls, workers: int) -> LoadTable:
         fd = os.memfd_create("oxidicom-load")
-        os.ftruncate(fd, _ROW * workers)
+        os.ftruncate(fd, _size(workers))
         table = cls(fd, workers)
         for worker in range(workers):
             table.vacate(worker)
@@ -97,12 +102,17 @@ class LoadTable:
 
     def seats(self, worker: int) -> SharedSeats:
         """Of a process that takes connections from now on."""
-        return SharedSeats(self._rows, worker)
+        return SharedSeats(self._rows, worker, SharedBoard(self._board, worker))
 
     def vacate(self, worker: int) -> None:
         """Of one that takes no more: it has ended."""
         self._rows[2 * worker] = _VACANT
         self._rows[2 * worker + 1] = 0
+        wipe(self._board, worker)
+
+
+def _size(workers: int) -> int:
+    return _ROW * workers + board_size(workers)
 
 
 class SharedPort:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, ParamSpec, Protocol, TypeVar
 from oxidicom.errors import OxidicomError
 from oxidicom.notify.outbox import Outbox, OutboxEntry, new_entry
 from oxidicom.notify.reasons import reason_of
+from oxidicom.notify.rounds import Rounds, Visit
 from oxidicom.ports import Registration
 
 FIRST_RETRY: Final = 1.0
@@ -56,8 +57,8 @@ class _Unwritten(NamedTuple):
 class Courier:
     """`publisher` None: registrations stay in the outbox until a later run has one.
 
-    `clock` and `sleep` are in seconds. At most `in_flight` entries are under way at once; only one
-    while attempts fail.
+    `clock` and `sleep` are in seconds; `glance` sleeps between looks at the outbox's folder. At
+    most `in_flight` entries are under way at once; only one while attempts fail.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class Courier:
         in_flight: int = IN_FLIGHT,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        glance: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._outbox = outbox
         self._publisher = publisher
         self._in_flight = in_flight
         self._clock = clock
         self._sleep = sleep
+        self._rounds = Rounds(outbox, self._knows, self._adopt, self._visit, sleep=glance)
         # Not the loop's own threads: a hung resolver must not keep entries from the disk, nor hung
         # storage the resolver from a thread. One thread, so that writes keep their order.
         self._disk_thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")
@@ -84,6 +87,8 @@ class Courier:
         self._flying: dict[str, asyncio.Task[None]] = {}
         self._unsettled: dict[str, list[tuple[str, asyncio.Future[bool]]]] = {}
         """By name: task ids and futures, in order of submission."""
+        self._attempts: dict[str, int] = {}
+        """By name, of those that were tried and are not settled."""
 
         self._write_wanted = asyncio.Event()
         self._delivery_wanted = asyncio.Event()
@@ -103,6 +108,7 @@ class Courier:
         self._tasks.append(asyncio.create_task(self._write_entries(), name="outbox writer"))
         if self._publisher is not None:
             self._tasks.append(asyncio.create_task(self._deliver_entries(), name="courier"))
+            self._tasks.append(asyncio.create_task(self._rounds.run(), name="outbox rounds"))
 
     async def submit(self, registration: Registration) -> asyncio.Future[bool]:
         """Return once the registration is on disk, which is tried until it can be.
@@ -125,7 +131,8 @@ class Courier:
     @property
     def depth(self) -> int:
         """Registrations that no broker has confirmed, as far as this run knows."""
-        return len(self._unwritten) + len(self._waiting.keys() | self._flying.keys())
+        flying = sum(name not in self._waiting for name in self._flying)
+        return len(self._unwritten) + len(self._waiting) + flying
 
     async def stop(self, flush_timeout: float) -> int:
         """Deliver for at most `flush_timeout` seconds more; return how many entries stay."""
@@ -219,16 +226,23 @@ class Courier:
         try:
             entry = await self._on_disk(self._outbox.read, name)
             if entry is None:
+                self._attempts.pop(name, None)
                 return
+            attempts = self._attempts[name] = self._attempts.get(name, 0) + 1
             try:
                 await self._publisher.publish(entry.registration, entry.task_id)
             except RegistrationRefused as refusal:
-                log.error("registration refused, kept in the outbox's folder: %s", refusal)
-                await self._until_done(self._outbox.refuse, entry)
+                log.error(
+                    "registration refused, see `oxidicom outbox show %s`: %s", name[:12], refusal
+                )
+                held = await self._until_done(self._outbox.refuse, entry, str(refusal), attempts)
                 self._on_settled(entry, confirmed=False)
             else:
-                await self._until_done(self._outbox.remove, entry)
+                held = await self._until_done(self._outbox.remove, entry)
                 self._on_settled(entry, confirmed=True)
+            if not held:
+                # A newer one, perhaps of another receiver, stands there.
+                self._waiting.setdefault(name)
         except asyncio.CancelledError:
             self._waiting.setdefault(name)
             raise
@@ -242,6 +256,7 @@ class Courier:
         if self._retry_delay:
             log.info("registrations are delivered again")
         self._retry_delay = 0.0
+        self._attempts.pop(entry.name, None)
         unsettled = self._unsettled.get(entry.name, [])
         ids = [task_id for task_id, _ in unsettled]
         # Those before it were replaced by it.
@@ -277,6 +292,24 @@ class Courier:
             self._idle.set()
         else:
             self._idle.clear()
+
+    # ---- what others put there --------------------------------------------------------------
+
+    def _knows(self, name: str) -> bool:
+        """Called on the disk's thread, too."""
+        return name in self._waiting or name in self._flying
+
+    def _adopt(self, names: list[str]) -> None:
+        if self._stopping:
+            return
+        # Behind our own, so that two receivers do not go through one list side by side.
+        for name in names:
+            self._waiting.setdefault(name)
+        log.info("found %d more registrations in the outbox", len(names))
+        self._delivery_wanted.set()
+
+    async def _visit(self, call: Callable[[], Visit]) -> Visit:
+        return await self._on_disk(call)
 
     # ---- waiting ----------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ STATE_FOLDER: Final = Kind(p.parse_path, "the path of a folder", "/var/lib/oxidi
 FILE: Final = Kind(p.parse_path, "the path of a PEM file", "/etc/ssl/broker-ca.pem")
 PORT: Final = Kind(p.integer(0, 65535), "a port from 0 (any free one) to 65535", "11111")
 COUNT: Final = Kind(p.integer(1), "a whole number from 1", "512")
+COUNT_OR_ZERO: Final = Kind(p.integer(0, 2**32 - 1), "a whole number from 0 (no limit)", "16")
 THREADS: Final = Kind(p.integer(1, 1024), "a whole number from 1 to 1024", "4")
 WORKERS: Final = Kind(p.integer(1, 64), "a whole number from 1 to 64", "2")
 HOST: Final = Kind(p.parse_host, "a host's name or address", "0.0.0.0")

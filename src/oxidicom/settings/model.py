@@ -213,6 +213,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             older=(Older("CHRIS_LISTENER_THREADS"),),
         ),
     ] = 512
+    max_associations_per_peer: Annotated[
+        int,
+        Variable(
+            "OXIDICOM_MAX_ASSOCIATIONS_PER_PEER",
+            k.COUNT_OR_ZERO,
+            "The same from one address; 0 is no limit of its own. Behind a proxy all peers are one "
+            "address.",
+        ),
+    ] = 0
     workers: Annotated[
         int,
         Variable(

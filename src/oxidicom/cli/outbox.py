@@ -1,0 +1,311 @@
+"""Show registrations that no broker has confirmed, and put refused ones back."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from oxidicom.cli.console import EXIT_SETTINGS, complain, settings_of_environment
+from oxidicom.errors import OperatorError
+from oxidicom.notify.shelved import Found, Outcome, State, look_at, paths, put_back, state_of
+from oxidicom.settings import Settings
+
+EXIT_FAULT: Final = 1
+EXIT_NEEDS_YOU: Final = 3
+
+_LEAST_PREFIX: Final = 4
+_SHOWN: Final = 12
+"""Characters of a name; 48 bits tell any outbox's entries apart."""
+
+_HARMLESS: Final = frozenset(
+    ("calling_ae_title", "pacs_name", "study_instance_uid", "series_instance_uid", "modality")
+)
+"""Of a series; all else is a patient's."""
+
+_PATIENT: Final = ("patient_id", "patient_name", "study_date")
+"""What `list --phi` adds to a line."""
+
+_LIST: Final = f"""\
+exit status:
+  0   no entry needs you; pending ones are the receiver's
+  1   the state folder cannot be used
+  2   arguments or settings at fault
+  {EXIT_NEEDS_YOU}   there are refused or corrupt entries: see show, then retry
+"""
+_SHOW: Final = """\
+exit status:
+  0   shown
+  1   no such entry, or the state folder cannot be used
+  2   arguments or settings at fault
+"""
+_RETRY: Final = """\
+Nothing that is pending is replaced: it is at least as new. A receiver that runs finds the
+entry within seconds, 30 at most; one that does not, at its start.
+
+exit status:
+  0   all are pending, or settled by a newer registration of the series
+  1   one could not be put back, or the state folder cannot be used
+  2   arguments or settings at fault
+"""
+_OUTBOX: Final = """\
+The state folder is that of `serve` in the same environment, whether it runs or not. NAME is
+what `list` shows, or its beginning. Exit statuses: see `oxidicom outbox list --help`.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _describe(parser, _OUTBOX)
+    actions = parser.add_subparsers(title="actions", metavar="action", dest="action", required=True)
+
+    def action(name: str, line: str, more: str) -> argparse.ArgumentParser:
+        made = actions.add_parser(name, help=line, description=line, allow_abbrev=False)
+        _describe(made, more)
+        return made
+
+    listing = action("list", "Pending, refused and corrupt entries, oldest first.", _LIST)
+    listing.add_argument("--json", action="store_true", help="one object a line")
+    listing.add_argument("--phi", action="store_true", help="with patient data")
+
+    showing = action("show", "One entry whole, and why it was refused or is corrupt.", _SHOW)
+    showing.add_argument("names", metavar="NAME", nargs="+")
+    showing.add_argument("--json", action="store_true", help="one object a line")
+    showing.add_argument("--phi", action="store_true", help="with patient data")
+
+    retrying = action("retry", "Put refused entries back to pending.", _RETRY)
+    which = retrying.add_mutually_exclusive_group(required=True)
+    which.add_argument("names", metavar="NAME", nargs="*", default=[])
+    which.add_argument("--refused", action="store_true", help="all that are refused")
+    which.add_argument(
+        "--all", action="store_true", help="corrupt ones too, where they can be read by now"
+    )
+
+
+def _describe(parser: argparse.ArgumentParser, more: str) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = more
+
+
+def run(arguments: argparse.Namespace) -> int:
+    loaded = settings_of_environment()
+    if loaded is None:
+        return EXIT_SETTINGS
+    settings, _ = loaded
+    try:
+        if not settings.state_dir.is_dir():
+            raise OperatorError(
+                f"there is no state folder {settings.state_dir}; set OXIDICOM_FILES_ROOT and "
+                "OXIDICOM_STATE_DIR as for `serve`"
+            )
+        actions = {"list": _list, "show": _show, "retry": _retry}
+        return actions[arguments.action](arguments, settings, settings.state_dir / "outbox")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OperatorError(
+            f"cannot use the outbox: {error.strerror} ({error.filename}); run this as the user "
+            "that `serve` runs as"
+        ) from error
+
+
+# ---- list ------------------------------------------------------------------------------------
+
+
+def _list(arguments: argparse.Namespace, settings: Settings, folder: Path) -> int:
+    count: Counter[State] = Counter()
+    now = time.time()
+    for found in _look_at_all(paths(folder)):
+        if not count and not arguments.json:
+            print(_line("STATE", "AGE", "NAME", "NDICOM", "TRIES", "PACS", "SERIES", ""))
+        count[found.state] += 1
+        if arguments.json:
+            print(json.dumps(_as_json(found, now, phi=arguments.phi)))
+        else:
+            print(_summary(found, now, phi=arguments.phi))
+    if not arguments.json:
+        print(", ".join(f"{count[state]} {state.value}" for state in State))
+    return EXIT_NEEDS_YOU if count[State.REFUSED] or count[State.CORRUPT] else 0
+
+
+def _summary(found: Found, now: float, *, phi: bool) -> str:
+    age = _age(now - found.written_at)
+    ndicom = tries = pacs_name = uid = "-"
+    more: list[str] = []
+    if found.entry is not None:
+        registration, refusal = found.entry.registration, found.entry.refusal
+        series = registration.series
+        ndicom, pacs_name, uid = (
+            str(registration.ndicom),
+            series.pacs_name,
+            series.series_instance_uid,
+        )
+        if refusal is not None:
+            tries = str(refusal.attempts)
+            more += [refusal.reason] if found.state is State.REFUSED else []
+        if phi:
+            more += [f"{name}={getattr(series, name) or ''}" for name in _PATIENT]
+    if found.note is not None:
+        more.append(found.note)
+    name = found.name[:_SHOWN]
+    return _line(found.state.value, age, name, ndicom, tries, pacs_name, uid, "  ".join(more))
+
+
+def _line(*columns: str) -> str:
+    state, age, name, ndicom, tries, pacs_name, uid, more = map(_printable, columns)
+    return (
+        f"{state:<8} {age:>4}  {name:<{_SHOWN}}  {ndicom:>6}  {tries:>5}  {pacs_name:<16}  "
+        f"{uid}  {more}"
+    ).rstrip()
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{max(0.0, seconds):.0f}s"
+
+
+# ---- show ------------------------------------------------------------------------------------
+
+
+def _show(arguments: argparse.Namespace, settings: Settings, folder: Path) -> int:
+    status = 0
+    now = time.time()
+    first = True
+    for name in arguments.names:
+        shown = list(_look_at_all(_named(folder, name)))
+        if not shown:
+            status = EXIT_FAULT
+        for found in shown:
+            if arguments.json:
+                print(json.dumps(_as_json(found, now, phi=arguments.phi)))
+                continue
+            if not first:
+                print()
+            first = False
+            _print_whole(found, now, phi=arguments.phi)
+    return status
+
+
+def _print_whole(found: Found, now: float, *, phi: bool) -> None:
+    for key, value in _as_json(found, now, phi=phi).items():
+        if key == "registration":
+            for field, content in value.pop("series").items():
+                _print_field(field, content)
+            for field, content in value.items():
+                _print_field(field, content)
+        elif key not in ("pacs_name", "series_instance_uid", "ndicom"):
+            _print_field(key, value)
+    if found.entry is not None and not phi:
+        print("patient data are hidden; --phi shows them")
+
+
+def _print_field(name: str, value: object) -> None:
+    if value is None:
+        return
+    if name.endswith("_at") and isinstance(value, float):
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # a time that is none
+            value = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(value))
+    print(f"{name + ':':<21} {_printable(str(value))}")
+
+
+def _as_json(found: Found, now: float, *, phi: bool) -> dict[str, Any]:
+    """Flat what `list` is asked for, then the registration."""
+    data: dict[str, Any] = {
+        "name": found.name,
+        "state": found.state.value,
+        "written_at": found.written_at,
+        "age_seconds": round(max(0.0, now - found.written_at), 1),
+        "file": str(found.path),
+        "note": found.note,
+    }
+    entry = found.entry
+    if entry is None:
+        return data
+    refusal = entry.refusal
+    series: dict[str, Any] = msgspec.to_builtins(entry.registration.series)
+    registration = msgspec.to_builtins(entry.registration)
+    registration["series"] = {
+        field: value for field, value in series.items() if phi or field in _HARMLESS
+    }
+    return data | {
+        "pacs_name": entry.registration.series.pacs_name,
+        "series_instance_uid": entry.registration.series.series_instance_uid,
+        "ndicom": entry.registration.ndicom,
+        "attempts": refusal.attempts if refusal else None,
+        "refused_at": refusal.at if refusal else None,
+        "refused_because": refusal.reason if refusal else None,
+        "task_id": entry.task_id,
+        "registration": registration,
+    }
+
+
+# ---- retry -----------------------------------------------------------------------------------
+
+
+def _retry(arguments: argparse.Namespace, settings: Settings, folder: Path) -> int:
+    status = 0
+    if arguments.names:
+        wanted: list[Path] = []
+        for name in arguments.names:
+            named = _named(folder, name)
+            if not named:
+                status = EXIT_FAULT
+            aside = [path for path in named if state_of(path) is not State.PENDING]
+            wanted += aside or named
+    else:
+        wanted = [
+            path
+            for path in paths(folder)
+            if state_of(path) is State.REFUSED
+            or (arguments.all and state_of(path) is State.CORRUPT)
+        ]
+    for path in wanted:
+        outcome = put_back(path, sync=settings.fsync)
+        if outcome.well:
+            print(f"{path.stem[:_SHOWN]}: {outcome.value}")
+        else:
+            found = look_at(path) if outcome is Outcome.CORRUPT else None
+            note = f": {found.note}" if found is not None else ""
+            complain(f"{path.stem[:_SHOWN]} {outcome.value}{note}")
+            status = EXIT_FAULT
+    if not wanted and not status:
+        print("nothing to put back")
+    return status
+
+
+# ---- entries ---------------------------------------------------------------------------------
+
+
+def _look_at_all(files: Iterable[Path]) -> Iterator[Found]:
+    for path in files:
+        found = look_at(path)
+        if found is not None:
+            yield found
+
+
+def _named(folder: Path, name: str) -> list[Path]:
+    """All files of the one entry that is meant; none if that is not clear, which is said."""
+    stem = Path(name).stem
+    found = paths(folder, stem) if len(stem) >= _LEAST_PREFIX else []
+    names = {path.stem for path in found}
+    if stem in names:
+        return [path for path in found if path.stem == stem]
+    if len(names) > 1:
+        complain(f"{_printable(name)} is the beginning of {len(names)} entries: say more of it")
+        return []
+    if not found:
+        complain(f"no entry {_printable(name)} in {folder}: see `oxidicom outbox list`")
+    return found
+
+
+def _printable(text: str) -> str:
+    """A sender's control characters are not the terminal's."""
+    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)

@@ -1,0 +1,429 @@
+"""What people see and do in the outbox's folder, beside receivers (decisions 32, 35, 41)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from oxidicom.notify import outbox as outbox_module
+from oxidicom.notify.outbox import Outbox, OutboxEntry, new_entry
+from oxidicom.notify.rounds import GLANCE, LONGEST, Rounds, Visit
+from oxidicom.notify.shelved import Found, Outcome, State, look_at, paths, put_back
+from tests.support.registrations import numbered
+
+ENTRY = new_entry(numbered(1, 5))
+NAME = ENTRY.name
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "outbox"
+
+
+@pytest.fixture
+def outbox(folder: Path) -> Outbox:
+    return Outbox(folder, sync=False)
+
+
+def refused(outbox: Outbox, entry: OutboxEntry = ENTRY, reason: str = "400") -> None:
+    outbox.put(entry)
+    assert outbox.refuse(entry, reason, 2)
+
+
+def files(folder: Path) -> list[str]:
+    """Without the entry's name: their suffixes."""
+    return sorted(name.removeprefix(NAME) for name in os.listdir(folder))
+
+
+def seen(folder: Path) -> list[Found]:
+    return [found for path in paths(folder) if (found := look_at(path)) is not None]
+
+
+def later(ndicom: int = 6, seconds: float = 5) -> OutboxEntry:
+    """Of the same series."""
+    return msgspec.structs.replace(
+        new_entry(numbered(1, ndicom)), written_at=ENTRY.written_at + seconds
+    )
+
+
+# ---- what is seen --------------------------------------------------------------------------------
+
+
+def test_a_refused_entry_says_why(outbox: Outbox, folder: Path) -> None:
+    refused(outbox, reason="CUBE answers 400, at fault: path")
+    (found,) = seen(folder)
+    assert (found.state, found.name, found.note) == (State.REFUSED, NAME, None)
+    assert found.entry is not None
+    assert found.entry.refusal is not None
+    assert found.entry.refusal.reason == "CUBE answers 400, at fault: path"
+    assert found.entry.refusal.attempts == 2
+    assert abs(found.entry.refusal.at - time.time()) < 60
+    assert found.entry.registration == ENTRY.registration
+
+
+def test_one_of_an_earlier_version_can_be_read(outbox: Outbox, folder: Path) -> None:
+    outbox.put(ENTRY)
+    data = json.loads((folder / f"{NAME}.json").read_bytes())
+    assert "refusal" not in data, "earlier versions must be able to read ours"
+    (folder / f"{NAME}.json").rename(folder / f"{NAME}.refused")
+    (found,) = seen(folder)
+    assert (found.state, found.entry) == (State.REFUSED, ENTRY)
+    assert put_back(found.path, sync=False) is Outcome.BACK
+    assert outbox.read(NAME) == ENTRY
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (b"{", "malformed|truncated"),
+        (b'{"task_id":"Doe^Jane"}', "missing required field"),
+        (b"\xff" * 9, "malformed"),
+        (b" " * (1 << 20) + b"xx", "longer"),
+        (msgspec.json.encode(new_entry(numbered(2))), "another series"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".json", ".corrupt", ".refused", ".retry"])
+def test_corrupt_ones_say_what_is_wrong(folder: Path, data: bytes, says: str, suffix: str) -> None:
+    folder.mkdir()
+    path = folder / (NAME + suffix)
+    path.write_bytes(data)
+    (found,) = seen(folder)
+    assert (found.state, found.entry) == (State.CORRUPT, None)
+    assert found.note is not None
+    assert any(word in found.note for word in says.split("|")), found.note
+    assert "Doe" not in found.note
+    assert found.written_at == pytest.approx(path.stat().st_mtime)
+    assert put_back(path, sync=False) is Outcome.CORRUPT
+    assert path.read_bytes() == data
+
+
+def test_what_is_no_file_is_no_entry(folder: Path) -> None:
+    (folder / f"{NAME}.refused").mkdir(parents=True)
+    (folder / f"{'0' * 40}.json").symlink_to("/etc/passwd")
+    for found in seen(folder):
+        assert found.state is State.CORRUPT
+        assert (found.note or "").startswith("cannot be read: ")
+
+
+def test_a_copy_under_another_name_is_set_aside_and_not_delivered_for_ever(
+    outbox: Outbox, folder: Path
+) -> None:
+    outbox.put(ENTRY)
+    (folder / "copy.json").write_bytes((folder / f"{NAME}.json").read_bytes())
+    assert list(outbox.pending()) == [ENTRY]
+    assert sorted(os.listdir(folder)) == sorted([f"{NAME}.json", "copy.corrupt"])
+
+
+def test_an_empty_outbox_and_none_at_all(folder: Path) -> None:
+    assert paths(folder) == []
+    folder.mkdir()
+    (folder / ".123.tmp").touch()
+    (folder / "notes.txt").touch()
+    assert paths(folder) == []
+
+
+# ---- back to pending -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_put_back(outbox: Outbox, folder: Path, sync: bool) -> None:
+    refused(outbox)
+    (path,) = paths(folder)
+    assert put_back(path, sync=sync) is Outcome.BACK
+    assert files(folder) == [".json"]
+    (entry,) = outbox.pending()
+    assert entry.task_id == ENTRY.task_id
+    assert put_back(path, sync=sync) is Outcome.GONE
+    (path,) = paths(folder)
+    assert put_back(path, sync=sync) is Outcome.PENDING
+    assert outbox.remove(entry)
+    assert files(folder) == []
+
+
+def test_a_newer_one_that_is_pending_is_not_replaced(outbox: Outbox, folder: Path) -> None:
+    refused(outbox)
+    newer = later()
+    outbox.put(newer)
+    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.NEWER
+    assert files(folder) == [".json", ".refused"]
+    assert outbox.read(NAME) == newer
+    assert outbox.remove(newer)
+    assert files(folder) == [], "what is older than what CUBE has is settled"
+
+
+def test_an_older_one_that_is_pending_goes_first(outbox: Outbox, folder: Path) -> None:
+    refused(outbox, later())
+    outbox.put(ENTRY)
+    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.OLDER
+    assert outbox.remove(ENTRY)
+    assert files(folder) == [".refused"]
+    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.BACK
+
+
+def test_refused_again(outbox: Outbox, folder: Path) -> None:
+    refused(outbox, reason="400")
+    put_back(folder / f"{NAME}.refused", sync=False)
+    (entry,) = outbox.pending()
+    assert outbox.refuse(entry, "404")
+    (found,) = seen(folder)
+    assert found.entry is not None
+    assert found.entry.refusal is not None
+    assert found.entry.refusal.reason == "404"
+
+
+def test_a_corrupt_one_that_somebody_repaired(outbox: Outbox, folder: Path) -> None:
+    outbox.put(ENTRY)
+    (folder / f"{NAME}.json").rename(folder / f"{NAME}.corrupt")
+    (found,) = seen(folder)
+    assert found.state is State.CORRUPT
+    assert "retry puts it back" in (found.note or "")
+    assert put_back(found.path, sync=False) is Outcome.BACK
+    assert list(outbox.pending()) == [ENTRY]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_where_there_are_no_hard_links(
+    outbox: Outbox, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def link(*args: object, **kwargs: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    refused(outbox)
+    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.BACK
+    assert files(folder) == [".json"]
+    (entry,) = outbox.pending()
+    outbox.refuse(entry, "400")
+    outbox.put(later())
+    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.NEWER
+    assert files(folder) == [".json", ".refused"]
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing that is to happen after it does."""
+
+
+def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the `step`th change to the folder from here on."""
+    left = step
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    for name in ("rename", "replace", "link", "unlink"):
+        monkeypatch.setattr(os, name, dying(getattr(os, name)))
+
+
+@pytest.mark.parametrize(
+    ("links", "step"), [(True, step) for step in range(3)] + [(False, step) for step in range(4)]
+)
+def test_death_between_the_steps_of_a_retry(
+    outbox: Outbox, folder: Path, monkeypatch: pytest.MonkeyPatch, links: bool, step: int
+) -> None:
+    refused(outbox)
+    if not links:
+
+        def no_link(*args: object, **kwargs: object) -> None:
+            raise OSError(errno.EPERM, "no")
+
+        monkeypatch.setattr(os, "link", no_link)
+    with monkeypatch.context() as patch:
+        dying_at(step, patch)
+        with pytest.raises(Killed):
+            put_back(folder / f"{NAME}.refused", sync=False)
+    (found,) = seen(folder)
+    assert found.entry is not None, "it is in sight, once"
+    assert found.entry.task_id == ENTRY.task_id
+    assert found.state is (State.REFUSED if step < (2 if links else 3) else State.PENDING)
+    for path in paths(folder):
+        put_back(path, sync=False)
+    assert files(folder) == [".json"]
+
+
+@pytest.mark.parametrize("step", range(2))
+def test_death_between_the_steps_of_a_refusal(
+    outbox: Outbox, folder: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    outbox.put(ENTRY)
+    with monkeypatch.context() as patch:
+        dying_at(step, patch)
+        with pytest.raises(Killed):
+            outbox.refuse(ENTRY, "400")
+    again = Outbox(folder, sync=False)
+    (entry,) = again.pending()
+    assert again.refuse(entry, "400")
+    assert [found.state for found in seen(folder)] == [State.REFUSED]
+
+
+def test_the_rest_of_a_retry_goes_with_its_delivery(outbox: Outbox, folder: Path) -> None:
+    refused(outbox)
+    os.link(folder / f"{NAME}.refused", folder / f"{NAME}.retry")
+    (folder / f"{NAME}.refused").rename(folder / f"{NAME}.json")
+    assert files(folder) == [".json", ".retry"]
+    (entry,) = outbox.pending()
+    assert outbox.remove(entry)
+    assert files(folder) == []
+
+
+def test_what_is_newer_stays_when_an_older_one_is_confirmed(outbox: Outbox, folder: Path) -> None:
+    refused(outbox, later())
+    outbox.put(ENTRY)
+    assert outbox.remove(ENTRY)
+    assert files(folder) == [".refused"]
+
+
+def test_a_newer_refused_one_takes_the_place_of_one_whose_way_back_was_cut_short(
+    outbox: Outbox, folder: Path
+) -> None:
+    refused(outbox)
+    (folder / f"{NAME}.refused").rename(folder / f"{NAME}.retry")
+    newer = later()
+    refused(outbox, newer)
+    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.BACK
+    (entry,) = outbox.pending()
+    assert entry.task_id == newer.task_id
+    assert files(folder) == [".json"]
+
+
+def test_a_full_disk_does_not_keep_a_refusal_from_being_kept(
+    outbox: Outbox, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox.put(ENTRY)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(outbox_module, "write_atomically", full)
+    assert outbox.refuse(ENTRY, "400")
+    (found,) = seen(folder)
+    assert (found.state, found.entry) == (State.REFUSED, ENTRY)
+
+
+# ---- a receiver that looks again -----------------------------------------------------------------
+
+
+def test_whose_entries_are_taken(outbox: Outbox, folder: Path) -> None:
+    mine, young, old, back = (new_entry(numbered(number)) for number in range(4))
+    for entry in (mine, young, old):
+        outbox.put(entry)
+    refused(outbox, back)
+    put_back(folder / f"{back.name}.refused", sync=False)
+    aged = time.time() - 100
+    os.utime(folder / f"{old.name}.json", (aged, aged))
+    look = outbox.look({mine.name}.__contains__)
+    assert look.names == [old.name, back.name]
+    assert look.left, "the young one is looked at again"
+    outbox.remove(young)
+    assert not outbox.look({mine.name}.__contains__).left
+
+
+class Visitor:
+    """Rounds with a clock that moves by their own sleeps."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.now = 0.0
+        self.found: list[str] = []
+        self.looks = 0
+        self.known: set[str] = set()
+        self.seconds: float | None = None
+        self.error: OSError | None = None
+        self._turn = asyncio.Semaphore(0)
+        self._done = asyncio.Event()
+        self.slept: list[float] = []
+        self.rounds = Rounds(
+            outbox,
+            self.known.__contains__,
+            self.found.extend,
+            self._visit,
+            sleep=self._sleep,
+            clock=lambda: self.now,
+        )
+
+    async def _visit(self, call: Callable[[], Visit]) -> Visit:
+        if self.error is not None:
+            raise self.error
+        stamp, look, seconds = call()
+        self.looks += look is not None
+        return stamp, look, seconds if self.seconds is None else self.seconds
+
+    async def _sleep(self, seconds: float) -> None:
+        self._done.set()
+        await self._turn.acquire()
+        self.slept.append(seconds)
+        self.now += seconds
+
+    async def turn(self) -> None:
+        """One sleep and what follows it."""
+        await self._done.wait()
+        self._done.clear()
+        self._turn.release()
+        await self._done.wait()
+
+
+async def test_a_quiet_folder_is_glanced_at(outbox: Outbox, folder: Path) -> None:
+    outbox.put(ENTRY)
+    visitor = Visitor(outbox)
+    visitor.known.add(NAME)
+    task = asyncio.create_task(visitor.rounds.run())
+    for _ in range(20):
+        await visitor.turn()
+    assert visitor.looks == 1
+    assert set(visitor.slept) == {GLANCE}
+    for _ in range(15):
+        await visitor.turn()
+    assert visitor.looks == 2, "whatever its time of modification says"
+    refused(outbox, later())
+    put_back(folder / f"{NAME}.refused", sync=False)
+    visitor.known.clear()
+    await visitor.turn()
+    assert visitor.found == [NAME]
+    task.cancel()
+
+
+async def test_a_look_that_takes_long_is_taken_seldom(outbox: Outbox) -> None:
+    visitor = Visitor(outbox)
+    visitor.seconds = 0.12
+    task = asyncio.create_task(visitor.rounds.run())
+    await visitor.turn()
+    await visitor.turn()
+    visitor.seconds = 5
+    outbox.put(ENTRY)
+    await visitor.turn()
+    await visitor.turn()
+    assert visitor.slept[1] == pytest.approx(12)
+    assert max(visitor.slept) == LONGEST
+    task.cancel()
+
+
+async def test_storage_that_fails_ends_no_rounds(outbox: Outbox) -> None:
+    aged = time.time() - 100
+    outbox.put(ENTRY)
+    for path in paths(outbox._folder):
+        os.utime(path, (aged, aged))
+    visitor = Visitor(outbox)
+    visitor.error = OSError(errno.EIO, "sick")
+    task = asyncio.create_task(visitor.rounds.run())
+    await visitor.turn()
+    await visitor.turn()
+    visitor.error = None
+    await visitor.turn()
+    assert visitor.found == [NAME]
+    assert visitor.slept == [GLANCE, LONGEST, LONGEST]
+    task.cancel()
