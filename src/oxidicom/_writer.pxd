@@ -30,6 +30,7 @@ cdef class PartFile:
     cdef int folder_fd                  # where the temporary file stands; not ours to close
     cdef char path[NAME_ROOM]           # its temporary name
     cdef char header[HEADER_ROOM]
+    cdef list left                      # names of temporary files that could not be removed
     cdef bytes long_header              # one for which that is too small
     cdef char *header_at
     cdef size_t header_size

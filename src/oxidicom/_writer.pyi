@@ -17,7 +17,9 @@ class Gather:
 @final
 class PartFile:
     slowest_ns: int
-    def __new__(cls, folder_fd: int, name: bytes, header: bytes) -> PartFile: ...
+    def __new__(
+        cls, folder_fd: int, name: bytes, header: bytes, left: list[bytes] | None = None
+    ) -> PartFile: ...
     def write(self, gather: Gather) -> None: ...
     def place(
         self, gather: Gather, root_fd: int, folder: bytes, file_name: bytes, sync: bool = False

@@ -51,6 +51,24 @@ def test_the_names_of_two_writers_differ(root: int, tmp_path: Path) -> None:
     second.close()
 
 
+def test_what_storage_did_not_let_go_is_removed_later(root: int, tmp_path: Path) -> None:
+    temporary = TemporaryFolder(root)
+    part = temporary.part_file(b"")
+    part.write(gathered())
+    (path,) = (tmp_path / ".oxidicom/tmp").iterdir()
+    path.unlink()
+    path.mkdir()  # unlinkat says EISDIR
+    part.discard()
+    temporary.remove_left()
+    assert temporary.left == [path.name.encode()]
+    path.rmdir()
+    path.touch()
+    temporary.remove_left()
+    assert temporary.left == []
+    assert not path.exists()
+    temporary.close()
+
+
 def test_only_what_dead_processes_left_is_swept(root: int, tmp_path: Path) -> None:
     """A living one of ours, a living one of others, a dead one, its number used again."""
     dead = subprocess.run(

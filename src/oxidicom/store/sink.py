@@ -175,6 +175,8 @@ class StorageSink:
         self._broken = True
         if not self._checked:
             self._checked = True
+            if self._storage.temporary.left:
+                self._storage.temporary.remove_left()
             self._storage.check_space()
 
     def _written(self, result: None, error: BaseException | None) -> None:

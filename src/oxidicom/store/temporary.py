@@ -32,6 +32,8 @@ class TemporaryFolder:
         self.prefix = f"{sign()}-".encode()
         self.numbers = count()
         """With the prefix they make names that nobody else gives."""
+        self.left: list[bytes] = []
+        """Names of files that should be gone, and that failing storage did not let go."""
         self._make()
         self.fd = open_folder(root_fd, PATH)
 
@@ -42,7 +44,21 @@ class TemporaryFolder:
         make_folders(self._root_fd, PATH, sync=False)
 
     def part_file(self, header: bytes) -> PartFile:
-        return PartFile(self.fd, b"%s%d.part" % (self.prefix, next(self.numbers)), header)
+        name = b"%s%d.part" % (self.prefix, next(self.numbers))
+        return PartFile(self.fd, name, header, self.left)
+
+    def remove_left(self) -> None:
+        """Try again to remove what should be gone; never raises. From any thread."""
+        with suppress(IndexError):  # another thread was quicker
+            while self.left:
+                name = self.left.pop()
+                try:
+                    os.unlink(name, dir_fd=self.fd)
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    self.left.append(name)
+                    return
 
     def make_again(self) -> None:
         """After somebody removed the folder. Files in reception know the descriptor's number, so
@@ -68,4 +84,5 @@ class TemporaryFolder:
         return time.time() - os.stat(name, dir_fd=self.fd).st_mtime > _STALE_SECONDS
 
     def close(self) -> None:
+        self.remove_left()
         os.close(self.fd)
