@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
+from oxidicom.disk import close_folder
 from oxidicom.logevents import event
 from oxidicom.ports import FolderNames, SeriesInfo, SeriesKey
 
@@ -236,8 +237,8 @@ def make_folders(root_fd: int, path: bytes, sync: bool) -> bool:
     """
     made = False
     parent = os.dup(root_fd)
-    try:
-        for component in path.split(b"/"):
+    for component in path.split(b"/"):
+        try:
             made = False
             with suppress(FileExistsError):
                 os.mkdir(component, 0o755, dir_fd=parent)
@@ -245,10 +246,10 @@ def make_folders(root_fd: int, path: bytes, sync: bool) -> bool:
             if sync:
                 os.fsync(parent)
             child = os.open(component, _OPEN_FOLDER, dir_fd=parent)
-            os.close(parent)
-            parent = child
-    finally:
-        os.close(parent)
+        finally:
+            close_folder(parent)
+        parent = child
+    close_folder(parent)
     return made
 
 
@@ -259,7 +260,7 @@ def open_folder(root_fd: int, path: bytes) -> int:
         try:
             child = os.open(component, _OPEN_FOLDER, dir_fd=parent)
         finally:
-            os.close(parent)
+            close_folder(parent)
         parent = child
     return parent
 
@@ -270,7 +271,7 @@ def list_instances(root_fd: int, path: bytes) -> dict[str, str]:
     try:
         names = os.listdir(fd)
     finally:
-        os.close(fd)
+        close_folder(fd)
     return {uid: name for name in names if (uid := instance_uid_of(name)) is not None}
 
 
@@ -296,7 +297,7 @@ def keep_newest(root_fd: int, path: bytes) -> None:
         for names in several.values():
             _remove_older(fd, names)
     finally:
-        os.close(fd)
+        close_folder(fd)
 
 
 def _remove_older(fd: int, names: Iterable[str]) -> None:
@@ -319,4 +320,4 @@ def remove_file(root_fd: int, path: bytes, name: str) -> None:
             if stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
                 os.unlink(name, dir_fd=fd)
     finally:
-        os.close(fd)
+        close_folder(fd)
