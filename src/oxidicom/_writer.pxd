@@ -37,6 +37,7 @@ cdef class PartFile:
     cdef int fd
     cdef bint created                   # it stands under its temporary name
     cdef int failure                    # errno; nothing is written or placed any more
+    cdef readonly bint unsynced         # it has its final name, but the sync of the folder failed
     cdef public int64_t slowest_ns      # longest single stretch of storage calls
 
     cdef int rename(self, bytes prefix, uint64_t number) except -1

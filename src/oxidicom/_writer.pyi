@@ -17,6 +17,8 @@ class Gather:
 @final
 class PartFile:
     slowest_ns: int
+    @property
+    def unsynced(self) -> bool: ...
     def __new__(
         cls, folder_fd: int, name: bytes, header: bytes, left: list[bytes] | None = None
     ) -> PartFile: ...

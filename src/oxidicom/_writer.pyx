@@ -257,6 +257,7 @@ cdef class PartFile:
         cdef char *p = self.path
         self.remove()
         self.failure = 0
+        self.unsynced = False
         self.slowest_ns = 0
         self.long_header = None
         self.header_at = self.header
@@ -365,6 +366,7 @@ cdef class PartFile:
             self.failure = EBADF
             if sync and fsync(folder_fd) < 0:
                 self.failure = number = errno
+                self.unsynced = True
         close(folder_fd)
         return number
 
@@ -408,7 +410,7 @@ cdef class PartFile:
         Replaces a file of that name. With `sync`, file and folder are on the device when this
         returns. False: the folder is not there; make it and call again. Raises OSError, with
         ELOOP or ENOTDIR where a symbolic link stands in the way; then nothing stands under the
-        final name that was not there before, unless it was the sync of the folder that failed.
+        final name that was not there before, but for a file that is `unsynced`.
         """
         cdef const char *folder_path = c_string(folder)
         cdef const char *final_name = plain_name(file_name)

@@ -106,6 +106,7 @@ class FaultyPart:
         self._fault = fault
         self._writes = 0
         self.placed = False
+        self.unsynced = False
         self.slowest_ns = 0
 
     def write(self, gather: Gather) -> None:
