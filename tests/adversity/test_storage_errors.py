@@ -201,7 +201,7 @@ def trial(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Trial]:
 def test_first_instance_of_a_series(trial: Trial, pixels: int) -> None:
     for first in itertools.count(1):
         cases = errors_at(first)
-        if not all([trial.fails(trial.new_series(pixels), e, first, n) for e, n in cases]):
+        if not all(trial.fails(trial.new_series(pixels), e, first, n) for e, n in cases):
             break
     assert first > 20, "folders, journal, file"
     trial.finish()

@@ -487,3 +487,15 @@ def test_closing_a_folder_twice_would_close_what_others_have_opened(
         assert list_instances(root, PATH) == {}
     assert sorted(os.listdir("/proc/self/fd")) == before
     os.close(root)
+
+
+def test_an_association_that_stored_nothing_of_a_series_says_so() -> None:
+    folders = SeriesFolders()
+    first, second = series("1.2.3"), series("1.2.4")
+    for association in ("A", "B"):
+        folder = folders.claim(first, association)
+        folders.settled(folder, association, stored=association == "A")
+    folders.settled(folders.claim(second, "A"), "A", stored=False)
+    assert folders.association_ended("A") == [second.key]
+    assert folders.association_ended("B") == [first.key]
+    assert folders.association_ended("B") == []

@@ -183,14 +183,19 @@ class SeriesFolders:
         folder.unregistered.update(associations)
         self._folders[series.key] = folder
 
-    def association_ended(self, association_id: str) -> None:
+    def association_ended(self, association_id: str) -> list[SeriesKey]:
+        """Returns the series of which it has stored nothing, though it has tried to."""
+        in_vain = []
         for key in self._by_association.pop(association_id, ()):
             folder = self._folders.get(key)
+            if folder is None or association_id not in folder.unregistered:
+                in_vain.append(key)
             if folder is not None:
                 folder.associations.discard(association_id)
                 folder.journaled.discard(association_id)
                 self._warn_of_differing(folder)
                 self._forget_if_over(folder)
+        return in_vain
 
     def completed(self, key: SeriesKey, associations: Iterable[str]) -> None:
         """What `associations` stored of the series is registered: the next instance begins a

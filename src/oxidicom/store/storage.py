@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from oxidicom._dataset import Walker
 from oxidicom._express import Destination, Express
@@ -18,6 +19,7 @@ from oxidicom.store.files import FilesRoot
 from oxidicom.store.names import read_series
 from oxidicom.store.part10 import around_instance
 from oxidicom.store.sink import Begun, StorageSink
+from oxidicom.store.writing import ignore
 
 
 class Storage(FilesRoot):
@@ -29,7 +31,10 @@ class Storage(FilesRoot):
         return StorageSink(self, association, request, owner)
 
     def association_ended(self, association_id: str) -> None:
-        self.folders.association_ended(association_id)
+        for key in self.folders.association_ended(association_id):
+            # Nobody registers it, and nobody else would remove what the journal may have of it.
+            forget = partial(self.journal.remove, key, (association_id,))
+            self.writers.lane().run(forget, ignore)
 
     # ---- the express lane ----------------------------------------------------------------
 
