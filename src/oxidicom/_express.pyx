@@ -95,7 +95,9 @@ cdef class Express(Consumer):
         """The instance under way, if there is one, will never be complete."""
         self.active = False
         self.gather.clear()
-        self.part.discard()
+        if self.part.created:
+            self.storage.discard(self.part)
+            self.part = self.storage.temporary.part_file(b"")
 
     # ---- framer's calls ------------------------------------------------------------------
 

@@ -457,3 +457,18 @@ def test_a_series_of_which_nothing_is_stored_leaves_no_journal_entry(
             if attempt == "stored":  # a folder in its place, where no file can go
                 (line.root / name).unlink()
                 (line.root / name).mkdir()
+
+
+@pytest.mark.parametrize("express", [True, False])
+def test_slow_storage_is_not_waited_for_when_associations_end(make: Make, express: bool) -> None:
+    """A hundred of them that give up at once would hold up all others by a hundred removals."""
+    line = make(mode="auto", express=express)
+    line.associate()
+    line.receive(message(instance(1)))
+    assert statuses(line.taken()) == [0]
+    line.receive(pdus(message(instance(2, pixels=900_000)), 400_000))
+    assert len(os.listdir(line.root / ".oxidicom/tmp")) == 1
+    line.writers.policy.observe(TOO_SLOW_NS, time.monotonic())
+    assert line.writers._threads == []
+    line.receive(peer.abort())
+    assert len(line.writers._threads) == 1

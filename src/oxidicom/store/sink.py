@@ -339,6 +339,7 @@ class StorageSink:
         self._error = error
         self._dropped = True
         self._gather.clear()
+        self._look_again()
         self._lane.run(self._part.discard, ignore)
 
     def _quarantine_for(self, error: InstanceError) -> Quarantine | None:

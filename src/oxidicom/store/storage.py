@@ -7,6 +7,7 @@ from functools import partial
 
 from oxidicom._dataset import Walker
 from oxidicom._express import Destination, Express
+from oxidicom._writer import PartFile
 from oxidicom.ports import (
     AssociationContext,
     ExpressOwner,
@@ -51,6 +52,11 @@ class Storage(FilesRoot):
     ) -> StorageSink:
         """Go on with what the express lane has begun."""
         return StorageSink(self, association, request, owner, begun)
+
+    def discard(self, part: PartFile) -> None:
+        """On the loop's thread only while storage is quick: of many associations at once, perhaps,
+        whose peer has given up because it is slow."""
+        self.writers.lane().run(part.discard, ignore)
 
     def destination(self, walker: Walker, association: AssociationContext) -> Destination | None:
         """Where the instance goes that was read, if the association has stored one of its series
