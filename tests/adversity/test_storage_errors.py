@@ -113,7 +113,7 @@ class Trial:
     def files(self, instance: Instance) -> list[Path]:
         """All there is of its patient, below the folder that CUBE reads."""
         aet = self.receiver.root / "SERVICES/PACS/RAWPEER"
-        patient = aet / f"{instance.values['PatientID']}-Doe_Jane-19800102"
+        patient = aet / f"{instance.values['PatientID']!s}-Doe_Jane-19800102"
         return sorted(path for path in patient.rglob("*") if path.is_file())
 
     def check_files(self, instance: Instance, refused: Instance | None = None) -> None:

@@ -131,7 +131,7 @@ def compiled(folder: Path) -> Path:
     if compiler is None:
         pytest.skip("no C compiler to build the storage that fails")
     library = folder / "storage_faults.so"
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", library, _SOURCE, "-ldl"]
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(_SOURCE), "-ldl"]
     subprocess.run(command, check=True)
     return library
 
