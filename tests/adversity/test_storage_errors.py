@@ -45,7 +45,8 @@ def errors_at(call: int) -> Iterator[tuple[int, int]]:
     """Errno and how often. Python repeats what EINTR interrupts: never for ever."""
     every = [error for error in STATUS if error != errno.EINTR]
     if LONG:
-        yield from ((error, times) for error in STATUS for times in (1, FOR_EVER))
+        yield from ((error, times) for error in every for times in (1, FOR_EVER))
+        yield errno.EINTR, 1
         return
     yield every[call % len(every)], 1
     yield (errno.EIO, errno.ENOSPC)[call % 2], FOR_EVER
@@ -80,6 +81,8 @@ class Trial:
         self.faults = faults
         self.peer = peer
         self.patients = itertools.count()
+        self.faulty = 0
+        """Instances that storage troubled."""
         self.stored: dict[str, list[Instance]] = {}
         self.pids = [process.pid for process in receiver.processes()]
         self.store(self.new_series(SMALL))
@@ -140,6 +143,7 @@ class Trial:
             assert_refused(response, STATUS[error])
             self.check_files(instance, instance if self.may_stay(instance) else None)
             self.store(instance)
+        self.faulty += 1
         case = f"after {errno.errorcode[error]}, {self.faults.hits} times from {self.faults.hit} on"
         temporary = self.receiver.state / "tmp"
         wait_until(lambda: not os.listdir(temporary), f"no temporary files {case}")
@@ -163,6 +167,7 @@ class Trial:
 
     def finish(self) -> None:
         """Every series is registered with its true count, and nothing else is left."""
+        print(f"{self.faulty} instances while storage failed")
         self.peer.echo()
         self.peer.release()
         entries = self.receiver.wait_for_outbox(len(self.stored), timeout=30)
