@@ -7,6 +7,7 @@ those instances are refused, and their senders try again.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import suppress
@@ -22,6 +23,9 @@ _STALE_SECONDS: Final = 24 * 3600.0
 """Nothing is a day in reception; a file of another host that is older has no writer any more."""
 
 _SUFFIX: Final = ".part"
+_NOT_OURS: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.EPERM})
+"""What removing says of no file, a folder, and one that an administrator keeps from being removed:
+trying again is of no use, and would keep instances from the express lane for ever."""
 
 
 class TemporaryFolder:
@@ -54,11 +58,10 @@ class TemporaryFolder:
                 name = self.left.pop()
                 try:
                     os.unlink(name, dir_fd=self.fd)
-                except FileNotFoundError:
-                    continue
-                except OSError:
-                    self.left.append(name)
-                    return
+                except OSError as error:
+                    if error.errno not in _NOT_OURS:
+                        self.left.append(name)
+                        return
 
     def make_again(self) -> None:
         """After somebody removed the folder. Files in reception know the descriptor's number, so
