@@ -23,6 +23,7 @@ cdef class Express(Consumer):
     cdef object contexts
     cdef object numbers             # of temporary files
     cdef bytes prefix
+    cdef list left                  # names of temporary files that could not be removed
     cdef int root_fd
     cdef bint sync, scarce          # free space is to be looked at
     cdef public int fd              # of the socket, -1: everything goes by the owner

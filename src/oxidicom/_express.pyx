@@ -74,6 +74,7 @@ cdef class Express(Consumer):
         self.association_id = association.association_id
         self.contexts = contexts
         self.numbers = storage.temporary.numbers
+        self.left = storage.temporary.left
         self.prefix = storage.temporary.prefix
         self.root_fd = storage.root_fd
         self.sync = storage.fsync
@@ -94,13 +95,16 @@ cdef class Express(Consumer):
         """The instance under way, if there is one, will never be complete."""
         self.active = False
         self.gather.clear()
-        self.part.discard()
+        if self.part.created:
+            self.storage.discard(self.part)
+            self.part = self.storage.temporary.part_file(b"")
 
     # ---- framer's calls ------------------------------------------------------------------
 
     cdef bint may_begin(self):
         # Whatever is not written inline at once goes the general way, and what hangs there shows.
-        return self.policy.quick and not self.completions.outstanding
+        # So does what follows on a fault of the storage: it clears away what that left.
+        return self.policy.quick and not self.completions.outstanding and not self.left
 
     cdef int encoding_of(self, int context_id) except -2:
         """A walker's; UNSERVED for a context that was not accepted, or whose data are deflated."""

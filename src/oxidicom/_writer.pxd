@@ -30,12 +30,14 @@ cdef class PartFile:
     cdef int folder_fd                  # where the temporary file stands; not ours to close
     cdef char path[NAME_ROOM]           # its temporary name
     cdef char header[HEADER_ROOM]
+    cdef list left                      # names of temporary files that could not be removed
     cdef bytes long_header              # one for which that is too small
     cdef char *header_at
     cdef size_t header_size
     cdef int fd
     cdef bint created                   # it stands under its temporary name
     cdef int failure                    # errno; nothing is written or placed any more
+    cdef readonly bint unsynced         # it has its final name, but the sync of the folder failed
     cdef public int64_t slowest_ns      # longest single stretch of storage calls
 
     cdef int rename(self, bytes prefix, uint64_t number) except -1

@@ -229,10 +229,11 @@ cdef class PartFile:
     """A temporary file that becomes a whole file or nothing.
 
     `folder_fd` is the folder of temporary files, `name` unique in it, `header` what precedes the
-    first gathered byte. Nothing is created before the first write.
+    first gathered byte. Nothing is created before the first write. A temporary file that cannot be
+    removed adds its name to `left`.
     """
 
-    def __cinit__(self, int folder_fd, bytes name not None, bytes header not None):
+    def __cinit__(self, int folder_fd, bytes name not None, bytes header not None, list left=None):
         # First, because __dealloc__ follows whatever raises here.
         self.fd = -1
         self.folder_fd = folder_fd
@@ -240,6 +241,7 @@ cdef class PartFile:
         if len(name) >= NAME_ROOM:
             raise ValueError("name too long")
         memcpy(self.path, <const char *> name, len(name) + 1)
+        self.left = left
         self.long_header = header
         self.header_at = <char *> header
         self.header_size = len(header)
@@ -255,6 +257,7 @@ cdef class PartFile:
         cdef char *p = self.path
         self.remove()
         self.failure = 0
+        self.unsynced = False
         self.slowest_ns = 0
         self.long_header = None
         self.header_at = self.header
@@ -280,8 +283,11 @@ cdef class PartFile:
             close(self.fd)
             self.fd = -1
         if self.created:
-            unlinkat(self.folder_fd, self.path, 0)
             self.created = False
+            if unlinkat(self.folder_fd, self.path, 0) < 0 and errno != ENOENT:
+                with gil:
+                    if self.left is not None:
+                        self.left.append(<bytes> <char *> self.path)
 
     cdef int append(self, Gather gather) noexcept nogil:
         """Write all of `gather`, which stays as it is; 0 or an errno."""
@@ -360,6 +366,7 @@ cdef class PartFile:
             self.failure = EBADF
             if sync and fsync(folder_fd) < 0:
                 self.failure = number = errno
+                self.unsynced = True
         close(folder_fd)
         return number
 
@@ -403,7 +410,7 @@ cdef class PartFile:
         Replaces a file of that name. With `sync`, file and folder are on the device when this
         returns. False: the folder is not there; make it and call again. Raises OSError, with
         ELOOP or ENOTDIR where a symbolic link stands in the way; then nothing stands under the
-        final name that was not there before, unless it was the sync of the folder that failed.
+        final name that was not there before, but for a file that is `unsynced`.
         """
         cdef const char *folder_path = c_string(folder)
         cdef const char *final_name = plain_name(file_name)

@@ -24,6 +24,9 @@ _TEMPORARY_SUFFIX: Final = ".tmp"
 _STALE_SECONDS: Final = 3600.0
 """A living writer keeps a temporary name for milliseconds; clocks of NFS servers may be off."""
 
+_left: Final[list[str]] = []
+"""Temporary files that failing storage did not let go; removed before the next one is made."""
+
 _signature: Final = sign()
 _numbers: Final = count()
 
@@ -42,12 +45,13 @@ def write_atomically(folder: Path, name: str, data: bytes, *, sync: bool) -> Non
 
     With `sync` it is on the medium when this returns, otherwise safe from our death but not from
     the machine's. Raises OSError (EFBIG for more than MAX_SMALL_FILE, so that whatever is written
-    can be read), and then leaves no temporary file behind.
+    can be read), and then leaves no temporary file behind, or removes it the next time.
     """
     if not name or name.startswith(".") or "/" in name:
         raise ValueError("not the name of a file of ours")
     if len(data) > MAX_SMALL_FILE:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    _remove_left()
     target = f"{folder}/{name}"
     temporary = f"{folder}/.{_signature}-{next(_numbers)}{_TEMPORARY_SUFFIX}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -62,10 +66,22 @@ def write_atomically(folder: Path, name: str, data: bytes, *, sync: bool) -> Non
             os.close(descriptor)  # NFS reports a full disk only here
         os.rename(temporary, target)
     except BaseException:
-        remove_if_there(temporary)
+        _left.append(temporary)
+        _remove_left()
         raise
     if sync:
         sync_folder(folder)
+
+
+def _remove_left() -> None:
+    with contextlib.suppress(IndexError):  # another thread was quicker
+        while _left:
+            path = _left.pop()
+            try:
+                remove_if_there(path)
+            except OSError:
+                _left.append(path)
+                return
 
 
 def read_small(path: Path | str) -> bytes:
@@ -113,4 +129,11 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     finally:
+        close_folder(descriptor)
+
+
+def close_folder(descriptor: int) -> None:
+    """What closing a folder says is nobody's trouble: nothing was written through it, and the
+    number is free in any case. Never raises."""
+    with contextlib.suppress(OSError):
         os.close(descriptor)

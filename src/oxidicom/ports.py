@@ -5,7 +5,7 @@ Times called `at` are seconds of one monotonic clock; `wall_ns` are nanoseconds 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -356,3 +356,6 @@ class SeriesJournal(Protocol):
 
     def enter(self, association_id: str, series: SeriesInfo) -> None:
         """Return once the entry is on disk; raises OSError."""
+
+    def remove(self, key: SeriesKey, associations: Iterable[str]) -> None:
+        """Forget these entries, if they are there; raises OSError."""

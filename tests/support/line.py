@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from oxidicom.buffers import BufferPool
 from oxidicom.net.protocol import AssociationProtocol
 from oxidicom.net.watch import Limits
-from oxidicom.ports import InstanceStore, Report, SeriesInfo
+from oxidicom.ports import InstanceStore, Report, SeriesInfo, SeriesKey
 from oxidicom.store.storage import Storage
 from oxidicom.store.writing import WriteMode, WritePolicy, Writers
 from oxidicom.wire.negotiation import Policy
@@ -31,9 +31,13 @@ CONTEXTS = (
 class Journal:
     def __init__(self) -> None:
         self.entries: list[tuple[str, str]] = []
+        self.removed: list[tuple[str, SeriesKey]] = []
 
     def enter(self, association_id: str, series: SeriesInfo) -> None:
         self.entries.append((association_id, series.path))
+
+    def remove(self, key: SeriesKey, associations: Iterable[str]) -> None:
+        self.removed += [(association_id, key) for association_id in associations]
 
 
 class WithoutExpress(Storage):

@@ -223,3 +223,22 @@ def test_remove_if_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
     with pytest.raises(OSError, match=r"directory|permitted"):
         disk.remove_if_there(tmp_path)
+
+
+def test_a_temporary_file_that_cannot_be_removed_goes_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(number: int) -> Any:
+        def call(*_: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+    with monkeypatch.context() as storage:
+        storage.setattr(os, "rename", failing(errno.ENOSPC))
+        storage.setattr(os, "unlink", failing(errno.EIO))
+        with pytest.raises(OSError, match="space"):
+            disk.write_atomically(tmp_path, "a.json", b"one", sync=False)
+        assert len(os.listdir(tmp_path)) == 1
+    disk.write_atomically(tmp_path, "b.json", b"two", sync=False)
+    assert os.listdir(tmp_path) == ["b.json"]

@@ -436,3 +436,39 @@ def test_with_it_and_without_it_is_the_same(
             line.theirs.close()
     loop.close()
     assert outcomes[0] == outcomes[1]
+
+
+def test_a_series_of_which_nothing_is_stored_leaves_no_journal_entry(
+    tmp_path: Path, loop: asyncio.AbstractEventLoop
+) -> None:
+    """Otherwise the next start would register whatever lies in its folder, again and again."""
+    for attempt in ("stored", "refused"):
+        line = Line(tmp_path / "files", loop)
+        line.associate()
+        line.receive(message(instance(1)))
+        expected = 0 if attempt == "stored" else 0x0110
+        assert statuses(line.taken()) == [expected]
+        line.close()
+        entered = [association_id for association_id, _ in line.journal.entries]
+        removed = [association_id for association_id, _ in line.journal.removed]
+        assert len(entered) == 1
+        assert removed == ([] if attempt == "stored" else entered)
+        for name in line.files():
+            if attempt == "stored":  # a folder in its place, where no file can go
+                (line.root / name).unlink()
+                (line.root / name).mkdir()
+
+
+@pytest.mark.parametrize("express", [True, False])
+def test_slow_storage_is_not_waited_for_when_associations_end(make: Make, express: bool) -> None:
+    """A hundred of them that give up at once would hold up all others by a hundred removals."""
+    line = make(mode="auto", express=express)
+    line.associate()
+    line.receive(message(instance(1)))
+    assert statuses(line.taken()) == [0]
+    line.receive(pdus(message(instance(2, pixels=900_000)), 400_000))
+    assert len(os.listdir(line.root / ".oxidicom/tmp")) == 1
+    line.writers.policy.observe(TOO_SLOW_NS, time.monotonic())
+    assert line.writers._threads == []
+    line.receive(peer.abort())
+    assert len(line.writers._threads) == 1

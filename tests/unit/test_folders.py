@@ -467,3 +467,35 @@ def test_a_failure_after_its_association_ended_leaves_nothing() -> None:
     assert len(folders) == 1
     failed(folders, folder)
     assert len(folders) == 0
+
+
+def test_closing_a_folder_twice_would_close_what_others_have_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever closing says, the number is free at once, and may be another thread's."""
+    root = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    before = sorted(os.listdir("/proc/self/fd"))
+    really_close = os.close
+
+    def close(fd: int) -> None:
+        really_close(fd)
+        raise OSError(errno.EIO, "")
+
+    with monkeypatch.context() as storage:
+        storage.setattr(os, "close", close)
+        assert make_folders(root, PATH, sync=True)
+        assert list_instances(root, PATH) == {}
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    os.close(root)
+
+
+def test_an_association_that_stored_nothing_of_a_series_says_so() -> None:
+    folders = SeriesFolders()
+    first, second = series("1.2.3"), series("1.2.4")
+    for association in ("A", "B"):
+        folder = folders.claim(first, association)
+        folders.settled(folder, association, stored=association == "A")
+    folders.settled(folders.claim(second, "A"), "A", stored=False)
+    assert folders.association_ended("A") == [second.key]
+    assert folders.association_ended("B") == [first.key]
+    assert folders.association_ended("B") == []

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from oxidicom.ports import (
     InstanceStored,
     Report,
     SeriesInfo,
+    SeriesKey,
     StoreOutcome,
     StoreRequest,
 )
@@ -89,6 +90,7 @@ class RecordingJournal:
     def __init__(self, order: list[str]) -> None:
         self.order = order
         self.entries: list[tuple[str, str]] = []
+        self.removed: list[tuple[str, SeriesKey]] = []
         self.error: Exception | None = None
 
     def enter(self, association_id: str, series: SeriesInfo) -> None:
@@ -96,6 +98,9 @@ class RecordingJournal:
             raise self.error
         self.entries.append((association_id, series.path))
         self.order.append("journal")
+
+    def remove(self, key: SeriesKey, associations: Iterable[str]) -> None:
+        self.removed += [(association_id, key) for association_id in associations]
 
 
 class FaultyPart:
@@ -106,6 +111,7 @@ class FaultyPart:
         self._fault = fault
         self._writes = 0
         self.placed = False
+        self.unsynced = False
         self.slowest_ns = 0
 
     def write(self, gather: Gather) -> None:

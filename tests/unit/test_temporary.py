@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -49,6 +50,36 @@ def test_the_names_of_two_writers_differ(root: int, tmp_path: Path) -> None:
     del parts, part
     first.close()
     second.close()
+
+
+def test_what_storage_did_not_let_go_is_removed_later(
+    root: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "")
+
+    temporary = TemporaryFolder(root)
+    part = temporary.part_file(b"")
+    part.write(gathered())
+    (path,) = (tmp_path / ".oxidicom/tmp").iterdir()
+    path.unlink()
+    path.mkdir()  # unlinkat says EISDIR
+    part.discard()
+    assert temporary.left == [path.name.encode()]
+    path.rmdir()
+    path.touch()
+    with monkeypatch.context() as storage:
+        storage.setattr(os, "unlink", failing)
+        temporary.remove_left()
+    assert temporary.left == [path.name.encode()]
+    temporary.remove_left()
+    assert temporary.left == []
+    assert not path.exists()
+    path.mkdir()
+    temporary.left.append(path.name.encode())
+    temporary.remove_left()
+    assert temporary.left == [], "somebody else's"
+    temporary.close()
 
 
 def test_only_what_dead_processes_left_is_swept(root: int, tmp_path: Path) -> None:

@@ -47,9 +47,9 @@ def _allow_many_files() -> None:
 
 
 def _leave_hung_threads(status: int) -> None:
-    """Storage that hangs holds threads which the interpreter would wait for at its exit."""
-    others = (each for each in threading.enumerate() if each is not threading.main_thread())
-    if any(not thread.daemon for thread in others):
+    """Storage that hangs holds threads which the interpreter would wait for at its exit: those of
+    executors even where they call themselves daemons, as those made on a daemon's thread do."""
+    if threading.active_count() > 1:
         logging.shutdown()
         sys.stdout.flush()
         os._exit(status)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from oxidicom.disk import close_folder
 from oxidicom.ports import SeriesInfo, SeriesKey
 from oxidicom.series.journal import Journal
 
@@ -63,7 +64,7 @@ def count_instances(files_root: Path, series: SeriesInfo) -> int:
                 for entry in entries
             )
     finally:
-        os.close(descriptor)
+        close_folder(descriptor)
 
 
 def _is_name(component: str) -> bool:
@@ -76,6 +77,6 @@ def _open_below(folder: int, components: list[str]) -> int:
         try:
             below = os.open(component, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
         finally:
-            os.close(folder)
+            close_folder(folder)
         folder = below
     return folder

@@ -18,6 +18,7 @@ from oxidicom.store.folders import (
     SeriesFolder,
     SeriesFolders,
     SharedSeriesFolder,
+    instance_uid_of,
     make_folders,
     remove_file,
 )
@@ -115,8 +116,8 @@ class FilesRoot:
     ) -> None:
         """Write the rest, journal the series, give the file its name.
 
-        Raises OSError, and then no file stands under the final name that was not there before
-        (but see `PartFile.place` for a sync that fails).
+        Raises OSError, and then no file stands under the final name that was not there before; but
+        one that may have replaced another stays where only the sync of the folder failed.
         """
         if not (folder.listed and association_id in folder.journaled):
             # In this order, so that an instance that cannot be stored leaves no entry behind.
@@ -129,12 +130,28 @@ class FilesRoot:
         try:
             self._rename(part, gather, folder.path, file_name.encode())
         except OSError:
-            # Where only the sync of the folder failed, the file stands there nevertheless.
-            folder.listed = folder.listed and not self.fsync
+            if part.unsynced and not self._take_back(folder, file_name):
+                folder.listed = False
             raise
         older = folder.replace(file_name)
         if older is not None:
             self.remove_older(folder, older)
+
+    def _take_back(self, folder: SeriesFolder, file_name: str) -> bool:
+        """A file that its sender is told we have not; False: it may be all that is left of one that
+        was acknowledged, or cannot be removed."""
+        uid = instance_uid_of(file_name)
+        if (
+            uid is None
+            or isinstance(folder, SharedSeriesFolder)
+            or folder.files.get(uid) == file_name
+        ):
+            return False
+        try:
+            remove_file(self.root_fd, folder.path, file_name)
+        except OSError:
+            return False
+        return True
 
     def remove_older(self, folder: SeriesFolder, file_name: str) -> None:
         """The file that an instance had under another number goes."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
+from oxidicom.disk import close_folder
 from oxidicom.logevents import event
 from oxidicom.ports import FolderNames, SeriesInfo, SeriesKey
 
@@ -182,14 +183,19 @@ class SeriesFolders:
         folder.unregistered.update(associations)
         self._folders[series.key] = folder
 
-    def association_ended(self, association_id: str) -> None:
+    def association_ended(self, association_id: str) -> list[SeriesKey]:
+        """Returns the series of which it has stored nothing, though it has tried to."""
+        in_vain = []
         for key in self._by_association.pop(association_id, ()):
             folder = self._folders.get(key)
+            if folder is None or association_id not in folder.unregistered:
+                in_vain.append(key)
             if folder is not None:
                 folder.associations.discard(association_id)
                 folder.journaled.discard(association_id)
                 self._warn_of_differing(folder)
                 self._forget_if_over(folder)
+        return in_vain
 
     def completed(self, key: SeriesKey, associations: Iterable[str]) -> None:
         """What `associations` stored of the series is registered: the next instance begins a
@@ -236,8 +242,8 @@ def make_folders(root_fd: int, path: bytes, sync: bool) -> bool:
     """
     made = False
     parent = os.dup(root_fd)
-    try:
-        for component in path.split(b"/"):
+    for component in path.split(b"/"):
+        try:
             made = False
             with suppress(FileExistsError):
                 os.mkdir(component, 0o755, dir_fd=parent)
@@ -245,10 +251,10 @@ def make_folders(root_fd: int, path: bytes, sync: bool) -> bool:
             if sync:
                 os.fsync(parent)
             child = os.open(component, _OPEN_FOLDER, dir_fd=parent)
-            os.close(parent)
-            parent = child
-    finally:
-        os.close(parent)
+        finally:
+            close_folder(parent)
+        parent = child
+    close_folder(parent)
     return made
 
 
@@ -259,7 +265,7 @@ def open_folder(root_fd: int, path: bytes) -> int:
         try:
             child = os.open(component, _OPEN_FOLDER, dir_fd=parent)
         finally:
-            os.close(parent)
+            close_folder(parent)
         parent = child
     return parent
 
@@ -270,7 +276,7 @@ def list_instances(root_fd: int, path: bytes) -> dict[str, str]:
     try:
         names = os.listdir(fd)
     finally:
-        os.close(fd)
+        close_folder(fd)
     return {uid: name for name in names if (uid := instance_uid_of(name)) is not None}
 
 
@@ -296,7 +302,7 @@ def keep_newest(root_fd: int, path: bytes) -> None:
         for names in several.values():
             _remove_older(fd, names)
     finally:
-        os.close(fd)
+        close_folder(fd)
 
 
 def _remove_older(fd: int, names: Iterable[str]) -> None:
@@ -319,4 +325,4 @@ def remove_file(root_fd: int, path: bytes, name: str) -> None:
             if stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
                 os.unlink(name, dir_fd=fd)
     finally:
-        os.close(fd)
+        close_folder(fd)

@@ -8,6 +8,7 @@ import os
 import stat
 from typing import Final
 
+from oxidicom.disk import close_folder
 from oxidicom.store.folders import make_folders, open_folder
 
 _NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -44,7 +45,7 @@ class Shelf:
                     if entry.name.isprintable() and entry.is_file(follow_symlinks=False)
                 )
         finally:
-            os.close(fd)
+            close_folder(fd)
 
     def put_empty(self, path: str, name: str) -> None:
         """See to it that the empty file `name` stands in `path`, folders included.
@@ -69,7 +70,7 @@ class Shelf:
             if self._sync:
                 os.fsync(fd)
         finally:
-            os.close(fd)
+            close_folder(fd)
 
 
 def is_below(path: str) -> bool:

@@ -27,7 +27,7 @@ from oxidicom.store.naming import pacs_name_of
 from oxidicom.store.part10 import file_header
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.reading import Reader, reader_for
-from oxidicom.store.writing import SLOW_NS
+from oxidicom.store.writing import SLOW_NS, ignore
 
 Begun = tuple[Walker, PartFile, Gather, int]
 """What has come of an instance: read, written, gathered, and the bytes in all."""
@@ -54,10 +54,6 @@ def refusal_of(error: BaseException) -> InstanceError:
 
 
 def _nothing() -> None:
-    pass
-
-
-def _ignore(result: None, error: BaseException | None) -> None:
     pass
 
 
@@ -175,6 +171,8 @@ class StorageSink:
         self._broken = True
         if not self._checked:
             self._checked = True
+            if self._storage.temporary.left:
+                self._storage.temporary.remove_left()
             self._storage.check_space()
 
     def _written(self, result: None, error: BaseException | None) -> None:
@@ -341,7 +339,8 @@ class StorageSink:
         self._error = error
         self._dropped = True
         self._gather.clear()
-        self._lane.run(self._part.discard, _ignore)
+        self._look_again()
+        self._lane.run(self._part.discard, ignore)
 
     def _quarantine_for(self, error: InstanceError) -> Quarantine | None:
         # Only of whole instances: one that a write broke has a hole.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from oxidicom._dataset import Walker
 from oxidicom._express import Destination, Express
+from oxidicom._writer import PartFile
 from oxidicom.ports import (
     AssociationContext,
     ExpressOwner,
@@ -18,6 +20,7 @@ from oxidicom.store.files import FilesRoot
 from oxidicom.store.names import read_series
 from oxidicom.store.part10 import around_instance
 from oxidicom.store.sink import Begun, StorageSink
+from oxidicom.store.writing import ignore
 
 
 class Storage(FilesRoot):
@@ -29,7 +32,10 @@ class Storage(FilesRoot):
         return StorageSink(self, association, request, owner)
 
     def association_ended(self, association_id: str) -> None:
-        self.folders.association_ended(association_id)
+        for key in self.folders.association_ended(association_id):
+            # Nobody registers it, and nobody else would remove what the journal may have of it.
+            forget = partial(self.journal.remove, key, (association_id,))
+            self.writers.lane().run(forget, ignore)
 
     # ---- the express lane ----------------------------------------------------------------
 
@@ -46,6 +52,11 @@ class Storage(FilesRoot):
     ) -> StorageSink:
         """Go on with what the express lane has begun."""
         return StorageSink(self, association, request, owner, begun)
+
+    def discard(self, part: PartFile) -> None:
+        """On the loop's thread only while storage is quick: of many associations at once, perhaps,
+        whose peer has given up because it is slow."""
+        self.writers.lane().run(part.discard, ignore)
 
     def destination(self, walker: Walker, association: AssociationContext) -> Destination | None:
         """Where the instance goes that was read, if the association has stored one of its series

@@ -7,6 +7,7 @@ those instances are refused, and their senders try again.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import suppress
@@ -22,6 +23,9 @@ _STALE_SECONDS: Final = 24 * 3600.0
 """Nothing is a day in reception; a file of another host that is older has no writer any more."""
 
 _SUFFIX: Final = ".part"
+_NOT_OURS: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.EPERM})
+"""What removing says of no file, a folder, and one that an administrator keeps from being removed:
+trying again is of no use, and would keep instances from the express lane for ever."""
 
 
 class TemporaryFolder:
@@ -32,6 +36,8 @@ class TemporaryFolder:
         self.prefix = f"{sign()}-".encode()
         self.numbers = count()
         """With the prefix they make names that nobody else gives."""
+        self.left: list[bytes] = []
+        """Names of files that should be gone, and that failing storage did not let go."""
         self._make()
         self.fd = open_folder(root_fd, PATH)
 
@@ -42,7 +48,20 @@ class TemporaryFolder:
         make_folders(self._root_fd, PATH, sync=False)
 
     def part_file(self, header: bytes) -> PartFile:
-        return PartFile(self.fd, b"%s%d.part" % (self.prefix, next(self.numbers)), header)
+        name = b"%s%d.part" % (self.prefix, next(self.numbers))
+        return PartFile(self.fd, name, header, self.left)
+
+    def remove_left(self) -> None:
+        """Try again to remove what should be gone; never raises. From any thread."""
+        with suppress(IndexError):  # another thread was quicker
+            while self.left:
+                name = self.left.pop()
+                try:
+                    os.unlink(name, dir_fd=self.fd)
+                except OSError as error:
+                    if error.errno not in _NOT_OURS:
+                        self.left.append(name)
+                        return
 
     def make_again(self) -> None:
         """After somebody removed the folder. Files in reception know the descriptor's number, so
@@ -68,4 +87,5 @@ class TemporaryFolder:
         return time.time() - os.stat(name, dir_fd=self.fd).st_mtime > _STALE_SECONDS
 
     def close(self) -> None:
+        self.remove_left()
         os.close(self.fd)

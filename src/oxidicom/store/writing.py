@@ -45,6 +45,10 @@ QUIET: Final = 30.0
 Done = Callable[[Any, BaseException | None], None]
 
 
+def ignore(result: object, error: BaseException | None) -> None:
+    """What becomes of it is nobody's concern."""
+
+
 class Lane(Protocol):
     """Runs jobs one after the other, in the order of `run`."""
 

@@ -1,0 +1,222 @@
+"""Storage that answers nothing for seconds: nobody but its own senders feels it (promises 1, 5, 7).
+
+OXIDICOM_TEST_TRIALS=long lets it hang for 10 s instead of 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.data import Instance
+from tests.support.mounts import file_system_to_freeze, frozen
+from tests.support.raw_peer import EXPLICIT, RawPeer, c_store_rq, p_data, pdv
+from tests.support.receiver import Receiver, wait_until
+from tests.support.storage_faults import StorageFaults, storage_faults
+from tests.support.storing import store
+
+SECONDS: Final = 10.0 if os.environ.get("OXIDICOM_TEST_TRIALS") == "long" else 2.0
+
+DELAY: Final = 0.05
+"""Seconds that an association may be held up by another's trouble (promise 6)."""
+BUSY: Final = 0.5
+"""Seconds that even a machine with other work takes for no echo but a rare one."""
+
+SENDERS, INSTANCES = 8, 6
+PIXELS: Final = 3_000_000
+BUFFERS: Final = 16 << 20
+"""Far less than what is sent while nothing is written: 144 MB."""
+
+
+class Sender(threading.Thread):
+    """One series on one association; `acknowledged` when it has joined."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self._port = port
+        series = Instance().series
+        self.instances = [
+            Instance(series=series, number=number, pixels=PIXELS)
+            for number in range(1, INSTANCES + 1)
+        ]
+        self.acknowledged: list[Instance] = []
+
+    def run(self) -> None:
+        with contextlib.suppress(EOFError, OSError), RawPeer(self._port, timeout=60) as peer:
+            peer.associate()
+            for instance in self.instances:
+                if store(peer, instance).status == 0:
+                    self.acknowledged.append(instance)
+            peer.release()
+
+
+def echo_for(receiver: Receiver, seconds: float) -> list[float]:
+    """Seconds that each took: echoes on one association, and associations of their own."""
+    took = []
+    end = time.monotonic() + seconds
+    with RawPeer(receiver.port) as peer:
+        peer.associate()
+        while time.monotonic() < end:
+            began = time.perf_counter()
+            peer.echo()
+            took.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            with RawPeer(receiver.port) as other:
+                other.associate()
+                other.release()
+            took.append(time.perf_counter() - began)
+            peer.receive_nothing(0.01)
+        peer.release()
+    return took
+
+
+def check_echoes(took: list[float]) -> None:
+    """Nearly all within 50 ms; the machine has other work, and holds up a few of its own accord."""
+    took = sorted(took)
+    print(f"{len(took)} echoes: median {took[len(took) // 2] * 1e3:.2f} ms, ", end="")
+    print(f"95 % {took[len(took) * 95 // 100] * 1e3:.2f} ms, longest {took[-1] * 1e3:.1f} ms")
+    assert len(took) >= 10
+    assert took[len(took) * 95 // 100] < DELAY
+    assert took[-1] < BUSY
+
+
+def settings(mode: str) -> dict[str, str]:
+    return {"OXIDICOM_WRITE_MODE": mode, "OXIDICOM_BUFFER_MEMORY": str(BUFFERS)}
+
+
+def make_slow(receiver: Receiver, faults: StorageFaults) -> None:
+    """One call of 30 ms: enough for `auto` to leave the loop's thread."""
+    with RawPeer(receiver.port) as peer:
+        peer.associate()
+        faults.begin(call="write", delay=0.03, times=1)
+        assert store(peer, Instance()).status == 0
+        faults.end()
+        peer.release()
+
+
+Hang = tuple[Receiver, AbstractContextManager[object]]
+
+
+@pytest.fixture(params=["threads", "auto", "threads-2workers", "frozen"])
+def hang(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hang]:
+    """A receiver, and what makes its storage hang."""
+    mode, _, workers = request.param.partition("-")
+    root = tmp_path / "files"
+    if mode == "frozen":
+        with (
+            file_system_to_freeze(root, tmp_path / "image", 400),
+            Receiver(root, **settings("threads")) as receiver,
+        ):
+            yield receiver, frozen(root)
+        return
+    root.mkdir()
+    with (
+        storage_faults(tmp_path, root) as faults,
+        Receiver(
+            root,
+            OXIDICOM_WORKERS="2" if workers else "1",
+            **settings(mode),
+            **faults.environment,
+        ) as receiver,
+    ):
+        if mode == "auto":
+            make_slow(receiver, faults)
+            receiver.wait_for_outbox(1)
+            for path in receiver.files():
+                path.unlink()
+            for path in (receiver.state / "outbox").iterdir():
+                path.unlink()
+        yield receiver, faults.hung()
+
+
+def test_others_do_not_feel_it_and_nothing_is_lost(hang: Hang) -> None:
+    receiver, hung = hang
+    senders = [Sender(receiver.port) for _ in range(SENDERS)]
+    before = receiver.peak_memory()
+    with hung:
+        for sender in senders:
+            sender.start()
+        took = echo_for(receiver, SECONDS)
+        assert [sender.acknowledged for sender in senders] == [[]] * SENDERS
+        grown = receiver.peak_memory() - before
+    for sender in senders:
+        sender.join(60)
+        assert sender.acknowledged == sender.instances
+    print(f"{grown / 1e6:.0f} MB more while it hung")
+    check_echoes(took)
+    assert grown < 2 * BUFFERS
+    for sender in senders:
+        for instance in sender.instances:
+            assert receiver.data_set_of(instance.sop_instance) == instance.encode(EXPLICIT)
+    entries = receiver.wait_for_outbox(SENDERS)
+    assert {entry["ndicom"] for entry in entries} == {INSTANCES}
+    wait_until(lambda: not receiver.leftovers(), "no temporary files")
+
+
+def test_associations_that_give_up_amid_it(hang: Hang) -> None:
+    """Their incomplete instances are removed when storage answers again, not before."""
+    receiver, hung = hang
+    instances = [Instance(pixels=PIXELS) for _ in range(20)]
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(RawPeer(receiver.port)) for _ in instances]
+        for peer, instance in zip(peers, instances, strict=True):
+            peer.associate()
+            command = c_store_rq(instance.sop_class, instance.sop_instance)
+            peer.send(p_data(pdv(1, command, command=True, last=True)))
+            data_set = instance.encode(EXPLICIT)
+            peer.send(p_data(pdv(1, data_set[:100_000], command=False, last=False)))
+        wait_until(lambda: len(receiver.leftovers()) == len(instances), "all of them begun")
+        with hung:
+            for peer in peers:
+                peer.close()
+            check_echoes(echo_for(receiver, SECONDS / 4))
+            assert len(receiver.leftovers()) == len(instances)
+    wait_until(lambda: not receiver.leftovers(), "no temporary files")
+    assert receiver.files() == []
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_told_to_stop_amid_it(tmp_path: Path, workers: str) -> None:
+    """It ends in bounded time; what it had acknowledged is registered by the next one."""
+    root = tmp_path / "files"
+    root.mkdir()
+    known = Instance()
+    with storage_faults(tmp_path, root) as faults:
+        receiver = Receiver(
+            root,
+            OXIDICOM_WORKERS=workers,
+            OXIDICOM_DRAIN_TIMEOUT="1s",
+            OXIDICOM_RECOVERY_SETTLE="0s",
+            **settings("threads"),
+            **faults.environment,
+        )
+        with receiver:
+            senders = [Sender(receiver.port) for _ in range(3)]
+            with RawPeer(receiver.port) as peer:
+                peer.associate()
+                assert store(peer, known).status == 0
+                with faults.hung():
+                    for sender in senders:
+                        sender.start()
+                    faults.wait_until_held()
+                    began = time.monotonic()
+                    receiver.stop(timeout=20)
+                    took = time.monotonic() - began
+            for sender in senders:
+                sender.join(20)
+                assert sender.acknowledged == []
+            print(f"stopped in {took:.1f} s")
+            assert took < 1 + 5 + 3, "the drain time-out, 5 s, and a busy machine's"
+            receiver.start()
+            assert receiver.wait_for_registration(known.series)["ndicom"] == 1
+            wait_until(lambda: not receiver.leftovers(), "no temporary files")
+            assert receiver.data_set_of(known.sop_instance) == known.encode(EXPLICIT)
+            assert len(receiver.files()) == 1
