@@ -8,6 +8,7 @@ make (`test_dcmtk.py`).
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -220,10 +221,18 @@ class RawPeer:
     """A blocking connection. Every wait ends after `timeout` seconds with TimeoutError."""
 
     def __init__(
-        self, port: int, *, host: str = "127.0.0.1", timeout: float = 10, nodelay: bool = True
+        self,
+        port: int,
+        *,
+        host: str = "127.0.0.1",
+        timeout: float = 10,
+        nodelay: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.socket = socket.create_connection((host, port), timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, nodelay)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self.peer_max_length = 0
 
     def __enter__(self) -> Self:
@@ -249,8 +258,9 @@ class RawPeer:
             self.socket.sendall(data[start : start + size])
 
     def finish_sending(self) -> None:
-        """Half close; the receiver sees EOF."""
-        self.socket.shutdown(socket.SHUT_WR)
+        """Half close; the receiver sees EOF. Not with TLS, which Python closes both ways only."""
+        if not isinstance(self.socket, ssl.SSLSocket):
+            self.socket.shutdown(socket.SHUT_WR)
 
     def receive(self) -> Pdu:
         """The next PDU; EOFError if the receiver closed instead."""
