@@ -45,13 +45,15 @@ class Authority(NamedTuple):
         )
         return Pair(certificate, key)
 
-    def issue_for(self, name: str, begin: str, end: str) -> Pair:
+    def issue_for(self, name: str, begin: str, end: str, *, authority: bool = False) -> Pair:
         """Valid from and until then, of the form YYMMDDHHMMSSZ."""
         certificate, key = self._paths(name)
         folder = self.ca.parent
         configuration, request = folder / "ca.cnf", folder / f"{name}.csr"
         configuration.write_text(_CA_CONFIGURATION.format(folder=folder))
         (folder / "index.txt").touch()
+        extensions = folder / f"{name}.ext"
+        extensions.write_text(f"basicConstraints=CA:{str(authority).upper()}\n")
         _openssl(
             *("req", "-newkey", *_EC, "-nodes", "-subj", f"/CN={name}"),
             *("-keyout", key, "-out", request),
@@ -59,7 +61,7 @@ class Authority(NamedTuple):
         _openssl(
             *("ca", "-batch", "-notext", "-config", configuration, "-in", request),
             *("-cert", self.ca, "-keyfile", self.ca_key, "-out", certificate),
-            *("-startdate", begin, "-enddate", end),
+            *("-startdate", begin, "-enddate", end, "-extfile", extensions),
         )
         return Pair(certificate, key)
 

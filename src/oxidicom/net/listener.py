@@ -144,7 +144,7 @@ class Listener:
     def _maker(self, secure: Secure | None) -> Callable[[], asyncio.BaseProtocol]:
         if secure is None:
             return lambda: AssociationProtocol(self)
-        cipher_buffer = bytearray(self.pool.size)
+        cipher_buffer = memoryview(bytearray(self.pool.size))
         return lambda: TlsTransport(
             AssociationProtocol(self), lambda: secure.context, cipher_buffer
         )

@@ -57,7 +57,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """
 
     def __init__(
-        self, upper: Upper, context: Callable[[], ssl.SSLContext], cipher_buffer: bytearray
+        self, upper: Upper, context: Callable[[], ssl.SSLContext], cipher_buffer: memoryview
     ) -> None:
         super().__init__()
         self._upper = upper
@@ -91,7 +91,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """The peer should have said so within TLS; of DICOM nothing can be cut off unnoticed."""
         match self._state:
             case State.OPEN:
-                return self._upper.eof_received()
+                self._go_on()
+                return self._upper.eof_received() if self._state is State.OPEN else True
             case State.FINISHED:
                 return True  # the one above knows, and closes when it has done
             case State.HANDSHAKE:
@@ -105,7 +106,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._upper.resume_writing()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         return self._cipher_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -116,11 +117,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._tls = self._context().wrap_bio(self._incoming, self._outgoing, server_side=True)
             self._state = State.HANDSHAKE
         self._answered = False
-        with memoryview(self._cipher_buffer) as view:
-            try:
-                self._take(view[:nbytes])
-            except ssl.SSLError as error:
-                self._fail(error)
+        try:
+            self._take(self._cipher_buffer[:nbytes])
+        except ssl.SSLError as error:
+            self._fail(error)
         if self._state is State.OPEN and not self._answered:
             # As AssociationProtocol does it (decision 19), which here cannot know what is whole.
             with contextlib.suppress(OSError):
@@ -139,7 +139,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _decrypt(self) -> None:
         """Into the receive buffer, which is delivered when it is full; raises SSLError."""
-        while self._state is State.OPEN and not self._paused:
+        while self._state is State.OPEN and not self._paused and self._more_waits():
             if self._buffer is None:
                 self._buffer, self._filled = memoryview(self._upper.get_buffer(-1)), 0
             rest = self._buffer[self._filled :]
@@ -156,6 +156,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self._finish()
             elif nbytes == len(rest):
                 self._deliver()
+
+    def _more_waits(self) -> bool:
+        """Rather than read in vain: the exception costs as much as a record."""
+        return bool(self._incoming.pending or self._tls.pending())
 
     def _deliver(self) -> None:
         if self._buffer is not None:
