@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from oxidicom.certificates import Certificates, Files
+from oxidicom.net.tls import HANDSHAKE_MEMORY
 from oxidicom.net.watch import Limits
 from tests.integration.test_listener import Bench, store
 from tests.support.authority import Authority, Pair, found_authority
@@ -332,6 +333,32 @@ async def test_half_a_handshake_is_cut_off_and_holds_up_nobody(
     assert {level for level, *_ in lines(caplog)} <= {logging.DEBUG}
 
 
+async def test_many_half_handshakes_do_not_add_up(start: Start, ours: Authority) -> None:
+    """The oldest goes, and whoever means it is let in."""
+    bench = await start(max_associations=4, request_memory=2 * HANDSHAKE_MEMORY)
+
+    def script() -> None:
+        halves = []
+        for _ in range(8):
+            half = socket.create_connection(("127.0.0.1", bench.port), 10)
+            half.sendall(b"\x16\x03\x01\x02\x00\x01")
+            halves.append(half)
+        for half in halves[:2]:
+            with contextlib.suppress(ConnectionResetError):
+                assert half.recv(100) == b""
+        with RawPeer(bench.port, tls=trusting(ours)) as peer:
+            peer.associate()
+            peer.release()
+        halves[-1].settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            halves[-1].recv(100)
+        for half in halves:
+            half.close()
+
+    await asyncio.to_thread(script)
+    await bench.end()
+
+
 async def test_plain_text_is_one_line_for_debugging(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -406,6 +433,8 @@ async def test_what_was_tampered_with_ends_the_connection(start: Start, ours: Au
 
     def script(peer: RawPeer) -> None:
         peer.associate()
+        peer.send(store(1000))
+        assert peer.response().status == 0
         peer.send(store(250_000)[:100_000])
         raw = socket.socket(fileno=socket.dup(peer.socket.fileno()))
         with raw:
@@ -415,4 +444,6 @@ async def test_what_was_tampered_with_ends_the_connection(start: Start, ours: Au
 
     await bench.by_peer(script, tls=trusting(ours))
     assert (await bench.end()).error is not None
-    assert bench.store.sinks[0].discarded
+    first, *others = bench.store.sinks
+    assert first.finished
+    assert all(sink.discarded for sink in others)

@@ -18,7 +18,7 @@ from oxidicom.errors import AssociationRejected, OperatorError
 from oxidicom.logevents import event
 from oxidicom.net.protocol import AssociationProtocol, Phase
 from oxidicom.net.sharing import Seats, SharedPort
-from oxidicom.net.tls import TlsTransport
+from oxidicom.net.tls import HANDSHAKE_MEMORY, TlsTransport
 from oxidicom.net.watch import Limits
 from oxidicom.ports import InstanceStore, Reports
 from oxidicom.wire.negotiation import Policy
@@ -34,8 +34,9 @@ SILENT: Final = 2.0
 """Seconds without a byte after which a drained association sends no more (decision 38)."""
 
 REQUEST_MEMORY: Final = 32 * 1024 * 1024
-"""Bytes of A-ASSOCIATE-RQs that are not whole yet, of all connections together. A real one has
-some 20 KiB at most; those who dribble hundreds of KiB must not add up (promise 5)."""
+"""Bytes of A-ASSOCIATE-RQs that are not whole yet, of all connections together; TLS handshakes
+count, too. A real one has some 20 KiB at most; those who dribble hundreds of KiB must not add up
+(promise 5)."""
 
 
 def most_connections() -> int:
@@ -145,9 +146,19 @@ class Listener:
         if secure is None:
             return lambda: AssociationProtocol(self)
         cipher_buffer = memoryview(bytearray(self.pool.size))
-        return lambda: TlsTransport(
-            AssociationProtocol(self), lambda: secure.context, cipher_buffer
-        )
+        # Of as many peers as may associate none is sent away for its handshake.
+        self._request_memory += self._max_associations * HANDSHAKE_MEMORY
+
+        def make() -> TlsTransport:
+            connection = AssociationProtocol(self)
+            return TlsTransport(
+                connection,
+                lambda: secure.context,
+                cipher_buffer,
+                lambda: self.receiving_request(connection, HANDSHAKE_MEMORY),
+            )
+
+        return make
 
     async def stop_accepting(self) -> None:
         for server in self._servers:

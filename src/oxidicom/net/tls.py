@@ -25,6 +25,10 @@ CHUNK: Final = 32 * 1024
 each connection; a record is at most half of it."""
 
 
+HANDSHAKE_MEMORY: Final = 48 * 1024
+"""Bytes that OpenSSL takes for one, as measured."""
+
+
 class Upper(Protocol):
     """What asyncio.BufferedProtocol has of methods."""
 
@@ -53,16 +57,22 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     The one above is told of the connection before the handshake, so that limits and time-outs for
     those that have not associated hold for it. `context` gives the one for a connection that
-    begins now, `cipher_buffer` is shared by all connections of a loop.
+    begins now, `cipher_buffer` is shared by all connections of a loop. `on_handshake` is called
+    when the first byte has come, and may abort.
     """
 
     def __init__(
-        self, upper: Upper, context: Callable[[], ssl.SSLContext], cipher_buffer: memoryview
+        self,
+        upper: Upper,
+        context: Callable[[], ssl.SSLContext],
+        cipher_buffer: memoryview,
+        on_handshake: Callable[[], None],
     ) -> None:
         super().__init__()
         self._upper = upper
         self._context = context
         self._cipher_buffer = cipher_buffer
+        self._on_handshake = on_handshake
         self._state = State.FRESH
         self._paused = False
         self._answered = False
@@ -116,6 +126,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             self._tls = self._context().wrap_bio(self._incoming, self._outgoing, server_side=True)
             self._state = State.HANDSHAKE
+            self._on_handshake()
+            if self._lower.is_closing():
+                return
         self._answered = False
         try:
             self._take(self._cipher_buffer[:nbytes])
@@ -204,8 +217,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         else:
             self._log_failure(describe(error))
         # Closing with unread bytes would destroy the alert; the ARTIM timer sees to the rest.
-        with contextlib.suppress(OSError):
-            self._lower.write_eof()
+        if not self._lower.is_closing():
+            with contextlib.suppress(OSError):
+                self._lower.write_eof()
 
     def _log_failure(self, reason: str) -> None:
         event(logger, logging.DEBUG, "no TLS handshake", peer=self._peer, reason=reason)
@@ -225,7 +239,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._send_pending()
 
     def _send_pending(self) -> None:
-        if self._outgoing.pending:
+        if self._outgoing.pending and not self._lower.is_closing():
             self._lower.write(self._outgoing.read())
 
     def _say_goodbye(self) -> None:
