@@ -14,7 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "oxidicom"
 LONGEST_FILE = 450
 
 BASE = {
-    *("__init__", "buffers", "constants", "disk", "encodings", "errors", "logevents", "ports"),
+    *("__init__", "buffers", "certificates", "constants", "disk", "encodings", "errors"),
+    *("logevents", "ports"),
     *("redis_line", "settings", "signature", "uids", "ulid"),
 }
 """Modules and packages below which there is nothing of ours."""

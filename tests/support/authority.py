@@ -6,7 +6,25 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-_KEY = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+_EC = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+
+_CA_CONFIGURATION = """
+[ca]
+default_ca = ours
+[ours]
+new_certs_dir = {folder}
+database = {folder}/index.txt
+rand_serial = yes
+default_md = sha256
+policy = any
+[any]
+commonName = supplied
+"""
+
+
+class Pair(NamedTuple):
+    certificate: Path
+    key: Path
 
 
 class Authority(NamedTuple):
@@ -14,23 +32,56 @@ class Authority(NamedTuple):
     certificate: Path
     """Of localhost, by name and not by address."""
     key: Path
+    ca_key: Path
+
+    def issue(self, name: str, *algorithm: str) -> Pair:
+        """Valid for two days; `algorithm` is as for `openssl req -newkey`."""
+        certificate, key = self._paths(name)
+        _openssl(
+            *("req", "-x509", "-newkey", *(algorithm or _EC), "-nodes", "-days", "2"),
+            *("-subj", f"/CN={name}"),
+            *("-addext", f"subjectAltName=DNS:{name}", "-addext", "basicConstraints=CA:FALSE"),
+            *("-CA", self.ca, "-CAkey", self.ca_key, "-keyout", key, "-out", certificate),
+        )
+        return Pair(certificate, key)
+
+    def issue_for(self, name: str, begin: str, end: str, *, authority: bool = False) -> Pair:
+        """Valid from and until then, of the form YYMMDDHHMMSSZ."""
+        certificate, key = self._paths(name)
+        folder = self.ca.parent
+        configuration, request = folder / "ca.cnf", folder / f"{name}.csr"
+        configuration.write_text(_CA_CONFIGURATION.format(folder=folder))
+        (folder / "index.txt").touch()
+        extensions = folder / f"{name}.ext"
+        extensions.write_text(f"basicConstraints=CA:{str(authority).upper()}\n")
+        _openssl(
+            *("req", "-newkey", *_EC, "-nodes", "-subj", f"/CN={name}"),
+            *("-keyout", key, "-out", request),
+        )
+        _openssl(
+            *("ca", "-batch", "-notext", "-config", configuration, "-in", request),
+            *("-cert", self.ca, "-keyfile", self.ca_key, "-out", certificate),
+            *("-startdate", begin, "-enddate", end, "-extfile", extensions),
+        )
+        return Pair(certificate, key)
+
+    def _paths(self, name: str) -> Pair:
+        return Pair(self.ca.parent / f"{name}.pem", self.ca.parent / f"{name}-key.pem")
 
 
 def found_authority(folder: Path) -> Authority:
     """Valid for two days. All PEM files."""
     folder.mkdir(parents=True, exist_ok=True)
     ca, ca_key = folder / "ca.pem", folder / "ca-key.pem"
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
     _openssl(
-        *("req", "-x509", *_KEY.split(), "-days", "2", "-subj", "/CN=our authority"),
+        *("req", "-x509", "-newkey", *_EC, "-nodes", "-days", "2", "-subj", "/CN=our authority"),
         *("-keyout", ca_key, "-out", ca),
     )
-    _openssl(
-        *("req", "-x509", *_KEY.split(), "-days", "2", "-subj", "/CN=localhost"),
-        *("-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:FALSE"),
-        *("-CA", ca, "-CAkey", ca_key, "-keyout", key, "-out", certificate),
-    )
-    return Authority(ca, certificate, key)
+    authority = Authority(ca, folder / "certificate.pem", folder / "key.pem", ca_key)
+    pair = authority.issue("localhost")
+    pair.certificate.rename(authority.certificate)
+    pair.key.rename(authority.key)
+    return authority
 
 
 def _openssl(*arguments: str | Path) -> None:

@@ -8,6 +8,7 @@ make (`test_dcmtk.py`).
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -227,11 +228,14 @@ class RawPeer:
         source: str | None = None,
         timeout: float = 10,
         nodelay: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """`source`: the address to come from; all of 127.0.0.0/8 is this machine."""
         ours = None if source is None else (source, 0)
         self.socket = socket.create_connection((host, port), timeout, ours)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, nodelay)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self.peer_max_length = 0
 
     def __enter__(self) -> Self:
@@ -257,8 +261,9 @@ class RawPeer:
             self.socket.sendall(data[start : start + size])
 
     def finish_sending(self) -> None:
-        """Half close; the receiver sees EOF."""
-        self.socket.shutdown(socket.SHUT_WR)
+        """Half close; the receiver sees EOF. Not with TLS, which Python closes both ways only."""
+        if not isinstance(self.socket, ssl.SSLSocket):
+            self.socket.shutdown(socket.SHUT_WR)
 
     def receive(self) -> Pdu:
         """The next PDU; EOFError if the receiver closed instead."""

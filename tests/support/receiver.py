@@ -50,6 +50,8 @@ class Receiver:
             **environment,
         }
         self.port = 0
+        self.tls_port = 0
+        """0 where it does not listen so."""
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
@@ -99,7 +101,8 @@ class Receiver:
         )
         self._reader = threading.Thread(target=self._read, args=[self._process], daemon=True)
         self._reader.start()
-        self.port = int(self.wait_for_log("listening", timeout)["port"])
+        told = self.wait_for_log("listening", timeout)
+        self.port, self.tls_port = told["port"] or 0, told["tls_port"] or 0
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None

@@ -87,7 +87,7 @@ def test_signals_reach_the_receiver_itself() -> None:
 
 
 def test_the_port_is_the_default_one() -> None:
-    assert of_image("EXPOSE") == ["11111"]
+    assert of_image("EXPOSE") == ["11111 2762"]
 
 
 def test_what_the_build_copies_is_there_and_reaches_it() -> None:

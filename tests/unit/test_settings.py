@@ -20,6 +20,11 @@ from oxidicom.settings.model import variables
 ROOT = {"OXIDICOM_FILES_ROOT": "/data"}
 BROKER = {"OXIDICOM_CELERY_BROKER": "amqp://guest:guest@rabbitmq:5672"}
 LOGIN = {"CHRIS_USERNAME": "chris", "CHRIS_PASSWORD": "sesame"}
+TLS = {
+    "OXIDICOM_TLS_PORT": "2762",
+    "OXIDICOM_TLS_CERT": "/tls.crt",
+    "OXIDICOM_TLS_KEY": "/tls.key",
+}
 CUBE = {"CHRIS_URL": "https://cube/api/v1/", **LOGIN}
 
 DEFAULTS: dict[str, Any] = {
@@ -48,6 +53,10 @@ DEFAULTS: dict[str, Any] = {
     "allowed_networks": (),
     "listener_host": "0.0.0.0",
     "listener_port": 11111,
+    "tls_port": None,
+    "tls_cert": None,
+    "tls_key": None,
+    "tls_client_ca": None,
     "max_associations": 512,
     "max_associations_per_peer": 0,
     "workers": 1,
@@ -138,6 +147,10 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("OXIDICOM_LISTENER_PORT", "104", "listener_port", 104),
     ("OXIDICOM_LISTENER_PORT", "0", "listener_port", 0),
     ("PORT", "4242", "listener_port", 4242),
+    ("OXIDICOM_TLS_PORT", "Off", "tls_port", None),
+    ("OXIDICOM_TLS_CERT", "/tls.crt", "tls_cert", Path("/tls.crt")),
+    ("OXIDICOM_TLS_KEY", "/tls.key", "tls_key", Path("/tls.key")),
+    ("OXIDICOM_TLS_CLIENT_CA", "/ca.pem", "tls_client_ca", Path("/ca.pem")),
     ("OXIDICOM_LISTENER_THREADS", "32", "max_associations", 32),
     ("CHRIS_LISTENER_THREADS", "8", "max_associations", 8),
     ("OXIDICOM_MAX_ASSOCIATIONS_PER_PEER", "4", "max_associations_per_peer", 4),
@@ -228,6 +241,8 @@ BAD: list[tuple[str, str]] = [
     ("OXIDICOM_LISTENER_HOST", "a host"),
     ("OXIDICOM_LISTENER_PORT", "65536"),
     ("OXIDICOM_LISTENER_PORT", "1e3"),
+    ("OXIDICOM_LISTENER_PORT", "no"),
+    ("OXIDICOM_TLS_PORT", "tls"),
     ("OXIDICOM_LISTENER_THREADS", "0"),
     ("OXIDICOM_LISTENER_THREADS", "9" * 5000),
     ("OXIDICOM_MAX_ASSOCIATIONS_PER_PEER", "-1"),
@@ -252,6 +267,8 @@ def settings_of(environ: Mapping[str, str]) -> Settings:
 
 def beside(name: str) -> dict[str, str]:
     """What must be set where `name` is."""
+    if name in TLS or name == "OXIDICOM_TLS_CLIENT_CA":
+        return {"OXIDICOM_TLS_PORT": "off"}
     return LOGIN if name == "CHRIS_URL" else {}
 
 
@@ -304,7 +321,8 @@ def test_bad(name: str, text: str) -> None:
 @pytest.mark.parametrize("field", [each for each in DEFAULTS if each != "otel_enabled"])
 def test_the_example_in_a_fault_is_a_good_value(field: str) -> None:
     variable = variables()[field]
-    settings = settings_of({**beside(variable.name), variable.name: variable.kind.example})
+    needed = TLS if variable.name in TLS else beside(variable.name)
+    settings = settings_of({**needed, variable.name: variable.kind.example})
     assert variable.kind.show(getattr(settings, field))
     for older in variable.older:
         settings_of({older.name: (older.kind or variable.kind).example})
@@ -319,6 +337,60 @@ def test_an_empty_value_is_unset(field: str) -> None:
             assert "OXIDICOM_FILES_ROOT is not set" in faults_of(environ)[0]
         else:
             assert getattr(load(environ)[0], field) == DEFAULTS[field]
+
+
+class TestPorts:
+    def test_in_the_clear_and_with_tls(self) -> None:
+        settings = settings_of({**TLS, "OXIDICOM_TLS_CLIENT_CA": "/ca.pem"})
+        assert (settings.listener_port, settings.tls_port) == (11111, 2762)
+        assert settings.tls_client_ca == Path("/ca.pem")
+
+    @pytest.mark.parametrize("name", ["OXIDICOM_LISTENER_PORT", "PORT"])
+    def test_with_tls_only(self, name: str) -> None:
+        assert settings_of({**TLS, name: "OFF"}).listener_port is None
+
+    def test_any_free_port_each(self) -> None:
+        settings = settings_of({**TLS, "OXIDICOM_LISTENER_PORT": "0", "OXIDICOM_TLS_PORT": "0"})
+        assert (settings.listener_port, settings.tls_port) == (0, 0)
+
+    def test_off_is_shown_as_it_is_written(self) -> None:
+        settings = settings_of({**TLS, "OXIDICOM_LISTENER_PORT": "off"})
+        shown = {line.name: line for line in effective(settings)}
+        assert shown["OXIDICOM_LISTENER_PORT"][1:] == ("off", False)
+        assert {line.name: line for line in effective(settings_of({}))}["OXIDICOM_TLS_PORT"][
+            1:
+        ] == ("off", True)
+
+    @pytest.mark.parametrize("missing", ["OXIDICOM_TLS_CERT", "OXIDICOM_TLS_KEY"])
+    def test_a_port_needs_certificate_and_key(self, missing: str) -> None:
+        (fault,) = faults_of({**ROOT, **TLS, missing: ""})
+        assert fault.startswith(f"{missing} is not set: expected")
+        assert f"for example {missing}=/" in fault
+
+    @pytest.mark.parametrize("name", [*list(TLS)[1:], "OXIDICOM_TLS_CLIENT_CA"])
+    def test_files_without_a_port_are_no_tls_at_all(self, name: str) -> None:
+        (fault,) = faults_of({**ROOT, name: "/file"})
+        assert fault.startswith(f"{name} without OXIDICOM_TLS_PORT")
+        assert "for example OXIDICOM_TLS_PORT=2762" in fault
+
+    def test_tls_may_be_turned_off_for_a_while(self) -> None:
+        settings, warnings = load({**ROOT, **BROKER, **TLS, "OXIDICOM_TLS_PORT": "off"})
+        assert settings.tls_port is None
+        assert warnings == []
+
+    def test_somewhere_it_must_listen(self) -> None:
+        (fault,) = faults_of({**ROOT, "OXIDICOM_LISTENER_PORT": "off"})
+        assert "nothing to listen on" in fault
+        assert "for example OXIDICOM_TLS_PORT=2762" in fault
+
+    def test_one_fault_is_told_once(self) -> None:
+        environ = {**ROOT, **TLS, "OXIDICOM_LISTENER_PORT": "off", "OXIDICOM_TLS_PORT": "x"}
+        (fault,) = faults_of(environ)
+        assert fault.startswith("OXIDICOM_TLS_PORT=x")
+
+    def test_one_port_is_not_both(self) -> None:
+        (fault,) = faults_of({**ROOT, **TLS, "OXIDICOM_TLS_PORT": "11111"})
+        assert "are both 11111" in fault
 
 
 class TestNames:

@@ -40,7 +40,8 @@ class WorkerProcess:
         self,
         number: int,
         settings: Settings,
-        listening: Sequence[socket.socket],
+        plain: Sequence[socket.socket],
+        tls: Sequence[socket.socket],
         load: LoadTable,
         names: NamesInForce,
         reports: Reports,
@@ -68,13 +69,17 @@ class WorkerProcess:
             number,
             self.writer,
             settings,
-            tuple(each.fileno() for each in listening),
+            tuple(each.fileno() for each in plain),
+            tuple(each.fileno() for each in tls),
             their_claims.fileno(),
             load.fd,
             os.getpid(),
         )
         with their_channel, their_claims:
-            handed = (their_channel.fileno(), orders.claims, orders.load, *orders.listening)
+            handed = (
+                *(their_channel.fileno(), orders.claims, orders.load),
+                *(*orders.plain, *orders.tls),
+            )
             try:
                 self._process = _start(handed)
             except BaseException:

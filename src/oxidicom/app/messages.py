@@ -55,11 +55,15 @@ class Registered(NamedTuple):
     associations: list[str]
 
 
+class Reload(NamedTuple):
+    """Notifier: read the certificate again."""
+
+
 class Drain(NamedTuple):
     """Notifier: accept no more, let associations end, tell the rest, end."""
 
 
-Message = Report | Ready | Failed | NamesReleased | Begin | Registered | Drain
+Message = Report | Ready | Failed | NamesReleased | Begin | Registered | Reload | Drain
 
 
 class _Series(NamedTuple):
@@ -80,6 +84,7 @@ _KINDS: Final[tuple[type[tuple[Any, ...]], ...]] = (
     NamesReleased,
     Begin,
     Registered,
+    Reload,
     Drain,
 )
 _NUMBERS: Final = {kind: number for number, kind in enumerate(_KINDS)}

@@ -6,7 +6,7 @@ import time
 
 from oxidicom.app.control import FLUSH
 from oxidicom.app.notifier import LoopFactory, Notifier, unusable_storage
-from oxidicom.app.reception import Reception
+from oxidicom.app.reception import Ports, Reception
 from oxidicom.errors import OperatorError
 from oxidicom.ports import SeriesCompleted
 from oxidicom.settings import Settings
@@ -19,22 +19,22 @@ class Receiver:
         self._settings = settings
         self._notifier = Notifier(settings, loop_factory, self._series_completed)
 
-    async def start(self) -> int:
-        """Recover, then listen; returns the port. Raises OperatorError."""
+    async def start(self) -> Ports:
+        """Recover, then listen. Raises OperatorError."""
         try:
             self._notifier.open()
         except OSError as error:
             raise unusable_storage(error) from error
         await self._notifier.make()
         try:
-            port = await self._listen()
+            ports = await self._listen()
         except OperatorError:
             self._notifier.abandon()
             raise
         await self._notifier.start()
-        return port
+        return ports
 
-    async def _listen(self) -> int:
+    async def _listen(self) -> Ports:
         settings = self._settings
         try:
             self._reception = reception = Reception(
@@ -45,10 +45,15 @@ class Receiver:
         for series, associations, _ in self._notifier.recovered:
             reception.storage.folders.restore(series, associations)
         try:
-            return await reception.listener.start(settings.listener_host, settings.listener_port)
+            return await reception.listen()
         except OperatorError:
+            await reception.listener.close()
             reception.close()
             raise
+
+    def reload(self) -> None:
+        """Read the certificate again."""
+        self._reception.reload()
 
     def _series_completed(self, completed: SeriesCompleted) -> None:
         self._reception.storage.folders.completed(completed.series.key, completed.associations)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from oxidicom._writer import filesystem_type
 from oxidicom.app.control import FLUSH
 from oxidicom.buffers import BufferPool
+from oxidicom.certificates import Certificates, tls_files
 from oxidicom.logevents import event
 from oxidicom.net.listener import REQUEST_MEMORY, Listener
-from oxidicom.net.sharing import Seats
+from oxidicom.net.sharing import Seats, SharedPort
 from oxidicom.net.watch import Limits
 from oxidicom.ports import Reports, SeriesJournal
 from oxidicom.settings import Settings
@@ -30,6 +32,8 @@ DRAIN_EXTRA: Final = FLUSH / 2
 """Seconds beyond the drain time-out for instances in flight."""
 WRITERS_STOP: Final = FLUSH / 5
 """Seconds for writer threads to end."""
+LOOK: Final = 2.0
+"""Seconds from one look at the certificate's files to the next."""
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -44,11 +48,19 @@ def policy_of(settings: Settings) -> Policy:
     )
 
 
+class Ports(NamedTuple):
+    """Those that are bound."""
+
+    plain: int | None
+    tls: int | None
+
+
 class Reception:
     """One receiving process; where there are several, each has its share of memory and threads,
     and `seats` and `folders` that know of the others.
 
-    Raises OSError where files root or state folder cannot be used.
+    Raises OSError where files root or state folder cannot be used, OperatorError where the
+    certificate cannot.
     """
 
     def __init__(
@@ -62,6 +74,10 @@ class Reception:
     ) -> None:
         self._settings = settings
         processes = settings.workers
+        files = tls_files(settings)
+        self._certificates = Certificates(files) if files is not None else None
+        self._watcher: asyncio.Task[None] | None = None
+        self._reload = asyncio.Event()
         self._writers = make_writers(settings, -(-settings.writer_threads // processes))
         self.storage = Storage(
             settings.files_root,
@@ -98,8 +114,54 @@ class Reception:
         settings = self._settings
         return Quarantine(settings.files_root, settings.state_dir) if settings.quarantine else None
 
+    # ---- ports ---------------------------------------------------------------------------
+
+    async def listen(self) -> Ports:
+        """Raises OperatorError."""
+        settings = self._settings
+        plain = tls = None
+        if settings.listener_port is not None:
+            plain = await self.listener.start(settings.listener_host, settings.listener_port)
+        if settings.tls_port is not None:
+            tls = await self.listener.start(
+                settings.listener_host, settings.tls_port, self._certificates
+            )
+            self._watch_certificates()
+        return Ports(plain, tls)
+
+    def join(self, plain: SharedPort | None, tls: SharedPort | None) -> None:
+        """As `listen`, where other processes listen already."""
+        if plain is not None:
+            self.listener.join(plain)
+        if tls is not None:
+            self.listener.join(tls, self._certificates)
+            self._watch_certificates()
+
+    def _watch_certificates(self) -> None:
+        assert self._certificates is not None
+        self._watcher = asyncio.create_task(self._look_again(self._certificates))
+
+    async def _look_again(self, certificates: Certificates) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._reload.wait(), LOOK)
+            at_once = self._reload.is_set()
+            self._reload.clear()
+            try:
+                await asyncio.to_thread(certificates.look, at_once=at_once)
+            except Exception as error:
+                on_bug(error)
+
+    def reload(self) -> None:
+        """Read the certificate again, whether it looks new or not."""
+        self._reload.set()
+
+    # ---- the end -------------------------------------------------------------------------
+
     async def drain(self) -> None:
         """Let associations end (decision 38); all that they stored is reported then."""
+        if self._watcher is not None:
+            self._watcher.cancel()
         await self.listener.stop_accepting()
         await self.listener.drain(self._settings.drain_timeout, DRAIN_EXTRA)
         await asyncio.to_thread(self._writers.stop, WRITERS_STOP)

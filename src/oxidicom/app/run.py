@@ -60,7 +60,7 @@ async def _serve(settings: Settings) -> int:
     make = Receiver if settings.workers == 1 else Supervisor
     receiver = make(settings, uvloop.new_event_loop)
     try:
-        port = await receiver.start()
+        ports = await receiver.start()
     except OperatorError as error:
         for fault in error.faults:
             print(f"oxidicom: {fault}", file=sys.stderr)
@@ -73,13 +73,16 @@ async def _serve(settings: Settings) -> int:
         logging.INFO,
         "listening",
         host=settings.listener_host,
-        port=port,
+        port=ports.plain,
+        tls_port=ports.tls,
         aet=settings.scp_aet,
         files=str(data_folder(settings)),
         workers=settings.workers,
         broker=(settings.broker or settings.cube_url or "none").partition(":")[0],
         version=__version__,
     )
+    if ports.tls is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, receiver.reload)
     await stop.wait()
     event(logger, logging.INFO, "shutting down")
     await receiver.drain()

@@ -1,5 +1,5 @@
 """A whole receiver in several processes: this one notifies, keeps the books, and keeps as many
-workers at work as `OXIDICOM_WORKERS` says; they receive on one port that this one has bound."""
+workers at work as `OXIDICOM_WORKERS` says; they receive on the ports that this one has bound."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Final
 
 from oxidicom.app.control import FLUSH
 from oxidicom.app.crew import WorkerProcess
-from oxidicom.app.messages import Begin, Drain, Registered
+from oxidicom.app.messages import Begin, Drain, Registered, Reload
 from oxidicom.app.names import NamesInForce
 from oxidicom.app.notifier import LoopFactory, Notifier, unusable_storage
-from oxidicom.app.reception import DRAIN_EXTRA, WRITERS_STOP
+from oxidicom.app.reception import DRAIN_EXTRA, WRITERS_STOP, Ports
+from oxidicom.certificates import server_context, tls_files
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
 from oxidicom.net.listener import BACKLOG, cannot_listen
@@ -42,7 +43,8 @@ class Supervisor:
     def __init__(self, settings: Settings, loop_factory: LoopFactory | None = None) -> None:
         self._settings = settings
         self._notifier = Notifier(settings, loop_factory, self._series_completed, shared=True)
-        self._listening: list[socket.socket] = []
+        self._plain: list[socket.socket] = []
+        self._tls: list[socket.socket] = []
         self._workers: dict[int, WorkerProcess] = {}
         """By number; one that died is missing until it is replaced."""
         self._keepers: list[asyncio.Task[None]] = []
@@ -50,19 +52,17 @@ class Supervisor:
 
     # ---- start ---------------------------------------------------------------------------
 
-    async def start(self) -> int:
-        """Recover, then receive; returns the port. Raises OperatorError."""
-        settings = self._settings
+    async def start(self) -> Ports:
+        """Recover, then receive. Raises OperatorError."""
+        files = tls_files(self._settings)
+        if files is not None:
+            server_context(files)  # or each worker would tell of it
         try:
             self._notifier.open()
         except OSError as error:
             raise unusable_storage(error) from error
-        try:
-            self._listening = listening_sockets(
-                settings.listener_host, settings.listener_port, BACKLOG
-            )
-        except OSError as error:
-            raise cannot_listen(settings.listener_host, settings.listener_port, error) from error
+        self._plain = self._bound(self._settings.listener_port)
+        self._tls = self._bound(self._settings.tls_port, tls=True)
         await self._notifier.make()
         self._names = NamesInForce(self._notifier.tracker.series_of)
         try:
@@ -79,8 +79,17 @@ class Supervisor:
         self._keepers = [
             asyncio.create_task(self._keep(worker)) for worker in self._workers.values()
         ]
-        port: int = self._listening[0].getsockname()[1]
-        return port
+        return Ports(_port_of(self._plain), _port_of(self._tls))
+
+    def _bound(self, port: int | None, *, tls: bool = False) -> list[socket.socket]:
+        """None where there is no such port; raises OperatorError."""
+        if port is None:
+            return []
+        host = self._settings.listener_host
+        try:
+            return listening_sockets(host, port, BACKLOG)
+        except OSError as error:
+            raise cannot_listen(host, port, error, tls=tls) from error
 
     async def _start_workers(self) -> None:
         """All of them, or raises OperatorError."""
@@ -107,7 +116,8 @@ class Supervisor:
         return WorkerProcess(
             number,
             self._settings,
-            self._listening,
+            self._plain,
+            self._tls,
             self._load,
             self._names,
             self._notifier.report,
@@ -175,6 +185,11 @@ class Supervisor:
             series=series,
         )
 
+    def reload(self) -> None:
+        """Read the certificate again."""
+        for worker in self._workers.values():
+            worker.send(Reload())
+
     def _series_completed(self, completed: SeriesCompleted) -> None:
         message = Registered(*completed.series.key, list(completed.associations))
         for worker in self._workers.values():
@@ -187,7 +202,7 @@ class Supervisor:
         drain = self._settings.drain_timeout
         deadline = time.monotonic() + drain + FLUSH
         self._draining.set()
-        for each in self._listening:
+        for each in (*self._plain, *self._tls):
             each.close()
         for worker in self._workers.values():
             worker.send(Drain())
@@ -199,6 +214,10 @@ class Supervisor:
                 worker.kill()
             await asyncio.wait(late, timeout=FLUSH / 10)
         await self._notifier.finish(max(0.5, min(FLUSH, deadline - time.monotonic())))
+
+
+def _port_of(listening: list[socket.socket]) -> int | None:
+    return listening[0].getsockname()[1] if listening else None
 
 
 def _in_words(status: int) -> str:

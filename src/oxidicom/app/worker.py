@@ -32,10 +32,12 @@ from oxidicom.app.messages import (
     NamesReleased,
     Ready,
     Registered,
+    Reload,
 )
 from oxidicom.app.names import Claims
 from oxidicom.app.notifier import journal_of, unusable_storage
 from oxidicom.app.reception import Reception
+from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
 from oxidicom.net.sharing import LoadTable, SharedPort
 from oxidicom.ports import SeriesKey
@@ -62,8 +64,9 @@ class Orders(NamedTuple):
     writer: str
     """Marks what this process writes into the journal."""
     settings: Settings
-    listening: tuple[int, ...]
-    """File descriptors, as all of these but the last."""
+    plain: tuple[int, ...]
+    """Listening sockets' file descriptors; the next three are descriptors, too."""
+    tls: tuple[int, ...]
     claims: int
     load: int
     parent: int
@@ -138,8 +141,9 @@ class Worker:
                 folders=self._folders,
                 seats=self._seats,
             )
-        except OSError as error:
-            self.report(Failed(list(unusable_storage(error).faults)))
+        except (OSError, OperatorError) as error:
+            operators = error if isinstance(error, OperatorError) else unusable_storage(error)
+            self.report(Failed(list(operators.faults)))
             self._tell_the_rest()
             return 1
         # What exists now exists for ever: the collector need not look at it again.
@@ -154,8 +158,12 @@ class Worker:
 
     def _begin(self) -> None:
         assert self._reception is not None
-        listening = [socket.socket(fileno=fd) for fd in self._orders.listening]
-        self._reception.listener.join(SharedPort(listening, self._seats))
+        self._reception.join(self._port(self._orders.plain), self._port(self._orders.tls))
+
+    def _port(self, listening: tuple[int, ...]) -> SharedPort | None:
+        if not listening:
+            return None
+        return SharedPort([socket.socket(fileno=fd) for fd in listening], self._seats)
 
     def _tell_the_rest(self) -> None:
         self.report.flush()
@@ -173,6 +181,9 @@ class Worker:
                     self._folders.completed(key, message.associations)
                 case Begin():
                     self._begin()
+                case Reload():
+                    assert self._reception is not None
+                    self._reception.reload()
                 case Drain():
                     self._drain.set()
 
@@ -210,7 +221,7 @@ def _exactly(end: socket.socket, length: int) -> bytes:
 
 
 def main() -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # A terminal's Ctrl-C reaches the whole group; the notifier decides.
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))

@@ -1,4 +1,4 @@
-"""Say what would keep `serve` from its work: storage, brokers, CUBE, port.
+"""Say what would keep `serve` from its work: storage, brokers, CUBE, certificate, ports.
 
 Prints the settings in force, then one line for each thing tried; exits 0 if all is well but for
 warnings, 1 if not, 2 if the settings themselves are at fault.
@@ -21,6 +21,7 @@ from oxidicom.cli.probes.listener import probe_listener
 from oxidicom.cli.probes.nats import probe_nats
 from oxidicom.cli.probes.pacs import probe_pacs
 from oxidicom.cli.probes.storage import probe_storage
+from oxidicom.cli.probes.tls import probe_tls
 from oxidicom.settings import Settings, effective
 
 Probe = Callable[[Settings], list[Finding]]
@@ -31,6 +32,7 @@ _PROBES: Final[Mapping[str, Probe]] = {
     "CUBE": probe_cube,
     "NATS": probe_nats,
     "PACS": probe_pacs,
+    "TLS": probe_tls,
     "listener": probe_listener,
 }
 _PATIENCE: Final = 3 * LIMIT

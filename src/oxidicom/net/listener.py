@@ -1,4 +1,4 @@
-"""The listening socket and all connections that came of it: admission, time limits, draining."""
+"""The listening sockets and all connections that came of it: admission, time limits, draining."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import ipaddress
 import logging
 import resource
 import socket
+import ssl
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from oxidicom.buffers import BufferPool
 from oxidicom.errors import AssociationRejected, OperatorError
@@ -18,6 +19,7 @@ from oxidicom.logevents import event
 from oxidicom.net.peers import Peers
 from oxidicom.net.protocol import AssociationProtocol, Phase
 from oxidicom.net.sharing import Seats, SharedPort
+from oxidicom.net.tls import HANDSHAKE_MEMORY, TlsTransport
 from oxidicom.net.watch import Limits
 from oxidicom.ports import InstanceStore, Reports
 from oxidicom.wire.negotiation import Policy
@@ -33,8 +35,9 @@ SILENT: Final = 2.0
 """Seconds without a byte after which a drained association sends no more (decision 38)."""
 
 REQUEST_MEMORY: Final = 32 * 1024 * 1024
-"""Bytes of A-ASSOCIATE-RQs that are not whole yet, of all connections together. A real one has
-some 20 KiB at most; those who dribble hundreds of KiB must not add up (promise 5)."""
+"""Bytes of A-ASSOCIATE-RQs that are not whole yet, of all connections together; TLS handshakes
+count, too. A real one has some 20 KiB at most; those who dribble hundreds of KiB must not add up
+(promise 5)."""
 
 
 def most_connections() -> int:
@@ -43,16 +46,23 @@ def most_connections() -> int:
     return max(1, handles // 4 * 3) if handles != resource.RLIM_INFINITY else 1 << 20
 
 
-def cannot_listen(host: str, port: int, error: OSError) -> OperatorError:
+def cannot_listen(host: str, port: int, error: OSError, *, tls: bool = False) -> OperatorError:
+    variable = "OXIDICOM_TLS_PORT" if tls else "OXIDICOM_LISTENER_PORT"
     return OperatorError(
         f"cannot listen on {host} port {port}: {error.strerror or error}; set "
-        "OXIDICOM_LISTENER_PORT to a free port and OXIDICOM_LISTENER_HOST to an address "
-        "of this machine"
+        f"{variable} to a free port and OXIDICOM_LISTENER_HOST to an address of this machine"
     )
 
 
+class Secure(Protocol):
+    """What TLS connections need; the context is asked for anew for each of them."""
+
+    @property
+    def context(self) -> ssl.SSLContext: ...
+
+
 class Listener:
-    """Accepts connections on one port.
+    """Accepts connections on its ports, each in the clear or with TLS.
 
     `store`, `reports` and `on_bug` are called on the loop's thread. `clock` gives seconds. Where
     several processes receive, `seats` makes `max_associations` the limit of all together, and
@@ -100,46 +110,68 @@ class Listener:
         self._requests: dict[AssociationProtocol, int] = {}
         self._request_bytes = 0
         self._all_closed = asyncio.Event()
-        self._server: asyncio.Server | SharedPort | None = None
+        self._servers: list[asyncio.Server | SharedPort] = []
         self._ticker: asyncio.Task[None] | None = None
         self._draining = False
         self._closed = False
 
     # ---- start and stop ------------------------------------------------------------------
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; returns the port. Raises OperatorError where that cannot be."""
+    async def start(self, host: str, port: int, secure: Secure | None = None) -> int:
+        """Listen, with TLS where `secure` is given; returns the port. Once for each port.
+
+        Raises OperatorError where that cannot be.
+        """
         try:
-            self._server = server = await self._bind(host, port)
+            server = await self._bind(host, port, self._maker(secure))
         except OSError as error:
-            raise cannot_listen(host, port, error) from error
-        self._ticker = asyncio.create_task(self._tick())
+            raise cannot_listen(host, port, error, tls=secure is not None) from error
+        self._begin(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound
 
-    def join(self, port: SharedPort) -> None:
+    def join(self, port: SharedPort, secure: Secure | None = None) -> None:
         """As `start`, where other processes listen already."""
-        self._server = port
-        port.open(self._connection)
-        self._ticker = asyncio.create_task(self._tick())
+        port.open(self._maker(secure))
+        self._begin(port)
 
-    async def _bind(self, host: str, port: int) -> asyncio.Server:
+    def _begin(self, server: asyncio.Server | SharedPort) -> None:
+        self._servers.append(server)
+        if self._ticker is None:
+            self._ticker = asyncio.create_task(self._tick())
+
+    async def _bind(
+        self, host: str, port: int, make: Callable[[], asyncio.BaseProtocol]
+    ) -> asyncio.Server:
         loop = asyncio.get_running_loop()
         if host == "::" and socket.has_dualstack_ipv6():
             # Left to themselves, loops make it a socket for IPv6 only.
             both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-            return await loop.create_server(self._connection, sock=both, backlog=BACKLOG)
-        return await loop.create_server(
-            self._connection, host, port, backlog=BACKLOG, reuse_address=True
-        )
+            return await loop.create_server(make, sock=both, backlog=BACKLOG)
+        return await loop.create_server(make, host, port, backlog=BACKLOG, reuse_address=True)
 
-    def _connection(self) -> AssociationProtocol:
-        return AssociationProtocol(self)
+    def _maker(self, secure: Secure | None) -> Callable[[], asyncio.BaseProtocol]:
+        if secure is None:
+            return lambda: AssociationProtocol(self)
+        cipher_buffer = memoryview(bytearray(self.pool.size))
+        # Of as many peers as may associate none is sent away for its handshake.
+        self._request_memory += self._max_associations * HANDSHAKE_MEMORY
+
+        def make() -> TlsTransport:
+            connection = AssociationProtocol(self)
+            return TlsTransport(
+                connection,
+                lambda: secure.context,
+                cipher_buffer,
+                lambda: self.receiving_request(connection, HANDSHAKE_MEMORY),
+            )
+
+        return make
 
     async def stop_accepting(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
 
     async def drain(self, timeout: float, extra: float) -> None:
         """Let associations that send go on for `timeout` seconds; those silent for 2 s are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from oxidicom.settings import addresses as a
@@ -25,7 +26,13 @@ PDU_SIZE: Final = Kind(
 FOLDER: Final = Kind(p.parse_path, "the path of a folder", "/data")
 STATE_FOLDER: Final = Kind(p.parse_path, "the path of a folder", "/var/lib/oxidicom")
 FILE: Final = Kind(p.parse_path, "the path of a PEM file", "/etc/ssl/broker-ca.pem")
-PORT: Final = Kind(p.integer(0, 65535), "a port from 0 (any free one) to 65535", "11111")
+CERTIFICATE: Final = replace(FILE, example="/etc/oxidicom/tls.crt")
+KEY: Final = replace(FILE, example="/etc/oxidicom/tls.key")
+CLIENT_CA: Final = replace(FILE, example="/etc/oxidicom/client-ca.pem")
+PORT: Final = Kind(
+    p.parse_port, "a port from 0 (any free one) to 65535, or off", "11111", none="off"
+)
+TLS_PORT: Final = replace(PORT, example="2762")
 COUNT: Final = Kind(p.integer(1), "a whole number from 1", "512")
 COUNT_OR_ZERO: Final = Kind(p.integer(0, 2**32 - 1), "a whole number from 0 (no limit)", "16")
 THREADS: Final = Kind(p.integer(1, 1024), "a whole number from 1 to 1024", "4")

@@ -96,6 +96,7 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
         values["otel_enabled"] = False
 
     faults += _http_registration(values, environment)
+    faults += _ports(values, environment)
     warnings += _unknown(environment)
     _check_ae_title(values, faults, warnings)
     if faults:
@@ -150,6 +151,35 @@ def _http_registration(values: Mapping[str, Any], environment: _Environment) -> 
     for field in ("cube_username", "cube_password"):
         if not environment.find(declared[field]):
             yield _missing(declared[field], named=True)
+
+
+def _ports(values: Mapping[str, Any], environment: _Environment) -> Iterator[str]:
+    """Certificate and key belong to the TLS port, and there is something to listen on."""
+    declared = variables()
+    port, tls_port = declared["listener_port"], declared["tls_port"]
+    files = [declared[field] for field in ("tls_cert", "tls_key", "tls_client_ca")]
+    given = [variable.name for variable in files if environment.find(variable)]
+    plain, tls = values.get("listener_port", 11111), values.get("tls_port")
+    tls_port_read = "tls_port" in values
+    if given and not environment.find(tls_port):
+        yield (
+            f"{' and '.join(given)} without {tls_port.name}: expected a port for TLS,"
+            f" for example {tls_port.name}={tls_port.kind.example}, or off"
+        )
+    if tls is not None:
+        for variable in files[:2]:
+            if variable.name not in given:
+                yield _missing(variable, named=True)
+        if plain == tls != 0:
+            yield (
+                f"{port.name} and {tls_port.name} are both {tls}: expected two ports, for example"
+                f" {tls_port.name}={tls_port.kind.example}, or {port.name}=off"
+            )
+    elif plain is None and (tls_port_read or not environment.find(tls_port)):
+        yield (
+            f"{port.name}=off without {tls_port.name}: nothing to listen on; expected one of them,"
+            f" for example {tls_port.name}={tls_port.kind.example}"
+        )
 
 
 def _unknown(environment: _Environment) -> Iterator[str]:

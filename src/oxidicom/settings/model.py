@@ -196,7 +196,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Variable("OXIDICOM_LISTENER_HOST", k.HOST, "Address to listen on; `::` for IPv6 too.")
     ] = "0.0.0.0"
     listener_port: Annotated[
-        int,
+        int | None,
         Variable(
             "OXIDICOM_LISTENER_PORT",
             k.PORT,
@@ -204,6 +204,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             older=(Older("PORT"),),
         ),
     ] = 11111
+    tls_port: Annotated[
+        int | None,
+        Variable("OXIDICOM_TLS_PORT", k.TLS_PORT, "Port for DICOM over TLS 1.2 or 1.3."),
+    ] = None
+    tls_cert: Annotated[
+        Path | None,
+        Variable(
+            "OXIDICOM_TLS_CERT",
+            k.CERTIFICATE,
+            "Our certificate, then those of its authorities. Read again when it changes.",
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        Variable("OXIDICOM_TLS_KEY", k.KEY, "The certificate's key, without a password."),
+    ] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Variable(
+            "OXIDICOM_TLS_CLIENT_CA",
+            k.CLIENT_CA,
+            "Authorities that sign peers' certificates; with it, who shows none is refused.",
+        ),
+    ] = None
     max_associations: Annotated[
         int,
         Variable(

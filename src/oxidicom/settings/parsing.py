@@ -121,6 +121,11 @@ def integer(low: int, high: int | None = None) -> Callable[[str], int]:
     return parse
 
 
+def parse_port(text: str) -> int | None:
+    """None where it is turned off."""
+    return None if text.lower() == "off" else integer(0, 65535)(text)
+
+
 def parse_size(text: str) -> int:
     """Bytes below 2**63, of a number alone or with a binary unit in any case."""
     match = _SIZE.fullmatch(text)

@@ -53,7 +53,7 @@ def markdown_table() -> str:
 
 def _shown(variable: Variable, value: Any) -> str:
     if value is None or value == ():
-        return "not set"
+        return variable.kind.none
     return printable(variable.kind.show(value), longest=4096)
 
 

@@ -19,6 +19,8 @@ class Kind:
     show: Callable[[Any], str] = str
     mask: Callable[[str], str] | None = None
     """Hides the password that the text may hold."""
+    none: str = "not set"
+    """How None is shown."""
 
 
 class Older(NamedTuple):

@@ -10,7 +10,19 @@ from oxidicom.settings import Settings
 
 
 def probe_listener(settings: Settings) -> list[Finding]:
-    host, port = settings.listener_host, settings.listener_port
+    host = settings.listener_host
+    ports = (
+        (settings.listener_port, "OXIDICOM_LISTENER_PORT", ""),
+        (settings.tls_port, "OXIDICOM_TLS_PORT", " for TLS"),
+    )
+    return [
+        _probe(host, port, variable, purpose)
+        for port, variable, purpose in ports
+        if port is not None
+    ]
+
+
+def _probe(host: str, port: int, variable: str, purpose: str) -> Finding:
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -20,23 +32,23 @@ def probe_listener(settings: Settings) -> list[Finding]:
                 listener.bind(address)
                 listener.listen(1)
     except OSError as error:
-        return [Finding("listener", Verdict.FAULT, _trouble(error, host, port))]
+        return Finding("listener", Verdict.FAULT, _trouble(error, host, port, variable))
     text = f"{host}:{port} is free" if port else f"any free port of {host}"
-    return [Finding("listener", Verdict.OK, text)]
+    return Finding("listener", Verdict.OK, text + purpose)
 
 
-def _trouble(error: OSError, host: str, port: int) -> str:
+def _trouble(error: OSError, host: str, port: int, variable: str) -> str:
     if isinstance(error, socket.gaierror):
         return f"the name {host} does not resolve: correct OXIDICOM_LISTENER_HOST"
     match error.errno:
         case errno.EADDRINUSE:
             return (
                 f"{host}:{port} is taken, perhaps by an oxidicom that runs already: stop what"
-                " listens there, or set another OXIDICOM_LISTENER_PORT"
+                f" listens there, or set another {variable}"
             )
         case errno.EACCES:
             return (
-                f"this user may not listen on port {port}: set an OXIDICOM_LISTENER_PORT of 1024"
+                f"this user may not listen on port {port}: set an {variable} of 1024"
                 " or more, or grant CAP_NET_BIND_SERVICE"
             )
         case errno.EADDRNOTAVAIL:

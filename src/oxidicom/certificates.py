@@ -1,0 +1,246 @@
+"""Our own certificate for DICOM over TLS (PS3.15 B.12): read, judged, and read again on change."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from oxidicom.errors import OperatorError
+from oxidicom.logevents import event
+from oxidicom.settings import Settings
+
+logger = logging.getLogger("oxidicom.tls")
+
+CIPHERS: Final = (
+    *("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"),
+    *("ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384"),
+    *("ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305"),
+)
+"""Of TLS 1.2: forward secrecy and AEAD (RFC 9325 4.1, 4.2). TLS 1.3 has no others."""
+
+_SECURITY_LEVEL: Final = "@SECLEVEL=2"
+"""OpenSSL's for 112 bits: no RSA key under 2048 bits, no SHA-1 (RFC 9325 4.5)."""
+
+_DAY: Final = 86_400.0
+
+EXPIRES_SOON: Final = 14 * _DAY
+"""Seconds."""
+
+_NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+
+
+class Files(NamedTuple):
+    """Of PEM."""
+
+    certificate: Path
+    """Ours, then those of the authorities between it and the peers' trusted one."""
+    key: Path
+    client_ca: Path | None
+    """Authorities of which one must have signed a peer's certificate; None: nobody need show one"""
+
+    @property
+    def named(self) -> list[tuple[str, Path]]:
+        """Those that there are, each with its setting."""
+        named = (
+            ("OXIDICOM_TLS_CERT", self.certificate),
+            ("OXIDICOM_TLS_KEY", self.key),
+            ("OXIDICOM_TLS_CLIENT_CA", self.client_ca),
+        )
+        return [(name, path) for name, path in named if path is not None]
+
+
+def tls_files(settings: Settings) -> Files | None:
+    """None: no TLS."""
+    if settings.tls_port is None:
+        return None
+    assert settings.tls_cert is not None
+    assert settings.tls_key is not None
+    return Files(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
+class Validity(NamedTuple):
+    trouble: str | None
+    """Why no peer can take the certificate now."""
+    seconds_left: float
+
+
+def server_context(files: Files) -> ssl.SSLContext:
+    """TLS 1.2 and 1.3 as PS3.15 B.12 and RFC 9325 want them. Raises OperatorError."""
+    for name, path in files.named:
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            raise OperatorError(
+                f"{name}={path}: {error.strerror}; expected a PEM file that this user may read"
+            ) from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Left to OpenSSL's own configuration file, these may be otherwise (RFC 9325 3.3, 3.5).
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_ciphers(":".join((*CIPHERS, _SECURITY_LEVEL)))
+    _load_pair(context, files)
+    if files.client_ca is not None:
+        try:
+            context.load_verify_locations(files.client_ca)
+        except ssl.SSLError as error:
+            raise OperatorError(
+                f"OXIDICOM_TLS_CLIENT_CA={files.client_ca}: there is no certificate in it;"
+                " expected those of the authorities that sign your peers', as PEM"
+            ) from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, files: Files) -> None:
+    asked_for_password = False
+
+    def no_password() -> bytes:
+        # OpenSSL would ask on the terminal, and wait.
+        nonlocal asked_for_password
+        asked_for_password = True
+        return b""
+
+    try:
+        context.load_cert_chain(files.certificate, files.key, no_password)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None)
+        if asked_for_password:
+            text = f"OXIDICOM_TLS_KEY={files.key}: the key has a password; store it without one"
+        elif reason == "KEY_VALUES_MISMATCH":
+            text = (
+                f"OXIDICOM_TLS_KEY={files.key} is not the key of the certificate"
+                f" OXIDICOM_TLS_CERT={files.certificate}: set both to one pair"
+            )
+        elif not _has_certificate(files.certificate):
+            text = (
+                f"OXIDICOM_TLS_CERT={files.certificate}: there is no certificate in it; expected a"
+                " PEM file with our certificate first, then those of its authorities"
+            )
+        elif reason is not None and reason.endswith(("KEY_TOO_SMALL", "MD_TOO_WEAK")):
+            text = (
+                f"OXIDICOM_TLS_CERT={files.certificate}: the certificate is too weak ({reason}):"
+                " use an EC key, or an RSA key of at least 2048 bits, signed with SHA-256"
+            )
+        else:
+            text = (
+                f"OXIDICOM_TLS_KEY={files.key}: there is no private key in it; expected a PEM file"
+                " with the certificate's key"
+            )
+        raise OperatorError(text) from error
+
+
+def _has_certificate(path: Path) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError:
+        return False
+    return True
+
+
+def validity(files: Files) -> Validity:
+    """As a peer would see it that trusts the certificate. Raises OperatorError."""
+    server = server_context(files._replace(client_ca=None))
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(files.certificate)
+    try:
+        shown = _handshake(client, server)
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code == _EXPIRED:
+            return Validity("it has expired", 0.0)
+        if error.verify_code == _NOT_YET_VALID:
+            return Validity("it is not valid yet", 0.0)
+        return Validity(error.verify_message, 0.0)
+    return Validity(None, ssl.cert_time_to_seconds(shown) - time.time())
+
+
+def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
+    """In memory; until when the server's certificate is valid. Raises SSLError."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = client.wrap_bio(to_client, to_server)
+    theirs = server.wrap_bio(to_server, to_client, server_side=True)
+    while True:
+        try:
+            ours.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                theirs.do_handshake()
+    shown = ours.getpeercert()
+    assert shown is not None
+    return str(shown["notAfter"])
+
+
+class Certificates:
+    """The context for connections that come now; those that are open keep theirs.
+
+    Raises OperatorError. `stamp` tells a changed file from an unchanged one.
+    """
+
+    def __init__(self, files: Files, stamp: Callable[[Path], object] | None = None) -> None:
+        self._files = files
+        self._stamp = stamp or _stamp
+        self._seen = self._loaded = self._stamps()
+        self.context = server_context(files)
+        trouble = validity(files).trouble
+        if trouble is not None:
+            event(logger, logging.WARNING, "peers will refuse our certificate", reason=trouble)
+
+    def _stamps(self) -> tuple[object, ...]:
+        return tuple(self._stamp(path) for _, path in self._files.named)
+
+    def look(self, *, at_once: bool = False) -> None:
+        """Take new files, if they are sound and fit each other; a warning says that they do not.
+
+        Certificate and key are replaced one after the other: unless `at_once`, they are taken when
+        they have not changed since the last look.
+        """
+        stamps = self._stamps()
+        settled, self._seen = stamps == self._seen, stamps
+        if stamps == self._loaded and not at_once:
+            return
+        if not settled and not at_once:
+            return
+        self._loaded = stamps
+        try:
+            context = server_context(self._files)
+            trouble = validity(self._files).trouble
+            if trouble is not None:
+                raise OperatorError(
+                    f"OXIDICOM_TLS_CERT={self._files.certificate}: {trouble}; expected a"
+                    " certificate that is valid now"
+                )
+        except OperatorError as error:
+            event(logger, logging.WARNING, "new certificate not taken", reason=str(error))
+            return
+        self.context = context
+        event(logger, logging.INFO, "certificate read again")
+
+
+def _stamp(path: Path) -> object:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return error.errno
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def expired_authorities(client_ca: Path) -> list[str]:
+    """Common names of those that have expired. Raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(client_ca)
+    names = []
+    for authority in context.get_ca_certs():
+        if ssl.cert_time_to_seconds(str(authority["notAfter"])) <= time.time():
+            subject: Any = authority["subject"]
+            parts = dict(pair for part in subject for pair in part)
+            names.append(str(parts.get("commonName", "one without a common name")))
+    return names

@@ -1,0 +1,57 @@
+"""Is our certificate one that peers can take, and are the authorities of theirs valid?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from oxidicom.certificates import (
+    EXPIRES_SOON,
+    Files,
+    expired_authorities,
+    server_context,
+    tls_files,
+    validity,
+)
+from oxidicom.cli.probes import Finding, Verdict
+from oxidicom.errors import OperatorError
+from oxidicom.settings import Settings
+
+_DAY: Final = 86_400
+
+
+def probe_tls(settings: Settings) -> list[Finding]:
+    files = tls_files(settings)
+    if files is None:
+        return [Finding("TLS", Verdict.NOT_SET, "no port for it: OXIDICOM_TLS_PORT is off")]
+    try:
+        server_context(files)
+        return [_certificate(files), *_authorities(files)]
+    except OperatorError as error:
+        return [Finding("TLS", Verdict.FAULT, fault) for fault in error.faults]
+
+
+def _certificate(files: Files) -> Finding:
+    trouble, seconds_left = validity(files)
+    where = f"OXIDICOM_TLS_CERT={files.certificate}"
+    if trouble is not None:
+        return Finding("TLS", Verdict.FAULT, f"{where}: {trouble}; have another one issued")
+    days = f"{seconds_left // _DAY:.0f} more days"
+    if seconds_left < EXPIRES_SOON:
+        text = f"{where}: it is valid for {days} only; have another one issued"
+        return Finding("TLS", Verdict.WARNING, text)
+    clients = "any peer may send" if files.client_ca is None else "peers must show a certificate"
+    return Finding("TLS", Verdict.OK, f"certificate and key fit, valid for {days}; {clients}")
+
+
+def _authorities(files: Files) -> list[Finding]:
+    if files.client_ca is None:
+        return []
+    return [
+        Finding(
+            "TLS",
+            Verdict.WARNING,
+            f"OXIDICOM_TLS_CLIENT_CA={files.client_ca}: the authority {name} has expired, and with"
+            " it every peer's certificate that it signed",
+        )
+        for name in expired_authorities(files.client_ca)
+    ]

@@ -1,0 +1,293 @@
+"""Our certificate: what is wrong with it is said, what is new is taken (PS3.15 B.12)."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import ssl
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from oxidicom.certificates import (
+    CIPHERS,
+    Certificates,
+    Files,
+    expired_authorities,
+    server_context,
+    validity,
+)
+from oxidicom.cli.probes import Finding, Verdict
+from oxidicom.cli.probes.tls import probe_tls
+from oxidicom.errors import OperatorError
+from oxidicom.settings import Settings
+from tests.support.authority import Authority, Pair, found_authority
+
+PAST, FUTURE = ("200101000000Z", "200201000000Z"), ("480101000000Z", "490101000000Z")
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return found_authority(tmp_path_factory.mktemp("ours"))
+
+
+@pytest.fixture(scope="module")
+def good(ours: Authority) -> Pair:
+    return Pair(ours.certificate, ours.key)
+
+
+@pytest.fixture(scope="module")
+def other(ours: Authority) -> Pair:
+    return ours.issue("other")
+
+
+@pytest.fixture(scope="module")
+def expired(ours: Authority) -> Pair:
+    return ours.issue_for("expired", *PAST)
+
+
+def files(pair: Pair, client_ca: Path | None = None) -> Files:
+    return Files(pair.certificate, pair.key, client_ca)
+
+
+def fault(files: Files) -> str:
+    with pytest.raises(OperatorError) as caught:
+        server_context(files)
+    (text,) = caught.value.faults
+    return text
+
+
+# ---- the context -----------------------------------------------------------------------------
+
+
+def test_what_it_allows(good: Pair) -> None:
+    context = server_context(files(good))
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.options & ssl.OP_NO_COMPRESSION
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    suites = {suite["name"] for suite in context.get_ciphers() if suite["protocol"] == "TLSv1.2"}
+    assert suites == set(CIPHERS)
+    assert all(suite["aead"] for suite in context.get_ciphers())
+    assert context.verify_mode == ssl.CERT_NONE
+
+
+def test_with_an_authority_a_certificate_is_required(ours: Authority, good: Pair) -> None:
+    assert server_context(files(good, ours.ca)).verify_mode == ssl.CERT_REQUIRED
+
+
+# ---- what can be wrong -----------------------------------------------------------------------
+
+
+def test_files_that_are_missing_or_closed(tmp_path: Path, good: Pair, ours: Authority) -> None:
+    nothing = tmp_path / "nothing"
+    for which, name in enumerate(
+        ("OXIDICOM_TLS_CERT", "OXIDICOM_TLS_KEY", "OXIDICOM_TLS_CLIENT_CA")
+    ):
+        three = [*good, ours.ca]
+        three[which] = nothing
+        text = fault(Files(*three))
+        assert text.startswith(f"{name}={nothing}: No such file")
+    assert "Is a directory" in fault(Files(tmp_path, good.key, None))
+
+
+def test_a_key_of_another_certificate(good: Pair, other: Pair) -> None:
+    text = fault(Files(good.certificate, other.key, None))
+    assert "is not the key of the certificate" in text
+    assert "set both to one pair" in text
+
+
+def test_files_that_hold_something_else(tmp_path: Path, good: Pair) -> None:
+    empty = tmp_path / "empty"
+    empty.write_text("nothing to see\n")
+    assert "OXIDICOM_TLS_CERT" in (text := fault(Files(empty, good.key, None)))
+    assert "no certificate in it" in text
+    assert "OXIDICOM_TLS_KEY" in (text := fault(Files(good.certificate, empty, None)))
+    assert "no private key in it" in text
+    assert "no private key in it" in fault(Files(good.certificate, good.certificate, None))
+    assert "no certificate in it" in fault(Files(good.key, good.key, None))
+    assert "OXIDICOM_TLS_CLIENT_CA" in (text := fault(files(good, empty)))
+    assert "no certificate in it" in text
+
+
+def test_a_key_with_a_password_does_not_ask_for_it(tmp_path: Path, good: Pair) -> None:
+    locked = tmp_path / "locked.pem"
+    subprocess.run(
+        ["openssl", "pkey", "-in", good.key, "-aes256", "-passout", "pass:sesame", "-out", locked],
+        check=True,
+    )
+    text = fault(Files(good.certificate, locked, None))
+    assert text.startswith("OXIDICOM_TLS_KEY=")
+    assert "store it without one" in text
+
+
+def test_a_key_that_is_too_short(ours: Authority) -> None:
+    text = fault(files(ours.issue("short", "rsa:1024")))
+    assert "too weak" in text
+    assert "2048" in text
+
+
+def test_validity(ours: Authority, good: Pair, expired: Pair) -> None:
+    trouble, seconds = validity(files(good))
+    assert trouble is None
+    assert 86_400 < seconds <= 2 * 86_400
+    assert validity(files(expired)).trouble == "it has expired"
+    later = ours.issue_for("later", *FUTURE)
+    assert validity(files(later, ours.ca)).trouble == "it is not valid yet"
+
+
+def test_expired_authorities(tmp_path: Path, ours: Authority) -> None:
+    assert expired_authorities(ours.ca) == []
+    old, _ = ours.issue_for("old", *PAST, authority=True)
+    both = tmp_path / "both.pem"
+    both.write_text(old.read_text() + ours.ca.read_text())
+    assert expired_authorities(both) == ["old"]
+
+
+def test_check_tells_of_an_expired_authority(tmp_path: Path, ours: Authority, good: Pair) -> None:
+    old, _ = ours.issue_for("ancient", *PAST, authority=True)
+    _, finding = probed(good, old)
+    assert finding.verdict is Verdict.WARNING
+    assert "the authority ancient has expired" in finding.text
+
+
+# ---- new files -------------------------------------------------------------------------------
+
+
+class Installed:
+    """Files that change under the certificates' eyes."""
+
+    def __init__(self, folder: Path, pair: Pair) -> None:
+        self.live = Pair(folder / "tls.crt", folder / "tls.key")
+        self.install(*pair)
+        self.certificates = Certificates(files(self.live))
+        self.first = self.certificates.context
+
+    def install(self, certificate: Path | None = None, key: Path | None = None) -> None:
+        for source, target in ((certificate, self.live.certificate), (key, self.live.key)):
+            if source is not None:
+                fresh = target.with_suffix(".new")
+                shutil.copy(source, fresh)
+                fresh.replace(target)
+
+    @property
+    def taken(self) -> bool:
+        return self.certificates.context is not self.first
+
+
+@pytest.fixture
+def installed(tmp_path: Path, good: Pair) -> Installed:
+    return Installed(tmp_path, good)
+
+
+def test_unchanged_files_are_not_read_again(installed: Installed) -> None:
+    for _ in range(3):
+        installed.certificates.look()
+    assert not installed.taken
+    installed.certificates.look(at_once=True)
+    assert installed.taken
+
+
+def test_new_files_are_taken_when_both_have_come(
+    installed: Installed, other: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    installed.install(certificate=other.certificate)
+    installed.certificates.look()
+    installed.install(key=other.key)
+    installed.certificates.look()
+    assert not installed.taken
+    installed.certificates.look()
+    assert installed.taken
+    assert [record.levelno for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("broken", ["half", "expired", "gone", "garbage"])
+def test_a_broken_pair_is_one_warning_and_the_old_one_stays(
+    installed: Installed,
+    other: Pair,
+    expired: Pair,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    broken: str,
+) -> None:
+    match broken:
+        case "half":
+            installed.install(other.certificate)
+        case "expired":
+            installed.install(*expired)
+        case "gone":
+            installed.live.key.unlink()
+        case "garbage":
+            installed.live.certificate.write_text("garbage")
+    for _ in range(5):
+        installed.certificates.look()
+    assert not installed.taken
+    (record,) = caplog.records
+    assert (record.levelno, record.message) == (logging.WARNING, "new certificate not taken")
+    installed.install(*other)
+    for _ in range(2):
+        installed.certificates.look()
+    assert installed.taken
+
+
+def test_an_expired_certificate_at_the_start_is_a_warning(
+    expired: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    Certificates(files(expired))
+    (record,) = caplog.records
+    assert (record.levelno, record.message) == (
+        logging.WARNING,
+        "peers will refuse our certificate",
+    )
+
+
+# ---- oxidicom check --------------------------------------------------------------------------
+
+
+def probed(pair: Pair, client_ca: Path | None = None) -> list[Finding]:
+    return probe_tls(
+        Settings(
+            files_root=Path("/data"),
+            tls_port=0,
+            tls_cert=pair.certificate,
+            tls_key=pair.key,
+            tls_client_ca=client_ca,
+        )
+    )
+
+
+def test_check_without_tls() -> None:
+    (finding,) = probe_tls(Settings(files_root=Path("/data")))
+    assert finding.verdict is Verdict.NOT_SET
+
+
+def test_check_tells_of_a_good_pair(ours: Authority) -> None:
+    now = time.time()
+    begin, end = (
+        time.strftime("%y%m%d%H%M%SZ", time.gmtime(now + days * 86_400)) for days in (-1, 100.5)
+    )
+    pair = ours.issue_for("lasting", begin, end)
+    (finding,) = probed(pair)
+    assert finding.verdict is Verdict.OK
+    assert "valid for 100 more days" in finding.text
+    assert "any peer may send" in finding.text
+    (finding,) = probed(pair, ours.ca)
+    assert "must show a certificate" in finding.text
+
+
+def test_check_tells_what_ends_soon(good: Pair) -> None:
+    (finding,) = probed(good)
+    assert finding.verdict is Verdict.WARNING
+    assert "valid for 1 more days only" in finding.text
+
+
+def test_check_tells_of_faults(tmp_path: Path, good: Pair, other: Pair, expired: Pair) -> None:
+    for pair, words in (
+        (expired, "it has expired; have another one issued"),
+        (Pair(good.certificate, other.key), "is not the key"),
+        (Pair(tmp_path / "none", good.key), "No such file"),
+    ):
+        (finding,) = probed(pair)
+        assert finding.verdict is Verdict.FAULT
+        assert words in finding.text
