@@ -81,6 +81,12 @@ class Receiver:
     # ---- lifecycle --------------------------------------------------------------------------
 
     def start(self, timeout: float = 30) -> None:
+        """Return when it listens."""
+        self.launch()
+        self.port = int(self.wait_for_log("listening", timeout)["port"])
+
+    def launch(self) -> None:
+        """Begin to start, for those who do not let it come so far."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -99,7 +105,6 @@ class Receiver:
         )
         self._reader = threading.Thread(target=self._read, args=[self._process], daemon=True)
         self._reader.start()
-        self.port = int(self.wait_for_log("listening", timeout)["port"])
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
