@@ -69,19 +69,23 @@ class Outbox:
             create_folder(self._folder, sync=self._sync)
             write_atomically(self._folder, entry.name + PENDING, data, sync=self._sync)
 
-    def names(self) -> list[str]:
-        """Of all pending entries, those written first first. Raises OSError."""
-        found: list[tuple[int, str]] = []
+    def sweep(self) -> None:
+        """Remove what killed writers left half written. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             remove_stale_temporaries(self._folder)
-            with os.scandir(self._folder) as entries:
-                for entry in entries:
-                    name, suffix = os.path.splitext(entry.name)
-                    if suffix != PENDING or name.startswith("."):
-                        continue
-                    # It may be delivered, or replaced, in this very moment.
-                    with contextlib.suppress(FileNotFoundError):
-                        found.append((entry.stat(follow_symlinks=False).st_mtime_ns, name))
+
+    def names(self) -> list[str]:
+        """Of all pending entries, those written first first. Raises OSError."""
+        self.sweep()
+        found: list[tuple[int, str]] = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                name, suffix = os.path.splitext(entry.name)
+                if suffix != PENDING or name.startswith("."):
+                    continue
+                # It may be delivered, or replaced, in this very moment.
+                with contextlib.suppress(FileNotFoundError):
+                    found.append((entry.stat(follow_symlinks=False).st_mtime_ns, name))
         return [name for _, name in sorted(found)]
 
     def read(self, name: str) -> OutboxEntry | None:
