@@ -14,7 +14,12 @@ from tests.support.brokers import free_port
 from tests.support.receiver import Receiver, wait_until
 from tests.support.senders import Senders, instance_of
 
-COMBINATIONS = [(1, "inline"), (1, "threads"), (2, "inline"), (2, "threads")]
+COMBINATIONS = [
+    (1, "inline"),
+    pytest.param(1, "threads", marks=pytest.mark.long),
+    pytest.param(2, "inline", marks=pytest.mark.long),
+    (2, "threads"),
+]
 
 
 def kill_at_a_random_moment(receiver: Receiver, senders: Senders, rng: random.Random) -> None:
@@ -57,7 +62,7 @@ def test_killed_at_random_moments(
     workers: int,
     write_mode: str,
 ) -> None:
-    kills, number = 0, scale(8, 200) // len(COMBINATIONS)
+    kills, number = 0, scale(4, 50)
     looked_at: set[Path] = set()
     receiver = Receiver(
         tmp_path,
