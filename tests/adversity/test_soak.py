@@ -7,7 +7,6 @@ the day needs no disk.
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import statistics
 import tempfile
@@ -152,7 +151,6 @@ def test_memory_and_file_descriptors_are_flat(
     root: Path,
     nats_server: NatsServer,
     redis_server: RedisServer,
-    rng: random.Random,
     scale: Scale,
     figures: Figures,
     long: bool,
