@@ -10,7 +10,7 @@ from oxidicom.notify.courier import IN_FLIGHT
 from tests.adversity.conftest import Figures, Scale
 from tests.support.brokers import Broker
 from tests.support.receiver import Receiver, wait_until
-from tests.support.registration_queue import RegistrationQueue, receiver_of
+from tests.support.registration_queue import RegistrationQueue, receiver_of, wait_for_delivery
 from tests.support.senders import SMALL, Senders
 
 
@@ -53,7 +53,7 @@ def test_away_for_the_whole_of_a_load(
         # A new registration is worth a try before its time.
         ledger.absorb(send(receiver, rng, 4).join())
         back = time.monotonic()
-        wait_until(lambda: receiver.outbox() == [], "all to be delivered", 60)
+        wait_for_delivery(receiver)
         took = time.monotonic() - back
         assert queue.check(ledger) == 0, "no confirm was cut"
 
@@ -64,7 +64,7 @@ def test_away_for_the_whole_of_a_load(
         receiver.kill()
         broker.thaw()
         receiver.start()
-        wait_until(lambda: receiver.outbox() == [], "all to be delivered", 60)
+        wait_for_delivery(receiver)
         ledger.absorb(more)
         repeated = queue.check(ledger)
         assert repeated <= IN_FLIGHT

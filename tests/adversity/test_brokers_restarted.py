@@ -12,8 +12,8 @@ import pytest
 from tests.adversity.conftest import Figures, Scale
 from tests.conftest import installed
 from tests.support.brokers import Broker, NatsServer, RabbitMQ, RedisServer
-from tests.support.receiver import Receiver, wait_until
-from tests.support.registration_queue import RegistrationQueue, receiver_of
+from tests.support.receiver import Receiver
+from tests.support.registration_queue import RegistrationQueue, receiver_of, wait_for_delivery
 from tests.support.senders import SMALL, Ledger, Senders
 
 
@@ -89,7 +89,7 @@ def test_restarted_every_two_seconds_under_load(
             calm, ledger = rate(receiver, rng, seconds)
             with Restarts([nats, broker], rng, 2) as restarts:
                 stormy, more = rate(receiver, rng, seconds)
-            wait_until(lambda: receiver.outbox() == [], "all to be delivered", 60)
+            wait_for_delivery(receiver, 300)
             ledger.absorb(more)
             repeated = queue.check(ledger)
             assert ledger.check_files(receiver) == len(ledger.sent)

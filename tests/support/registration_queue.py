@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.brokers import Broker, RedisServer, free_port
-from tests.support.receiver import Receiver
+from tests.support.receiver import Receiver, wait_until
 from tests.support.redis_lists import admin, envelopes
 from tests.support.senders import Ledger
 from tests.support.task_queue import TaskQueue
@@ -80,3 +80,9 @@ def receiver_of(root: Path, queue: RegistrationQueue, **environment: str) -> Rec
         OXIDICOM_RECOVERY_SETTLE="500ms",
         **environment,
     )
+
+
+def wait_for_delivery(receiver: Receiver, timeout: float = 60) -> None:
+    """Until the broker has confirmed all: thousands may wait, so they are not read meanwhile."""
+    outbox = receiver.state / "outbox"
+    wait_until(lambda: not any(outbox.glob("*.json")), "all to be delivered", timeout)
