@@ -198,9 +198,10 @@ def test_a_peer_that_never_reads(
     number = scale(1, 20)
     echoes = p_data(pdv(3, c_echo_rq(), command=True, last=True)) * 500_000
     with undisturbed.by(f"{number} peers that never read"), ExitStack() as stack:
-        peers = [stack.enter_context(RawPeer(receiver.port, timeout=1)) for _ in range(number)]
+        peers = [stack.enter_context(RawPeer(receiver.port, timeout=0.5)) for _ in range(number)]
         for peer in peers:
             peer.associate()
+        for peer in peers:
             with pytest.raises((TimeoutError, ConnectionError)):
                 peer.send(echoes)
         if not long:
