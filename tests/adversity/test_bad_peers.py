@@ -32,8 +32,8 @@ from tests.support.receiver import Receiver, wait_until
 
 ARTIM, IDLE = 2.0, 1.5
 
-SLACK = 0.2
-"""Seconds a short form forgives at the 99th percentile: other tests may run beside it."""
+SLACK = 0.5
+"""Seconds a short form forgives at the 99th percentile: a busy machine makes ten of each."""
 
 STRICT = 0.05
 """Promise 6."""
@@ -198,13 +198,15 @@ def test_a_peer_that_never_reads(
     number = scale(1, 20)
     echoes = p_data(pdv(3, c_echo_rq(), command=True, last=True)) * 500_000
     with undisturbed.by(f"{number} peers that never read"), ExitStack() as stack:
-        peers = [stack.enter_context(RawPeer(receiver.port, timeout=0.5)) for _ in range(number)]
-        for peer in peers:
-            peer.associate()
-        for peer in peers:
-            with pytest.raises((TimeoutError, ConnectionError)):
-                peer.send(echoes)
+        peers = []
+        for _ in range(number):
+            peers.append(stack.enter_context(RawPeer(receiver.port)))
+            peers[-1].associate()
+            peers[-1].socket.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                peers[-1].send(echoes)
         if not long:
+            time.sleep(IDLE + 1)  # a flood is short: whom it harms is seen beside what follows
             return
         gone = {peer.socket.getsockname()[1] for peer in peers}
         wait_until(lambda: not gone & connected_ports(receiver), "them to be ended", 80)
