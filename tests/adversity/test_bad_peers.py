@@ -39,7 +39,7 @@ STRICT = 0.05
 """Promise 6."""
 
 MEMORY = 8 << 20
-"""Bytes by which the resident set may differ afterwards: arenas do not shrink to the byte."""
+"""Bytes by which a process may be larger afterwards: arenas do not shrink to the byte."""
 
 
 @pytest.fixture(
@@ -98,7 +98,7 @@ class Undisturbed:
         wait_until(lambda: receiver.open_files() <= files, "its connections to be gone")
         growth = resident(receiver) - memory
         self._figures(f"{what}: {probe}; memory {growth / 1024:+.0f} KiB")
-        assert growth < MEMORY
+        assert growth < MEMORY * len(receiver.processes())
         assert probe.p99 < self._limit
 
 
