@@ -1,5 +1,7 @@
 # make run    a receiver on port 11111 that stores below ./data; needs nothing beforehand
 # make test   lint, types, build and every test, against real brokers and peers
+# make soak   the trials of tests/adversity in full, for an hour, with their figures;
+#             OXIDICOM_TEST_SHARE=0.1 of it; OXIDICOM_TEST_SEED=N the same again
 # make bench  this receiver beside others, in turn; BENCH=--quick for two minutes
 # make sample builds studies of invented patients, and pushes them from Orthanc to a receiver of its
 #             own; SAMPLE="--to HOST:PORT" to one that runs, SAMPLE=--small in seconds
@@ -19,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 BUILD_REQUIRES = $(BIN)/python -c 'import shlex, tomllib; \
 	print(shlex.join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))'
 
-.PHONY: run test lint bench sample wheel clean debian-test debian-sample
+.PHONY: run test soak lint bench sample wheel clean debian-test debian-sample
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -28,6 +30,9 @@ run: $(INSTALLED) $(BUILT)
 
 test: debian-test lint
 	$(BIN)/python -m pytest $(PYTEST)
+
+soak: debian-test $(VENV)/.test $(BUILT)
+	$(BIN)/python -m pytest tests/adversity --long $(PYTEST)
 
 lint: $(VENV)/.test $(BUILT)
 	$(BIN)/ruff check

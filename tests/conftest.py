@@ -30,10 +30,25 @@ ASYNCIO: Mapping[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
 BOTH: Mapping[str, LoopFactory] = {**ASYNCIO, "uvloop": uvloop.new_event_loop}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long", action="store_true", help="the trials of tests/adversity in full (make soak)"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # So that brokers are stopped even if the run is ended by `timeout` or a CI runner.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "both_loops: run on asyncio's loop and on uvloop's")
+    config.addinivalue_line("markers", "long: deselected without --long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -43,7 +58,7 @@ def pytest_asyncio_loop_factories(
     return BOTH if item.get_closest_marker("both_loops") else ASYNCIO
 
 
-def _installed(kind: type[Broker]) -> None:
+def installed(kind: type[Broker]) -> None:
     if find_program(kind.program) is None:
         if os.environ.get("OXIDICOM_TEST_BROKERS") == "required":
             pytest.fail(f"{kind.program} is not installed")
@@ -52,21 +67,21 @@ def _installed(kind: type[Broker]) -> None:
 
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    _installed(RabbitMQ)
+    installed(RabbitMQ)
     with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as broker:
         yield broker
 
 
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    _installed(NatsServer)
+    installed(NatsServer)
     with NatsServer(tmp_path_factory.mktemp("nats")) as broker:
         yield broker
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    _installed(RedisServer)
+    installed(RedisServer)
     with RedisServer(tmp_path_factory.mktemp("redis")) as broker:
         yield broker
 
@@ -77,5 +92,5 @@ StartRedis = Callable[..., RedisServer]
 @pytest.fixture
 def private_redis(tmp_path: Path) -> StartRedis:
     """A server of the test's own, not started; arguments are its command line's."""
-    _installed(RedisServer)
+    installed(RedisServer)
     return lambda *extra: RedisServer(tmp_path / "redis", extra)

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -656,3 +657,22 @@ async def test_a_broken_check_of_one_connection_harms_no_other(
         assert [type(bug) for bug in bench.bugs] == [ZeroDivisionError]
         bench.bugs.clear()
     await bench.by_peer(wait_for_reset)
+
+
+async def test_long_turns_of_many_do_not_add_up(start: Start) -> None:
+    """Who had one reads on one at a time, so that others wait for one of them, not for all."""
+    listener = (await start()).listener
+    had: list[int] = []
+
+    def again() -> None:
+        had.append(4)
+        listener.defer(lambda: had.append(5))
+
+    for number in range(1, 4):
+        listener.defer(partial(had.append, number))
+    listener.defer(again)
+    for turn in range(1, 6):
+        await asyncio.sleep(0)
+        assert had == list(range(1, turn + 1))
+    await asyncio.sleep(0)
+    assert len(had) == 5

@@ -83,6 +83,13 @@ class Receiver:
     # ---- lifecycle --------------------------------------------------------------------------
 
     def start(self, timeout: float = 30) -> None:
+        """Return when it listens."""
+        self.launch()
+        told = self.wait_for_log("listening", timeout)
+        self.port, self.tls_port = told["port"] or 0, told["tls_port"] or 0
+
+    def launch(self) -> None:
+        """Begin to start, for those who do not let it come so far."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -101,8 +108,6 @@ class Receiver:
         )
         self._reader = threading.Thread(target=self._read, args=[self._process], daemon=True)
         self._reader.start()
-        told = self.wait_for_log("listening", timeout)
-        self.port, self.tls_port = told["port"] or 0, told["tls_port"] or 0
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None

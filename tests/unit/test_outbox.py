@@ -354,6 +354,17 @@ class TestCourier:
         assert outbox.depth() == 3
         assert not caplog.records, "the settings have warned already"
 
+    @pytest.mark.parametrize("with_broker", [False, True])
+    async def test_what_a_killed_writer_left_goes_at_start(
+        self, outbox: Outbox, tmp_path: Path, with_broker: bool
+    ) -> None:
+        outbox.put(new_entry(numbered(1)))
+        left = tmp_path / "outbox" / ".left.tmp"
+        left.touch()
+        os.utime(left, (0, 0))
+        async with running(outbox, FakeBroker() if with_broker else None):
+            await until(lambda: not left.exists())
+
     async def test_stop_delivers_what_it_can(self, outbox: Outbox) -> None:
         broker, time = FakeBroker(), FakeTime()
         broker.down = True

@@ -10,6 +10,7 @@ import resource
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -92,7 +93,8 @@ class Listener:
         self.reports = reports
         self.on_bug = on_bug
         self.clock = clock
-        self.defer = asyncio.get_running_loop().call_soon
+        self._loop = asyncio.get_running_loop()
+        self._resting: deque[Callable[[], None]] = deque()
         self._max_associations = max_associations
         self._seats = Seats() if seats is None else seats
         self._peers = (
@@ -231,6 +233,19 @@ class Listener:
                     connection.kill()
 
     # ---- what connections tell -----------------------------------------------------------
+
+    def defer(self, call: Callable[[], None]) -> None:
+        """One of these each time that the loop comes round: the long turns of many connections
+        must not add up to what others wait (promise 6)."""
+        self._resting.append(call)
+        if len(self._resting) == 1:
+            self._loop.call_soon(self._rested)
+
+    def _rested(self) -> None:
+        call = self._resting.popleft()
+        if self._resting:
+            self._loop.call_soon(self._rested)
+        call()
 
     def opened(self, connection: AssociationProtocol) -> None:
         self._connections[connection] = None

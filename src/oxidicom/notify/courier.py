@@ -7,6 +7,7 @@ At least once; never two of one series at once; never an older count after a new
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -160,6 +161,9 @@ class Courier:
     # ---- to the disk ------------------------------------------------------------------------
 
     async def _write_entries(self) -> None:
+        if self._publisher is None:  # who has one lists the outbox, which sweeps it
+            with contextlib.suppress(OSError):
+                await self._on_disk(self._outbox.sweep)
         while True:
             await self._write_wanted.wait()
             self._write_wanted.clear()

@@ -113,10 +113,14 @@ class Outbox:
             create_folder(self._folder, sync=self._sync)
             self._write(entry, PENDING)
 
-    def names(self) -> list[str]:
-        """Of all pending entries, those written first first. Raises OSError."""
+    def sweep(self) -> None:
+        """Remove what killed writers left half written. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             remove_stale_temporaries(self._folder)
+
+    def names(self) -> list[str]:
+        """Of all pending entries, those written first first. Raises OSError."""
+        self.sweep()
         return self.look(lambda _: False, patience=0.0).names
 
     def look(self, knows: Callable[[str], bool], *, patience: float = PATIENCE) -> Look:

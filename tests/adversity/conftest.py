@@ -1,0 +1,75 @@
+"""Seeds, sizes and figures of the trials."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import installed
+from tests.support.brokers import Broker, RabbitMQ, RedisServer
+
+SEED = os.environ.get("OXIDICOM_TEST_SEED") or str(random.SystemRandom().randrange(10**9))
+
+FIGURES = pytest.StashKey[list[str]]()
+
+Scale = Callable[[int, int], int]
+Figures = Callable[[str], None]
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """The same for the same seed, whichever tests run beside."""
+    print(f"OXIDICOM_TEST_SEED={SEED}")
+    return random.Random(f"{SEED} {request.node.name}")
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def scale(long: bool, request: pytest.FixtureRequest) -> Scale:
+    """The short form's number, or the long one's, of which OXIDICOM_TEST_SHARE (0 to 1) is run."""
+    share = float(os.environ.get("OXIDICOM_TEST_SHARE") or 1)
+    return lambda short, full: max(short, int(full * share)) if long else short
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """Told at the end of the run."""
+    told = request.config.stash.setdefault(FIGURES, [])
+    return lambda text: told.append(f"{request.node.name}: {text}")
+
+
+def durable(kind: type[Broker], folder: Path) -> Broker:
+    """What it has confirmed outlives a kill."""
+    installed(kind)
+    if kind is RedisServer:
+        return RedisServer(folder, ("--appendonly", "yes", "--appendfsync", "always"))
+    return kind(folder)
+
+
+@pytest.fixture(params=[RabbitMQ, RedisServer], ids=["rabbitmq", "redis"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+    """Not started."""
+    broker = durable(request.param, tmp_path / "broker")
+    yield broker
+    broker.stop(kill=True)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    told = config.stash.get(FIGURES, [])
+    if not told:
+        return
+    terminalreporter.section("trials")
+    terminalreporter.line(f"OXIDICOM_TEST_SEED={SEED}")
+    if config.getoption("--long"):
+        for line in told:
+            terminalreporter.line(line)
