@@ -5,6 +5,7 @@
 # make bench  this receiver beside others, in turn; BENCH=--quick for two minutes
 # make sample builds studies of invented patients, and pushes them from Orthanc to a receiver of its
 #             own; SAMPLE="--to HOST:PORT" to one that runs, SAMPLE=--small in seconds
+# make fuzz  coverage-guided fuzzing, a minute for each target; FUZZ_SECONDS=600, FUZZ_TARGET=walk
 # make lint | wheel | clean
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 BUILD_REQUIRES = $(BIN)/python -c 'import shlex, tomllib; \
 	print(shlex.join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))'
 
-.PHONY: run test soak lint bench sample wheel clean debian-test debian-sample
+.PHONY: run test soak fuzz lint bench sample wheel clean debian-test debian-sample debian-fuzz
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -45,6 +46,10 @@ bench: $(VENV)/.bench $(BUILT)
 sample: debian-sample $(VENV)/.sample $(BUILT)
 	$(BIN)/python -m samples run build/sample $(SAMPLE)
 
+fuzz: debian-fuzz $(VENV)/.fuzz
+	PYTHON=$(BIN)/python tools/fuzz build
+	PYTHON=$(BIN)/python FUZZ_SECONDS='$(FUZZ_SECONDS)' tools/fuzz run $(FUZZ_TARGET)
+
 wheel: $(INSTALLED)
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
@@ -59,6 +64,9 @@ debian-test:
 
 debian-sample:
 	@PYTHON='$(PYTHON)' tools/debian-packages sample
+
+debian-fuzz:
+	@PYTHON='$(PYTHON)' tools/debian-packages fuzz
 
 $(BIN)/python:
 	@PYTHON='$(PYTHON)' tools/debian-packages build
@@ -79,6 +87,10 @@ $(VENV)/.bench: $(VENV)/.requires
 
 $(VENV)/.sample: $(VENV)/.requires
 	$(PIP) install --no-build-isolation -e '.[sample]'
+	@touch $@ $(BUILT)
+
+$(VENV)/.fuzz: $(VENV)/.requires
+	$(PIP) install --no-build-isolation -e '.[fuzz]'
 	@touch $@ $(BUILT)
 
 $(VENV)/.test: $(VENV)/.requires

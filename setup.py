@@ -16,7 +16,9 @@ compile_args = ["-O1", "-g"] if DEBUG or SANITIZE else ["-O3"]
 compile_args.append("-ftrapv" if DEBUG else "-DCYTHON_WITHOUT_ASSERTIONS")
 link_args = []
 if SANITIZE:
-    compile_args += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer"]
+    # A finding ends the process, as a fuzzer expects.
+    compile_args += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"]
+    compile_args += ["-fno-omit-frame-pointer"]
     link_args += [f"-fsanitize={SANITIZE}"]
 
 extensions = [

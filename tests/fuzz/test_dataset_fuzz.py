@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 import time
+import tracemalloc
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -267,3 +268,34 @@ def test_deflate_bomb_costs_less_than_a_blink() -> None:
     assert reader.feed(bomb, 0, len(bomb))
     assert time.process_time() - began < 0.5
     assert reader.failed
+
+
+def test_a_broken_deflate_stream_is_read_up_to_where_it_breaks_whatever_the_cuts() -> None:
+    """An error of zlib's takes along what was inflated in the same call."""
+    good = b"".join([*wanted(EXPLICIT_LE), pixels(EXPLICIT_LE)])
+    for inflated, failed in ((good, False), (good[:60], True)):
+        stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        broken = stream.compress(inflated) + stream.flush(zlib.Z_FULL_FLUSH) + b"\xff"
+        outcome = read(broken, Encoding.DEFLATED)
+        assert outcome.failed is failed
+        assert read_bytewise(broken, Encoding.DEFLATED) == outcome
+        for cut in range(len(broken)):
+            assert read(broken, Encoding.DEFLATED, [cut]) == outcome
+
+
+def test_what_follows_a_deflate_stream_is_not_gathered() -> None:
+    reader = reader_for(Encoding.DEFLATED)
+    ended = deflate(b"")
+    reader.feed(ended, 0, len(ended))
+    more = bytes(2**20)
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        for _ in range(64):
+            reader.feed(more, 0, len(more))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - began < 0.5
+    reader.finish()
+    assert not reader.failed

@@ -158,7 +158,7 @@ class Line:
         self.theirs.setblocking(False)
         received = b""
         try:
-            while more := self.theirs.recv(1 << 20):
+            while more := self.theirs.recv(1 << 16):
                 received += more
         except BlockingIOError:
             pass

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -124,6 +124,14 @@ def test_console_cannot_be_forged(hostile: str) -> None:
 def test_console_keeps_readable_text_and_survives_surrogates() -> None:
     assert 'aet="MÜNCHEN"' in console(lambda: event(logger, logging.INFO, "x", aet="MÜNCHEN"))
     assert r"\udc80" in console(lambda: event(logger, logging.INFO, "x \udc80", aet="a\udc80"))
+
+
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_fields_are_cut(format: Literal["console", "json"]) -> None:
+    stream = io.StringIO()
+    logs.configure("info", format, stream)
+    event(logger, logging.INFO, "series complete", SeriesInstanceUID="1." * 32768)
+    assert len(stream.getvalue()) < logs.LONGEST_TEXT + 200
 
 
 def test_json_line() -> None:

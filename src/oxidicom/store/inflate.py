@@ -36,17 +36,39 @@ class Inflater:
             return True
         if not 0 <= start <= stop <= memoryview(buffer).nbytes:
             raise ValueError("start and stop do not lie in the buffer")
-        pending: Buffer = memoryview(buffer)[start:stop]
-        try:
-            while not self.asleep:
-                chunk = self._stream.decompress(pending, CHUNK)
-                self._walk(chunk)
-                pending = self._stream.unconsumed_tail
-                if not pending and len(chunk) < CHUNK:
-                    break
-        except zlib.error:
-            self._fail("not a raw deflate stream")
+        pending = memoryview(buffer)[start:stop]
+        while not self.asleep:
+            room = min(CHUNK, INFLATED_LIMIT - self._inflated)
+            before = self._stream.copy()
+            try:
+                chunk = self._stream.decompress(pending, room)
+            except zlib.error:
+                self._inflate_up_to_error(before, pending)
+                break
+            self._walk(chunk)
+            pending = memoryview(self._stream.unconsumed_tail)
+            if self._stream.eof:
+                # Padding (PS3.5 A.5), or more than that, which the stream object would gather.
+                self.finish()
+            elif not pending and len(chunk) < room:
+                break
         return self.asleep
+
+    def _inflate_up_to_error(self, stream: zlib._Decompress, broken: memoryview) -> None:
+        """Of bytes that break the stream, walk what comes out before the one that does: an error
+        takes all output of its call along, at most CHUNK, and how much depends on the cuts."""
+        while len(broken) > 1 and not self.asleep:
+            half = len(broken) // 2
+            attempt = stream.copy()
+            try:
+                chunk = attempt.decompress(broken[:half])
+            except zlib.error:
+                broken = broken[:half]
+            else:
+                self._walk(chunk)
+                stream, broken = attempt, broken[half:]
+        if not self.asleep:
+            self._fail("not a raw deflate stream")
 
     def finish(self) -> None:
         """The data set has ended; see `Walker.finish`."""

@@ -45,6 +45,9 @@ _MAX_FRAMES: Final = 40
 _MAX_ERRORS: Final = 8
 """Of a chain or a group of exceptions."""
 
+LONGEST_TEXT: Final = 1024
+"""Characters of one field; a peer may send a UID of 64 KiB."""
+
 _BARE: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
 _CONVERSION: Final = re.compile(r"%(?:\(\w+\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
 _WORDS: Final = re.compile(r"[A-Za-z][A-Za-z ,'-]*")
@@ -211,7 +214,9 @@ def _safe(value: object, phi: bool) -> object:
         return describe(value, phi=phi)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no such numbers
-    if value is None or isinstance(value, (str, int, float)):
+    if isinstance(value, str):
+        return value if len(value) <= LONGEST_TEXT else value[:LONGEST_TEXT] + "…"
+    if value is None or isinstance(value, (int, float)):
         return value
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_safe(item, phi) for item in value]
