@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from oxidicom._shared_sync import FolderSync
 from oxidicom._writer import Gather, PartFile, filesystem_type, use_openat2
 
 FOLDER = b"SERVICES/PACS/AET/patient/study/series"
@@ -39,7 +40,8 @@ class Root:
     def place(
         self, part: PartFile, gather: Gather | None = None, name: bytes = FINAL, sync: bool = False
     ) -> bool:
-        return part.place(gather or Gather(), self.fd, FOLDER, name, sync)
+        shared = FolderSync() if sync else None
+        return part.place(gather or Gather(), self.fd, FOLDER, name, shared)
 
     @property
     def final(self) -> Path:
