@@ -28,7 +28,15 @@ extensions = [
         extra_compile_args=compile_args,
         extra_link_args=link_args,
     )
-    for name in ("_pdu", "_dataset", "_writer", "_dimse", "_express", "_intake")
+    for name in (
+        "_pdu",
+        "_dataset",
+        "_shared_sync",
+        "_writer",
+        "_dimse",
+        "_express",
+        "_intake",
+    )
 ]
 
 setup(

@@ -24,13 +24,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "base": {"base"},
     "_pdu": set(),
     "_dataset": set(),
-    "_writer": set(),
+    "_shared_sync": set(),
+    "_writer": {"_shared_sync"},
     "_dimse": set(),
-    "_express": {"_pdu", "_dataset", "_writer", "_dimse"},
+    "_express": {"_pdu", "_dataset", "_shared_sync", "_writer", "_dimse"},
     "_intake": {"_pdu", "_writer", "base"},
     "wire": {"wire", "base", "_pdu"},
     "net": {"net", "wire", "base", "_intake"},
-    "store": {"store", "base", "_dataset", "_writer", "_express"},
+    "store": {"store", "base", "_dataset", "_shared_sync", "_writer", "_express"},
     "series": {"series", "base"},
     "notify": {"notify", "base"},
     "telemetry": {"telemetry", "base"},
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["app"] = {*MAY_IMPORT, "app"} - {"cli"}
 
 WITHOUT_LOOP = (
-    *("_pdu", "_dataset", "_writer", "_dimse", "_express", "_intake", "wire"),
+    *("_pdu", "_dataset", "_shared_sync", "_writer", "_dimse", "_express", "_intake", "wire"),
     *("series.tracker", "app.messages"),
 )
 """Bytes and a clock in, records out: tested without a socket or a sleep."""

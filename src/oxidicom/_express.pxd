@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from oxidicom._dataset cimport SeriesPrint, Walker
 from oxidicom._dimse cimport StoreCommand, Uid
 from oxidicom._pdu cimport Consumer, Framer
+from oxidicom._shared_sync cimport FolderSync
 from oxidicom._writer cimport Gather, PartFile
 
 cdef class Destination:
@@ -15,6 +16,7 @@ cdef class Destination:
     cdef dict files         # of the folder, likewise the others
     cdef dict placing
     cdef set unregistered
+    cdef FolderSync sync
 
 
 cdef class Express(Consumer):

@@ -56,6 +56,7 @@ cdef class Destination:
         self.files = folder.files
         self.placing = folder.placing
         self.unregistered = folder.unregistered
+        self.sync = folder.sync
 
 
 @cython.final
@@ -292,6 +293,7 @@ cdef class Express(Consumer):
         cdef char name[NAME_ROOM]
         cdef Uid *uid = &self.command.sop_instance
         cdef const char *folder = to.path
+        cdef FolderSync sync = to.sync if self.sync else None
         cdef uint32_t instance_number
         cdef int size, number
         cdef str file_name, instance_uid, older
@@ -302,7 +304,7 @@ cdef class Express(Consumer):
         if len(to.path) + 1 + size > LONGEST_PATH:
             return False
         with nogil:
-            number = self.part.store(self.gather, self.root_fd, folder, name, self.sync)
+            number = self.part.store(self.gather, self.root_fd, folder, name, sync)
         if number:
             # What was written is not to be written again.
             if self.part.created:

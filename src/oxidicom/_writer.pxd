@@ -1,6 +1,8 @@
 # Fragments to files: gathered writes, then one rename. Knows file descriptors, no DICOM.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from oxidicom._shared_sync cimport FolderSync
+
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:
         void *iov_base
@@ -44,10 +46,10 @@ cdef class PartFile:
     cdef int append(self, Gather gather) noexcept nogil
     cdef int write_pieces(self, iovec *pieces, int count) noexcept nogil
     cdef int store(self, Gather gather, int root_fd, const char *folder, const char *final_name,
-                   bint sync) noexcept nogil
+                   FolderSync sync) noexcept nogil
     cdef int complete(self, bint sync) noexcept nogil
     cdef int rename_into(self, int root_fd, const char *folder, const char *final_name,
-                         bint sync) noexcept nogil
+                         FolderSync sync) noexcept nogil
     cdef void remove(self) noexcept nogil
     cdef void took_since(self, int64_t began) noexcept nogil
 

@@ -2,6 +2,8 @@ from typing import final
 
 from _typeshed import ReadableBuffer
 
+from oxidicom._shared_sync import FolderSync
+
 def filesystem_type(fd: int) -> int: ...
 def use_openat2(yes: bool) -> None: ...
 
@@ -24,6 +26,11 @@ class PartFile:
     ) -> PartFile: ...
     def write(self, gather: Gather) -> None: ...
     def place(
-        self, gather: Gather, root_fd: int, folder: bytes, file_name: bytes, sync: bool = False
+        self,
+        gather: Gather,
+        root_fd: int,
+        folder: bytes,
+        file_name: bytes,
+        sync: FolderSync | None = None,
     ) -> bool: ...
     def discard(self) -> None: ...

@@ -354,29 +354,36 @@ cdef class PartFile:
         return number
 
     cdef int rename_into(self, int root_fd, const char *folder, const char *final_name,
-                         bint sync) noexcept nogil:
+                         FolderSync sync) noexcept nogil:
         cdef int number = 0
-        cdef int folder_fd = open_folder(root_fd, folder, sync)
+        cdef int64_t failures = 0
+        cdef int folder_fd = open_folder(root_fd, folder, sync is not None)
         if folder_fd < 0:
             return NO_FOLDER if folder_fd == -ENOENT else -folder_fd
+        if sync is not None:
+            failures = sync.enter(folder_fd)
         if renameat(self.folder_fd, self.path, folder_fd, final_name) < 0:
             number = errno
+            if sync is not None:
+                sync.leave(failures)
         else:
             self.created = False
             self.failure = EBADF
-            if sync and fsync(folder_fd) < 0:
-                self.failure = number = errno
-                self.unsynced = True
+            if sync is not None:
+                number = sync.sync(folder_fd, failures)
+                if number:
+                    self.failure = number
+                    self.unsynced = True
         close(folder_fd)
         return number
 
     cdef int store(self, Gather gather, int root_fd, const char *folder, const char *final_name,
-                   bint sync) noexcept nogil:
+                   FolderSync sync) noexcept nogil:
         """All that is left to do; 0, NO_FOLDER or an errno. `gather` stays as it is."""
         cdef int64_t began = now_ns()
         cdef int number = self.append(gather)
         if number == 0:
-            number = self.complete(sync)
+            number = self.complete(sync is not None)
         if number == 0:
             number = self.rename_into(root_fd, folder, final_name, sync)
         self.took_since(began)
@@ -404,11 +411,12 @@ cdef class PartFile:
         gather.clear()
 
     def place(self, Gather gather not None, int root_fd, bytes folder not None,
-              bytes file_name not None, bint sync=False):
+              bytes file_name not None, FolderSync sync=None):
         """Append `gather`, then put the file into `folder` beneath `root_fd` under its final name.
 
-        Replaces a file of that name. With `sync`, file and folder are on the device when this
-        returns. False: the folder is not there; make it and call again. Raises OSError, with
+        Replaces a file of that name. With `sync`, which the threads that place into this folder
+        share, file and folder are on the device when this returns. False: the folder is not there;
+        make it and call again. Raises OSError, with
         ELOOP or ENOTDIR where a symbolic link stands in the way; then nothing stands under the
         final name that was not there before, but for a file that is `unsynced`.
         """

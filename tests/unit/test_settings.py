@@ -304,7 +304,8 @@ def test_good(name: str, text: str, field: str, value: Any) -> None:
     settings = settings_of({**beside(name), name: f"  {text} "})
     assert getattr(settings, field) == value
     assert type(getattr(settings, field)) is type(value)
-    others = msgspec.structs.replace(settings, **{field: DEFAULTS[field]})
+    changed = [field, "writer_threads"] if field == "fsync" else [field]
+    others = msgspec.structs.replace(settings, **{name: DEFAULTS[name] for name in changed})
     assert others == settings_of(beside(name))
 
 
@@ -684,3 +685,16 @@ class TestMarkdownTable:
         monkeypatch.setattr(os, "cpu_count", lambda: 97)
         monkeypatch.setenv("OXIDICOM_FSYNC", "true")
         assert markdown_table() == here
+
+
+def test_syncing_takes_more_threads_than_cores() -> None:
+    """They wait for the device; the operator's own number stands."""
+    synced = settings_of({**ROOT, "OXIDICOM_FSYNC": "true"})
+    assert synced.writer_threads == max(16, os.cpu_count() or 1)
+    assert {each.name for each in effective(synced) if not each.is_default} == {
+        "OXIDICOM_FILES_ROOT",
+        "OXIDICOM_FSYNC",
+    }
+    chosen = settings_of({**ROOT, "OXIDICOM_FSYNC": "true", "OXIDICOM_WRITER_THREADS": "2"})
+    assert chosen.writer_threads == 2
+    assert "OXIDICOM_WRITER_THREADS" in {e.name for e in effective(chosen) if not e.is_default}

@@ -10,11 +10,14 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from oxidicom._shared_sync import FolderSync
 from oxidicom._writer import Gather, PartFile, filesystem_type, use_openat2
 
 FOLDER = b"SERVICES/PACS/AET/patient/study/series"
@@ -39,7 +42,8 @@ class Root:
     def place(
         self, part: PartFile, gather: Gather | None = None, name: bytes = FINAL, sync: bool = False
     ) -> bool:
-        return part.place(gather or Gather(), self.fd, FOLDER, name, sync)
+        shared = FolderSync() if sync else None
+        return part.place(gather or Gather(), self.fd, FOLDER, name, shared)
 
     @property
     def final(self) -> Path:
@@ -510,6 +514,36 @@ def test_a_full_disk(full_disk: Root) -> None:
     part.discard()
     assert full_disk.place(full_disk.part(b"h", b"b.part"), gathered(bytes(700_000)))
     assert full_disk.final.stat().st_size == 700_001
+
+
+def test_many_threads_share_the_syncs_of_a_folder_that_is_made_anew(root: Root) -> None:
+    """Each comes to an end, and whoever was told so has its file in one folder or the other."""
+    shared = FolderSync()
+    files, threads = 40, 8
+    half = threading.Barrier(threads + 1)
+
+    def place(thread: int) -> list[bytes]:
+        placed = []
+        for number in range(files):
+            if number == files // 2:
+                half.wait(30)
+            name = b"%d-%d.dcm" % (thread, number)
+            part = root.part(b"h", name)
+            gather = gathered(name)
+            while not part.place(gather, root.fd, FOLDER, name, shared):
+                root.folder.mkdir(exist_ok=True)
+            placed.append(name)
+        return placed
+
+    away = root.path / "away"
+    with ThreadPoolExecutor(threads) as pool:
+        placing = [pool.submit(place, thread) for thread in range(threads)]
+        half.wait(30)
+        root.folder.rename(away)
+        names = [name for each in placing for name in each.result(60)]
+    there = {*os.listdir(root.folder), *os.listdir(away)}
+    assert there == {os.fsdecode(name) for name in names}
+    assert len(there) == threads * files
 
 
 # ---- time and file systems ---------------------------------------------------------------

@@ -18,8 +18,9 @@ from oxidicom.settings.variable import Older, Variable
 _IN_FILES_ROOT: Final = Path()
 
 
-def _default_writer_threads() -> int:
-    return max(2, os.cpu_count() or 1)
+_BY_FSYNC: Final = 0
+_SYNCING_THREADS: Final = 16
+"""They wait for the device, which serves syncs that come together as one (docs/tuning.md)."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -327,9 +328,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             k.THREADS,
             "Number of writer threads.",
             older=(Older("TOKIO_WORKER_THREADS"),),
-            default="number of CPUs, at least 2",
+            default="number of CPUs, at least 2; at least 16 with `OXIDICOM_FSYNC`",
         ),
-    ] = msgspec.field(default_factory=_default_writer_threads)
+    ] = _BY_FSYNC
     buffer_memory: Annotated[
         int,
         Variable(
@@ -380,6 +381,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.state_dir is _IN_FILES_ROOT:
             msgspec.structs.force_setattr(self, "state_dir", self.files_root / ".oxidicom")
+        if self.writer_threads == _BY_FSYNC:
+            least = _SYNCING_THREADS if self.fsync else 2
+            threads = max(least, os.cpu_count() or 1)
+            msgspec.structs.force_setattr(self, "writer_threads", threads)
 
 
 @cache

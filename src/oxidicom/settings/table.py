@@ -20,15 +20,23 @@ class Effective(NamedTuple):
 
 def effective(settings: Settings) -> list[Effective]:
     """What is in force, in order of declaration."""
-    defaults = Settings(files_root=settings.files_root)
     return [
         Effective(
             variable.name,
             _shown(variable, getattr(settings, field)),
-            field != "files_root" and getattr(settings, field) == getattr(defaults, field),
+            _is_default(settings, field),
         )
         for field, variable in variables().items()
     ]
+
+
+def _is_default(settings: Settings, field: str) -> bool:
+    if field == "files_root":
+        return False
+    # Other defaults depend on it.
+    fsync = settings.fsync and field != "fsync"
+    defaults = Settings(files_root=settings.files_root, fsync=fsync)
+    return bool(getattr(settings, field) == getattr(defaults, field))
 
 
 def markdown_table() -> str:

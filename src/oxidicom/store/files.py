@@ -128,7 +128,7 @@ class FilesRoot:
                 folder.list(self.root_fd)
             part.slowest_ns = max(part.slowest_ns, time.monotonic_ns() - began)
         try:
-            self._rename(part, gather, folder.path, file_name.encode())
+            self._rename(part, gather, folder, file_name.encode())
         except OSError:
             if part.unsynced and not self._take_back(folder, file_name):
                 folder.listed = False
@@ -161,14 +161,17 @@ class FilesRoot:
         with suppress(OSError):
             remove_file(self.root_fd, folder.path, file_name)
 
-    def _rename(self, part: PartFile, gather: Gather, folder: bytes, file_name: bytes) -> None:
+    def _rename(
+        self, part: PartFile, gather: Gather, folder: SeriesFolder, file_name: bytes
+    ) -> None:
+        sync = folder.sync if self.fsync else None
         try:
-            if part.place(gather, self.root_fd, folder, file_name, self.fsync):
+            if part.place(gather, self.root_fd, folder.path, file_name, sync):
                 return
         except FileNotFoundError:
             self.temporary.make_again()
         for _ in range(_TRIES):
-            make_folders(self.root_fd, folder, self.fsync)
-            if part.place(gather, self.root_fd, folder, file_name, self.fsync):
+            make_folders(self.root_fd, folder.path, self.fsync)
+            if part.place(gather, self.root_fd, folder.path, file_name, sync):
                 return
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

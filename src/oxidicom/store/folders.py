@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
+from oxidicom._shared_sync import FolderSync
 from oxidicom.disk import close_folder
 from oxidicom.logevents import event
 from oxidicom.ports import FolderNames, SeriesInfo, SeriesKey
@@ -49,6 +50,7 @@ class SeriesFolder:
         "placing",
         "series",
         "stored",
+        "sync",
         "unregistered",
     )
 
@@ -60,6 +62,8 @@ class SeriesFolder:
         self.listed = False
         """Whether `files` knows what an earlier reception left in the folder."""
         self.made = False
+        self.sync = FolderSync()
+        """Of those who place into it, where files are synced."""
         self.stored = 0
         self.pending = 0
         """Instances on their way into it."""

@@ -1,0 +1,28 @@
+# Many threads that rename into one folder share its syncs. Knows file descriptors, nothing else.
+from libc.stdint cimport int64_t, uint64_t
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+
+cdef enum:
+    ALONE = -1  # instead of a count of failures
+
+
+cdef class FolderSync:
+    cdef pthread_mutex_t lock
+    cdef pthread_cond_t ended
+    cdef int users                      # between `enter` and the end of `sync` or `leave`
+    cdef uint64_t device, inode         # of the folder they have open
+    cdef bint running                   # a thread syncs it
+    cdef uint64_t begun, done           # syncs, counted
+    cdef int64_t failures
+    cdef int error                      # errno of the latest failure
+
+    cdef int64_t enter(self, int fd) noexcept nogil
+    cdef int sync(self, int fd, int64_t failures) noexcept nogil
+    cdef int sync_with_others(self, int fd, int64_t failures) noexcept nogil
+    cdef void sync_for_all(self, int fd) noexcept nogil
+    cdef void leave(self, int64_t failures) noexcept nogil
