@@ -239,7 +239,12 @@ def test_short_writes(trial: Trial) -> None:
     trial.finish()
 
 
-@pytest.mark.parametrize("trial", [WAYS[0], WAYS[1], WAYS[-1]], ids=str, indirect=True)
+@pytest.mark.parametrize(
+    "trial",
+    [WAYS[0], *(pytest.param(way, marks=pytest.mark.long) for way in (WAYS[1], WAYS[-1]))],
+    ids=str,
+    indirect=True,
+)
 def test_registration(trial: Trial) -> None:
     """Whatever fails of the books' keeping is tried again until it is done."""
     trial.peer.release()

@@ -183,7 +183,7 @@ def test_associations_that_give_up_amid_it(hang: Hang) -> None:
     assert receiver.files() == []
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
 def test_told_to_stop_amid_it(tmp_path: Path, workers: str) -> None:
     """It ends in bounded time; what it had acknowledged is registered by the next one."""
     root = tmp_path / "files"
