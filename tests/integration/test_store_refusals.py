@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -216,8 +217,16 @@ def test_no_file_handle_left(receiver: Receiver) -> None:
     with RawPeer(receiver.port) as peer:
         peer.associate()
         assert store(peer, first).status == 0
-        highest = max(int(name) for name in os.listdir(f"/proc/{process.pid}/fd"))
-        process.rlimit(psutil.RLIMIT_NOFILE, (highest + 1, limit[1]))
+        handles: list[set[str]] = []
+
+        def at_rest() -> bool:
+            """No handle of a moment, whose number would be free a moment later."""
+            handles.append(set(os.listdir(f"/proc/{process.pid}/fd")))
+            return len(handles) > 20 and all(each == handles[-1] for each in handles[-20:])
+
+        wait_until(at_rest, "no file opened or closed")
+        lowest_free = next(number for number in count() if str(number) not in handles[-1])
+        process.rlimit(psutil.RLIMIT_NOFILE, (lowest_free, limit[1]))
         try:
             response = store(peer, second)
         finally:

@@ -266,8 +266,9 @@ def subject_of(port: int, authority: Authority) -> str:
             return str(shown["subject"][0][0][1])
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("by_signal", [True, False])
+@pytest.mark.parametrize(
+    ("by_signal", "workers"), [(True, "1"), (True, "2"), (False, "2")], ids=str
+)
 def test_a_new_certificate_for_new_connections(
     tmp_path: Path, ours: Authority, workers: str, by_signal: bool
 ) -> None:
