@@ -324,7 +324,7 @@ def test_killed_amid_an_instance(open_to_all: Receiver, ours: Authority) -> None
         peer.send(store_message(1, request(instance), message, max_length=16384)[:1_000_000])
     open_to_all.wait_for_log("association ended", 10)
     assert len(open_to_all.files()) == before
-    assert open_to_all.leftovers() == []
+    wait_until(lambda: open_to_all.leftovers() == [], "nothing left behind")
 
 
 def test_a_certificate_that_cannot_be_used_is_said_at_start(
