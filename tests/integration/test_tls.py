@@ -22,7 +22,7 @@ from tests.integration.test_dcmtk import assert_same, run, write_files
 from tests.support.authority import Authority, Pair, found_authority
 from tests.support.data import Instance, part_10
 from tests.support.raw_peer import EXPLICIT, RawPeer, store_message
-from tests.support.receiver import Receiver
+from tests.support.receiver import Receiver, wait_until
 from tests.support.storing import request, store
 
 WEAK = [
