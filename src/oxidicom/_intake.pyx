@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t
 from oxidicom._writer cimport now_ns
 
 cdef int64_t LONG_TURN_NS = 4_000_000
-"""Others wait no longer for one buffer's instances;"""
+"""A receive that takes longer is followed by the turn of others (promise 6: 50 ms)."""
 
 
 cdef class Intake:
