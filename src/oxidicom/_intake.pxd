@@ -8,6 +8,8 @@ cdef class Intake:
     cdef public object pool             # buffers.BufferPool
     cdef public Consumer lane           # where what comes next may be usual; else None
     cdef public int64_t received        # bytes
-    cdef public int64_t long_turn_ns    # a receive that takes longer is followed by others' turn
+    cdef public int64_t long_turn_ns    # of work, after which others have their turn
+    cdef int64_t worked_ns              # since they had it last
+    cdef public Py_ssize_t window       # bytes that the next receive may bring
 
     cdef int take_in(self, Py_ssize_t nbytes) except -1

@@ -11,9 +11,12 @@ class Intake:
     """Bytes, of the whole connection."""
 
     long_turn_ns: int
-    """A receive that takes longer is followed by others' turn."""
+    """After so much work others have their turn."""
 
-    def get_buffer(self, sizehint: int) -> bytearray: ...
+    window: int
+    """Bytes that the next receive may bring; more than a buffer's size is as good as it."""
+
+    def get_buffer(self, sizehint: int) -> bytearray | memoryview: ...
     def buffer_updated(self, nbytes: int) -> None: ...
     def on_receive(self, nbytes: int, found: list[FramerEvent] | None) -> None:
         """The pool's buffer holds `nbytes` new ones; `found` is what a lane has made of them that

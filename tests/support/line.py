@@ -150,6 +150,7 @@ class Line:
         size = size or protocol.pool.size
         for start in range(0, len(data), size):
             part = data[start : start + size]
+            protocol.window = size
             protocol.get_buffer(-1)[: len(part)] = part
             protocol.buffer_updated(len(part))
 

@@ -49,6 +49,7 @@ def feed(line: Line, messages: list[bytes]) -> None:
     """As a loop does, and nothing else."""
     get_buffer, buffer_updated = line.protocol.get_buffer, line.protocol.buffer_updated
     for message in messages:
+        line.protocol.window = 1 << 20
         get_buffer(-1)[: len(message)] = message
         buffer_updated(len(message))
 
@@ -94,6 +95,7 @@ def test_no_data_are_copied(line: Line) -> None:
     tracemalloc.start()
     try:
         for part in parts:
+            line.protocol.window = step
             memoryview(get_buffer(-1))[: len(part)] = part  # without a copy of its own
             buffer_updated(len(part))
         _, peak = tracemalloc.get_traced_memory()

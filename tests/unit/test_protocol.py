@@ -142,6 +142,7 @@ class Line:
     def receive(self, data: bytes, size: int = BUFFER_SIZE) -> None:
         for start in range(0, len(data), size):
             part = data[start : start + size]
+            self.protocol.window = size
             buffer = self.protocol.get_buffer(-1)
             buffer[: len(part)] = part
             self.protocol.buffer_updated(len(part))
@@ -505,6 +506,52 @@ def test_after_a_long_turn_others_have_theirs(line: Line) -> None:
     line.receive(store(1000, 4))
     assert line.transport.reading
     assert len(line.store.sinks) == 4
+
+
+def test_short_turns_add_up_to_a_long_one(line: Line) -> None:
+    line.associate()
+    line.protocol.long_turn_ns = 200_000
+    for number in range(1000):
+        line.receive(store(1000, number))
+        if line.host.deferred:
+            break
+    assert not line.transport.reading
+    assert number < 900
+
+
+def test_a_receive_is_narrow_until_they_go_quickly(line: Line) -> None:
+    """A buffer of the smallest messages is many long turns (promise 6)."""
+    protocol = line.protocol
+    protocol.long_turn_ns = 1 << 62
+    narrow = protocol.window
+    assert len(protocol.get_buffer(-1)) == narrow == 8 * 1024
+    line.associate()
+    protocol.window = narrow
+    data = store(2_000_000)
+    widths = []
+    while data:
+        buffer = protocol.get_buffer(-1)
+        part, data = data[: len(buffer)], data[len(buffer) :]
+        widths.append(len(buffer))
+        buffer[: len(part)] = part
+        protocol.buffer_updated(len(part))
+    assert widths[:6] == [narrow << n for n in range(6)]
+    assert protocol.get_buffer(-1) is line.host.pool.current
+    protocol.long_turn_ns = -1
+    line.receive(peer.p_data(peer.pdv(3, peer.c_echo_rq(), command=True, last=True)))
+    assert len(protocol.get_buffer(-1)) == narrow
+
+
+def test_what_does_not_fill_a_receive_does_not_widen_it(line: Line) -> None:
+    line.associate()
+    line.protocol.long_turn_ns = 1 << 62
+    for number in range(20):
+        message = store(1000, number)
+        line.protocol.window = 8 * 1024
+        buffer = line.protocol.get_buffer(-1)
+        buffer[: len(message)] = message
+        line.protocol.buffer_updated(len(message))
+        assert line.protocol.window == 8 * 1024
 
 
 def test_a_long_turn_may_be_the_last(line: Line) -> None:
