@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from oxidicom import disk
 from oxidicom.ports import SeriesInfo, SeriesJournal, SeriesKey
-from oxidicom.series.journal import Journal, JournalEntry
+from oxidicom.series.journal import Faults, Journal, JournalEntry
 from oxidicom.series.recovery import RecoveredSeries, count_instances, recover
 from oxidicom.ulid import new_ulid
 
@@ -41,9 +41,9 @@ def series(
 
 
 def all_entries(journal: Journal) -> list[JournalEntry]:
-    faults: list[str] = []
+    faults = Faults()
     found = list(journal.entries(faults))
-    assert faults == []
+    assert faults == Faults()
     return found
 
 
@@ -176,15 +176,15 @@ def test_whatever_lies_there_does_not_stop_the_start(journal: Journal, folder: P
             os.chdir(here)
     (folder / ".0123.tmp").write_bytes(whole[:5])
 
-    faults: list[str] = []
+    faults = Faults()
     assert list(journal.entries(faults)) == [JournalEntry("A", series())]
     bad = {
         "torn.json", "empty.json", "latin.json", "copy.json", "other.json", "huge.json",
         "notes.txt", "folder", "link", "pipe", "socket",
     }  # fmt: skip
-    assert {fault.split()[1] for fault in faults} == bad
-    assert len(faults) == len(bad)
-    assert not any(PATIENT in fault or "1.2" in fault for fault in faults)
+    assert {fault.split()[0] for fault in faults.useless} == bad
+    assert len(faults.useless) == len(bad)
+    assert not any(PATIENT in fault or "1.2" in fault for fault in faults.useless)
     assert set(os.listdir(folder)) == {name, ".0123.tmp"} | {each + ".bad" for each in bad}
     assert (folder / "notes.txt.bad").read_bytes() == b"do not delete"
     assert all_entries(journal) == [JournalEntry("A", series())], "each is reported once"
@@ -204,13 +204,14 @@ def test_what_cannot_be_read_now_stays_for_the_next_start(
             raise FileNotFoundError(errno.ENOENT, "completed by a replica", str(path))
         return read(path)
 
-    faults: list[str] = []
+    faults = Faults()
     with monkeypatch.context() as patched:
         patched.setattr(disk, "read_small", stale)
         assert [entry.association_id for entry in journal.entries(faults)] == ["C"]
-    (fault,) = faults
-    assert fault.startswith("journal: A-")
-    assert fault.endswith(": Stale file handle")
+    ((name, why),) = faults.unreadable.items()
+    assert name.startswith("A-")
+    assert why == "Stale file handle"
+    assert [entry.association_id for entry in journal.entries(Faults(), [name])] == ["A"]
     assert [entry.association_id for entry in all_entries(journal)] == ["A", "B", "C"]
 
 
@@ -231,22 +232,22 @@ def test_recovery_merges_associations_oldest_first(journal: Journal) -> None:
     journal.enter(early, series(path="SERVICES/PACS/PACS/early"))
     journal.enter(middle, series("1.3"))
     journal.enter(late, series("1.3", "OTHER"))
-    assert sorted(recover(journal, []), key=lambda found: found.series.key[::-1]) == [
+    assert sorted(recover(journal, Faults()), key=lambda found: found.series.key[::-1]) == [
         RecoveredSeries(series(path="SERVICES/PACS/PACS/early"), (early, late)),
         RecoveredSeries(series("1.3", "OTHER"), (late,)),
         RecoveredSeries(series("1.3"), (middle,)),
     ]
-    for found in recover(journal, []):
+    for found in recover(journal, Faults()):
         journal.remove(found.series.key, found.associations)
-    assert recover(journal, []) == []
+    assert recover(journal, Faults()) == []
 
 
 def test_recovery_hands_on_faults(journal: Journal, folder: Path) -> None:
     journal.enter("A", series())
     (folder / "foreign").touch()
-    faults: list[str] = []
+    faults = Faults()
     assert recover(journal, faults) == [RecoveredSeries(series(), ("A",))]
-    assert len(faults) == 1
+    assert len(faults.useless) == 1
 
 
 def _enter_for_ever(folder: Path, entered: Any) -> None:
@@ -318,14 +319,14 @@ def test_what_one_of_several_writers_left(folder: Path, journal: Journal) -> Non
     one.enter("B", series())
     two.enter("C", series())
     two.enter("C", series("1.3"))
-    faults: list[str] = []
+    faults = Faults()
     assert recover(journal, faults, "two") == [
         RecoveredSeries(series(), ("C",)),
         RecoveredSeries(series("1.3"), ("C",)),
     ]
     assert recover(journal, faults, "three") == []
     assert {each.associations for each in recover(journal, faults)} == {("A", "B", "C"), ("C",)}
-    assert faults == []
+    assert faults == Faults()
 
 
 def test_the_root_may_be_a_link(tmp_path: Path) -> None:

@@ -11,14 +11,13 @@ import pytest
 from oxidicom.app import notifier, reception
 from oxidicom.app.receiver import Receiver
 from oxidicom.errors import OperatorError
-from oxidicom.series.journal import Journal
 from oxidicom.settings import load
 
 
 async def test_a_journal_that_cannot_be_listed_is_the_operators(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(journal: Journal, faults: list[str], writer: str | None) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.EACCES, "Permission denied", str(tmp_path / ".oxidicom/journal"))
 
     monkeypatch.setattr(notifier, "recover", fail)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
@@ -24,7 +24,7 @@ from oxidicom.notify.nats import LonkPublisher
 from oxidicom.notify.outbox import Outbox
 from oxidicom.ports import Reports, SeriesAsked, SeriesCompleted, SeriesInfo
 from oxidicom.query.inquiries import Inquiries
-from oxidicom.series.journal import Journal
+from oxidicom.series.journal import Faults, Journal
 from oxidicom.series.recovery import recover
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings import Settings
@@ -44,6 +44,9 @@ T = TypeVar("T")
 LAG: Final = 0.1
 """Seconds for which a series settles at least where several processes receive: their reports take
 10 ms or two, and an association that has carried the series may not be known here yet."""
+
+AGAIN: Final = 2.0
+"""Seconds until an entry of the journal is looked at again that could not be read."""
 
 _GRACE: Final = 0.5
 """Seconds for the control plane's loop to end once everything is flushed."""
@@ -94,6 +97,7 @@ class Notifier:
         self._completed = completed
         self._shared = shared
         self._broker_start: asyncio.Task[bool] | None = None
+        self._rereading: set[asyncio.Task[None]] = set()
 
     # ---- start ---------------------------------------------------------------------------
 
@@ -105,7 +109,7 @@ class Notifier:
         self._root_fd = os.open(settings.files_root, os.O_RDONLY | os.O_DIRECTORY)
         self.journal = journal_of(settings)
         self._outbox = Outbox(settings.state_dir / "outbox", sync=settings.fsync)
-        self.recovered = self._recover()
+        self.recovered, self._unreadable = self._recover()
         if self.recovered:
             event(
                 logger,
@@ -114,15 +118,36 @@ class Notifier:
                 series=len(self.recovered),
             )
 
-    def _recover(self, writer: str | None = None) -> list[Recovered]:
-        faults: list[str] = []
+    def _recover(
+        self, writer: str | None = None, names: Collection[str] | None = None
+    ) -> tuple[list[Recovered], Collection[str]]:
+        """Also the names of entries that cannot be read now; raises OSError."""
+        faults = Faults()
         recovered = [
             Recovered(series, associations, self._instances_of(series))
-            for series, associations in recover(self.journal, faults, writer)
+            for series, associations in recover(self.journal, faults, writer, names)
         ]
-        for fault in faults:
-            event(logger, logging.ERROR, "journal entry is of no use", fault=fault)
-        return recovered
+        for fault in faults.useless:
+            event(logger, logging.ERROR, "journal entry is of no use", fault=f"journal: {fault}")
+        for name, why in faults.unreadable.items():
+            fault = f"journal: {name}: {why}"
+            event(logger, logging.ERROR, "journal entry cannot be read, trying again", fault=fault)
+        return recovered, faults.unreadable.keys()
+
+    def _read_again(self, names: Collection[str], writer: str | None = None) -> None:
+        """On the control plane's loop."""
+        if names:
+            task = asyncio.create_task(self._until_they_can_be_read(names, writer))
+            self._rereading.add(task)
+            task.add_done_callback(self._rereading.discard)
+
+    async def _until_they_can_be_read(self, names: Collection[str], writer: str | None) -> None:
+        wait = AGAIN
+        while names:
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, 60.0)
+            recovered, names = await asyncio.to_thread(self._recover, writer, names)
+            self._plane.worker_lost(recovered, ())
 
     def _instances_of(self, series: SeriesInfo) -> frozenset[str]:
         try:
@@ -219,7 +244,12 @@ class Notifier:
 
     async def start(self) -> None:
         """Connections are accepted: what was found open settles from now on."""
-        await self._on_control(self._plane.start(self.recovered))
+        await self._on_control(self._start())
+
+    async def _start(self) -> None:
+        """On the control plane's loop."""
+        await self._plane.start(self.recovered)
+        self._read_again(self._unreadable)
 
     # ---- in between ----------------------------------------------------------------------
 
@@ -235,11 +265,12 @@ class Notifier:
     async def _worker_lost(self, writer: str, associations: tuple[str, ...]) -> int:
         """On the control plane's loop."""
         try:
-            recovered = await asyncio.to_thread(self._recover, writer)
+            recovered, unreadable = await asyncio.to_thread(self._recover, writer)
         except OSError as error:
             event(logger, logging.ERROR, "the journal cannot be read", error=error)
-            recovered = []
+            recovered, unreadable = [], ()
         self._plane.worker_lost(recovered, associations)
+        self._read_again(unreadable, writer)
         return len(recovered)
 
     # ---- the end -------------------------------------------------------------------------
@@ -255,6 +286,8 @@ class Notifier:
 
     async def _finish(self, within: float) -> None:
         """On the control plane's loop."""
+        for task in self._rereading:
+            task.cancel()
         if self._broker_start is not None:
             # Whoever waits for a broker that hangs would keep us from closing the connection.
             self._broker_start.cancel()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,16 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     series: SeriesInfo
     writer: str = ""
     """Which of several receiving processes made it."""
+
+
+@dataclass(slots=True)
+class Faults:
+    """What a look at the journal met, without patient data."""
+
+    useless: list[str] = field(default_factory=list)
+    """A line for each file that is no entry."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Why: perhaps it can be read later."""
 
 
 class Journal:
@@ -65,26 +76,30 @@ class Journal:
         for association_id in associations:
             disk.remove_if_there(os.path.join(self._folder, _name(association_id, key)))
 
-    def entries(self, faults: list[str]) -> Iterator[JournalEntry]:
-        """All entries, oldest association first; raises OSError if the folder cannot be listed.
+    def entries(
+        self, faults: Faults, names: Collection[str] | None = None
+    ) -> Iterator[JournalEntry]:
+        """All entries, or those of `names`, oldest association first; raises OSError if the folder
+        cannot be listed.
 
-        What is no entry is renamed to `*.bad`, where it is not looked at again; what cannot be
-        read stays for the next start. Either adds one line without patient data to `faults`.
+        What is no entry is renamed to `*.bad`, where it is not looked at again.
         """
-        disk.remove_stale_temporaries(self._folder)
-        for name in disk.names(self._folder):
+        if names is None:
+            disk.remove_stale_temporaries(self._folder)
+            names = disk.names(self._folder)
+        for name in names:
             if name.endswith(_SET_ASIDE):
                 continue
             try:
                 entry = self._read(name)
                 if entry is None:
                     os.rename(self._folder / name, self._folder / (name + _SET_ASIDE))
-                    faults.append(f"journal: {name} is not an entry; renamed to *{_SET_ASIDE}")
+                    faults.useless.append(f"{name} is not an entry; renamed to *{_SET_ASIDE}")
                     continue
             except FileNotFoundError:  # its series has just been completed by a replica
                 continue
             except OSError as error:
-                faults.append(f"journal: {name}: {error.strerror}")
+                faults.unreadable[name] = error.strerror or str(error.errno)
                 continue
             yield entry
 

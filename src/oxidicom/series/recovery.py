@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from oxidicom.disk import close_folder
 from oxidicom.ports import SeriesInfo, SeriesKey
-from oxidicom.series.journal import Journal
+from oxidicom.series.journal import Faults, Journal
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY
 _NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -24,16 +25,18 @@ class RecoveredSeries(NamedTuple):
 
 
 def recover(
-    journal: Journal, faults: list[str], writer: str | None = None
+    journal: Journal,
+    faults: Faults,
+    writer: str | None = None,
+    names: Collection[str] | None = None,
 ) -> list[RecoveredSeries]:
-    """The series that an earlier process left open, oldest first; only what `writer` left, if
-    given.
+    """The series that an earlier process left open, oldest first; only what `writer` left, and only
+    of the entries `names`, if given.
 
-    Adds a line to `faults` for each entry that could not be used; raises OSError only if the
-    journal's folder cannot be listed.
+    Raises OSError only if the journal's folder cannot be listed.
     """
     found: dict[SeriesKey, tuple[SeriesInfo, list[str]]] = {}
-    for entry in journal.entries(faults):
+    for entry in journal.entries(faults, names):
         if writer is not None and entry.writer != writer:
             continue
         _, associations = found.setdefault(entry.series.key, (entry.series, []))
