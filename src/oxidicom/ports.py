@@ -68,6 +68,8 @@ class AssociationBegan(NamedTuple):
     wall_ns: int
     worker: int | None = None
     """Which of several receiving processes has it, from 1."""
+    tls: str | None = None
+    """Its version, such as TLSv1.3, of an association that is encrypted."""
 
 
 class InstanceStored(NamedTuple):

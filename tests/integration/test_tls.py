@@ -249,6 +249,9 @@ def test_octet_for_octet_on_both_ports(tmp_path: Path, ours: Authority, workers:
                 assert store(clear if index % 4 == 3 else secure, instance).status == 0
             secure.release()
             clear.release()
+        receiver.wait_for_log("association released", count=2)
+        told = receiver.log("association released")
+        assert sorted(str(record.get("tls")) for record in told) == ["None", "TLSv1.3"]
         (entry,) = receiver.wait_for_outbox(1)
         assert entry["ndicom"] == len(instances)
         for instance in instances:

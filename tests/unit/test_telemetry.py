@@ -91,6 +91,15 @@ def test_a_span_ends_no_earlier_than_it_began(
     ]
 
 
+def test_a_span_tells_of_tls(spans: tracing.Spans, exporter: InMemorySpanExporter) -> None:
+    spans.association_began(began("A")._replace(tls="TLSv1.3"))
+    spans.association_began(began("B"))
+    for name in "AB":
+        spans.association_ended(ended(name))
+    told = [span.attributes for span in exporter.get_finished_spans()]
+    assert [each and each.get("tls") for each in told] == ["TLSv1.3", None]
+
+
 def test_a_series_is_the_child_of_an_association_that_is_still_open(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:

@@ -233,7 +233,11 @@ class ControlPlane:
         if tally is None:
             raise Bug("an association ended that never began")
         began = tally.began
-        where: dict[str, Any] = {} if began.worker is None else {"worker": began.worker}
+        where: dict[str, Any] = {
+            name: value
+            for name, value in (("worker", began.worker), ("tls", began.tls))
+            if value is not None
+        }
         event(
             logger,
             logging.INFO if ended.error is None else logging.WARNING,

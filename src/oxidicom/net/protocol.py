@@ -286,6 +286,7 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
         self._association = AssociationContext(association_id, request.calling_ae_title)
         self.phase = Phase.ESTABLISHED
         self._host.associated(self)
+        tls = self._transport.get_extra_info("ssl_object")
         self._host.reports(
             AssociationBegan(
                 association_id,
@@ -294,14 +295,15 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
                 request.called_ae_title,
                 self._host.clock(),
                 time.time_ns(),
+                tls=None if tls is None else tls.version(),
             )
         )
-        self._open_express_lane(self._association)
+        self._open_express_lane(self._association, encrypted=tls is not None)
 
-    def _open_express_lane(self, association: AssociationContext) -> None:
+    def _open_express_lane(self, association: AssociationContext, *, encrypted: bool) -> None:
         express = self._store.express(association, self, self._acceptor.contexts)
         if express is not None:
-            if self._transport.get_extra_info("sslcontext") is None:
+            if not encrypted:
                 express.fd = self._socket.fileno()
             self._acceptor.use(express)
             self._express = express

@@ -282,6 +282,6 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._lower.get_write_buffer_size()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        if name == "sslcontext":
-            return self._tls.context
+        if name == "ssl_object":
+            return self._tls
         return self._lower.get_extra_info(name, default)

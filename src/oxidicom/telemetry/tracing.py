@@ -71,6 +71,7 @@ class Spans(Telemetry):
                 "client.address": exportable(report.peer_address),
                 "client.port": report.peer_port,
                 "aet": exportable(report.calling_ae_title),
+                **({} if report.tls is None else {"tls": report.tls}),
             },
             start_time=report.wall_ns,
         )
