@@ -355,7 +355,7 @@ def command_read(bytes data):
     cdef StoreCommand read
     if not read_store_command(part.at, part.size, &read):
         return None
-    return read.message_id, text_of(&read.sop_class), text_of(&read.sop_instance)
+    return usual_of(&read)
 
 
 def command(bytes data):
@@ -368,7 +368,7 @@ def command(bytes data):
         return
     room = room_of(RESPONSE_ROOM)
     response = room.at[:write_store_response(room.at, context_id, &read)]
-    usual = read.message_id, text_of(&read.sop_class), text_of(&read.sop_instance)
+    usual = usual_of(&read)
     decoded = decode_command(data)
     if (usual != (decoded.message_id, decoded.sop_class_uid, decoded.sop_instance_uid)
             or decoded.field != 1 or not decoded.has_data_set):
@@ -403,3 +403,8 @@ def file_name(bytes data):
     expected = instance_file_name(value_text("InstanceNumber", number, "IS"), instance.strip(" \0"))
     if name != expected:
         raise AssertionError(f"{name} is {expected}")
+
+
+# ---- connections -------------------------------------------------------------------------------
+
+include "lane.pxi"

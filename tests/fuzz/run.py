@@ -8,7 +8,9 @@ usage: python -m tests.fuzz.run TARGET [libFuzzer's arguments]
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 
@@ -24,10 +26,17 @@ def main() -> None:
     if target is None:
         sys.exit("usage: python -m tests.fuzz.run TARGET [libFuzzer's arguments]")
     logging.disable()
+    sys.unraisablehook = fail
     # As libFuzzer starts itself anew to merge, through a shell.
     command = f"{sys.executable} -m tests.fuzz.run {name}"
     atheris.Setup([command, *arguments], target)
     atheris.Fuzz()
+
+
+def fail(lost: sys.UnraisableHookArgs) -> None:
+    """What a core's function cannot raise is a finding too."""
+    traceback.print_exception(lost.exc_type, lost.exc_value, lost.exc_traceback)
+    os.abort()
 
 
 def target_of(name: str) -> Callable[[bytes], None] | None:

@@ -13,6 +13,7 @@ import pytest
 from oxidicom._dimse import usual_file_name, usual_store_command
 from oxidicom.encodings import Encoding
 from tests.fuzz import build_drivers
+from tests.fuzz.connection import outcome
 from tests.fuzz.inputs import flags_cuts_payload
 from tests.fuzz.targets import framed
 from tests.unit.test_dataset_walk import read
@@ -71,3 +72,18 @@ def test_file_name(drivers: ModuleType) -> None:
         assert drivers.file_name_read(data) == expected
         usual += expected is not None
     assert usual
+
+
+def test_any_bytes(drivers: ModuleType) -> None:
+    """What a real storage keeps is among what came, whichever way it went."""
+    kept = 0
+    for data in inputs("any_bytes"):
+        drivers.any_bytes(data)
+        came = [told[4] for told in drivers.any_bytes_read(data) if len(told) == 5]
+        _, _, payload = flags_cuts_payload(data)
+        _, files, *_ = outcome(payload, [], True, express=True)
+        assert isinstance(files, dict)
+        for content in files.values():
+            assert content.endswith(tuple(came))
+            kept += 1
+    assert kept
