@@ -5,7 +5,8 @@
 # make bench  this receiver beside others, in turn; BENCH=--quick for two minutes
 # make sample builds studies of invented patients, and pushes them from Orthanc to a receiver of its
 #             own; SAMPLE="--to HOST:PORT" to one that runs, SAMPLE=--small in seconds
-# make fuzz  coverage-guided fuzzing, a minute for each target; FUZZ_SECONDS=600, FUZZ_TARGET=walk
+# make fuzz  coverage-guided fuzzing, a minute for each target; FUZZ_SECONDS=600, FUZZ_TARGET=walk,
+#            FUZZ_TARGET=fast for the compiled ones
 # make lint | wheel | clean
 
 PYTHON ?= python3

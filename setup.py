@@ -11,7 +11,7 @@ DEBUG = bool(os.environ.get("OXIDICOM_DEBUG"))
 SANITIZE = os.environ.get("OXIDICOM_SANITIZE", "")
 """Value of -fsanitize for a fuzzing build, such as `address,undefined`."""
 
-compile_args = ["-O1", "-g"] if DEBUG or SANITIZE else ["-O3"]
+compile_args = ["-O2" if SANITIZE else "-O1", "-g"] if DEBUG or SANITIZE else ["-O3"]
 # Not Cython's own overflowcheck, which fails on an enum whose values are expressions.
 compile_args.append("-ftrapv" if DEBUG else "-DCYTHON_WITHOUT_ASSERTIONS")
 link_args = []

@@ -409,7 +409,8 @@ cdef class Walker:
                 return False
         return (
             memcmp(self.vr_codes, known.vr_codes, sizeof(self.vr_codes)) == 0
-            and memcmp(self.shared.bytes, PyBytes_AS_STRING(known.values), self.shared.used) == 0
+            and (self.shared.used == 0 or memcmp(  # which must not be given NULL
+                self.shared.bytes, PyBytes_AS_STRING(known.values), self.shared.used) == 0)
         )
 
     def series_values(self):

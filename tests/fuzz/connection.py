@@ -8,9 +8,13 @@ import itertools
 import os
 import shutil
 import tempfile
+from collections import Counter, deque
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from oxidicom.store.writing import Completions, Done, InlineLane
 from tests.fuzz.inputs import Script, cut, flags_cuts_payload
 from tests.support import raw_peer as peer
 from tests.support.data import Instance
@@ -29,6 +33,11 @@ KEYWORDS = (
     "SeriesNumber", "InstanceNumber", "SpecificCharacterSet", "PatientAge",
 )  # fmt: skip
 
+LATE = 2
+"""In an input's choices: writer threads have a turn too, which three more bits tell of."""
+
+INSTANCE_REPORTS = {"InstanceStored", "InstanceRefused"}
+
 _numbers = itertools.count()
 
 
@@ -46,15 +55,48 @@ def _folder() -> Path:
     return folder
 
 
+class LateLane:
+    """Stands for a writer thread (WRITE_MODE=threads) that gets to its jobs when the input says so,
+    and whose results the loop learns later still. A real thread would find less, and not again."""
+
+    def __init__(self, completions: Completions) -> None:
+        self._completions = completions
+        self._jobs: deque[tuple[Callable[[], Any], Done]] = deque()
+        self._ready: deque[tuple[Done, Any, BaseException | None]] = deque()
+
+    def run(self, job: Callable[[], Any], done: Done) -> None:
+        self._completions.outstanding += 1
+        self._jobs.append((job, done))
+
+    def work(self, jobs: int) -> None:
+        """Deliver what was done before, then do some more."""
+        self.deliver()
+        for _ in range(min(jobs, len(self._jobs))):
+            job, done = self._jobs.popleft()
+            InlineLane().run(job, lambda *result, done=done: self._ready.append((done, *result)))
+
+    def deliver(self) -> None:
+        while self._ready:
+            done, result, error = self._ready.popleft()
+            self._completions.outstanding -= 1
+            done(result, error)
+
+    def finish(self) -> None:
+        while self._jobs or self._ready:
+            self.work(1)
+
+
 def any_bytes(data: bytes) -> None:
     """Bytes of a connection: with the express lane it is as without, and cut anywhere as whole."""
     flags, cuts, payload = flags_cuts_payload(data)
     associated = not flags & 1
     # What comes with the request comes too early, so without an association the cuts matter.
     whole = [] if associated else cuts
-    assert outcome(payload, whole, associated, express=False) == outcome(
-        payload, cuts, associated, express=True
-    )
+    general = outcome(payload, whole, associated, express=False)
+    assert general == outcome(payload, cuts, associated, express=True)
+    if flags & LATE:
+        late = outcome(payload, cuts, associated, express=True, late=flags)
+        assert whatever_the_time(late) == whatever_the_time(general)
 
 
 def conversation(data: bytes) -> None:
@@ -69,6 +111,9 @@ def conversation(data: bytes) -> None:
     stream = bytes(sent.stream)
     general = outcome(stream, [], True, express=False, known=known)
     assert general == outcome(stream, places, True, express=True, known=known)
+    if flags & LATE:
+        late = outcome(stream, places, True, express=True, known=known, late=flags)
+        assert whatever_the_time(late) == whatever_the_time(general)
 
 
 class Sent:
@@ -147,21 +192,30 @@ def outcome(
     *,
     express: bool,
     known: set[bytes] | None = None,
+    late: int = 0,
 ) -> tuple[object, ...]:
     """All that is seen of a connection of these bytes that is lost thereafter.
 
+    `late`: choices that tell how many jobs writer threads do between receives, and whether the
+    peer is gone before the rest; 0: all is written inline.
     `known`: all data sets sent, where that is sure; whatever has a final name is one of them.
     """
     root = _folder() / f"{os.getpid()}-{next(_numbers)}"
-    line = Line(root, _loop(), express=express)
+    line = Line(root, _loop(), express=express, mode="threads" if late else "inline")
+    lane = LateLane(line.writers.completions)
+    line.writers.thread_lane = lambda: lane  # type: ignore[method-assign]
     try:
         if associated:
             line.associate()
         for part in cut(stream, cuts):
             if part:
                 line.receive(part)
+            lane.work(late >> 2 & 3)
+        if not late >> 4 & 1:
+            lane.finish()
         line.transport.closing = True
         line.protocol.connection_lost(None)
+        lane.finish()
         result = whatever_the_cuts(seen(line))
     finally:
         line.close()
@@ -173,6 +227,14 @@ def outcome(
     assert os.listdir(root / ".oxidicom/tmp") == []
     shutil.rmtree(root)
     return result
+
+
+def whatever_the_time(everything: tuple[object, ...]) -> tuple[object, ...]:
+    """What does not depend on when it was written: the files, and what is told of each instance.
+    Answers may change places, or come too late for a peer that has gone."""
+    _, files, reports, *_ = everything
+    assert isinstance(reports, list)
+    return files, Counter(report for report in reports if report[0] in INSTANCE_REPORTS)
 
 
 def whatever_the_cuts(everything: tuple[object, ...]) -> tuple[object, ...]:

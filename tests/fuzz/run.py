@@ -8,22 +8,44 @@ usage: python -m tests.fuzz.run TARGET [libFuzzer's arguments]
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
 
 import atheris
 
+FAST = "fast_"
+"""Begins the name of a target of `drivers.pyx`."""
+
 
 def main() -> None:
-    with atheris.instrument_imports(include=["oxidicom"]):
-        from tests.fuzz.targets import TARGETS
     name, *arguments = sys.argv[1:] or [""]
-    if name not in TARGETS:
-        sys.exit(f"usage: python -m tests.fuzz.run {'|'.join(TARGETS)} [libFuzzer's arguments]")
+    target = target_of(name)
+    if target is None:
+        sys.exit("usage: python -m tests.fuzz.run TARGET [libFuzzer's arguments]")
     logging.disable()
+    sys.unraisablehook = fail
     # As libFuzzer starts itself anew to merge, through a shell.
     command = f"{sys.executable} -m tests.fuzz.run {name}"
-    atheris.Setup([command, *arguments], TARGETS[name])
+    atheris.Setup([command, *arguments], target)
     atheris.Fuzz()
+
+
+def fail(lost: sys.UnraisableHookArgs) -> None:
+    """What a core's function cannot raise is a finding too."""
+    traceback.print_exception(lost.exc_type, lost.exc_value, lost.exc_traceback)
+    os.abort()
+
+
+def target_of(name: str) -> Callable[[bytes], None] | None:
+    if name.startswith(FAST):
+        # Only the cores are covered: what they call in Python is there to compare with.
+        return getattr(import_module("fuzz_drivers"), name.removeprefix(FAST), None)
+    with atheris.instrument_imports(include=["oxidicom"]):
+        from tests.fuzz.targets import TARGETS
+    return TARGETS.get(name)
 
 
 if __name__ == "__main__":
