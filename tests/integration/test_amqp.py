@@ -22,7 +22,8 @@ from oxidicom.notify import amqp
 from oxidicom.notify.amqp import AmqpPublisher
 from oxidicom.notify.courier import Courier
 from oxidicom.notify.outbox import Outbox
-from tests.support.brokers import Gate, RabbitMQ, free_port
+from tests.support.brokers import Gate, RabbitMQ
+from tests.support.ports import free_port
 from tests.support.registrations import VECTOR, numbered, registration
 
 TASK_ID = "3b241101-e2bb-4255-8caf-4136c566a962"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.brokers import RabbitMQ, free_port
+from tests.support.brokers import RabbitMQ
 from tests.support.data import Instance
+from tests.support.ports import free_port
 from tests.support.raw_peer import EXPLICIT, RawPeer, c_store_rq, p_data, pdv
 from tests.support.receiver import Receiver, stored_data_set, wait_until
 from tests.support.task_queue import TaskQueue

@@ -29,8 +29,9 @@ from samples.orthanc import Orthanc, find_orthanc
 from samples.push import WAYS, load, push
 from samples.receiver import Destination
 from samples.study_set import CT, SMALL, US
-from tests.support.brokers import NatsServer, RabbitMQ, free_port
+from tests.support.brokers import NatsServer, RabbitMQ
 from tests.support.lonk import DONE, LonkSubscriber, count, subject
+from tests.support.ports import free_port
 from tests.support.receiver import Receiver
 from tests.support.task_queue import TaskMessage, TaskQueue
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import lonk
-from tests.support.brokers import NatsServer, RabbitMQ, free_port
+from tests.support.brokers import NatsServer, RabbitMQ
 from tests.support.data import Instance
 from tests.support.lonk import LonkSubscriber
+from tests.support.ports import free_port
 from tests.support.raw_peer import (
     ABORT,
     EXPLICIT,
