@@ -77,10 +77,16 @@ class Broker:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        try:
+            self._wait_until_ready(self.process)
+        except BaseException:  # Ctrl-C too: nobody else would end it
+            self.stop()
+            raise
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT
         while not self.is_ready():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise BrokerNotStarted(f"{self.program}, see {self.folder / 'output.log'}")
             time.sleep(0.05)
 
