@@ -76,8 +76,10 @@ def without_surrogates(value: Any) -> Any:
     match value:
         case str():
             return value.encode(errors="backslashreplace").decode()
-        case list() | tuple():
+        case list():
             return [without_surrogates(each) for each in value]
+        case tuple():
+            return tuple(without_surrogates(each) for each in value)
         case dict():
             return {key: without_surrogates(each) for key, each in value.items()}
     return value
