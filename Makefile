@@ -30,8 +30,8 @@ BUILD_REQUIRES = $(BIN)/python -c 'import shlex, tomllib; \
 run: $(INSTALLED) $(BUILT)
 	@exec tools/run
 
-# Of the whole suite two files at a time: it waits more than it works. The longest come first.
-PARALLEL = $(if $(findstring tests/,$(PYTEST)),,-n 2 --dist loadfile --no-loadscope-reorder)
+# Of the whole suite three files at a time: it waits more than it works. The longest come first.
+PARALLEL = $(if $(findstring tests/,$(PYTEST)),,-n 3 --dist loadfile --no-loadscope-reorder)
 
 test: debian-test lint
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)

@@ -10,14 +10,15 @@ own: `with NatsServer(tmp_path / "nats") as server:`, or `with private_redis() a
 broker's package is not installed, the test is skipped; with OXIDICOM_TEST_BROKERS=required in the
 environment it fails.
 
-`make test` runs two files of tests at a time (pytest-xdist), each process with brokers of its own;
-named files, and `make soak`, run one after the other. A test may thus never hold what there is only
-one of: a fixed port, a fixed name in /dev/shm, a file of the checkout.
+`make test` runs three files of tests at a time (pytest-xdist), each process with brokers of its
+own; named files, and `make soak`, run one after the other. A test may thus never hold what there is
+only one of: a fixed port, a fixed name in /dev/shm, a file of the checkout.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -111,6 +112,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long = [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in long]
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests stay until the end: no collection of garbage need look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
