@@ -164,6 +164,7 @@ def arrived(
     )
     with LonkSubscriber(nats_server.url, f"{topic}.>") as lonk:
         with receiver:
+            receiver.wait_for_log("connected to NATS")
             assert push_at_once(orthanc, receiver, pushed, way) == [(0, "")] * len(pushed)
             for one in subjects:
                 lonk.wait_for(one)

@@ -72,6 +72,7 @@ def test_sender_may_finish(tmp_path: Path, nats_server: NatsServer, number: sign
         Receiver(tmp_path, OXIDICOM_NATS_ADDRESS=nats_server.url) as receiver,
         RawPeer(receiver.port) as peer,
     ):
+        receiver.wait_for_log("connected to NATS")
         peer.associate()
         store(peer, instances[0])
         finish = begin(peer, instances[1])
