@@ -134,11 +134,15 @@ def installed(kind: type[Broker]) -> None:
         pytest.skip(f"{kind.program} is not installed")
 
 
+# They end without ceremony: nothing is kept, and whoever interrupts us does not wait for long.
+
+
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     installed(RabbitMQ)
     with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as broker:
         yield broker
+        broker.stop(kill=True)
 
 
 @pytest.fixture(scope="session")
@@ -146,6 +150,7 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
     installed(NatsServer)
     with NatsServer(tmp_path_factory.mktemp("nats")) as broker:
         yield broker
+        broker.stop(kill=True)
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +158,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     installed(RedisServer)
     with RedisServer(tmp_path_factory.mktemp("redis")) as broker:
         yield broker
+        broker.stop(kill=True)
 
 
 StartRedis = Callable[..., RedisServer]

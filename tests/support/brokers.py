@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +31,15 @@ STOP_TIMEOUT = 20.0
 
 def find_program(name: str) -> str | None:
     return shutil.which(name, path=PATH)
+
+
+def dying_with_us(command: list[str]) -> list[str]:
+    """So that it is not left behind even if we are killed, as pytest-xdist kills its processes. Not
+    where another thread starts it, whose end would be taken for ours."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or threading.current_thread() is not threading.main_thread():
+        return command
+    return [setpriv, "--pdeathsig", "TERM", *command]
 
 
 class BrokerNotStarted(Exception):
@@ -69,7 +79,7 @@ class Broker:
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "output.log", "ab") as output:
             self.process = subprocess.Popen(
-                self.command(),
+                dying_with_us(self.command()),
                 env=self.environment(),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -139,7 +149,7 @@ class Broker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stop()
+        self.stop(kill=kind is not None)
 
 
 class NatsServer(Broker):
@@ -227,7 +237,7 @@ class RabbitMQ(Broker):
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._epmd is None:
             self._epmd = subprocess.Popen(
-                ["epmd", "-address", "127.0.0.1", "-port", str(self.epmd_port)],
+                dying_with_us(["epmd", "-address", "127.0.0.1", "-port", str(self.epmd_port)]),
                 env=super().environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
