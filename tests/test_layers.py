@@ -221,6 +221,9 @@ def tree(tmp_path: Path) -> Path:
     write(tmp_path, "series/tracker.py", "from oxidicom.errors import Bug\n")
     write(tmp_path, "notify/nats.py", "def late():\n    import oxidicom.errors\n")
     write(tmp_path, "app/__init__.py", "from oxidicom import net, store\nimport oxidicom.wire\n")
+    write(tmp_path, "admin/model.py", "import oxidicom.errors\n")
+    write(tmp_path, "admin/board.py", "from oxidicom.admin.model import Status\n")
+    write(tmp_path, "cli/status.py", "from oxidicom.admin import model\n")
     write(tmp_path, "cli/serve.py", "from oxidicom.app import serve\n")
     write(tmp_path, "__main__.py", "from oxidicom.cli import serve\n")
     return tmp_path
