@@ -18,14 +18,14 @@ from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
 from oxidicom.series.journal import Journal
 from oxidicom.series.recovery import count_instances
 from oxidicom.telemetry import Telemetry
+from oxidicom.telemetry.base import WAITS
 
 logger = logging.getLogger("oxidicom.series")
 
-DONE_WAITS: Final = 2.0
+DONEWAITS: Final = 2.0
 """Seconds for which LONK's done waits for the registration's confirmation (decision 36)."""
 
 _NOTHING_THERE: Final = "no instance in the series' folder"
-_WAITS: Final = "waits in the outbox"
 _REFUSED: Final = "refused, kept in the outbox's folder"
 
 _FIRST_RETRY: Final = 0.1
@@ -121,11 +121,11 @@ class Registrar:
 
     async def _outcome(self, settled: asyncio.Future[bool]) -> str | None:
         """None once CUBE, or its broker, has the registration; otherwise what became of it."""
-        await asyncio.wait([settled], timeout=DONE_WAITS)
+        await asyncio.wait([settled], timeout=DONEWAITS)
         self._telemetry.outbox_depth(self._courier.depth)
         # The delivery goes on; the courier need not remember, for days perhaps, who waited for it.
         if settled.cancel() or settled.cancelled() or not self._has_broker:
-            return _WAITS
+            return WAITS
         return None if settled.result() else _REFUSED
 
     def _tell(
