@@ -22,7 +22,7 @@ from oxidicom.telemetry.base import WAITS
 
 logger = logging.getLogger("oxidicom.series")
 
-DONEWAITS: Final = 2.0
+DONE_WAITS: Final = 2.0
 """Seconds for which LONK's done waits for the registration's confirmation (decision 36)."""
 
 _NOTHING_THERE: Final = "no instance in the series' folder"
@@ -121,7 +121,7 @@ class Registrar:
 
     async def _outcome(self, settled: asyncio.Future[bool]) -> str | None:
         """None once CUBE, or its broker, has the registration; otherwise what became of it."""
-        await asyncio.wait([settled], timeout=DONEWAITS)
+        await asyncio.wait([settled], timeout=DONE_WAITS)
         self._telemetry.outbox_depth(self._courier.depth)
         # The delivery goes on; the courier need not remember, for days perhaps, who waited for it.
         if settled.cancel() or settled.cancelled() or not self._has_broker:
