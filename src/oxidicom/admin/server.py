@@ -36,7 +36,7 @@ TICK: Final = 1.0
 """Seconds from one event, and one sample, to the next."""
 
 _PAGE: Final = Path(__file__).with_name("page") / "index.html"
-_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+_SCRIPT: Final = re.compile(rb"<script[^>]*>(.*?)</script>", re.DOTALL)
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
