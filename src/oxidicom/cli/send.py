@@ -112,6 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
         _print_summary(report)
     if interrupted:
         raise KeyboardInterrupt
+    if sending.why_over:
+        complain(f"gave up: {sending.why_over}")
     tally = sending.tally
     if not tally.failed and not tally.stored:
         complain("no DICOM files there")
