@@ -44,14 +44,17 @@ def test_it_ends_when_nothing_can_come_back() -> None:
     first = backlog.take()
     assert first is not None
     backlog.close()
-    second: list[Item | None] = []
-    waiting = threading.Thread(target=lambda: second.append(backlog.take()))
+    assert backlog.take() is None
+    came_back: list[bool] = []
+    waiting = threading.Thread(target=lambda: came_back.append(backlog.wait_for_returns()))
     waiting.start()
     backlog.put_back(first)
     waiting.join(10)
-    assert second == [first]
+    assert came_back == [True]
+    assert backlog.take() == first
     backlog.settle()
     assert backlog.take() is None
+    assert not backlog.wait_for_returns()
     assert not backlog.put(item("CT"))
 
 

@@ -190,8 +190,8 @@ def _carry_out(sending: Sending, failures: _Failures, shown: list[str] | None) -
             while not sending.wait(_TICK):
                 draw(sending.tally)
         except KeyboardInterrupt:
-            failures.say("stopping; what is on its way is waited for, Ctrl-C again does not wait")
             sending.stop("interrupted", skip_rest=not failures.wanted)
+            failures.say("stopping; what is on its way is waited for, Ctrl-C again does not wait")
             while not sending.wait(_TICK):
                 draw(sending.tally)
             return True

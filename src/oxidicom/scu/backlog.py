@@ -43,10 +43,10 @@ class Backlog:
             return not self._closed
 
     def take(self, proposed: Collection[Context] = ()) -> Item | None:
-        """One of a `proposed` context if there is any, else the next; None when all is done.
-        `settle` or `put_back` follows."""
+        """One of a `proposed` context if there is any, else the next; `settle` or `put_back`
+        follows. None when there is no more, unless some come back: see `wait_for_returns`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._count or (self._closed and not self._taken))
+            self._changed.wait_for(lambda: self._count or self._closed)
             if not self._count:
                 return None
             context = next(
@@ -60,6 +60,12 @@ class Backlog:
             self._taken += 1
             self._changed.notify_all()
             return item
+
+    def wait_for_returns(self) -> bool:
+        """After `take` gave None: whether some came back; if not, all is done."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count or not self._taken)
+            return self._count > 0
 
     def settle(self) -> None:
         """What was taken does not come back."""

@@ -6,6 +6,7 @@ on. What waits for the next round waits in a temporary file: memory does not gro
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import threading
@@ -84,6 +85,7 @@ class Sending:
         self._working = 0
         """Threads that have not given up."""
         self._bug: BaseException | None = None
+        self._ended = threading.Event()
         self._conductor = threading.Thread(target=self._conduct, name="send", daemon=True)
 
     def start(self) -> None:
@@ -92,8 +94,8 @@ class Sending:
     def wait(self, seconds: float) -> bool:
         """Whether all is done by then. Raises Bug if a thread of ours failed, and what `failed`
         raised."""
-        self._conductor.join(seconds)
-        if self._conductor.is_alive():
+        # Not Thread.join: interrupted, it takes a thread that runs for one that has ended.
+        if not self._ended.wait(seconds):
             return False
         if isinstance(self._bug, OxidicomError):
             raise self._bug
@@ -116,23 +118,25 @@ class Sending:
 
     def _conduct(self) -> None:
         try:
-            source: Iterable[Candidate] = self._candidates
-            last = self._retries
-            for number in range(last + 1):
-                self.tally.rounds = number + 1
-                spool = None if number == last else _temporary()
-                self._spool = spool
-                self._round(source, first=number == 0)
-                if spool is None or not spool.tell():
-                    break
-                spool.seek(0)
-                if self._over.is_set():
-                    for path, why in _spooled(spool):
-                        self._fail(path, why)
-                    break
-                source = (Candidate(path, True) for path, _ in _spooled(spool))
+            with contextlib.ExitStack() as stack:
+                source: Iterable[Candidate] = self._candidates
+                for number in range(self._retries + 1):
+                    last = number == self._retries
+                    spool = self._spool = None if last else stack.enter_context(_temporary())
+                    self.tally.rounds += 1
+                    self._round(source, first=number == 0)
+                    if spool is None or not spool.tell():
+                        break
+                    spool.seek(0)
+                    if self._over.is_set():
+                        for path, why in _spooled(spool):
+                            self._fail(path, why)
+                        break
+                    source = (Candidate(path, True) for path, _ in _spooled(spool))
         except BaseException as error:
             self._bug = error
+        finally:
+            self._ended.set()
 
     def _round(self, source: Iterable[Candidate], *, first: bool) -> None:
         backlog = self._backlog = Backlog()
@@ -178,14 +182,19 @@ class Sending:
     def _work(self, backlog: Backlog) -> None:
         line = _Line(self._peer)
         try:
-            while not self._over.is_set() and (item := backlog.take(line.proposed)) is not None:
+            while not self._over.is_set() and not line.given_up:
+                item = backlog.take(line.proposed)
+                if item is None:
+                    # First, because a peer with one association at a time keeps others waiting.
+                    line.release()
+                    if backlog.wait_for_returns():
+                        continue
+                    break
                 if not self._associated(item, line, backlog):
                     backlog.put_back(item)
                 else:
                     self._send(item, line)
                     backlog.settle()
-                if line.given_up:
-                    break
             line.release()
         except BaseException as error:
             self._bug = error
