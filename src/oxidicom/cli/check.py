@@ -78,7 +78,10 @@ def _run_json(settings: Settings, warnings: list[str]) -> int:
     print_json(
         {
             "ok": well,
-            "settings": [line._asdict() for line in effective(settings)],
+            "settings": [
+                {"name": name, "value": value, "default": is_default}
+                for name, value, is_default in effective(settings)
+            ],
             "warnings": warnings,
             "findings": [
                 {

@@ -273,7 +273,8 @@ def _retry(arguments: argparse.Namespace, settings: Settings, folder: Path) -> i
     for path in wanted:
         outcome = put_back(path, sync=settings.fsync)
         if arguments.json:
-            print_json({"name": path.stem, "ok": outcome.well, "outcome": outcome.value})
+            what = {"outcome": outcome.name.lower(), "text": outcome.value}
+            print_json({"name": path.stem, "ok": outcome.well, **what})
             status = status if outcome.well else EXIT_FAULT
         elif outcome.well:
             print(f"{path.stem[:_SHOWN]}: {outcome.value}")
