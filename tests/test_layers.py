@@ -34,10 +34,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"store", "base", "_dataset", "_shared_sync", "_writer", "_express"},
     "series": {"series", "base"},
     "notify": {"notify", "base"},
-    "telemetry": {"telemetry", "base"},
+    "telemetry": {"telemetry", "telemetry.base", "base"},
     "query": {"query", "base"},
     "admin.model": {"base"},
-    "admin": {"admin", "admin.model", "base"},
+    "telemetry.base": {"base"},
+    "admin": {"admin", "admin.model", "base", "telemetry.base"},
     "scu": {"scu", "wire", "base"},
     "cli": {"cli", "app", "base", "query", "notify", "scu", "admin.model"},
 }

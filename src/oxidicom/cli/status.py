@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _default_url() -> str:
     """Read by hand, without the settings' machinery: a health check runs every few seconds."""
     port = os.environ.get("OXIDICOM_ADMIN_PORT", "").strip()
-    if not port:
+    if not port.isdecimal() or int(port) == 0:
         raise BadArguments("where is it? Give --url, or set OXIDICOM_ADMIN_PORT as for `serve`")
     host = os.environ.get("OXIDICOM_ADMIN_HOST", "").strip()
     if host in ("", "0.0.0.0", "::"):
