@@ -211,3 +211,13 @@ def test_watching_goes_on_when_it_vanishes(
     assert msgspec.json.decode(first, type=Status) == STATUS
     assert msgspec.json.decode(second, type=Status) == UNREADY
     assert "HTTP status 503" in done.err
+
+
+def test_the_address_is_the_settings(oxidicom: Oxidicom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any free port (0) is known to the receiver's log only."""
+    monkeypatch.setenv("OXIDICOM_ADMIN_PORT", "0")
+    assert oxidicom("status").status == 2
+    port = free_port()
+    monkeypatch.setenv("OXIDICOM_ADMIN_PORT", str(port))
+    monkeypatch.setenv("OXIDICOM_ADMIN_HOST", "::1")
+    assert f"http://[::1]:{port}" in oxidicom("status").err
