@@ -19,6 +19,7 @@ from pydicom.data import get_testdata_file
 from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import CTImageStorage
 
+from oxidicom.errors import OperatorError
 from oxidicom.scu.association import Peer
 from oxidicom.scu.files import candidates
 from oxidicom.scu.sending import Sending, Tally
@@ -277,7 +278,39 @@ def test_a_peer_that_always_aborts_is_given_up(tmp_path: Path) -> None:
     with moody_peer(mood) as (port, _):
         tally, failed = sent_to(port, tmp_path, retries=2, associations=2)
     assert len(failed) == tally.failed == 20
-    assert tally.associations <= 6
+    assert tally.associations <= 8
+
+
+def test_one_instance_that_the_peer_does_not_bear_is_one(tmp_path: Path) -> None:
+    instances = [Instance() for _ in range(6)]
+    files_in(tmp_path, instances)
+
+    def mood(number: int, event: Any) -> int:
+        if event.request.AffectedSOPInstanceUID == instances[0].sop_instance:
+            event.assoc.abort()
+            return 0xC000
+        return 0
+
+    with moody_peer(mood) as (port, _):
+        tally, failed = sent_to(port, tmp_path, retries=0, associations=1)
+    assert tally.stored == 5
+    ((path, why),) = failed
+    assert path.stem == instances[0].sop_instance
+    assert "aborted" in why
+
+
+def test_a_list_that_cannot_be_written_ends_it(tmp_path: Path) -> None:
+    files_in(tmp_path, [Instance() for _ in range(6)])
+
+    def full(path: Path, why: str) -> None:
+        raise OperatorError("the disk is full")
+
+    with moody_peer(lambda number, event: 0xA700) as (port, _):
+        peer = Peer("127.0.0.1", port, "ANY-SCP", "TEST", 10.0)
+        sending = Sending(peer, candidates([str(tmp_path)]), full, associations=2, retries=0)
+        sending.start()
+        with pytest.raises(OperatorError, match="the disk is full"):
+            assert sending.wait(20)
 
 
 def test_nobody_there(tmp_path: Path, oxidicom: Oxidicom) -> None:

@@ -247,7 +247,8 @@ class Association:
         try:
             self._socket.sendall(data)
         except OSError as error:
-            raise self._parting_words() or self._lost(error) from error
+            hung_up = not isinstance(error, TimeoutError)
+            raise (hung_up and self._parting_words()) or self._lost(error) from error
 
     def _parting_words(self) -> Trouble | None:
         """What a peer said before it hung up on us: an A-ABORT that still waits to be read."""

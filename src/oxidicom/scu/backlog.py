@@ -33,6 +33,7 @@ class Backlog:
         self._taken = 0
         """Of which nobody knows yet whether they come back."""
         self._closed = False
+        self._abandoned = False
 
     def put(self, item: Item) -> bool:
         """Wait for room; False after `close`."""
@@ -62,9 +63,9 @@ class Backlog:
             return item
 
     def wait_for_returns(self) -> bool:
-        """After `take` gave None: whether some came back; if not, all is done."""
+        """After `take` gave None: whether some came back; if not, all is done, or abandoned."""
         with self._changed:
-            self._changed.wait_for(lambda: self._count or not self._taken)
+            self._changed.wait_for(lambda: self._count or not self._taken or self._abandoned)
             return self._count > 0
 
     def settle(self) -> None:
@@ -94,8 +95,9 @@ class Backlog:
             wanted = dict.fromkeys((first, *self._waiting, *reversed(self._seen)))
         return list(wanted)[:MAX_CONTEXTS]
 
-    def close(self) -> None:
-        """No more will come."""
+    def close(self, *, abandon: bool = False) -> None:
+        """No more will come; `abandon`: nor is anybody to wait for what was taken."""
         with self._changed:
             self._closed = True
+            self._abandoned = self._abandoned or abandon
             self._changed.notify_all()

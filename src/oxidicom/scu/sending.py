@@ -27,6 +27,9 @@ FIRST_PAUSE: Final = 0.5
 
 _LONGEST_PAUSE: Final = 30.0
 
+_ABORTS: Final = 3
+"""In a row, whatever the retries: one instance that a peer does not bear is not all of them."""
+
 Failed = Callable[[Path, str], None]
 """Told of each file that finally failed, and why; from any thread, one at a time."""
 
@@ -199,6 +202,7 @@ class Sending:
         except BaseException as error:
             self._bug = error
             self._end("a fault of oxidicom's own")
+            line.abort()
         with self._lock:
             self._working -= 1
             last = self._working == 0
@@ -225,9 +229,9 @@ class Sending:
         except Trouble as trouble:
             self._fail_for_now(item, str(trouble), permanent=trouble.permanent)
             if trouble.fatal:
-                line.lost()
+                line.abort()
                 if trouble.fault is not Fault.FILE:
-                    self._bear(line, trouble)
+                    self._bear(line, trouble, at_least=_ABORTS)
             return
         line.troubles = 0
         stored = is_stored(response.status)
@@ -240,10 +244,10 @@ class Sending:
         if not stored:
             self._fail_for_now(item, f"status {status_text(response.status)}")
 
-    def _bear(self, line: _Line, trouble: Trouble) -> None:
+    def _bear(self, line: _Line, trouble: Trouble, *, at_least: int = 0) -> None:
         """Pause, or give up: if all threads have, sending is over."""
         line.troubles += 1
-        if trouble.permanent or line.troubles > self._retries:
+        if trouble.permanent or line.troubles > max(self._retries, at_least):
             line.given_up = str(trouble)
             return
         pause = min(self._first_pause * 2 ** (line.troubles - 1), _LONGEST_PAUSE)
@@ -269,7 +273,7 @@ class Sending:
         with self._lock:
             self._why_over = self._why_over or why
         self._over.set()
-        self._backlog.close()  # nobody is to wait for room, or for more
+        self._backlog.close(abandon=True)
 
 
 class _Line:
@@ -292,9 +296,15 @@ class _Line:
     def release(self) -> None:
         if self.association is not None:
             self.association.release()
-        self.lost()
+        self._forget()
 
-    def lost(self) -> None:
+    def abort(self) -> None:
+        """Also after a connection that is lost already."""
+        if self.association is not None:
+            self.association.abort()
+        self._forget()
+
+    def _forget(self) -> None:
         self.association = None
         self.proposed = frozenset()
 
