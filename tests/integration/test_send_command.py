@@ -310,7 +310,7 @@ def test_a_list_that_cannot_be_written_ends_it(tmp_path: Path) -> None:
         sending = Sending(peer, candidates([str(tmp_path)]), full, associations=2, retries=0)
         sending.start()
         with pytest.raises(OperatorError, match="the disk is full"):
-            assert sending.wait(20)
+            assert sending.wait(60)
 
 
 def test_nobody_there(tmp_path: Path, oxidicom: Oxidicom) -> None:
@@ -336,7 +336,7 @@ def test_an_interruption_lists_what_was_not_sent(tmp_path: Path) -> None:
     def mood(number: int, event: Any) -> int:
         if number == 2:
             third.set()
-            assert interrupted.wait(20)
+            assert interrupted.wait(60)
         return 0
 
     with moody_peer(mood) as (port, stored):
@@ -349,12 +349,12 @@ def test_an_interruption_lists_what_was_not_sent(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert third.wait(20)
+        assert third.wait(60)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert "stopping" in process.stderr.readline()
         interrupted.set()
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "3 stored at" in out
     left = {Path(line).stem for line in listed.read_text().splitlines()}

@@ -26,6 +26,9 @@ from tests.support.raw_peer import RawPeer
 from tests.support.receiver import PROJECT, Receiver
 from tests.support.storing import store
 
+STUCK = 60.0
+"""Seconds after which something that was to happen does not."""
+
 
 class Watching:
     """`oxidicom watch` in a process of its own; what it says, a line at a time."""
@@ -56,16 +59,16 @@ class Watching:
 
     def says(self, words: str) -> None:
         """On stderr, some time."""
-        while words not in (line := self.err.get(timeout=20)):
+        while words not in (line := self.err.get(timeout=STUCK)):
             assert line
 
     def json(self) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(self.out.get(timeout=20))
+        value: dict[str, Any] = json.loads(self.out.get(timeout=STUCK))
         return value
 
     def interrupt(self) -> int:
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(20)
+        return self.process.wait(STUCK)
 
 
 @contextlib.contextmanager
@@ -77,7 +80,7 @@ def watching(*arguments: str, **environment: str) -> Iterator[Watching]:
         watch.process.kill()
         watch.process.wait()
         for reader in watch._readers:
-            reader.join(20)
+            reader.join(STUCK)
 
 
 def publish(url: str, *messages: tuple[str, bytes]) -> None:
@@ -155,7 +158,7 @@ def test_it_waits_for_nats_and_comes_back(tmp_path: Path) -> None:
             with server:
                 watch.says("listening to")
                 publish(server.url, ("oxidicom.CT.1_2", count(number)))
-                line = watch.out.get(timeout=20)
+                line = watch.out.get(timeout=STUCK)
                 assert line.endswith(f"CT  1.2  {number} instances")
             watch.says("NATS is away")
         assert watch.interrupt() == 130
@@ -176,7 +179,7 @@ def test_a_reader_that_has_enough_ends_it(nats_server: NatsServer) -> None:
         assert "listening" in process.stderr.readline()
         os.close(reader)
         publish(nats_server.url, ("oxidicom.CT.1_2", DONE))
-        assert process.wait(20) == 1
+        assert process.wait(STUCK) == 1
         assert process.stderr.read() == ""
 
 

@@ -24,7 +24,7 @@ _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def drawn(
     *arguments: object,
     interrupt: Callable[[str], bool] = lambda text: False,
-    timeout: float = 30,
+    timeout: float = 60,
     **environment: str,
 ) -> tuple[int, str]:
     """Exit status, and all that was drawn, without colours and movements of the cursor.
