@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import subprocess
@@ -57,7 +58,7 @@ def check(
 ) -> Check:
     """Runs the command with a good environment, but for what the test gives it."""
 
-    def run(**environ: str) -> Answer:
+    def run(*arguments: str, **environ: str) -> Answer:
         for name in os.environ:
             if name.upper().startswith(("OXIDICOM_", "CHRIS_", "OTEL_")):
                 monkeypatch.delenv(name)
@@ -68,7 +69,7 @@ def check(
         }
         for name, value in {**good, **environ}.items():
             monkeypatch.setenv(name, value)
-        status = main(["check"])
+        status = main(["check", *arguments])
         return Answer(status, capsys.readouterr().out)
 
     return run
@@ -99,6 +100,18 @@ class TestCommand:
         assert answer.status == 0
         assert answer.line("storage").startswith("storage   ok ")
         assert answer.line("listener").startswith("listener  ok ")
+
+    def test_json(self, check: Check) -> None:
+        answer = check("--json", OXIDICOM_NATS_ADDRESS=f"127.0.0.1:{free_port()}")
+        found = json.loads(answer.out)
+        assert (answer.status, found["ok"]) == (1, False)
+        verdicts = {each["subject"]: each["verdict"] for each in found["findings"]}
+        assert verdicts["NATS"] == "fault"
+        assert verdicts["storage"] == verdicts["listener"] == "ok"
+        assert verdicts["broker"] == "not_set"
+        names = {each["name"]: each["default"] for each in found["settings"]}
+        assert names["OXIDICOM_NATS_ADDRESS"] is False
+        assert "OXIDICOM_CELERY_BROKER" in found["warnings"][0]
 
     def test_brokers_that_are_not_set_are_no_fault(self, check: Check) -> None:
         answer = check()

@@ -93,8 +93,13 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 def _services() -> str:
     storage = len(uids.abstract_syntaxes()) - 1
     rows = (
-        ("Verification", f"`{constants.VERIFICATION}`", "for `oxidicom check`", "yes"),
-        ("Storage", f"{storage} SOP Classes (appendix A)", "no", "yes"),
+        (
+            "Verification",
+            f"`{constants.VERIFICATION}`",
+            "for `oxidicom check` and `oxidicom echo`",
+            "yes",
+        ),
+        ("Storage", f"{storage} SOP Classes (appendix A)", "for `oxidicom send`", "yes"),
         (
             "Study Root Query/Retrieve Information Model - FIND",
             f"`{find.STUDY_ROOT_FIND}`",

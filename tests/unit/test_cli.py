@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,8 @@ import pytest
 
 import oxidicom
 from oxidicom import __version__
-from oxidicom.cli import main
+from oxidicom.cli import COMMANDS, main
+from oxidicom.cli.completion import SHELLS
 from oxidicom.errors import OperatorError
 from oxidicom.settings import Settings, markdown_table
 
@@ -112,6 +115,67 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"oxidicom {__version__}\n"
 
 
+def test_version_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "version": __version__,
+        "python": platform.python_version(),
+    }
+
+
+def test_settings_in_force_as_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["settings", "--json"]) == 2
+    monkeypatch.setenv("OXIDICOM_FILES_ROOT", "/data")
+    monkeypatch.setenv("OXIDICOM_CELERY_BROKER", "amqp://user:secret@rabbitmq")
+    capsys.readouterr()
+    assert main(["settings", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "secret" not in out
+    settings = [json.loads(line) for line in out.splitlines()]
+    assert {"name": "OXIDICOM_FILES_ROOT", "value": "/data", "default": False} in settings
+    assert {"name": "OXIDICOM_SCP_AET", "value": "ChRIS", "default": True} in settings
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_knows_commands_and_options(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for command in COMMANDS:
+        assert command in script
+    if shell != "tcsh":  # shtab knows no options of commands there
+        assert "--associations" in script
+
+
+def test_bash_completes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    script += """
+        complete_line() {
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_oxidicom
+            echo "${COMPREPLY[*]}"
+        }
+        complete_line oxidicom se
+        complete_line oxidicom echo --ca
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    commands, options = done.stdout.splitlines()
+    assert set(commands.split()) == {"serve", "send", "settings"}
+    assert set(options.split()) == {"--calling", "--ca"}
+
+
+def test_every_command_explains_its_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--help"])
+        assert caught.value.code == 0
+        out = capsys.readouterr().out
+        assert "exit status" in out.lower() or command in ("version", "completion"), command
+
+
 def test_an_unknown_command_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["listen"])
@@ -124,8 +188,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    for command in ("serve", "check", "settings", "version"):
-        assert command in out
+    for command in COMMANDS:
+        assert f"\n    {command}" in out
+    assert "exit status:" in out
 
 
 def python(program: str, *, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
@@ -159,6 +224,18 @@ def test_small_commands_do_not_load_the_brokers_libraries() -> None:
         " & set(sys.modules)), file=sys.stderr)"
     )
     assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+@pytest.mark.parametrize("command", ["serve", "status"])
+def test_a_command_loads_what_it_needs_itself(command: str) -> None:
+    """What starts often, or must start fast, does not pay for the others."""
+    done = python(
+        "import sys; from oxidicom.cli import _parser; "
+        f"_parser(['{command}']).parse_args(['{command}']);"
+        "print(sorted({'rich', 'shtab', 'msgspec', 'asyncio', 'nats', 'oxidicom.scu',"
+        " 'oxidicom.cli.probes'} & set(sys.modules)))"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 def test_a_reader_that_has_enough_is_no_traceback() -> None:

@@ -202,6 +202,16 @@ def test_retry(run: Run, outbox: Outbox, how: str) -> None:
     assert (status, out) == (0, f"{entry.name[:12]}: is pending already\n")
 
 
+def test_retry_as_json(run: Run, outbox: Outbox) -> None:
+    entry = refused(outbox, with_patient())
+    status, out, err = run("retry", "--refused", "--json")
+    assert (status, err) == (0, "")
+    assert lines_of(out) == [
+        {"name": entry.name, "ok": True, "outcome": "back", "text": "pending again"}
+    ]
+    assert run("retry", "--refused", "--json") == (0, "", "")
+
+
 def test_retry_beside_a_newer_one(run: Run, outbox: Outbox) -> None:
     entry = refused(outbox, with_patient())
     newer = with_patient()
