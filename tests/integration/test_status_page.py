@@ -31,7 +31,7 @@ from tests.support.receiver import PROJECT, Receiver
 
 SCREENSHOTS = PROJECT / "build" / "screenshots"
 HOSTILE = b"<img src=x id=h>"
-"""An AE title is any sixteen characters (PS3.5 6.2); written as markup, this one would ask for x."""
+"""An AE title is any sixteen characters (PS3.5 6.2); as markup, this one would ask for x."""
 
 PHONE = (360, 740)
 LAPTOP = (1280, 800)
