@@ -47,9 +47,24 @@ def browser() -> Iterator[Browser]:
             pytest.fail("chromium is not installed")
         pytest.skip("chromium is not installed")
     with sync_playwright() as playwright:
+        expect.set_options(timeout=20_000)  # of a machine that does much else
         browser = playwright.chromium.launch(executable_path=chromium)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    """Its PACS CT1 says that each series has 40 instances."""
+    with (
+        scripted_pacs(answering(40)) as pacs,
+        Receiver(
+            tmp_path_factory.mktemp("receiver"),
+            OXIDICOM_ADMIN_PORT="0",
+            OXIDICOM_PACS_ADDRESS=f"CT1=127.0.0.1:{pacs.port}",
+        ) as receiver,
+    ):
+        yield receiver
 
 
 class Viewer:
@@ -98,7 +113,9 @@ class Viewer:
 
     def picture(self, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+        self.page.screenshot(
+            path=SCREENSHOTS / f"{name}.png", full_page=True, animations="disabled"
+        )
 
     def fits(self) -> bool:
         """Nothing to scroll to on the right."""
@@ -115,65 +132,59 @@ def send(peer: RawPeer, series: str, numbers: range) -> None:
         assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
 
 
-def test_a_study_arrives(browser: Browser, tmp_path: Path) -> None:
+def test_a_study_arrives(browser: Browser, receiver: Receiver) -> None:
     series = Instance().series
-    with (
-        scripted_pacs(answering(40)) as pacs,
-        Receiver(
-            tmp_path,
-            OXIDICOM_ADMIN_PORT="0",
-            OXIDICOM_PACS_ADDRESS=f"CT1=127.0.0.1:{pacs.port}",
-        ) as receiver,
-    ):
-        viewer = Viewer(browser)
-        viewer.open(receiver)
-        expect(viewer.part("no-series")).to_contain_text("No series yet")
-        expect(viewer.part("no-associations")).to_be_visible()
-        with RawPeer(receiver.port) as peer, RawPeer(receiver.port) as stranger:
-            peer.associate(calling=b"CT1")
-            stranger.associate(calling=HOSTILE)
-            send(peer, series, range(10))
-            row = viewer.part("series").get_by_role("listitem")
-            bar = row.get_by_role("progressbar")
-            expect(row.locator("[data-part=tally]")).to_have_text("10 / 40")
-            expect(bar).to_have_js_property("value", 10)
-            send(stranger, Instance().series, range(3))  # of a PACS that nobody can ask
-            expect(row.nth(0).locator("[data-part=tally]")).to_have_text("3")
-            expect(row.nth(0).locator("progress:indeterminate")).to_be_visible()
-            send(peer, series, range(10, 30))
-            expect(bar.nth(1)).to_have_js_property("value", 30)
-            expect(row.nth(1).locator("[data-part=uid]")).to_have_text(series)
+    viewer = Viewer(browser)
+    viewer.open(receiver)
+    expect(viewer.part("no-series")).to_contain_text("No series yet")
+    expect(viewer.part("no-associations")).to_be_visible()
+    with RawPeer(receiver.port) as peer, RawPeer(receiver.port) as stranger:
+        peer.associate(calling=b"CT1")
+        stranger.associate(calling=HOSTILE)
+        send(peer, series, range(10))
+        row = viewer.part("series").get_by_role("listitem")
+        bar = row.get_by_role("progressbar")
+        expect(row.locator("[data-part=tally]")).to_have_text("10 / 40")
+        expect(bar).to_have_js_property("value", 10)
+        send(stranger, Instance().series, range(3))  # of a PACS that nobody can ask
+        expect(row.nth(0).locator("[data-part=tally]")).to_have_text("3")
+        expect(row.nth(0).locator("progress:indeterminate")).to_be_visible()
+        send(peer, series, range(10, 30))
+        expect(bar.nth(1)).to_have_js_property("value", 30)
+        expect(row.nth(1).locator("[data-part=uid]")).to_have_text(series)
 
-            associations = viewer.part("associations").get_by_role("row")
-            expect(associations).to_have_count(2)
-            expect(associations.nth(1)).to_contain_text("CT1")
-            expect(associations.nth(0).locator(".aet")).to_have_text(HOSTILE.decode())
-            expect(row.nth(0).locator(".aet")).to_have_text(HOSTILE.decode())
-            assert viewer.page.locator("img").count() == 0
+        associations = viewer.part("associations").get_by_role("row")
+        expect(associations).to_have_count(2)
+        expect(associations.nth(1)).to_contain_text("CT1")
+        expect(associations.nth(0).locator(".aet")).to_have_text(HOSTILE.decode())
 
-            for plot in ("plot-instances", "plot-bytes"):
-                line = viewer.part(plot).locator(".line")
-                expect(line).to_have_attribute("d", re.compile("M.*L"))
-                box = line.bounding_box()
-                assert box is not None
-                assert box["height"] > 20, "nothing arrived, says the plot"
-            viewer.picture("arriving")
+        for plot in ("plot-instances", "plot-bytes"):
+            line = viewer.part(plot).locator(".line")
+            expect(line).to_have_attribute("d", re.compile("M.*L"))
+            box = line.bounding_box()
+            assert box is not None
+            assert box["height"] > 20, "nothing arrived, says the plot"
+        viewer.picture("arriving")
 
-            viewer.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
-            viewer.page.emulate_media(color_scheme="light")
-            assert viewer.fits()
-            viewer.picture("arriving-phone")
-            peer.release()
-        done = viewer.part("recent").get_by_role("listitem").filter(has_text="CT1")
-        expect(done.locator("[data-part=tally]")).to_have_text("30 / 40")
-        expect(done.locator("[data-part=uid]")).to_have_attribute("title", series)
-        expect(viewer.part("no-associations")).to_be_visible()
+        viewer.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+        viewer.page.emulate_media(color_scheme="light")
         assert viewer.fits()
-        viewer.picture("complete-phone")
-        assert "Geheim" not in viewer.page.content()
-        assert viewer.complaints == []
-        assert viewer.hosts == {urlsplit(viewer.page.url).netloc}
-        viewer.leave()
+        viewer.picture("arriving-phone")
+        peer.release()
+    lost = viewer.part("failures").get_by_role("listitem").first
+    expect(lost.locator(".who")).to_have_text(f"{HOSTILE.decode()} 127.0.0.1")
+    assert viewer.page.locator("img").count() == 0
+    done = viewer.part("recent").get_by_role("listitem").filter(has_text="CT1")
+    expect(done.locator("[data-part=tally]")).to_have_text("30 / 40")
+    expect(done.locator("[data-part=uid]")).to_have_attribute("title", series)
+    expect(viewer.part("no-associations")).to_be_visible()
+    expect(viewer.part("outbox-count")).to_have_text("2")  # there is no broker
+    assert viewer.fits()
+    viewer.picture("complete-phone")
+    assert "Geheim" not in viewer.page.content()
+    assert viewer.complaints == []
+    assert viewer.hosts == {urlsplit(viewer.page.url).netloc}
+    viewer.leave()
 
 
 def test_a_receiver_that_is_restarted(browser: Browser, tmp_path: Path) -> None:
@@ -195,27 +206,26 @@ def test_a_receiver_that_is_restarted(browser: Browser, tmp_path: Path) -> None:
         viewer.leave()
 
 
-def test_a_theme_is_kept(browser: Browser, tmp_path: Path) -> None:
-    with Receiver(tmp_path, OXIDICOM_ADMIN_PORT="0") as receiver:
-        viewer = Viewer(browser)
-        viewer.open(receiver)
+def test_a_theme_is_kept(browser: Browser, receiver: Receiver) -> None:
+    viewer = Viewer(browser)
+    viewer.open(receiver)
 
-        def ground() -> str:
-            return str(viewer.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    def ground() -> str:
+        return str(viewer.page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
-        dark = ground()
-        button = viewer.part("theme")
-        button.press("Enter")
-        expect(button).to_have_text("Theme: dark")
-        assert ground() == dark
-        button.press("Enter")
-        expect(button).to_have_text("Theme: light")
-        light = ground()
-        assert light != dark
-        viewer.page.reload()
-        expect(button).to_have_text("Theme: light")
-        assert ground() == light
-        button.press("Enter")
-        assert ground() == dark
-        assert viewer.complaints == []
-        viewer.leave()
+    dark = ground()
+    button = viewer.part("theme")
+    button.press("Enter")
+    expect(button).to_have_text("Theme: dark")
+    assert ground() == dark
+    button.press("Enter")
+    expect(button).to_have_text("Theme: light")
+    light = ground()
+    assert light != dark
+    viewer.page.reload()
+    expect(button).to_have_text("Theme: light")
+    assert ground() == light
+    button.press("Enter")
+    assert ground() == dark
+    assert viewer.complaints == []
+    viewer.leave()
