@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from playwright.sync_api import (
     Browser,
@@ -20,15 +21,18 @@ from playwright.sync_api import (
     ConsoleMessage,
     Locator,
     Page,
+    Route,
     expect,
     sync_playwright,
 )
 
+from oxidicom.admin import model
 from tests.support.data import Instance
 from tests.support.pacs import answering, scripted_pacs
 from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import PROJECT, Receiver
 
+PAGE = PROJECT / "src" / "oxidicom" / "admin" / "page" / "index.html"
 SCREENSHOTS = PROJECT / "build" / "screenshots"
 HOSTILE = b"<img src=x id=h>"
 """An AE title is any sixteen characters (PS3.5 6.2); as markup, this one would ask for x."""
@@ -227,5 +231,104 @@ def test_a_theme_is_kept(browser: Browser, receiver: Receiver) -> None:
     assert ground() == light
     button.press("Enter")
     assert ground() == dark
+    assert viewer.complaints == []
+    viewer.leave()
+
+
+def bad_night(now: float) -> model.Status:
+    """As much as is ever shown, of the longest names and numbers."""
+    series = [
+        model.Series(
+            pacs_name=f"MODALITY_{number:07}",
+            series_instance_uid=f"1.2.826.0.1.3680043.8.498.{10**36 + number}",
+            modality="CT",
+            received=number * 1_000,
+            expected=None if number % 3 else 100_000,
+            state="receiving" if number % 7 else "settling",
+            since=now - 10 * number,
+            latest=now,
+        )
+        for number in range(80)
+    ]
+    associations = [
+        model.OpenAssociation(
+            ulid=f"01J{number:023}",
+            calling_aet=f"MODALITY_{number:07}",
+            called_aet="ChRIS",
+            peer="[2001:db8:85a3:8d3:1319:8a2e:370:7348]:65535",
+            since=now - 3_599 * number,
+            stored=number * 10_000,
+            refused=number,
+            bytes=10**12 + number,
+            tls="TLSv1.3",
+        )
+        for number in range(50)
+    ]
+    failures = [
+        model.Failure(
+            at=now - number,
+            kind="storage",
+            who=f"MODALITY_{number:07} 2001:db8:85a3:8d3:1319:8a2e:370:7348",
+            reason="No space left on device: " + "SERVICES/PACS/" * 8,
+            status="A700H",
+            count=1_000,
+        )
+        for number in range(50)
+    ]
+    return model.Status(
+        version="0.1.0",
+        aet="SIXTEEN_LETTERS_",
+        started_at=now - 10_000_000,
+        now=now,
+        workers=64,
+        ready=False,
+        checks=[
+            model.Check(name="storage", state="failed", detail="No space left on device"),
+            model.Check(name="broker", state="degraded", detail="refuses connections"),
+            model.Check(name="nats", state="ok", detail="connected"),
+        ],
+        now_rates=model.Rates(instances=123_456.7, bytes=2.5e9),
+        totals=model.Totals(associations=10**9, associations_aborted=10**6, refused=10**6),
+        associations_open=150,
+        associations=associations,
+        series_open=80,
+        series=series,
+        recent_series=[],
+        outbox=model.Outbox(pending=12, refused=2, oldest_at=now - 400),
+        failures=failures,
+    )
+
+
+def test_a_bad_night(browser: Browser) -> None:
+    viewer = Viewer(browser)
+    page = viewer.page
+
+    def serve(route: Route) -> None:
+        if urlsplit(route.request.url).path == "/":  # and no events but ours
+            route.fulfill(path=PAGE)
+
+    now = 1_800_000_000
+    page.clock.set_fixed_time(now * 1_000)  # so that none are missed, either
+    page.route("**/*", serve)
+    page.goto("http://receiver/")
+    page.evaluate(
+        "status => take(JSON.parse(status))", msgspec.json.encode(bad_night(now)).decode()
+    )
+    for width, height in (PHONE, (768, 1024), (2560, 1440), LAPTOP):
+        page.set_viewport_size({"width": width, "height": height})
+        assert viewer.fits(), f"wider than {width}"
+    viewer.picture("bad-night")
+    expect(viewer.state).to_have_text("not ready: storage")
+    expect(viewer.part("checks").get_by_role("listitem").nth(1)).to_contain_text(
+        "degraded: refuses"
+    )
+    expect(viewer.part("outbox-pending")).to_contain_text("12 series wait")
+    expect(viewer.part("outbox-refused")).to_contain_text("2 series refused by CUBE")
+    expect(viewer.part("associations-count")).to_have_text("50 of 150")
+    expect(viewer.part("series").get_by_role("progressbar")).to_have_count(80)
+    failures = viewer.part("failures").get_by_role("listitem")
+    expect(failures).to_have_count(8)  # others are not shown
+    page.get_by_role("button", name="Show all 50").click()
+    expect(failures).to_have_count(50)
     assert viewer.complaints == []
     viewer.leave()
