@@ -85,6 +85,8 @@ class AdminServer:
             ticking.cancel()
 
     def stop(self) -> None:
+        """Streams end with how all stands at the end."""
+        self._publish()
         self._broadcast.close()
         self._server.should_exit = True
 
@@ -95,8 +97,11 @@ class AdminServer:
             due = max(due + TICK, loop.time())
             await asyncio.sleep(due - loop.time())
             self._board.tick()
-            if self._broadcast.clients:
-                self._broadcast.publish(self._encode(self._board.status()))
+            self._publish()
+
+    def _publish(self) -> None:
+        if self._broadcast.clients and not self._broadcast.closed:
+            self._broadcast.publish(self._encode(self._board.status()))
 
     # ---- routes --------------------------------------------------------------------------
 
