@@ -36,8 +36,8 @@ TICK: Final = 1.0
 """Seconds from one event, and one sample, to the next."""
 
 _PAGE: Final = Path(__file__).with_name("page") / "index.html"
-_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
-_STYLE: Final = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
+_SCRIPT: Final = re.compile(rb"<script[^>]*>(.*?)</script>", re.DOTALL)
+_STYLE: Final = re.compile(rb"<style[^>]*>(.*?)</style>", re.DOTALL)
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",

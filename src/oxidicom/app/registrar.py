@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from oxidicom.logevents import event
+from oxidicom.logevents import describe, event
 from oxidicom.notify.courier import Courier
 from oxidicom.notify.nats import LonkPublisher
 from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
@@ -82,9 +82,11 @@ class Registrar:
         self._disk.shutdown(wait=False, cancel_futures=True)
 
     async def _register(self, completed: SeriesCompleted) -> None:
+        began_ns = time.time_ns()
         try:
-            await self._bring(completed)
+            await self._bring(completed, began_ns)
         except Exception as error:
+            self._tell_telemetry(completed, 0, began_ns, describe(error))
             event(
                 logger,
                 logging.ERROR,
@@ -94,9 +96,8 @@ class Registrar:
                 SeriesInstanceUID=completed.series.series_instance_uid,
             )
 
-    async def _bring(self, completed: SeriesCompleted) -> None:
+    async def _bring(self, completed: SeriesCompleted, began_ns: int) -> None:
         series = completed.series
-        began_ns = time.time_ns()
         # Two receptions of one series in their order: an older count never follows a newer one.
         turn = self._turns.setdefault(series.key, asyncio.Lock())
         async with turn:
@@ -132,16 +133,7 @@ class Registrar:
         self, completed: SeriesCompleted, ndicom: int, began_ns: int, error: str | None
     ) -> None:
         series = completed.series
-        self._telemetry.series_registered(
-            series,
-            completed.associations,
-            ndicom,
-            began_ns,
-            time.time_ns(),
-            None,
-            error,
-            completed.expected,
-        )
+        self._tell_telemetry(completed, ndicom, began_ns, error)
         pacs = _by_the_pacs(completed.expected, ndicom)
         well = "short" not in pacs and (error is None or not self._has_broker)
         event(
@@ -155,6 +147,20 @@ class Registrar:
             **pacs,
             associations=len(completed.associations),
             registration=error or "confirmed",
+        )
+
+    def _tell_telemetry(
+        self, completed: SeriesCompleted, ndicom: int, began_ns: int, error: str | None
+    ) -> None:
+        self._telemetry.series_registered(
+            completed.series,
+            completed.associations,
+            ndicom,
+            began_ns,
+            time.time_ns(),
+            None,
+            error,
+            completed.expected,
         )
 
     async def _count(self, series: SeriesInfo) -> int:
