@@ -1,5 +1,6 @@
 # make run    a receiver on port 11111 that stores below ./data; needs nothing beforehand
-# make test   lint, types, build and every test, against real brokers and peers
+# make test   lint, types, build and every test, against real brokers and peers;
+#             PYTEST=tests/unit/test_names.py one file, PYTEST=-n0 one test after the other
 # make soak   the trials of tests/adversity in full, for an hour, with their figures;
 #             OXIDICOM_TEST_SHARE=0.1 of it; OXIDICOM_TEST_SEED=N the same again
 # make bench  this receiver beside others, in turn; BENCH=--quick for two minutes
@@ -30,8 +31,11 @@ BUILD_REQUIRES = $(BIN)/python -c 'import shlex, tomllib; \
 run: $(INSTALLED) $(BUILT)
 	@exec tools/run
 
+# Of the whole suite three files at a time: it waits more than it works. The longest come first.
+PARALLEL = $(if $(findstring tests/,$(PYTEST)),,-n 3 --dist loadfile --no-loadscope-reorder)
+
 test: debian-test lint
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
 
 soak: debian-test $(VENV)/.test $(BUILT)
 	$(BIN)/python -m pytest tests/adversity --long $(PYTEST)

@@ -9,12 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import installed
+from tests.conftest import FIGURE, SEED, installed
 from tests.support.brokers import Broker, RabbitMQ, RedisServer
-
-SEED = os.environ.get("OXIDICOM_TEST_SEED") or str(random.SystemRandom().randrange(10**9))
-
-FIGURES = pytest.StashKey[list[str]]()
 
 Scale = Callable[[int, int], int]
 Figures = Callable[[str], None]
@@ -23,8 +19,9 @@ Figures = Callable[[str], None]
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """The same for the same seed, whichever tests run beside."""
-    print(f"OXIDICOM_TEST_SEED={SEED}")
-    return random.Random(f"{SEED} {request.node.name}")
+    seed = request.config.stash[SEED]
+    print(f"OXIDICOM_TEST_SEED={seed}")
+    return random.Random(f"{seed} {request.node.name}")
 
 
 @pytest.fixture
@@ -42,8 +39,8 @@ def scale(long: bool, request: pytest.FixtureRequest) -> Scale:
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
     """Told at the end of the run."""
-    told = request.config.stash.setdefault(FIGURES, [])
-    return lambda text: told.append(f"{request.node.name}: {text}")
+    told = request.node.user_properties
+    return lambda text: told.append((FIGURE, f"{request.node.name}: {text}"))
 
 
 def durable(kind: type[Broker], folder: Path) -> Broker:
@@ -60,16 +57,3 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
     broker = durable(request.param, tmp_path / "broker")
     yield broker
     broker.stop(kill=True)
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    told = config.stash.get(FIGURES, [])
-    if not told:
-        return
-    terminalreporter.section("trials")
-    terminalreporter.line(f"OXIDICOM_TEST_SEED={SEED}")
-    if config.getoption("--long"):
-        for line in told:
-            terminalreporter.line(line)

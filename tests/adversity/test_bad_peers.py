@@ -188,7 +188,7 @@ def test_a_byte_a_second_amid_an_instance(receiver: Receiver, undisturbed: Undis
             except TimeoutError:
                 continue
         assert 55 < time.monotonic() - began < 70
-    assert receiver.leftovers() == []
+    wait_until(lambda: not receiver.leftovers(), "nothing left behind")
 
 
 def test_a_peer_that_never_reads(

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.adversity.conftest import Figures, Scale
-from tests.support.brokers import free_port
+from tests.support.ports import free_port
 from tests.support.receiver import Receiver, wait_until
 from tests.support.senders import Senders, instance_of
 

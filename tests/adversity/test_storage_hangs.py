@@ -1,12 +1,11 @@
 """Storage that answers nothing for seconds: nobody but its own senders feels it (promises 1, 5, 7).
 
-OXIDICOM_TEST_TRIALS=long lets it hang for 10 s instead of 2.
+With --long it hangs for 10 s instead of 2.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -22,8 +21,6 @@ from tests.support.raw_peer import EXPLICIT, RawPeer, c_store_rq, p_data, pdv
 from tests.support.receiver import Receiver, wait_until
 from tests.support.storage_faults import StorageFaults, storage_faults
 from tests.support.storing import store
-
-SECONDS: Final = 10.0 if os.environ.get("OXIDICOM_TEST_TRIALS") == "long" else 2.0
 
 DELAY: Final = 0.05
 """Seconds that an association may be held up by another's trouble (promise 6)."""
@@ -102,6 +99,11 @@ def make_slow(receiver: Receiver, faults: StorageFaults) -> None:
         peer.release()
 
 
+@pytest.fixture
+def seconds(long: bool) -> float:
+    return 10 if long else 2
+
+
 Hang = tuple[Receiver, AbstractContextManager[object]]
 
 
@@ -137,14 +139,14 @@ def hang(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hang]:
         yield receiver, faults.hung()
 
 
-def test_others_do_not_feel_it_and_nothing_is_lost(hang: Hang) -> None:
+def test_others_do_not_feel_it_and_nothing_is_lost(hang: Hang, seconds: float) -> None:
     receiver, hung = hang
     senders = [Sender(receiver.port) for _ in range(SENDERS)]
     before = receiver.peak_memory()
     with hung:
         for sender in senders:
             sender.start()
-        took = echo_for(receiver, SECONDS)
+        took = echo_for(receiver, seconds)
         assert [sender.acknowledged for sender in senders] == [[]] * SENDERS
         grown = receiver.peak_memory() - before
     for sender in senders:
@@ -161,7 +163,7 @@ def test_others_do_not_feel_it_and_nothing_is_lost(hang: Hang) -> None:
     wait_until(lambda: not receiver.leftovers(), "no temporary files")
 
 
-def test_associations_that_give_up_amid_it(hang: Hang) -> None:
+def test_associations_that_give_up_amid_it(hang: Hang, seconds: float) -> None:
     """Their incomplete instances are removed when storage answers again, not before."""
     receiver, hung = hang
     instances = [Instance(pixels=PIXELS) for _ in range(20)]
@@ -177,7 +179,7 @@ def test_associations_that_give_up_amid_it(hang: Hang) -> None:
         with hung:
             for peer in peers:
                 peer.close()
-            check_echoes(echo_for(receiver, SECONDS / 4))
+            check_echoes(echo_for(receiver, seconds / 4))
             assert len(receiver.leftovers()) == len(instances)
     wait_until(lambda: not receiver.leftovers(), "no temporary files")
     assert receiver.files() == []

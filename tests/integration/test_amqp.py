@@ -22,7 +22,9 @@ from oxidicom.notify import amqp
 from oxidicom.notify.amqp import AmqpPublisher
 from oxidicom.notify.courier import Courier
 from oxidicom.notify.outbox import Outbox
-from tests.support.brokers import Gate, RabbitMQ, free_port
+from tests.support.brokers import Gate, RabbitMQ
+from tests.support.ports import free_port
+from tests.support.receiver import wait_until
 from tests.support.registrations import VECTOR, numbered, registration
 
 TASK_ID = "3b241101-e2bb-4255-8caf-4136c566a962"
@@ -253,6 +255,13 @@ async def test_confirmed_means_kept_by_a_broker_that_is_killed(tmp_path: Path, q
         async with publisher(broker.url, queue) as ours:
             for count in range(5):
                 await ours.publish(registration(count), str(uuid.uuid4()))
+            # It confirms into a queue that a kill right after its declaration makes it forget.
+            tables = broker.folder / "mnesia" / f"oxidicom{broker.port}@localhost"
+            await asyncio.to_thread(
+                wait_until,
+                lambda: any(queue.encode() in table.read_bytes() for table in tables.glob("*.*")),
+                "the queue's declaration on disk",
+            )
             broker.stop(kill=True)
             with pytest.raises(LINE_ERRORS):
                 await ours.publish(registration(5), str(uuid.uuid4()))

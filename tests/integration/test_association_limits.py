@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,9 +97,12 @@ def test_idle_connections_do_not_delay_others(receiver: Receiver) -> None:
     try:
         with RawPeer(receiver.port) as peer:
             peer.associate(ECHO)
-            started = time.monotonic()
-            peer.echo()
-            assert time.monotonic() - started < 0.1
+            waits = []
+            for message_id in range(1, 10):
+                started = time.monotonic()
+                peer.echo(message_id)
+                waits.append(time.monotonic() - started)
+            assert statistics.median(waits) < 0.1, "the machine may have other work for a moment"
             peer.release()
     finally:
         for connection in held:

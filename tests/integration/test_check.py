@@ -27,9 +27,10 @@ from oxidicom.cli.probes.pacs import probe_pacs
 from oxidicom.cli.probes.storage import probe_storage
 from oxidicom.settings import Settings
 from oxidicom.settings.addresses import PacsAddress
-from tests.support.brokers import NatsServer, RabbitMQ, find_program, free_port
+from tests.support.brokers import NatsServer, RabbitMQ, find_program
 from tests.support.cube_http import PASSWORD, USERNAME, Cube, Reply
 from tests.support.orthanc import ORTHANC, Orthanc
+from tests.support.ports import free_port
 from tests.support.server_that import server_that
 
 

@@ -13,7 +13,8 @@ from oxidicom.cli.probes.broker import probe_broker
 from oxidicom.settings import Settings
 from tests.conftest import StartRedis
 from tests.support.authority import found_authority
-from tests.support.brokers import RedisServer, free_port
+from tests.support.brokers import RedisServer
+from tests.support.ports import free_port
 from tests.support.redis_lists import admin, lists
 from tests.support.server_that import server_that
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.brokers import RabbitMQ, free_port
+from tests.support.brokers import RabbitMQ
 from tests.support.data import Instance
+from tests.support.ports import free_port
 from tests.support.raw_peer import EXPLICIT, RawPeer, c_store_rq, p_data, pdv
 from tests.support.receiver import Receiver, stored_data_set, wait_until
 from tests.support.task_queue import TaskQueue
 
 
 @pytest.fixture
-def receiver(tmp_path: Path) -> Iterator[Receiver]:
+def stopped(tmp_path: Path) -> Iterator[Receiver]:
+    """For the test to start."""
     receiver = Receiver(tmp_path, OXIDICOM_SERIES_SETTLE="1h", OXIDICOM_RECOVERY_SETTLE="1s")
-    with receiver:
+    with contextlib.ExitStack() as stack:
+        stack.push(receiver)
         yield receiver
+
+
+@pytest.fixture
+def receiver(stopped: Receiver) -> Receiver:
+    stopped.start()
+    return stopped
 
 
 class Load:
@@ -72,9 +82,9 @@ class Load:
     ],
 )
 def test_killed_under_load(
-    receiver: Receiver, workers: int, write_mode: str, instances: int
+    stopped: Receiver, workers: int, write_mode: str, instances: int
 ) -> None:
-    receiver.stop()
+    receiver = stopped
     receiver.environment["OXIDICOM_WORKERS"] = str(workers)
     receiver.environment["OXIDICOM_WRITE_MODE"] = write_mode
     receiver.start()
@@ -144,9 +154,8 @@ def test_resend_after_a_crash_is_one_registration(receiver: Receiver) -> None:
     receiver.stop()
 
 
-def test_outbox_survives(receiver: Receiver, rabbitmq: RabbitMQ) -> None:
-    instance = Instance()
-    receiver.stop()
+def test_outbox_survives(stopped: Receiver, rabbitmq: RabbitMQ) -> None:
+    instance, receiver = Instance(), stopped
     receiver.environment |= {
         "OXIDICOM_SERIES_SETTLE": "0s",
         "OXIDICOM_QUEUE_NAME": "survivors",

@@ -14,7 +14,6 @@ import pytest
 from oxidicom.notify.courier import RegistrationRefused
 from oxidicom.notify.cube_answers import LONGEST_RETRY_AFTER
 from oxidicom.notify.cube_http import CubeAway, CubeClient, Retry
-from tests.support.brokers import free_port
 from tests.support.cube_http import (
     CUT,
     DUPLICATE,
@@ -26,6 +25,7 @@ from tests.support.cube_http import (
     Cube,
     Reply,
 )
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.both_loops
 

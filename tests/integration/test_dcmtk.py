@@ -13,6 +13,7 @@ import pydicom
 import pytest
 
 from tests.support.data import Instance, part_10
+from tests.support.ports import free_port
 from tests.support.raw_peer import (
     BIG_ENDIAN,
     CT_IMAGE_STORAGE,
@@ -87,9 +88,7 @@ def dump(path: Path) -> str:
 
 @contextlib.contextmanager
 def storescp(folder: Path) -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     command = ["storescp", "-q", "+B", "+xa", "-od", str(folder), str(port)]
     process = subprocess.Popen(command)
 

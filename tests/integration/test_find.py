@@ -19,7 +19,6 @@ from oxidicom.query import find as find_module
 from oxidicom.query.find import find_count
 from oxidicom.query.question import Answer, Question
 from oxidicom.settings.addresses import PacsAddress
-from tests.support.brokers import free_port
 from tests.support.data import Instance, encode, padded, part_10
 from tests.support.orthanc import ORTHANC, Orthanc
 from tests.support.pacs import (
@@ -35,6 +34,7 @@ from tests.support.pacs import (
     find_response,
     scripted_pacs,
 )
+from tests.support.ports import free_port
 from tests.support.raw_peer import (
     EXPLICIT,
     IMPLICIT,

@@ -21,7 +21,8 @@ from nats.aio.msg import Msg
 from oxidicom.notify.lonk import ProgressLimiter
 from oxidicom.notify.nats import LonkPublisher
 from oxidicom.ports import SeriesInfo
-from tests.support.brokers import Gate, NatsServer, free_port
+from tests.support.brokers import Gate, NatsServer
+from tests.support.ports import free_port
 from tests.support.registrations import registration
 
 pytestmark = pytest.mark.both_loops

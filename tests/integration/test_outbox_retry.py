@@ -15,7 +15,7 @@ from oxidicom.notify.outbox import Outbox, new_entry
 from tests.support.cube_http import PASSWORD, USERNAME, Cube, Reply
 from tests.support.data import Instance
 from tests.support.raw_peer import EXPLICIT, RawPeer
-from tests.support.receiver import PROJECT, Receiver, wait_until
+from tests.support.receiver import PYTHONPATH, Receiver, wait_until
 from tests.support.registrations import numbered
 
 REFUSAL = Reply(400, {"path": ["Doe^Jane is no path"]})
@@ -51,7 +51,7 @@ def outbox(receiver: Receiver, *arguments: str) -> subprocess.CompletedProcess[s
     given = {name: value for name, value in receiver.environment.items() if value is not None}
     return subprocess.run(
         [sys.executable, "-m", "oxidicom", "outbox", *arguments],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT / "src")} | given,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": PYTHONPATH} | given,
         capture_output=True,
         text=True,
         timeout=60,

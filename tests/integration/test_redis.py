@@ -18,7 +18,8 @@ from oxidicom.notify.courier import Courier
 from oxidicom.notify.outbox import Outbox
 from oxidicom.notify.redis import RedisPublisher
 from tests.conftest import StartRedis
-from tests.support.brokers import Gate, RedisServer, free_port
+from tests.support.brokers import Gate, RedisServer
+from tests.support.ports import free_port
 from tests.support.redis_lists import LINE_ERRORS, admin, counts, envelopes, publisher
 from tests.support.registrations import FIELDS, VECTOR, numbered, registration
 

@@ -17,7 +17,8 @@ from redis.exceptions import (
 )
 
 from tests.conftest import StartRedis
-from tests.support.brokers import Gate, RedisServer, free_port
+from tests.support.brokers import Gate, RedisServer
+from tests.support.ports import free_port
 from tests.support.redis_lists import LINE_ERRORS, admin, counts, lists, publisher
 from tests.support.registrations import registration
 

@@ -9,7 +9,8 @@ import pytest
 from oxidicom.notify import redis
 from tests.conftest import StartRedis
 from tests.support.authority import Authority, found_authority
-from tests.support.brokers import RedisServer, free_port
+from tests.support.brokers import RedisServer
+from tests.support.ports import free_port
 from tests.support.redis_lists import LINE_ERRORS, counts, lists, publisher
 from tests.support.registrations import registration
 

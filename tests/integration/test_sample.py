@@ -29,8 +29,9 @@ from samples.orthanc import Orthanc, find_orthanc
 from samples.push import WAYS, load, push
 from samples.receiver import Destination
 from samples.study_set import CT, SMALL, US
-from tests.support.brokers import NatsServer, RabbitMQ, free_port
+from tests.support.brokers import NatsServer, RabbitMQ
 from tests.support.lonk import DONE, LonkSubscriber, count, subject
+from tests.support.ports import free_port
 from tests.support.receiver import Receiver
 from tests.support.task_queue import TaskMessage, TaskQueue
 
@@ -163,6 +164,7 @@ def arrived(
     )
     with LonkSubscriber(nats_server.url, f"{topic}.>") as lonk:
         with receiver:
+            receiver.wait_for_log("connected to NATS")
             assert push_at_once(orthanc, receiver, pushed, way) == [(0, "")] * len(pushed)
             for one in subjects:
                 lonk.wait_for(one)

@@ -34,6 +34,7 @@ def receiver(
         OXIDICOM_ROOT_SUBJECT=ROOT,
         OXIDICOM_PROGRESS_INTERVAL="0s",
     ) as receiver:
+        receiver.wait_for_log("connected to NATS")
         yield receiver
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import lonk
-from tests.support.brokers import NatsServer, RabbitMQ, free_port
+from tests.support.brokers import NatsServer, RabbitMQ
 from tests.support.data import Instance
 from tests.support.lonk import LonkSubscriber
+from tests.support.ports import free_port
 from tests.support.raw_peer import (
     ABORT,
     EXPLICIT,
@@ -71,6 +72,7 @@ def test_sender_may_finish(tmp_path: Path, nats_server: NatsServer, number: sign
         Receiver(tmp_path, OXIDICOM_NATS_ADDRESS=nats_server.url) as receiver,
         RawPeer(receiver.port) as peer,
     ):
+        receiver.wait_for_log("connected to NATS")
         peer.associate()
         store(peer, instances[0])
         finish = begin(peer, instances[1])

@@ -147,7 +147,7 @@ def test_other_failures_of_ours(tmp_path: Path) -> None:
         (tmp_path / "SERVICES").unlink()
         assert store(peer, Instance()).status == 0
         peer.release()
-        assert receiver.leftovers() == []
+        wait_until(lambda: not receiver.leftovers(), "nothing left behind")
 
 
 def test_journal_that_cannot_be_written_refuses(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_full_disk(small_file_system: Path) -> None:
         fits, again = Instance(pixels=500_000), Instance(pixels=500_000)
         assert store(peer, fits).status == 0
         assert_refused(store(peer, Instance(pixels=4_000_000)), OUT_OF_RESOURCES)
-        assert receiver.leftovers() == []
+        wait_until(lambda: not receiver.leftovers(), "nothing left behind")
         assert store(peer, again).status == 0
         assert receiver.data_set_of(fits.sop_instance) == fits.encode(EXPLICIT)
         peer.release()

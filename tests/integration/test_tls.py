@@ -256,7 +256,7 @@ def test_octet_for_octet_on_both_ports(tmp_path: Path, ours: Authority, workers:
         assert entry["ndicom"] == len(instances)
         for instance in instances:
             assert receiver.data_set_of(instance.sop_instance) == instance.encode(EXPLICIT)
-        assert receiver.leftovers() == []
+        wait_until(lambda: not receiver.leftovers(), "nothing left behind")
 
 
 def subject_of(port: int, authority: Authority) -> str:

@@ -49,6 +49,7 @@ def bench(
         receiver,
         TaskQueue(rabbitmq.url, QUEUE) as queue,
     ):
+        receiver.wait_for_log("connected to NATS")
         yield Bench(receiver, progress, queue)
 
 
@@ -287,6 +288,7 @@ def test_sequence_without_rate_limit(
         ) as receiver,
         RawPeer(receiver.port) as peer,
     ):
+        receiver.wait_for_log("connected to NATS")  # until then the newest count waits
         peer.associate(CONTEXTS)
         for instance in instances:
             peer.store(instance.sop_instance, instance.encode(EXPLICIT), sop_class=MR_IMAGE_STORAGE)

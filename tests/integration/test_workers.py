@@ -123,6 +123,7 @@ def test_one_series_over_associations_in_different_workers(
         receiver,
         TaskQueue(rabbitmq.url, root) as queue,
     ):
+        receiver.wait_for_log("connected to NATS")
         with ExitStack() as stack:
             peers = list(peers_by_worker(receiver, stack).values()) if workers > 1 else []
             while len(peers) < 4:

@@ -15,26 +15,31 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.ports import free_port
+
 PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/rabbitmq/bin"))
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def find_program(name: str) -> str | None:
     return shutil.which(name, path=PATH)
+
+
+def dying_with_us(command: list[str]) -> list[str]:
+    """So that it is not left behind even if we are killed, as pytest-xdist kills its processes. Not
+    where another thread starts it, whose end would be taken for ours."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or threading.current_thread() is not threading.main_thread():
+        return command
+    return [setpriv, "--pdeathsig", "TERM", *command]
 
 
 class BrokerNotStarted(Exception):
@@ -74,7 +79,7 @@ class Broker:
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "output.log", "ab") as output:
             self.process = subprocess.Popen(
-                self.command(),
+                dying_with_us(self.command()),
                 env=self.environment(),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -82,10 +87,16 @@ class Broker:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        try:
+            self._wait_until_ready(self.process)
+        except BaseException:  # Ctrl-C too: nobody else would end it
+            self.stop()
+            raise
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT
         while not self.is_ready():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise BrokerNotStarted(f"{self.program}, see {self.folder / 'output.log'}")
             time.sleep(0.05)
 
@@ -138,7 +149,7 @@ class Broker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stop()
+        self.stop(kill=kind is not None)
 
 
 class NatsServer(Broker):
@@ -226,7 +237,7 @@ class RabbitMQ(Broker):
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._epmd is None:
             self._epmd = subprocess.Popen(
-                ["epmd", "-address", "127.0.0.1", "-port", str(self.epmd_port)],
+                dying_with_us(["epmd", "-address", "127.0.0.1", "-port", str(self.epmd_port)]),
                 env=super().environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

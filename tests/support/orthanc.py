@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support.brokers import find_program, free_port
+from tests.support.brokers import find_program
 from tests.support.data import Instance, part_10
+from tests.support.ports import free_port
 from tests.support.raw_peer import EXPLICIT
 from tests.support.receiver import wait_until
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.brokers import find_program, free_port
+from tests.support.brokers import find_program
 from tests.support.data import Element as DataElement
 from tests.support.data import encode, padded
+from tests.support.ports import free_port
 from tests.support.raw_peer import (
     AC,
     APPLICATION_CONTEXT,

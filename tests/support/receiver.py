@@ -19,6 +19,8 @@ import psutil
 
 PROJECT = Path(__file__).parents[2]
 
+PYTHONPATH = f"{PROJECT / 'src'}:{PROJECT / 'tests/support/absent'}"
+
 FOREIGN_VARIABLES = ("OXIDICOM_", "CHRIS_", "OTEL_", "PORT", "RUST_LOG", "TOKIO_")
 """Nothing of the environment that the tests run in may reach the receiver."""
 
@@ -101,7 +103,7 @@ class Receiver:
         self.lines = []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "oxidicom", "serve"],
-            env=inherited | {"PYTHONPATH": str(PROJECT / "src")} | given,
+            env=inherited | {"PYTHONPATH": PYTHONPATH} | given,
             cwd=self.root,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.brokers import Broker, RedisServer, free_port
+from tests.support.brokers import Broker, RedisServer
+from tests.support.ports import free_port
 from tests.support.receiver import Receiver, wait_until
 from tests.support.redis_lists import admin, envelopes
 from tests.support.senders import Ledger

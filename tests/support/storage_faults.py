@@ -7,11 +7,14 @@ and all its workers, so that one process serves any number of cases.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import functools
 import mmap
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,12 +128,15 @@ class StorageFaults:
         wait_until(lambda: self._control.held >= calls, "a storage call that hangs")
 
 
-def compiled(folder: Path) -> Path:
+@functools.cache
+def compiled() -> Path:
     """The library; skips the test where it cannot be made."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler to build the storage that fails")
-    library = folder / "storage_faults.so"
+    folder = tempfile.mkdtemp(prefix="oxidicom-faults-")
+    atexit.register(shutil.rmtree, folder)
+    library = Path(folder) / "storage_faults.so"
     command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(_SOURCE), "-ldl"]
     subprocess.run(command, check=True)
     return library
@@ -138,8 +144,8 @@ def compiled(folder: Path) -> Path:
 
 @contextmanager
 def storage_faults(folder: Path, root: Path) -> Iterator[StorageFaults]:
-    """Library and memory lie in `folder`, outside of the files root."""
-    faults = StorageFaults(compiled(folder), folder / "storage_faults.memory", root)
+    """Their memory lies in `folder`, outside of the files root."""
+    faults = StorageFaults(compiled(), folder / "storage_faults.memory", root)
     try:
         yield faults
     finally:

@@ -1,0 +1,1 @@
+"""On the receiver's path: what the tests have installed and its users have not."""
