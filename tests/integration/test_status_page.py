@@ -29,6 +29,7 @@ from playwright.sync_api import (
 from oxidicom.admin import model
 from tests.support.data import Instance
 from tests.support.pacs import answering, scripted_pacs
+from tests.support.ports import free_port
 from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import PROJECT, Receiver
 
@@ -191,10 +192,9 @@ def test_a_study_arrives(browser: Browser, receiver: Receiver) -> None:
 
 
 def test_a_receiver_that_is_restarted(browser: Browser, tmp_path: Path) -> None:
-    with Receiver(tmp_path, OXIDICOM_ADMIN_PORT="0") as receiver:
+    with Receiver(tmp_path, OXIDICOM_ADMIN_PORT=str(free_port())) as receiver:
         viewer = Viewer(browser, theme="light")
         viewer.open(receiver)
-        receiver.environment["OXIDICOM_ADMIN_PORT"] = str(urlsplit(viewer.page.url).port)
         receiver.stop()
         expect(viewer.state).to_have_text(re.compile(r"not connected since \d\d:\d\d:\d\d"))
         expect(viewer.part("stale")).to_be_visible()
