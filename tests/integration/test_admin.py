@@ -19,8 +19,9 @@ from oxidicom.admin.pulse import DEAD, Pulse
 from oxidicom.app.admin import Admin
 from oxidicom.settings import load
 from tests.conftest import StartRedis
-from tests.support.brokers import NatsServer, RabbitMQ, free_port
+from tests.support.brokers import NatsServer, RabbitMQ
 from tests.support.data import Instance
+from tests.support.ports import free_port
 from tests.support.raw_peer import EXPLICIT, RawPeer, c_store_rq, p_data, pdv
 from tests.support.receiver import PROJECT, Receiver, wait_until
 from tests.support.storage_faults import storage_faults
