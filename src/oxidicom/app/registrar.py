@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from oxidicom.logevents import event
+from oxidicom.logevents import describe, event, trace_fields
 from oxidicom.notify.courier import Courier
 from oxidicom.notify.nats import LonkPublisher
 from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
@@ -82,9 +82,22 @@ class Registrar:
         self._disk.shutdown(wait=False, cancel_futures=True)
 
     async def _register(self, completed: SeriesCompleted) -> None:
+        began_ns = time.time_ns()
+        traceparent = self._telemetry.registration_began(
+            completed.series, completed.associations, began_ns
+        )
         try:
-            await self._bring(completed)
+            await self._bring(completed, began_ns, traceparent)
         except Exception as error:
+            self._telemetry.series_registered(
+                completed.series,
+                completed.associations,
+                0,
+                began_ns,
+                time.time_ns(),
+                None,
+                describe(error),
+            )
             event(
                 logger,
                 logging.ERROR,
@@ -92,11 +105,13 @@ class Registrar:
                 "the next start",
                 exc_info=error,
                 SeriesInstanceUID=completed.series.series_instance_uid,
+                **trace_fields(traceparent),
             )
 
-    async def _bring(self, completed: SeriesCompleted) -> None:
+    async def _bring(
+        self, completed: SeriesCompleted, began_ns: int, traceparent: str | None
+    ) -> None:
         series = completed.series
-        began_ns = time.time_ns()
         # Two receptions of one series in their order: an older count never follows a newer one.
         turn = self._turns.setdefault(series.key, asyncio.Lock())
         async with turn:
@@ -110,14 +125,14 @@ class Registrar:
             if ndicom and completed.expected is None and self._expected is not None:
                 completed = completed._replace(expected=await self._expected(series.key))
             if ndicom:
-                settled = await self._courier.submit(_registration(completed, ndicom))
+                settled = await self._courier.submit(_registration(completed, ndicom, traceparent))
                 self._telemetry.outbox_depth(self._courier.depth)
             await self._on_disk(self._journal.remove, series.key, completed.associations)
             self._completed(completed)
         error = _NOTHING_THERE if settled is None else await self._outcome(settled)
         if self._lonk is not None and told:
             self._lonk.done(series, told)
-        self._tell(completed, ndicom, began_ns, error)
+        self._tell(completed, ndicom, began_ns, traceparent, error)
 
     async def _outcome(self, settled: asyncio.Future[bool]) -> str | None:
         """None once CUBE, or its broker, has the registration; otherwise what became of it."""
@@ -129,7 +144,12 @@ class Registrar:
         return None if settled.result() else _REFUSED
 
     def _tell(
-        self, completed: SeriesCompleted, ndicom: int, began_ns: int, error: str | None
+        self,
+        completed: SeriesCompleted,
+        ndicom: int,
+        began_ns: int,
+        traceparent: str | None,
+        error: str | None,
     ) -> None:
         series = completed.series
         self._telemetry.series_registered(
@@ -155,6 +175,7 @@ class Registrar:
             **pacs,
             associations=len(completed.associations),
             registration=error or "confirmed",
+            **trace_fields(traceparent),
         )
 
     async def _count(self, series: SeriesInfo) -> int:
@@ -175,13 +196,14 @@ class Registrar:
             delay = min(delay * 2, _LAST_RETRY)
 
 
-def _registration(completed: SeriesCompleted, ndicom: int) -> Registration:
+def _registration(completed: SeriesCompleted, ndicom: int, traceparent: str | None) -> Registration:
     return Registration(
         completed.series,
         ndicom,
         completed.attempted,
         completed.expected,
         next(iter(completed.associations), None),
+        traceparent,
     )
 
 

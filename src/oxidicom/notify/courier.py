@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from oxidicom.errors import OxidicomError
+from oxidicom.logevents import event, trace_fields
 from oxidicom.notify.outbox import Outbox, OutboxEntry, new_entry
 from oxidicom.notify.reasons import reason_of
 from oxidicom.notify.rounds import Rounds, Visit
@@ -145,7 +146,12 @@ class Courier:
             async with asyncio.timeout(flush_timeout):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("%d registrations stay in the outbox until the next start", self.depth)
+            event(
+                log,
+                logging.WARNING,
+                "registrations stay in the outbox until the next start",
+                registrations=self.depth,
+            )
         tasks = [*self._tasks, *self._flying.values()]
         for task in tasks:
             task.cancel()
@@ -236,9 +242,7 @@ class Courier:
             try:
                 await self._publisher.publish(entry.registration, entry.task_id)
             except RegistrationRefused as refusal:
-                log.error(
-                    "registration refused, see `oxidicom outbox show %s`: %s", name[:12], refusal
-                )
+                _tell_refused(entry, refusal)
                 held = await self._until_done(self._outbox.refuse, entry, str(refusal), attempts)
                 self._on_settled(entry, confirmed=False)
             else:
@@ -258,7 +262,7 @@ class Courier:
 
     def _on_settled(self, entry: OutboxEntry, *, confirmed: bool) -> None:
         if self._retry_delay:
-            log.info("registrations are delivered again")
+            event(log, logging.INFO, "registrations are delivered again")
         self._retry_delay = 0.0
         self._attempts.pop(entry.name, None)
         unsettled = self._unsettled.get(entry.name, [])
@@ -272,7 +276,7 @@ class Courier:
         # To the back, so that one which the broker chokes on does not hold up the others.
         self._waiting.setdefault(name)
         if not self._retry_delay:
-            log.warning("registrations wait in the outbox: %s", reason_of(error))
+            event(log, logging.WARNING, "registrations wait in the outbox", reason=reason_of(error))
             self._retry_delay = FIRST_RETRY
         elif (
             began > self._failed_at
@@ -309,7 +313,7 @@ class Courier:
         # Behind our own, so that two receivers do not go through one list side by side.
         for name in names:
             self._waiting.setdefault(name)
-        log.info("found %d more registrations in the outbox", len(names))
+        event(log, logging.INFO, "found more registrations in the outbox", registrations=len(names))
         self._delivery_wanted.set()
 
     async def _visit(self, call: Callable[[], Visit]) -> Visit:
@@ -329,7 +333,9 @@ class Courier:
                 return await self._on_disk(call, *args, **kwargs)
             except OSError as error:
                 if delay == FIRST_DISK_RETRY:
-                    log.error("the outbox cannot be used, trying again: %s", error)
+                    event(
+                        log, logging.ERROR, "the outbox cannot be used, trying again", error=error
+                    )
             await self._sleep(delay)
             delay = min(delay * 2, LAST_DISK_RETRY)
 
@@ -344,3 +350,17 @@ class Courier:
         finally:
             for wait in waits:
                 wait.cancel()
+
+
+def _tell_refused(entry: OutboxEntry, refusal: RegistrationRefused) -> None:
+    registration = entry.registration
+    event(
+        log,
+        logging.ERROR,
+        "registration refused, see `oxidicom outbox show`",
+        entry=entry.name[:12],
+        pacs_name=registration.series.pacs_name,
+        SeriesInstanceUID=registration.series.series_instance_uid,
+        reason=str(refusal),
+        **trace_fields(registration.traceparent),
+    )
