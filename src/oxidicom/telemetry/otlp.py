@@ -229,7 +229,7 @@ class SdkLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self.starting and record.levelno >= logging.WARNING:
             # The arguments may be a header's secret.
-            event(_logger, record.levelno, "OpenTelemetry's settings", complaint=str(record.msg))
+            event(_logger, logging.WARNING, "OpenTelemetry's settings", complaint=str(record.msg))
         tells_why = isinstance(record.args, tuple) and len(record.args) > 1
         if tells_why or self.words is None:
             try:
