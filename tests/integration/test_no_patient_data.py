@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import httpx
 import pytest
 
 from tests.support import misfortunes
@@ -114,8 +115,26 @@ def exports(scene: Scene) -> str:
     return scene.collector.raw.decode("utf-8", "replace")
 
 
-WHILE_IT_RUNS: Final[dict[str, Callable[[Scene], str]]] = {}
-"""Such as pages that it serves."""
+def page(path: str) -> Callable[[Scene], str]:
+    """Of the admin endpoint; of one that never ends, the first event."""
+
+    def look(scene: Scene) -> str:
+        url = f"http://127.0.0.1:{scene.receiver.admin_port}{path}"
+        text = ""
+        with httpx.stream("GET", url) as response:
+            for line in response.iter_lines():
+                text += line + "\n"
+                if line == "" and response.headers["content-type"].startswith("text/event-stream"):
+                    break
+        return text
+
+    return look
+
+
+WHILE_IT_RUNS: Final[dict[str, Callable[[Scene], str]]] = {
+    path: page(path)
+    for path in ("/", "/livez", "/readyz", "/metrics", "/status", "/status/history", "/events")
+}
 
 IN_THE_END: Final[dict[str, Callable[[Scene], str]]] = {
     "answers to peers": answers_to_peers,
@@ -168,10 +187,10 @@ def converse(scene: Scene) -> None:
 
 
 def unfortunate() -> Iterator[Instance]:
-    """Many are refused; all are sent. UIDs of study and series are told on purpose, whatever they
-    are."""
+    """Many are refused; all are sent. UIDs of study and series, and on the status page a series'
+    modality, are told on purpose."""
     for keyword in (
-        *("StudyDate", "PatientBirthDate", "PatientSex", "PatientAge", "Modality"),
+        *("StudyDate", "PatientBirthDate", "PatientSex", "PatientAge"),
         *("SeriesNumber", "InstanceNumber", "SpecificCharacterSet", "SOPInstanceUID"),
         "SOPClassUID",
     ):
@@ -266,6 +285,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "PYTHONDEVMODE": "1",
         "OXIDICOM_LOG_LEVEL": "debug",
         "OXIDICOM_QUARANTINE": "true",
+        "OXIDICOM_ADMIN_PORT": "0",
         "OXIDICOM_SCP_CHECK_CALLED_AET": "true",
         "OXIDICOM_DRAIN_TIMEOUT": "1s",
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -9,8 +11,12 @@ from oxidicom.ports import (
     InstanceStored,
     Push,
     SeriesAsked,
+    SeriesCompleted,
     SeriesInfo,
 )
+
+WAITS: Final = "waits in the outbox"
+"""The `error` of a series that is not registered yet, though nothing more keeps it from that."""
 
 
 class Telemetry:
@@ -39,6 +45,9 @@ class Telemetry:
 
         Returns the `traceparent` of its span, which goes along with the registration."""
         return None
+
+    def series_completed(self, completed: SeriesCompleted) -> None:
+        """Its registration begins; `series_registered` follows, of these associations."""
 
     def series_registered(
         self,
