@@ -104,6 +104,7 @@ def test_the_sdist_holds_the_sources_and_nothing_generated(sdist: Path) -> None:
     for core in CORES:
         assert {f"src/oxidicom/{core}.{suffix}" for suffix in ("pyx", "pxd", "pyi")} <= names
     assert {"setup.py", "LICENSE", "src/oxidicom/py.typed"} <= names
+    assert "src/oxidicom/admin/page/index.html" in names
     assert not {name for name in names if name.endswith((".c", ".so", ".pyc"))}
 
 
@@ -113,7 +114,7 @@ def test_the_wheel_holds_cores_types_and_no_generated_code(wheel: Path) -> None:
     for core in CORES:
         assert f"oxidicom/{core}{sysconfig.get_config_var('EXT_SUFFIX')}" in names
         assert f"oxidicom/{core}.pyi" in names
-    assert "oxidicom/py.typed" in names
+    assert {"oxidicom/py.typed", "oxidicom/admin/page/index.html"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not {name for name in names if name.endswith(".c") or name.startswith("tests")}
 

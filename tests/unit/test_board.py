@@ -147,7 +147,8 @@ def test_nothing_yet(bench: Bench) -> None:
     assert (status.version, status.aet, status.workers) == ("1.2.3", "ChRIS", 1)
     assert status.started_at == status.now == EPOCH + 100
     assert status.ready
-    assert not (status.associations or status.series or status.recent_series or status.failures)
+    lists = (status.associations, status.series, status.recent_series, status.failures)
+    assert lists == ([], [], [], [])
     assert status.totals == type(status.totals)()
 
 

@@ -35,7 +35,7 @@ class Bench:
         self.now = 100.0
         self.storage = self.watched(StorageAnswer(None, 10 << 30, Standing()))
         self.broker: Watched[str | None] | None = None
-        self.broker_name: str | None = None
+        self.registers = False
         self.courier = Courier()
         self.nats: bool | None = None
         self.draining = False
@@ -54,7 +54,7 @@ class Bench:
         return Health(
             storage=self.storage,  # type: ignore[arg-type]
             min_free_space=self.min_free_space,
-            broker_name=self.broker_name,  # type: ignore[arg-type]
+            registers=self.registers,
             broker=self.broker,
             courier=lambda: self.courier,
             nats=lambda: self.nats,
@@ -127,7 +127,8 @@ def test_space(bench: Bench) -> None:
 
 def test_broker(bench: Bench) -> None:
     assert bench.check("broker") == ("ok", "none is set: registrations wait in the outbox")
-    bench.broker_name = "broker"
+    bench.registers = True
+    assert bench.check("broker") == ("ok", "takes registrations"), "nobody is asked, as with CUBE"
     bench.broker = bench.watched(None)  # type: ignore[assignment]
     assert bench.check("broker") == ("ok", "takes registrations")
     bench.broker = bench.watched("ConnectionRefusedError")  # type: ignore[assignment]
@@ -135,13 +136,6 @@ def test_broker(bench: Bench) -> None:
     assert bench.check("broker") == ("degraded", waits + "ConnectionRefusedError")
     bench.courier.trouble = "TimeoutError"
     assert bench.check("broker") == ("degraded", waits + "TimeoutError")
-
-
-def test_cube(bench: Bench) -> None:
-    bench.broker_name = "cube"
-    assert bench.check("cube")[0] == "ok"
-    bench.courier.trouble = "HTTP 502"
-    assert bench.check("cube")[0] == "degraded"
 
 
 def test_nats(bench: Bench) -> None:
@@ -154,7 +148,7 @@ def test_nats(bench: Bench) -> None:
 def test_outbox(bench: Bench) -> None:
     outbox = bench.health.outbox()
     assert (outbox.pending, outbox.refused, outbox.oldest_at) == (3, 2, 5.0)
-    bench.broker_name = "broker"
+    bench.registers = True
     outbox = bench.health.outbox()
     assert (outbox.pending, outbox.refused, outbox.oldest_at) == (0, 2, None)
     bench.courier.depth = 7

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from oxidicom.app import messages
 from oxidicom.app.messages import (
+    Alive,
     Begin,
     Decoder,
     Drain,
@@ -60,7 +61,7 @@ message: st.SearchStrategy[Message] = st.one_of(
     st.builds(Failed, st.lists(text, max_size=3)),
     st.builds(NamesReleased, text, text),
     st.builds(Registered, text, text, st.lists(text, max_size=3)),
-    st.sampled_from([Ready(), Begin(), Drain()]),
+    st.sampled_from([Ready(), Alive(), Begin(), Drain()]),
 )
 
 

@@ -50,6 +50,18 @@ class TestOutbox:
         assert outbox.depth() == 0
         assert outbox.read("absent") is None
 
+    def test_how_it_stands(self, outbox: Outbox, tmp_path: Path) -> None:
+        assert outbox.standing() == (0, 0, None)
+        for number in (1, 2, 3):
+            outbox.put(new_entry(numbered(number)))
+        (oldest, *_) = outbox.names()
+        os.utime(tmp_path / "outbox" / f"{oldest}.json", (5, 5))
+        (tmp_path / "outbox" / ".half-written.json").touch()
+        refused = outbox.read(outbox.names()[1])
+        assert refused is not None
+        outbox.refuse(refused, "400")
+        assert outbox.standing() == (2, 1, 5.0)
+
     def test_a_newer_registration_replaces_an_older_one(self, outbox: Outbox) -> None:
         older, newer = new_entry(registration(1)), new_entry(registration(2))
         outbox.put(older)
@@ -318,6 +330,30 @@ class TestCourier:
             assert courier.depth == 0
         assert broker.attempts == 2
         assert files(tmp_path) == [f"{new_entry(numbered(1)).name}.refused"]
+
+    async def test_what_leaves_it_is_told(self, outbox: Outbox) -> None:
+        told: list[tuple[str, str | None]] = []
+        broker, time = FakeBroker(), FakeTime()
+        broker.refuses = {"1.2.826.1"}
+        courier = Courier(
+            outbox,
+            broker,
+            sleep=time.sleep,
+            clock=time.clock,
+            settled=lambda key, refusal: told.append((key.series_instance_uid, refusal)),
+        )
+        await courier.start()
+        await (await courier.submit(numbered(1)))
+        broker.down = True
+        settled = await courier.submit(numbered(2))
+        await until(lambda: courier.trouble and time.next_wake is not None)
+        assert courier.trouble == "ConnectionError: away"
+        broker.down = False
+        time.advance(1)
+        await settled
+        assert courier.trouble is None
+        assert told == [("1.2.826.1", "400"), ("1.2.826.2", None)]
+        await courier.stop(0)
 
     async def test_never_an_older_count_after_a_newer_one(self, outbox: Outbox) -> None:
         broker = FakeBroker()

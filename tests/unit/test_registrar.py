@@ -239,6 +239,9 @@ async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journ
     async def refuse(registration: Registration) -> asyncio.Future[bool]:
         raise ValueError(registration.series.patient_id)
 
+    told: list[object] = []
+    telemetry = bench.registrar._telemetry
+    monkeypatch.setattr(telemetry, "series_registered", lambda *what: told.append(what[6]))
     monkeypatch.setattr(bench.story, "submit", refuse)
     bench.store("0001-1.1.dcm")
     bench.journal.enter("A", series())
@@ -247,6 +250,7 @@ async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journ
         await bench.registrar.finish(5)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "P1" not in caplog.records[0].getMessage()
+    assert told == ["ValueError"]
     assert [entry.association_id for entry in bench.journal.entries(Faults())] == ["A"]
     assert not bench.completed.is_set()
 

@@ -46,7 +46,6 @@ _KINDS: Final[dict[str, Kind]] = {
     "storage": "storage",
     "space": "storage",
     "broker": "broker",
-    "cube": "broker",
     "nats": "broker",
 }
 """By the name of a check: as what its turning bad is told. The others are no failure of anybody."""

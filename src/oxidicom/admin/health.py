@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from oxidicom.admin.model import Check, Outbox, State
 from oxidicom.admin.pulse import Pulse
@@ -146,16 +146,16 @@ class Deliveries(Protocol):
 
 
 class Health:
-    """`broker_name` is None where nobody takes registrations, `broker` where nobody is asked
-    whether they are there; `nats` says whether NATS is connected, None if there is none. The
-    callables answer at once."""
+    """`registers`: somebody takes registrations, a broker or CUBE itself; `broker` is None where
+    it is not asked whether it is there. `nats` says whether NATS is connected, None if there is
+    none. The callables answer at once."""
 
     def __init__(
         self,
         *,
         storage: Watched[StorageAnswer],
         min_free_space: int,
-        broker_name: Literal["broker", "cube"] | None,
+        registers: bool,
         broker: Watched[str | None] | None,
         courier: Callable[[], Deliveries],
         nats: Callable[[], bool | None],
@@ -165,7 +165,7 @@ class Health:
     ) -> None:
         self._storage = storage
         self._min_free_space = min_free_space
-        self._broker_name = broker_name
+        self._registers = registers
         self._broker = broker
         self._courier = courier
         self._nats = nats
@@ -189,7 +189,7 @@ class Health:
         pending = self._courier().depth
         if standing is None:
             return Outbox(pending=pending)
-        if self._broker_name is None:
+        if not self._registers:
             # Nobody takes them, and so nobody knows them but the disk.
             pending = standing.pending
         oldest_at = standing.oldest_at if pending else None
@@ -229,13 +229,12 @@ class Health:
         return _check("space", "ok", detail)
 
     def _broker_check(self) -> Check:
-        name = self._broker_name
-        if name is None:
+        if not self._registers:
             return _check("broker", "ok", "none is set: registrations wait in the outbox")
         reason = self._courier().trouble or self._absence()
         if reason is None:
-            return _check(name, "ok", "takes registrations")
-        return _check(name, "degraded", f"registrations wait in the outbox: {reason}")
+            return _check("broker", "ok", "takes registrations")
+        return _check("broker", "degraded", f"registrations wait in the outbox: {reason}")
 
     def _absence(self) -> str | None:
         if self._broker is None:

@@ -36,7 +36,7 @@ TICK: Final = 1.0
 """Seconds from one event, and one sample, to the next."""
 
 _PAGE: Final = Path(__file__).with_name("page") / "index.html"
-_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+_SCRIPT: Final = re.compile(rb"<script[^>]*>(.*?)</script>", re.DOTALL)
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -84,6 +84,8 @@ class AdminServer:
             ticking.cancel()
 
     def stop(self) -> None:
+        """Streams end with how all stands at the end."""
+        self._publish()
         self._broadcast.close()
         self._server.should_exit = True
 
@@ -94,8 +96,11 @@ class AdminServer:
             due = max(due + TICK, loop.time())
             await asyncio.sleep(due - loop.time())
             self._board.tick()
-            if self._broadcast.clients:
-                self._broadcast.publish(self._encode(self._board.status()))
+            self._publish()
+
+    def _publish(self) -> None:
+        if self._broadcast.clients and not self._broadcast.closed:
+            self._broadcast.publish(self._encode(self._board.status()))
 
     # ---- routes --------------------------------------------------------------------------
 

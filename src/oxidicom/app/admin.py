@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Final, Protocol
 
@@ -12,7 +13,7 @@ from oxidicom.admin.health import Health, StorageAnswer, StorageProbe, Watched
 from oxidicom.admin.pulse import DEAD, Pulse
 from oxidicom.admin.server import AdminServer
 from oxidicom.errors import OperatorError
-from oxidicom.logevents import describe
+from oxidicom.logevents import describe, event
 from oxidicom.net.sharing import listening_sockets
 from oxidicom.notify.courier import Courier
 from oxidicom.notify.nats import LonkPublisher
@@ -20,6 +21,8 @@ from oxidicom.notify.outbox import Outbox
 from oxidicom.notify.reasons import reason_of
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings import Settings
+
+logger = logging.getLogger("oxidicom.admin")
 
 BACKLOG: Final = 128
 
@@ -71,7 +74,7 @@ class Admin:
         health = Health(
             storage=self._storage,
             min_free_space=settings.min_free_space,
-            broker_name="broker" if broker else "cube" if settings.cube_url else None,
+            registers=bool(settings.broker or settings.cube_url),
             broker=self._broker,
             courier=lambda: self._courier,
             nats=lambda: None if self._lonk is None else self._lonk.connected,
@@ -96,13 +99,15 @@ class Admin:
 
     def start(self) -> None:
         """Begin to answer."""
-        self._server = AdminServer(self.board, self._death)
+        self._server = AdminServer(self.board, self.death)
         self._serving = asyncio.create_task(self._server.run(self._sockets), name="admin")
+        self._serving.add_done_callback(_complain)
         self._tasks = [asyncio.create_task(self._storage.run(), name="storage watch")]
         if self._broker is not None:
             self._tasks.append(asyncio.create_task(self._broker.run(), name="broker watch"))
 
-    def _death(self) -> str | None:
+    def death(self) -> str | None:
+        """Why we should be started again, if we should."""
         silence = self.pulse.silence()
         if silence < DEAD or self.draining:
             return None
@@ -114,10 +119,20 @@ class Admin:
             task.cancel()
         self._probe.close()
 
+    def close(self) -> None:
+        """Of one that was never started."""
+        for each in self._sockets:
+            each.close()
+
     async def stop(self) -> None:
         self._server.stop()
         await asyncio.wait([self._serving], timeout=LAST_ANSWERS)
         self._serving.cancel()
+
+
+def _complain(serving: asyncio.Task[None]) -> None:
+    if not serving.cancelled() and (error := serving.exception()) is not None:
+        event(logger, logging.ERROR, "the admin endpoint ended", exc_info=error)
 
 
 def _storage_fault(error: Exception) -> StorageAnswer:

@@ -89,15 +89,7 @@ class Registrar:
         try:
             await self._bring(completed, began_ns, traceparent)
         except Exception as error:
-            self._telemetry.series_registered(
-                completed.series,
-                completed.associations,
-                0,
-                began_ns,
-                time.time_ns(),
-                None,
-                describe(error),
-            )
+            self._tell_telemetry(completed, 0, began_ns, describe(error))
             event(
                 logger,
                 logging.ERROR,
@@ -152,16 +144,7 @@ class Registrar:
         error: str | None,
     ) -> None:
         series = completed.series
-        self._telemetry.series_registered(
-            series,
-            completed.associations,
-            ndicom,
-            began_ns,
-            time.time_ns(),
-            None,
-            error,
-            completed.expected,
-        )
+        self._tell_telemetry(completed, ndicom, began_ns, error)
         pacs = _by_the_pacs(completed.expected, ndicom)
         well = "short" not in pacs and (error is None or not self._has_broker)
         event(
@@ -176,6 +159,20 @@ class Registrar:
             associations=len(completed.associations),
             registration=error or "confirmed",
             **trace_fields(traceparent),
+        )
+
+    def _tell_telemetry(
+        self, completed: SeriesCompleted, ndicom: int, began_ns: int, error: str | None
+    ) -> None:
+        self._telemetry.series_registered(
+            completed.series,
+            completed.associations,
+            ndicom,
+            began_ns,
+            time.time_ns(),
+            None,
+            error,
+            completed.expected,
         )
 
     async def _count(self, series: SeriesInfo) -> int:
