@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.data import Instance
-from tests.support.otlp import Collector, attributes, http_collector
+from tests.support.otlp import attributes, http_collector
 from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import PROJECT, Receiver, wait_until
 
@@ -60,11 +60,11 @@ def labels_in(query: str) -> set[str]:
 # ---- what a receiver has -----------------------------------------------------------------------
 
 
-def in_prometheus_names(collector: Collector) -> Names:
+def in_prometheus_names(instruments: dict[str, Any]) -> Names:
     """As the collector's exporter makes them (OpenTelemetry's "Prometheus and OpenMetrics
     Compatibility"): dots, units and kinds. Histograms as native ones and as classic ones."""
     names: Names = defaultdict(set)
-    for metric in collector.instruments().values():
+    for metric in instruments.values():
         kind = metric.WhichOneof("data")
         data = getattr(metric, kind)
         name = metric.name.replace(".", "_")
@@ -92,41 +92,58 @@ def on_the_page(text: str) -> Names:
 
 
 class Exported(NamedTuple):
+    instruments: dict[str, Any]
     by_otlp: Names
     on_page: Names
 
 
+def send(receiver: Receiver) -> None:
+    """Two series, one of which is refused."""
+    good, bad = Instance(), Instance(StudyDate="tomorrow")
+    with RawPeer(receiver.port) as peer:
+        peer.associate()
+        assert peer.store(good.sop_instance, good.encode(EXPLICIT)).status == 0
+        assert peer.store(bad.sop_instance, bad.encode(EXPLICIT)).status == 0xC000
+        peer.release()
+    receiver.wait_for_log("series complete")
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
-    good, bad = Instance(), Instance(StudyDate="tomorrow")
-    with (
-        http_collector() as collector,
-        Receiver(
+    with http_collector() as collector:
+        receiver = Receiver(
             tmp_path_factory.mktemp("files"),
             OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
             OXIDICOM_ADMIN_PORT="0",
-            # Nobody is there: a PACS counts as asked, and a registration waits.
+            # Nobody answers there, which counts as asked.
             OXIDICOM_PACS_ADDRESS="RAWPEER=127.0.0.1:9",
-            OXIDICOM_CELERY_BROKER="amqp://127.0.0.1:9",
-            OXIDICOM_DRAIN_TIMEOUT="1s",
-        ) as receiver,
-    ):
-        with RawPeer(receiver.port) as peer:
-            peer.associate()
-            assert peer.store(good.sop_instance, good.encode(EXPLICIT)).status == 0
-            assert peer.store(bad.sop_instance, bad.encode(EXPLICIT)).status == 0xC000
-            peer.release()
-        receiver.wait_for_log("series complete")
-        pages: list[str] = []
+        )
+        with receiver:
+            send(receiver)
+        # What waits in the outbox is looked at when it starts, and then from time to time.
+        with receiver:
+            send(receiver)
+            pages: list[str] = []
 
-        def tells_of_the_outbox() -> bool:
-            pages.append(httpx.get(f"http://127.0.0.1:{receiver.admin_port}/metrics").text)
-            return "oxidicom_outbox_oldest" in pages[-1]
+            def tells_of_the_outbox() -> bool:
+                pages.append(httpx.get(f"http://127.0.0.1:{receiver.admin_port}/metrics").text)
+                return "oxidicom_outbox_oldest" in pages[-1]
 
-        wait_until(tells_of_the_outbox, "the age of what waits")
-        receiver.stop()
-        yield Exported(in_prometheus_names(collector), on_the_page(pages[-1]))
+            wait_until(tells_of_the_outbox, "the age of what waits")
+        instruments = collector.instruments()
+        yield Exported(instruments, in_prometheus_names(instruments), on_the_page(pages[-1]))
+
+
+def documented() -> dict[str, tuple[str, set[str], str]]:
+    """Unit, labels and name in Prometheus of each metric in docs/telemetry.md."""
+    text = (PROJECT / "docs" / "telemetry.md").read_text()
+    rows = re.findall(r"^\| `(oxidicom\.[\w.]+)` \|(.*)\|$", text, re.MULTILINE)
+    cells = {name: [cell.strip() for cell in rest.split("|")] for name, rest in rows}
+    return {
+        name: (unit, set(re.findall(r"`(\w+)`", labels)), prometheus.strip("`"))
+        for name, (_, unit, labels, prometheus) in cells.items()
+    }
 
 
 # ---- the tests ---------------------------------------------------------------------------------
@@ -135,8 +152,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
 def test_every_metric_is_exported_with_its_labels(exported: Exported) -> None:
     for row, queries in expressions().items():
         assert queries, row
-        sources = {ONLY_METRICS_PAGE: exported[1:], ONLY_OTLP: exported[:1]}.get(row, exported)
-        for source in sources:
+        sources = {ONLY_METRICS_PAGE: [exported.on_page], ONLY_OTLP: [exported.by_otlp]}
+        for source in sources.get(row, [exported.by_otlp, exported.on_page]):
             for query in queries:
                 names = metrics_in([query])
                 assert names <= source.keys(), query
@@ -147,9 +164,19 @@ def test_every_metric_is_exported_with_its_labels(exported: Exported) -> None:
 def test_every_metric_is_shown(exported: Exported) -> None:
     """Of ours; those of the process have dashboards of their own."""
     shown = metrics_in([query for queries in expressions().values() for query in queries])
-    ours = {name for names in exported for name in names if name.startswith("oxidicom_")}
+    names = exported.by_otlp.keys() | exported.on_page.keys()
+    ours = {name for name in names if name.startswith("oxidicom_")}
     beside = {name for name in ours if name.endswith(("_count", "_sum", "_created", "_info"))}
     assert ours - beside == shown
+
+
+def test_the_docs_name_every_metric(exported: Exported) -> None:
+    told = documented()
+    assert told.keys() == exported.instruments.keys()
+    for name, (unit, labels, prometheus) in told.items():
+        given = exported.instruments[name].unit
+        assert unit == ("" if given.startswith("{") else given), name
+        assert exported.by_otlp[prometheus] == labels, name
 
 
 def test_percentiles_are_of_native_and_of_classic_histograms() -> None:

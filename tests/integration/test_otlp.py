@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -235,7 +236,9 @@ def test_environment_of_the_sdk(
     collector: Collector, protocol: str, monkeypatch: pytest.MonkeyPatch, log: io.StringIO
 ) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "receiver-3")
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=ward 5")
+    attributes_of_place = "deployment.environment=ward 5,service.instance.id=pod-0"
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", attributes_of_place)
+    monkeypatch.setenv("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "host")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-token=s3cret,garbage")
     telemetry = started(protocol)
     feed(telemetry)
@@ -246,6 +249,8 @@ def test_environment_of_the_sdk(
     ):
         assert attributes(resource)["service.name"] == "receiver-3"
         assert attributes(resource)["deployment.environment"] == "ward 5"
+        assert attributes(resource)["service.instance.id"] == "pod-0"
+        assert attributes(resource)["host.name"] == socket.gethostname()
     assert all(headers["x-token"] == "s3cret" for headers in collector.headers)
     assert any("Header format invalid" in line.get("complaint", "") for line in lines(log))
     assert "s3cret" not in log.getvalue()
