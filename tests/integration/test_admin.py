@@ -47,7 +47,7 @@ class Page:
     """What the endpoint of a receiver says."""
 
     def __init__(self, receiver: Receiver) -> None:
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{receiver.admin_port}", timeout=5)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{receiver.admin_port}", timeout=20)
 
     def get(self, path: str) -> httpx.Response:
         return self.client.get(path)
@@ -63,11 +63,11 @@ class Page:
         return msgspec.json.decode(self.get("/status").content, type=Status)
 
     def wait(self, condition: Callable[[Status], bool], what: str) -> Status:
-        wait_until(lambda: condition(self.status()), what, 15)
+        wait_until(lambda: condition(self.status()), what, 30)
         return self.status()
 
     def wait_for_state(self, check: str, state: str) -> None:
-        wait_until(lambda: self.ready()[1].get(check) == state, f"{check} to be {state}", 15)
+        wait_until(lambda: self.ready()[1].get(check) == state, f"{check} to be {state}", 30)
 
     def frame(self) -> str:
         """The first event."""

@@ -70,7 +70,7 @@ class Admin:
         self._storage = Watched(self._probe.ask, _storage_fault, time.monotonic)
         self._broker = None
         if broker is not None:
-            self._broker = Watched[str | None](broker.answers, reason_of, time.monotonic)
+            self._broker = Watched[str | None](broker.answers, _broker_fault, time.monotonic)
         health = Health(
             storage=self._storage,
             min_free_space=settings.min_free_space,
@@ -133,6 +133,10 @@ class Admin:
 def _complain(serving: asyncio.Task[None]) -> None:
     if not serving.cancelled() and (error := serving.exception()) is not None:
         event(logger, logging.ERROR, "the admin endpoint ended", exc_info=error)
+
+
+def _broker_fault(error: Exception) -> str:
+    return "no answer" if isinstance(error, TimeoutError) else reason_of(error)
 
 
 def _storage_fault(error: Exception) -> StorageAnswer:
