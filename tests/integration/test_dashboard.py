@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import httpx
+import promql_parser
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -177,6 +178,13 @@ def test_the_docs_name_every_metric(exported: Exported) -> None:
         given = exported.instruments[name].unit
         assert unit == ("" if given.startswith("{") else given), name
         assert exported.by_otlp[prometheus] == labels, name
+
+
+def test_every_query_is_one() -> None:
+    for query in [each for queries in expressions().values() for each in queries]:
+        promql_parser.parse(query.replace("$__rate_interval", "5m"))
+    with pytest.raises(ValueError, match="unclosed"):
+        promql_parser.parse("sum by (le (rate(x[5m]))")
 
 
 def test_percentiles_are_of_native_and_of_classic_histograms() -> None:
