@@ -90,7 +90,7 @@ def test_a_receiver_reaches_it_as_the_comments_say(
                 peer.associate()
                 assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
                 peer.release()
-            receiver.wait_for_log("series complete")
+            receiver.wait_for_log("series complete", 30)
             receiver.stop()
         assert {span.name for span in there.spans()} == {"association", "register_series"}
         assert "oxidicom.instances" in there.points()

@@ -106,7 +106,8 @@ def send(receiver: Receiver) -> None:
         assert peer.store(good.sop_instance, good.encode(EXPLICIT)).status == 0
         assert peer.store(bad.sop_instance, bad.encode(EXPLICIT)).status == 0xC000
         peer.release()
-    receiver.wait_for_log("series complete")
+    receiver.wait_for_log("series complete", 30)
+    receiver.wait_for_log("the PACS does not say how many instances a series has", 30)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
                 pages.append(httpx.get(f"http://127.0.0.1:{receiver.admin_port}/metrics").text)
                 return "oxidicom_outbox_oldest" in pages[-1]
 
-            wait_until(tells_of_the_outbox, "the age of what waits")
+            wait_until(tells_of_the_outbox, "the age of what waits", 30)
         instruments = collector.instruments()
         yield Exported(instruments, in_prometheus_names(instruments), on_the_page(pages[-1]))
 

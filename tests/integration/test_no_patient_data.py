@@ -271,7 +271,7 @@ def over_tls(scene: Scene, authority: Authority, stranger: Authority) -> None:
             context.wrap_socket(peer.socket, server_hostname="localhost") as secure,
         ):
             secure.recv(1)
-    scene.receiver.wait_for_log("certificate refused")
+    scene.receiver.wait_for_log("certificate refused", 30)
 
 
 # ---- the tests -------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_over_http_with_tls(
         scene = Scene(receiver, collector, progress, [])
         converse(scene)
         over_tls(scene, authority, stranger)
-        receiver.wait_for_log("registration refused, see `oxidicom outbox show`", 20)
+        receiver.wait_for_log("registration refused, see `oxidicom outbox show`", 30)
         said = said_in(scene)
     assert_nothing_private(said)
     messages = {record["message"] for record in receiver.log()}
@@ -374,8 +374,8 @@ def test_by_a_broker_with_two_workers(
     ):
         scene = Scene(receiver, collector, progress, [])
         converse(scene)
-        receiver.wait_for_log("registrations wait in the outbox", 20)
-        wait_until(lambda: receiver.outbox() == [], "an empty outbox", 20)
+        receiver.wait_for_log("registrations wait in the outbox", 30)
+        wait_until(lambda: receiver.outbox() == [], "an empty outbox", 30)
         said = said_in(scene)
         with TaskQueue(rabbitmq.url, "private") as queue:
             tasks = queue.take_all()
