@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+from typing import Any
 
 from oxidicom.errors import OxidicomError
 
@@ -29,6 +30,14 @@ def event(
     """
     if logger.isEnabledFor(level):
         logger.log(level, message, exc_info=exc_info, extra={"fields": fields}, stacklevel=2)
+
+
+def trace_fields(traceparent: str | None) -> dict[str, Any]:
+    """`trace_id` and `span_id` for the log, of a W3C `traceparent`; nothing where there is none."""
+    if traceparent is None:
+        return {}
+    _, trace_id, span_id, _ = traceparent.split("-")
+    return {"trace_id": trace_id, "span_id": span_id}
 
 
 def describe(error: BaseException, *, phi: bool = False) -> str:

@@ -197,6 +197,9 @@ class Registration(msgspec.Struct, frozen=True):
     expected: int | None = None
     association_id: str | None = None
     """The first that carried it."""
+    traceparent: str | None = None
+    """Of the span of its registration (W3C Trace Context), which goes along to CUBE; None where
+    nobody traces."""
 
 
 class Push(NamedTuple):
@@ -214,6 +217,8 @@ class Push(NamedTuple):
     error: str | None = None
     metadata: tuple[str, str] | None = None
     """Key and value, if that is what was registered and not an instance."""
+    traceparent: str | None = None
+    """What `push_began` said of its span."""
 
 
 # ---- net ↔ store ---------------------------------------------------------------------------

@@ -111,10 +111,11 @@ class Trial:
         return f"after {self._faults.hit}:\n" + "\n".join(self._receiver.lines)
 
     def tells_why(self) -> bool:
-        """The operator, and in one line: no traceback."""
-        *_, last = lines = self._receiver.lines
-        return last.startswith("oxidicom: cannot use the storage: ") and not any(
-            line.startswith("Traceback") for line in lines
+        """The operator, and in one record: no traceback."""
+        records = self._receiver.log()
+        told = [record["fault"] for record in records if record["message"] == "cannot start"]
+        return len(records) == len(self._receiver.lines) and (
+            [fault.partition(": ")[0] for fault in told] == ["cannot use the storage"]
         )
 
 

@@ -71,6 +71,16 @@ async def test_a_registration_is_made(cube: Cube) -> None:
     async with client_of(cube.url) as client:
         await client.register("pacsfiles/", BODY)
     assert cube.taken == [("pacsfiles/", BODY)]
+    assert cube.traceparents == [None]
+
+
+async def test_a_trace_goes_along_at_every_attempt(cube: Cube) -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    cube.next.append(Reply(503))
+    async with client_of(cube.url) as client:
+        await client.register("pacsfiles/", BODY, traceparent=traceparent)
+        await client.register("pacsfiles/", BODY | {"path": "another"})
+    assert cube.traceparents == [traceparent, traceparent, None]
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ class Reasons(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
+        fields: dict[str, object] = record.__dict__["fields"]
+        self.texts.append(f"{record.getMessage()}: {fields.get('reason')}")
 
     def __enter__(self) -> Self:
         logging.getLogger("oxidicom.notify.nats").addHandler(self)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -73,7 +74,9 @@ def feed(telemetry: Telemetry) -> None:
     telemetry.association_began(began("A3"))
     telemetry.association_ended(ended("A3", "A-ABORT by the peer"))
     telemetry.association_began(began("A4"))
+    telemetry.registration_began(SERIES, ("A1", "A2"), T0 + 10)
     telemetry.series_registered(SERIES, ("A1", "A2"), 3, T0 + 10, T0 + 30, 2, None)
+    telemetry.registration_began(SERIES, ("LOST",), T0 + 10)
     telemetry.series_registered(SERIES, ("LOST",), 3, T0 + 10, T0 + 30, None, "queue is gone")
     telemetry.outbox_depth(7)
     telemetry.outbox_depth(4)
@@ -139,13 +142,17 @@ def test_metrics(collector: Collector, protocol: str) -> None:
 
     points = collector.points()
     assert sorted(points) == [
+        "oxidicom.association.duration",
         "oxidicom.associations",
         "oxidicom.associations.open",
         "oxidicom.bytes",
+        "oxidicom.instance.size",
         "oxidicom.instances",
         "oxidicom.lonk.dropped",
         "oxidicom.outbox.depth",
+        "oxidicom.series.duration",
         "oxidicom.series.registered",
+        "oxidicom.series.registration.duration",
         "oxidicom.store.latency",
     ]
     assert {p.attributes["result"]: p.value for p in points["oxidicom.associations"]} == {
@@ -170,13 +177,47 @@ def test_metrics(collector: Collector, protocol: str) -> None:
     [latency] = points["oxidicom.store.latency"]
     assert latency.value.count == 3
     assert latency.value.sum == pytest.approx(0.009)
-    assert latency.value.bucket_counts[list(latency.value.explicit_bounds).index(0.005)] == 3
+    # Three equal values are in one bucket, whose bounds are those of the scale.
+    base = 2 ** (2**-latency.value.scale)
+    [index] = [
+        latency.value.positive.offset + number
+        for number, count in enumerate(latency.value.positive.bucket_counts)
+        if count == 3
+    ]
+    assert base**index <= 0.003 * (1 + 1e-9)
+    assert base ** (index + 1) >= 0.003 * (1 - 1e-9)
 
     instruments = collector.instruments()
+    assert instruments["oxidicom.instance.size"].unit == "By"
     assert instruments["oxidicom.bytes"].unit == "By"
     assert instruments["oxidicom.store.latency"].unit == "s"
     assert instruments["oxidicom.associations"].sum.is_monotonic
     assert not instruments["oxidicom.associations.open"].sum.is_monotonic
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind"),
+    [
+        ("", "exponential_histogram"),
+        ("base2_exponential_bucket_histogram", "exponential_histogram"),
+        ("explicit_bucket_histogram", "histogram"),
+    ],
+)
+def test_buckets_are_the_environments_to_choose(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, kind: str
+) -> None:
+    name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
+    monkeypatch.setenv(name, wanted)
+    with otlp.http_collector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        telemetry = started("http/protobuf")
+        feed(telemetry)
+        telemetry.shutdown(10)
+    latency = collector.instruments()["oxidicom.store.latency"]
+    assert latency.WhichOneof("data") == kind
+    if kind == "histogram":
+        [point] = latency.histogram.data_points
+        assert point.bucket_counts[list(point.explicit_bounds).index(0.005)] == 3
 
 
 def test_no_patient_data(collector: Collector, protocol: str, log: io.StringIO) -> None:
@@ -195,7 +236,9 @@ def test_environment_of_the_sdk(
     collector: Collector, protocol: str, monkeypatch: pytest.MonkeyPatch, log: io.StringIO
 ) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "receiver-3")
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=ward 5")
+    attributes_of_place = "deployment.environment=ward 5,service.instance.id=pod-0"
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", attributes_of_place)
+    monkeypatch.setenv("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "host")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-token=s3cret,garbage")
     telemetry = started(protocol)
     feed(telemetry)
@@ -206,6 +249,8 @@ def test_environment_of_the_sdk(
     ):
         assert attributes(resource)["service.name"] == "receiver-3"
         assert attributes(resource)["deployment.environment"] == "ward 5"
+        assert attributes(resource)["service.instance.id"] == "pod-0"
+        assert attributes(resource)["host.name"] == socket.gethostname()
     assert all(headers["x-token"] == "s3cret" for headers in collector.headers)
     assert any("Header format invalid" in line.get("complaint", "") for line in lines(log))
     assert "s3cret" not in log.getvalue()

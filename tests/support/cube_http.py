@@ -59,6 +59,8 @@ class Cube:
         self.taken: list[Taken] = []
         self.requests: list[str] = []
         """Paths of the registrations asked for, successful or not."""
+        self.traceparents: list[str | None] = []
+        """What each request said in its header of that name."""
         self.faults: list[str] = []
         """What was wrong with requests."""
         self.at_once = 0
@@ -111,9 +113,10 @@ class Cube:
 
     # ---- for the handler ------------------------------------------------------------------------
 
-    def answer(self, resource: str, body: dict[str, Any]) -> Reply:
+    def answer(self, resource: str, body: dict[str, Any], traceparent: str | None) -> Reply:
         with self._changed:
             self.requests.append(body.get("path", ""))
+            self.traceparents.append(traceparent)
             chosen = self.choose(resource, body)
             if self.always is not None:
                 return self.always
@@ -203,7 +206,7 @@ def _handler_of(cube: Cube) -> type[BaseHTTPRequestHandler]:
             if resource not in ("pacsfiles/", "pacs/series/"):
                 cube.fault(f"resource {resource}")
                 return Reply(404)
-            return cube.answer(resource, json.loads(data))
+            return cube.answer(resource, json.loads(data), self.headers["traceparent"])
 
         def _send(self, reply: Reply) -> None:
             body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()

@@ -90,7 +90,7 @@ def attributes(holder: Any) -> dict[str, Any]:
 
 
 def _value(point: Any, kind: str) -> Any:
-    return point if kind == "histogram" else getattr(point, point.WhichOneof("value"))
+    return point if kind.endswith("histogram") else getattr(point, point.WhichOneof("value"))
 
 
 # ---- endpoints -----------------------------------------------------------------------------

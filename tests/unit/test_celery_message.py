@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from celery import Celery
 from hypothesis import given
@@ -43,6 +44,15 @@ def test_headers_hold_the_references_and_those_of_celerys_client() -> None:
     common = headers.keys() - {"kwargsrepr"}
     assert common <= own.keys()
     assert {name: headers[name] for name in common} == {name: own[name] for name in common}
+
+
+def test_a_trace_goes_along_and_changes_nothing_else() -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    traced = msgspec.structs.replace(registration(), traceparent=traceparent)
+    with_trace = encode(traced, "main2", TASK_ID, "gen7@here")
+    without = encode(registration(), "main2", TASK_ID, "gen7@here")
+    assert with_trace.headers == without.headers | {"traceparent": traceparent}
+    assert with_trace._replace(headers={}) == without._replace(headers={})
 
 
 def test_what_workers_log_holds_no_patient_data() -> None:

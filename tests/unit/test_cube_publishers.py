@@ -41,6 +41,7 @@ class FakeClient(CubeClient):
     def __init__(self) -> None:
         super().__init__("http://cube/api/v1/", "chris", "secret")
         self.asked: list[str] = []
+        self.traceparents: list[str | None] = []
         self.taken: list[str] = []
         self.most_asked = 0
         self.down = False
@@ -58,9 +59,11 @@ class FakeClient(CubeClient):
         *,
         attempts: int | None = None,
         retries: list[Retry] | None = None,
+        traceparent: str | None = None,
     ) -> None:
         path = str(body["path"])
         self.asked.append(path)
+        self.traceparents.append(traceparent)
         self._under_way += 1
         self.most_asked = max(self.most_asked, self._under_way)
         try:
@@ -80,6 +83,9 @@ class Spans:
     def __init__(self) -> None:
         self.pushes: list[Push] = []
         self.ends: list[tuple[str | None, str, str | None]] = []
+
+    def push_began(self, association_id: str | None, started_ns: int) -> str | None:
+        return f"traceparent of {association_id} at {started_ns}"
 
     def pushed(self, push: Push) -> None:
         self.pushes.append(push)
@@ -270,6 +276,14 @@ class TestPublication:
         assert bench.spans.ends == [
             (ULID, UUID, None),
             (ULID, UUID, "CubeAway: CUBE answers 503"),
+        ]
+
+    async def test_each_push_takes_its_span_along(self, bench: Bench) -> None:
+        bench.store("0001-1.1.dcm")
+        await bench.publish(registration())
+        assert bench.client.traceparents == [push.traceparent for push in bench.spans.pushes]
+        assert bench.client.traceparents == [
+            f"traceparent of {ULID} at {push.started_ns}" for push in bench.spans.pushes
         ]
 
     async def test_paths_are_shown_to_who_may_see_patients(self, bench: Bench) -> None:

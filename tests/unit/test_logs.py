@@ -253,6 +253,21 @@ def test_the_constant_part_of_messages_of_others_is_kept() -> None:
     assert "Invalid value for …: …%%" in console(record)
 
 
+@pytest.mark.parametrize("name", [MARKER, "Lee", "name", "record", "text"])
+def test_a_message_that_is_no_literal_is_withheld(name: str) -> None:
+    def record() -> None:
+        foreign = logging.getLogger("pydicom")
+        foreign.warning(f"Invalid value {name}")
+        foreign.warning(name + "^")
+        foreign.warning("a constant")
+
+    first, second, third = console(record).splitlines()
+    place = re.compile(r"pydicom: … \(test_logs\.py:\d+\)$")
+    assert place.search(first)
+    assert place.search(second)
+    assert third.endswith("pydicom: a constant")
+
+
 # ---- exceptions ----------------------------------------------------------------------------
 
 
@@ -307,7 +322,7 @@ def test_exceptions_as_arguments_and_of_others() -> None:
 
     text = console(record)
     assert "failed: ValueError" in text
-    assert "other: nats exception=ValueError" in text
+    assert "other: nats: encountered error exception=ValueError" in text
     assert MARKER not in text
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from oxidicom.notify.courier import Courier, Publisher, RegistrationRefused
@@ -44,6 +45,19 @@ class TestOutbox:
         assert again.remove(entry)
         assert list(again.pending()) == []
         assert os.listdir(tmp_path / "a" / "b") == []
+
+    def test_a_trace_is_kept_and_entries_of_before_there_were_any_are_read(
+        self, outbox: Outbox, tmp_path: Path
+    ) -> None:
+        traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        entry = new_entry(msgspec.structs.replace(registration(), traceparent=traceparent))
+        outbox.put(entry)
+        assert [each.registration.traceparent for each in outbox.pending()] == [traceparent]
+        [path] = (tmp_path / "outbox").glob("*.json")
+        written = json.loads(path.read_bytes())
+        del written["registration"]["traceparent"]
+        path.write_text(json.dumps(written))
+        assert [each.registration.traceparent for each in outbox.pending()] == [None]
 
     def test_before_anything_was_put(self, outbox: Outbox) -> None:
         assert outbox.names() == []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,10 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
+from oxidicom.logevents import trace_fields
 from oxidicom.ports import Push, SeriesAsked
 from oxidicom.telemetry import Telemetry, metrics, otlp, start, tracing
 from tests.support.otlp import SERIES, T0, began, ended, refused, stored
@@ -75,8 +78,10 @@ def spans(exporter: InMemorySpanExporter) -> Iterator[tracing.Spans]:
     provider.shutdown()
 
 
-def register(telemetry: Telemetry, *associations: str) -> None:
-    telemetry.series_registered(SERIES, associations, 1, T0, T0 + 1, 1, None)
+def register(telemetry: Telemetry, *associations: str, ended_ns: int = T0 + 1) -> str | None:
+    traceparent = telemetry.registration_began(SERIES, associations, T0)
+    telemetry.series_registered(SERIES, associations, 1, T0, ended_ns, 1, None)
+    return traceparent
 
 
 def test_a_span_ends_no_earlier_than_it_began(
@@ -84,7 +89,7 @@ def test_a_span_ends_no_earlier_than_it_began(
 ) -> None:
     spans.association_began(began("A", T0))
     spans.association_ended(ended("A", wall_ns=T0 - 5))
-    spans.series_registered(SERIES, (), 1, T0, T0 - 5, None, None)
+    register(spans, ended_ns=T0 - 5)
     assert [(span.start_time, span.end_time) for span in exporter.get_finished_spans()] == [
         (T0, T0),
         (T0, T0),
@@ -208,6 +213,7 @@ def test_a_pacs_that_did_not_answer(spans: tracing.Spans, exporter: InMemorySpan
 def test_a_registration_says_what_was_expected(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
+    spans.registration_began(SERIES, (), T0)
     spans.series_registered(SERIES, (), 1, T0, T0 + 1, None, None, 4)
     register(spans)
     told = [dict(span.attributes or {}).get("expected") for span in exporter.get_finished_spans()]
@@ -228,13 +234,20 @@ def push(**changes: Any) -> Push:
     return Push(SERIES, "A", url, None, T0 + 1, T0 + 9)._replace(**changes)
 
 
+def pushed(telemetry: Telemetry, **changes: Any) -> str | None:
+    one = push(**changes)
+    traceparent = telemetry.push_began(one.association_id, one.started_ns)
+    telemetry.pushed(one._replace(traceparent=traceparent))
+    return traceparent
+
+
 def test_a_push_under_the_first_generations_name(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
     spans.association_began(began("A"))
-    spans.pushed(push(retries=((T0 + 2, "CUBE answers 503", 2.0), (T0 + 4, "CUBE answers 429", 4))))
-    spans.pushed(push(error="CubeAway: CUBE answers 503", association_id="lost"))
-    spans.pushed(push(file="SERVICES/PACS/…", association_id=None))
+    pushed(spans, retries=((T0 + 2, "CUBE answers 503", 2.0), (T0 + 4, "CUBE answers 429", 4)))
+    pushed(spans, error="CubeAway: CUBE answers 503", association_id="lost")
+    pushed(spans, file="SERVICES/PACS/…", association_id=None)
     spans.association_ended(ended("A"))
     first, failed, shown, association = exporter.get_finished_spans()
     assert {first.name, failed.name, shown.name} == {"push_to_chris"}
@@ -259,7 +272,7 @@ def test_a_push_under_the_first_generations_name(
 def test_custom_metadata_and_the_end_of_pushing(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
-    spans.pushed(push(metadata=("OxidicomAttemptedPushCount", "4")))
+    pushed(spans, metadata=("OxidicomAttemptedPushCount", "4"))
     spans.all_pushed("A", "01563e3a-b5d3-d676-4c61-efb99302bd5b", T0, T0 + 5, None)
     spans.all_pushed("A", "01563e3a-b5d3-d676-4c61-efb99302bd5b", T0, T0 + 5, "refused")
     metadata, well, refused_one = exporter.get_finished_spans()
@@ -282,13 +295,62 @@ def test_pushes_reach_the_spans_through_what_exports(exporter: InMemorySpanExpor
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     signal = tracing.Spans(provider.get_tracer("oxidicom"))
     exporting = otlp.Exporting([otlp.Pipeline(signal, lambda: None, lambda: None)])
-    exporting.pushed(push())
+    assert pushed(exporting)
     exporting.all_pushed(None, "uuid", T0, T0 + 1, None)
     assert [span.name for span in exporter.get_finished_spans()] == [
         "push_to_chris",
         "register_all_attempted_pushes",
     ]
     provider.shutdown()
+
+
+def test_what_goes_along_names_the_span(
+    spans: tracing.Spans, exporter: InMemorySpanExporter
+) -> None:
+    spans.association_began(began("A"))
+    of_open = spans.traceparent_of("A")
+    of_push = pushed(spans)
+    spans.association_ended(ended("A"))
+    of_series = register(spans, "A")
+    assert spans.traceparent_of("A") == of_open
+    assert spans.traceparent_of("?") is None
+    named = {
+        span.name: f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}"
+        f"-{span.context.trace_flags:02x}"
+        for span in exporter.get_finished_spans()
+    }
+    assert named == {
+        "association": of_open,
+        "push_to_chris": of_push,
+        "register_series": of_series,
+    }
+    assert len({traceparent[3:35] for traceparent in named.values()}) == 1, "one trace"
+    assert trace_fields(of_series) == {
+        "trace_id": named["register_series"][3:35],
+        "span_id": named["register_series"][36:52],
+    }
+    assert trace_fields(None) == {}
+
+
+def test_what_is_not_sampled_says_so() -> None:
+    spans = tracing.Spans(TracerProvider(sampler=ALWAYS_OFF).get_tracer("oxidicom"))
+    traceparent = spans.registration_began(SERIES, (), T0)
+    assert traceparent is not None
+    assert int(traceparent[-2:], 16) & 1 == 0
+
+
+def test_registrations_and_pushes_that_never_end_do_not_pile_up(
+    spans: tracing.Spans, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "MAX_OPEN", 2)
+    for name in "ABC":
+        spans.registration_began(SERIES, (name,), T0)
+    begun = [spans.push_began(None, T0) for _ in range(3)]
+    for name in "ABC":
+        spans.series_registered(SERIES, (name,), 1, T0, T0 + 1, None, None)
+    for traceparent in begun:
+        spans.pushed(push(traceparent=traceparent))
+    assert len(exporter.get_finished_spans()) == 4
 
 
 def test_text_of_peers_is_exportable() -> None:
@@ -344,6 +406,51 @@ def test_series_that_were_asked_for(
         ({"result": "counted"}, 2),
         ({"result": "unknown"}, 1),
     ]
+
+
+def histogram(reader: InMemoryMetricReader, name: str) -> list[tuple[dict[str, Any], int, Any]]:
+    data = reader.get_metrics_data()
+    assert data is not None
+    return [
+        (dict(point.attributes or {}), point.count, point.sum)  # type: ignore[union-attr]
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == name
+        for point in metric.data.data_points
+    ]
+
+
+def test_how_long_and_how_large(
+    measurements: metrics.Measurements,
+    reader: InMemoryMetricReader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: T0)
+    measurements.association_began(began("A"))
+    measurements.association_began(began("B"))
+    for number in (1, 2):
+        measurements.instance_stored(stored("A", number, size=1000 * number))
+    measurements.association_ended(ended("A"))
+    measurements.association_ended(ended("B", "A-ABORT by the peer", T0 - 1))
+    for error in (None, "waits in the outbox"):  # the second had no instance of its own
+        measurements.registration_began(SERIES, ("A",), T0 + 5_000_000_000)
+        measurements.series_registered(SERIES, ("A",), 2, T0, T0 + 500_000_000, None, error)
+    assert {
+        name: histogram(reader, f"oxidicom.{name}")
+        for name in (
+            *("association.duration", "instance.size"),
+            *("series.duration", "series.registration.duration"),
+        )
+    } == {
+        "association.duration": [({"result": "ok"}, 1, 2.0), ({"result": "error"}, 1, 0.0)],
+        "instance.size": [({}, 2, 3000)],
+        "series.duration": [({}, 1, 5.0)],
+        "series.registration.duration": [
+            ({"result": "ok"}, 1, 0.5),
+            ({"result": "error"}, 1, 0.5),
+        ],
+    }
 
 
 def test_peers_cannot_make_time_series_at_will(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from oxidicom.app.registrar import Registrar
 from oxidicom.errors import Bug
-from oxidicom.logevents import event
+from oxidicom.logevents import event, trace_fields
 from oxidicom.notify.courier import Courier
 from oxidicom.notify.nats import LonkPublisher
 from oxidicom.ports import (
@@ -218,6 +218,7 @@ class ControlPlane:
                     status=f"{report.status:04X}H",
                     SeriesInstanceUID=report.series_instance_uid,
                     reason=report.error,
+                    **self._trace(report.association_id),
                 )
             case AssociationBegan():
                 self._tallies[report.association_id] = Tally(report)
@@ -251,7 +252,11 @@ class ControlPlane:
             seconds=round((ended.wall_ns - began.wall_ns) / 1e9, 3),
             end=ended.error or "released",
             **where,
+            **self._trace(ended.association_id),
         )
+
+    def _trace(self, association_id: str) -> dict[str, Any]:
+        return trace_fields(self._telemetry.traceparent_of(association_id))
 
     # ---- notices -------------------------------------------------------------------------
 

@@ -95,7 +95,7 @@ class Reception:
             self.storage.folders = folders
         swept = self.storage.temporary.sweep()
         if swept:
-            event(logger, logging.INFO, "removed incomplete instances", files=swept)
+            event(logger, logging.INFO, "removed incomplete instances", instances=swept)
         self.listener = Listener(
             policy=policy_of(settings),
             limits=Limits(settings.artim_timeout, settings.idle_timeout),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from oxidicom.logevents import describe, event
+from oxidicom.logevents import describe, event, trace_fields
 from oxidicom.notify.courier import Courier
 from oxidicom.notify.nats import LonkPublisher
 from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
@@ -83,8 +83,11 @@ class Registrar:
 
     async def _register(self, completed: SeriesCompleted) -> None:
         began_ns = time.time_ns()
+        traceparent = self._telemetry.registration_began(
+            completed.series, completed.associations, began_ns
+        )
         try:
-            await self._bring(completed, began_ns)
+            await self._bring(completed, began_ns, traceparent)
         except Exception as error:
             self._tell_telemetry(completed, 0, began_ns, describe(error))
             event(
@@ -94,9 +97,12 @@ class Registrar:
                 "the next start",
                 exc_info=error,
                 SeriesInstanceUID=completed.series.series_instance_uid,
+                **trace_fields(traceparent),
             )
 
-    async def _bring(self, completed: SeriesCompleted, began_ns: int) -> None:
+    async def _bring(
+        self, completed: SeriesCompleted, began_ns: int, traceparent: str | None
+    ) -> None:
         series = completed.series
         # Two receptions of one series in their order: an older count never follows a newer one.
         turn = self._turns.setdefault(series.key, asyncio.Lock())
@@ -111,14 +117,14 @@ class Registrar:
             if ndicom and completed.expected is None and self._expected is not None:
                 completed = completed._replace(expected=await self._expected(series.key))
             if ndicom:
-                settled = await self._courier.submit(_registration(completed, ndicom))
+                settled = await self._courier.submit(_registration(completed, ndicom, traceparent))
                 self._telemetry.outbox_depth(self._courier.depth)
             await self._on_disk(self._journal.remove, series.key, completed.associations)
             self._completed(completed)
         error = _NOTHING_THERE if settled is None else await self._outcome(settled)
         if self._lonk is not None and told:
             self._lonk.done(series, told)
-        self._tell(completed, ndicom, began_ns, error)
+        self._tell(completed, ndicom, began_ns, traceparent, error)
 
     async def _outcome(self, settled: asyncio.Future[bool]) -> str | None:
         """None once CUBE, or its broker, has the registration; otherwise what became of it."""
@@ -130,7 +136,12 @@ class Registrar:
         return None if settled.result() else _REFUSED
 
     def _tell(
-        self, completed: SeriesCompleted, ndicom: int, began_ns: int, error: str | None
+        self,
+        completed: SeriesCompleted,
+        ndicom: int,
+        began_ns: int,
+        traceparent: str | None,
+        error: str | None,
     ) -> None:
         series = completed.series
         self._tell_telemetry(completed, ndicom, began_ns, error)
@@ -147,6 +158,7 @@ class Registrar:
             **pacs,
             associations=len(completed.associations),
             registration=error or "confirmed",
+            **trace_fields(traceparent),
         )
 
     def _tell_telemetry(
@@ -181,13 +193,14 @@ class Registrar:
             delay = min(delay * 2, _LAST_RETRY)
 
 
-def _registration(completed: SeriesCompleted, ndicom: int) -> Registration:
+def _registration(completed: SeriesCompleted, ndicom: int, traceparent: str | None) -> Registration:
     return Registration(
         completed.series,
         ndicom,
         completed.attempted,
         completed.expected,
         next(iter(completed.associations), None),
+        traceparent,
     )
 
 

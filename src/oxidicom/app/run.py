@@ -31,7 +31,7 @@ def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
     logs.configure(settings.log_level, settings.log_format, log_phi=settings.log_phi)
     logs.capture_strays()
     for warning in warnings:
-        event(logger, logging.WARNING, warning)
+        event(logger, logging.WARNING, "a doubt about the settings", doubt=warning)
     _allow_many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(logs.on_loop_error)
@@ -62,8 +62,7 @@ async def _serve(settings: Settings) -> int:
     try:
         ports = await receiver.start()
     except OperatorError as error:
-        for fault in error.faults:
-            print(f"oxidicom: {fault}", file=sys.stderr)
+        _tell_faults(error, settings)
         return 1
     # What exists now exists for ever: the collector need not look at it again.
     gc.collect()
@@ -89,6 +88,17 @@ async def _serve(settings: Settings) -> int:
     await receiver.drain()
     event(logger, logging.INFO, "stopped")
     return 0
+
+
+def _tell_faults(error: OperatorError, settings: Settings) -> None:
+    """To a person on standard error; where logs are JSON, somebody collects them, and parses each
+    line."""
+    collected = settings.log_format == "json" and logger.isEnabledFor(logging.ERROR)
+    for fault in error.faults:
+        if collected:
+            event(logger, logging.ERROR, "cannot start", fault=fault)
+        else:
+            print(f"oxidicom: {fault}", file=sys.stderr)
 
 
 def _signalled() -> asyncio.Event:

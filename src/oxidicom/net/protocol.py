@@ -330,8 +330,13 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
         if self._association is None and record.last_words:
             # A probe is nothing to tell of; a peer that was refused is (decision 8).
             refused = record.error is not None and record.error.startswith("rejected")
-            level = logging.WARNING if refused else logging.DEBUG
-            event(logger, level, "no association", peer=self.peer[0], reason=record.error)
+            event(
+                logger,
+                logging.WARNING if refused else logging.DEBUG,
+                "no association",
+                peer=self.peer[0],
+                reason=record.error,
+            )
         self._host.ended(self)
         self._close(record.last_words)
         self._report_end()

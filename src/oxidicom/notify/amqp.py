@@ -13,6 +13,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelClosed, DeliveryError, PublishError
 from yarl import URL
 
+from oxidicom.logevents import event
 from oxidicom.notify.celery_message import encode, our_origin
 from oxidicom.notify.reasons import reason_of
 from oxidicom.notify.tls import client_context
@@ -48,7 +49,7 @@ class AmqpPublisher:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._ready()
         except Exception as error:
-            log.warning("the AMQP broker is away: %s", reason_of(error))
+            event(log, logging.WARNING, "the AMQP broker is away", reason=reason_of(error))
             return False
         return True
 
@@ -73,7 +74,12 @@ class AmqpPublisher:
                 try:
                     await self._publish(channel, message)
                 except PublishError:
-                    log.warning("the queue %s is gone, declared again", self._queue_name)
+                    event(
+                        log,
+                        logging.WARNING,
+                        "the queue is gone, declared again",
+                        queue=self._queue_name,
+                    )
                     await self._declare()
                     await self._publish(channel, message)
         except DeliveryError:
@@ -137,7 +143,13 @@ class AmqpPublisher:
         except ChannelClosed as error:
             # It exists with other arguments (a quorum queue, a length limit), or we may not
             # declare: the operator's choice, and a queue all the same.
-            log.info("the queue %s is used as it is: %s", self._queue_name, error)
+            event(
+                log,
+                logging.INFO,
+                "the queue is used as it is",
+                queue=self._queue_name,
+                reason=reason_of(error),
+            )
             await self._declare_once(passive=True)
 
     async def _declare_once(self, *, durable: bool = False, passive: bool = False) -> None:

@@ -53,6 +53,9 @@ def encode(
         "kwargsrepr": repr(shown),
         "origin": origin if origin is not None else our_origin(),
     }
+    if registration.traceparent is not None:
+        # Where OpenTelemetry's own client puts it, and its worker looks for it.
+        headers["traceparent"] = registration.traceparent
     properties: dict[str, Any] = {
         "correlation_id": task_id,
         "content_type": "application/json",

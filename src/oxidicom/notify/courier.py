@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from oxidicom.errors import OxidicomError
+from oxidicom.logevents import event, trace_fields
 from oxidicom.notify.outbox import Outbox, OutboxEntry, new_entry
 from oxidicom.notify.reasons import reason_of
 from oxidicom.notify.rounds import Rounds, Visit
@@ -150,7 +151,12 @@ class Courier:
             async with asyncio.timeout(flush_timeout):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("%d registrations stay in the outbox until the next start", self.depth)
+            event(
+                log,
+                logging.WARNING,
+                "registrations stay in the outbox until the next start",
+                registrations=self.depth,
+            )
         tasks = [*self._tasks, *self._flying.values()]
         for task in tasks:
             task.cancel()
@@ -241,9 +247,7 @@ class Courier:
             try:
                 await self._publisher.publish(entry.registration, entry.task_id)
             except RegistrationRefused as refusal:
-                log.error(
-                    "registration refused, see `oxidicom outbox show %s`: %s", name[:12], refusal
-                )
+                _tell_refused(entry, refusal)
                 held = await self._until_done(self._outbox.refuse, entry, str(refusal), attempts)
                 self._on_settled(entry, str(refusal))
             else:
@@ -263,7 +267,7 @@ class Courier:
 
     def _on_settled(self, entry: OutboxEntry, refusal: str | None) -> None:
         if self._retry_delay:
-            log.info("registrations are delivered again")
+            event(log, logging.INFO, "registrations are delivered again")
         self._retry_delay = 0.0
         self.trouble = None
         if self._settled is not None:
@@ -281,7 +285,7 @@ class Courier:
         self._waiting.setdefault(name)
         self.trouble = reason_of(error)
         if not self._retry_delay:
-            log.warning("registrations wait in the outbox: %s", reason_of(error))
+            event(log, logging.WARNING, "registrations wait in the outbox", reason=reason_of(error))
             self._retry_delay = FIRST_RETRY
         elif (
             began > self._failed_at
@@ -318,7 +322,7 @@ class Courier:
         # Behind our own, so that two receivers do not go through one list side by side.
         for name in names:
             self._waiting.setdefault(name)
-        log.info("found %d more registrations in the outbox", len(names))
+        event(log, logging.INFO, "found more registrations in the outbox", registrations=len(names))
         self._delivery_wanted.set()
 
     async def _visit(self, call: Callable[[], Visit]) -> Visit:
@@ -338,7 +342,9 @@ class Courier:
                 return await self._on_disk(call, *args, **kwargs)
             except OSError as error:
                 if delay == FIRST_DISK_RETRY:
-                    log.error("the outbox cannot be used, trying again: %s", error)
+                    event(
+                        log, logging.ERROR, "the outbox cannot be used, trying again", error=error
+                    )
             await self._sleep(delay)
             delay = min(delay * 2, LAST_DISK_RETRY)
 
@@ -353,3 +359,17 @@ class Courier:
         finally:
             for wait in waits:
                 wait.cancel()
+
+
+def _tell_refused(entry: OutboxEntry, refusal: RegistrationRefused) -> None:
+    registration = entry.registration
+    event(
+        log,
+        logging.ERROR,
+        "registration refused, see `oxidicom outbox show`",
+        entry=entry.name[:12],
+        pacs_name=registration.series.pacs_name,
+        SeriesInstanceUID=registration.series.series_instance_uid,
+        reason=str(refusal),
+        **trace_fields(registration.traceparent),
+    )

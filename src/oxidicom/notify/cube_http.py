@@ -82,8 +82,10 @@ class CubeClient:
         *,
         attempts: int | None = None,
         retries: list[Retry] | None = None,
+        traceparent: str | None = None,
     ) -> None:
         """Return once CUBE has it, or had it before. `retries` is told of each pause.
+        `traceparent` (W3C Trace Context) goes along, if there is one.
 
         Raises RegistrationRefused if CUBE never will have it, CubeAway if all `attempts` (by
         default those of the constructor) failed.
@@ -91,7 +93,7 @@ class CubeClient:
         left = self._attempts if attempts is None else attempts
         pause = 1.0
         while True:
-            answer = await self._attempt(resource, body)
+            answer = await self._attempt(resource, body, traceparent)
             if answer.verdict is Verdict.DONE:
                 return
             if answer.verdict is Verdict.REFUSED:
@@ -105,14 +107,16 @@ class CubeClient:
                 retries.append(Retry(time.time_ns(), answer.reason, seconds))
             await self._sleep(seconds)
 
-    async def _attempt(self, resource: str, body: Mapping[str, str | int | None]) -> Answer:
+    async def _attempt(
+        self, resource: str, body: Mapping[str, str | int | None], traceparent: str | None
+    ) -> Answer:
         async with self._slots:
             # Whoever asked before, we were put off.
             while (wait := self._not_before - self._clock()) > 0:
                 await self._sleep(wait)
             try:
                 async with asyncio.timeout(self._timeout):
-                    answer = await self._post(resource, body)
+                    answer = await self._post(resource, body, traceparent)
             except TimeoutError:
                 return Answer(Verdict.AGAIN, f"CUBE does not answer within {self._timeout:.0f} s")
             except (httpx.HTTPError, OSError) as error:
@@ -121,9 +125,14 @@ class CubeClient:
                 self._not_before = self._clock() + answer.retry_after
             return answer
 
-    async def _post(self, resource: str, body: Mapping[str, str | int | None]) -> Answer:
+    async def _post(
+        self, resource: str, body: Mapping[str, str | int | None], traceparent: str | None
+    ) -> Answer:
         client = await self._connected()
-        async with client.stream("POST", self.url + resource, json=body) as response:
+        headers = {} if traceparent is None else {"traceparent": traceparent}
+        async with client.stream(
+            "POST", self.url + resource, json=body, headers=headers
+        ) as response:
             said = b""
             try:
                 # Of a success too, although it says nothing more: or the connection is lost.

@@ -25,7 +25,9 @@ class SeriesPublisher:
         self._client = client
 
     async def publish(self, registration: Registration, task_id: str) -> None:
-        await self._client.register(SERIES, series_body(registration))
+        await self._client.register(
+            SERIES, series_body(registration), traceparent=registration.traceparent
+        )
 
     async def close(self) -> None:
         await self._client.close()

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import nats.errors
 from nats.aio.client import Client
 
+from oxidicom.logevents import event
 from oxidicom.notify import lonk
 from oxidicom.notify.lonk import ProgressLimiter, Urgency
 from oxidicom.notify.reasons import reason_of
@@ -219,7 +220,7 @@ class LonkPublisher:
             self._connected.clear()
             self._queue.appendleft(message)
         except Exception as error:
-            log.warning("a LONK message cannot be sent: %s", type(error).__name__)
+            event(log, logging.WARNING, "a LONK message cannot be sent", error=error)
             self._drop(message)
         else:
             self._limiter.sent(message.subject, message.urgency, self._clock())
@@ -244,13 +245,18 @@ class LonkPublisher:
                 await client.connect(**self._options(closed))
                 self._client = client
                 self._connected.set()
-                log.info("connected to NATS")
+                event(log, logging.INFO, "connected to NATS")
                 away, delay = False, FIRST_RETRY
                 await closed.wait()
                 raise nats.errors.ConnectionClosedError
             except Exception as error:
                 if not away:
-                    log.warning("NATS is away, progress is dropped: %s", reason_of(error))
+                    event(
+                        log,
+                        logging.WARNING,
+                        "NATS is away, progress is dropped",
+                        reason=reason_of(error),
+                    )
                 away = True
             finally:
                 self._connected.clear()
@@ -303,5 +309,5 @@ async def _close(client: _Client) -> None:
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await client.close()
     except Exception as error:
-        log.debug("closing the NATS connection: %s", reason_of(error))
+        event(log, logging.DEBUG, "the NATS connection does not close", reason=reason_of(error))
         client.abort()

@@ -28,6 +28,7 @@ from oxidicom.disk import (
     remove_stale_temporaries,
     write_atomically,
 )
+from oxidicom.logevents import event
 from oxidicom.notify.cube_fields import fit
 from oxidicom.ports import Registration, SeriesKey
 
@@ -188,7 +189,12 @@ class Outbox:
                 return None
             except ValueError:
                 self._set_aside_as_corrupt(name)
-                log.error("outbox entry %s is corrupt; kept as %s%s", name, name, CORRUPT)
+                event(
+                    log,
+                    logging.ERROR,
+                    "outbox entry is corrupt, see `oxidicom outbox show`",
+                    entry=name[:12],
+                )
                 return None
 
     def pending(self) -> Iterator[OutboxEntry]:

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 
 class PushTelemetry(Protocol):
+    def push_began(self, association_id: str | None, started_ns: int) -> str | None: ...
+
     def pushed(self, push: Push) -> None: ...
 
     def all_pushed(
@@ -123,8 +125,11 @@ class Pushes:
         retries: list[Retry] = []
         error = None
         began_ns = time.time_ns()
+        traceparent = self.telemetry.push_began(registration.association_id, began_ns)
         try:
-            await self.client.register(FILES, body, attempts=attempts, retries=retries)
+            await self.client.register(
+                FILES, body, attempts=attempts, retries=retries, traceparent=traceparent
+            )
         except BaseException as why:
             error = describe(why)
             raise
@@ -139,6 +144,7 @@ class Pushes:
                 tuple(retries),
                 error,
                 metadata,
+                traceparent,
             )
             self.telemetry.pushed(push)
 

@@ -16,6 +16,7 @@ import msgspec
 from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
+from oxidicom.logevents import event
 from oxidicom.notify.celery_message import CeleryMessage, encode, our_origin
 from oxidicom.notify.reasons import reason_of
 from oxidicom.notify.tls import client_context
@@ -74,7 +75,7 @@ class RedisPublisher:
             async with asyncio.timeout(CONNECT_TIMEOUT), self._turn:
                 await self._ready()
         except Exception as error:
-            log.warning("the Redis broker is away: %s", reason_of(error))
+            event(log, logging.WARNING, "the Redis broker is away", reason=reason_of(error))
             return False
         return True
 

@@ -34,6 +34,18 @@ class Telemetry:
 
     def association_ended(self, report: AssociationEnded) -> None: ...
 
+    def traceparent_of(self, association_id: str) -> str | None:
+        """Of the association's span, open or not (W3C Trace Context); None if nobody traces it."""
+        return None
+
+    def registration_began(
+        self, series: SeriesInfo, associations: tuple[str, ...], started_ns: int
+    ) -> str | None:
+        """The series is complete; `series_registered` follows, with the same three arguments.
+
+        Returns the `traceparent` of its span, which goes along with the registration."""
+        return None
+
     def series_completed(self, completed: SeriesCompleted) -> None:
         """Its registration begins; `series_registered` follows, of these associations."""
 
@@ -53,6 +65,11 @@ class Telemetry:
         Times are nanoseconds since the epoch; `attempts` is None where nobody counted, `expected`
         where no PACS has.
         """
+
+    def push_began(self, association_id: str | None, started_ns: int) -> str | None:
+        """`pushed` follows, with the `traceparent` that this returns, which goes along with the
+        request."""
+        return None
 
     def pushed(self, push: Push) -> None:
         """One instance, or one piece of custom metadata, was registered over HTTP, or was not."""

@@ -8,7 +8,8 @@ from oxidicom.telemetry.base import Telemetry
 
 
 def both(first: Telemetry, second: Telemetry) -> Telemetry:
-    """Passes everything on to `first`, then to `second`."""
+    """Passes everything on to `first`, then to `second`; what is asked is answered by the one who
+    knows."""
     passing = Telemetry()
     for name in vars(Telemetry):
         if not name.startswith("_"):
@@ -16,9 +17,9 @@ def both(first: Telemetry, second: Telemetry) -> Telemetry:
     return passing
 
 
-def _in_turn(first: Callable[..., None], second: Callable[..., None]) -> Callable[..., None]:
-    def tell(*arguments: object, **named: object) -> None:
-        first(*arguments, **named)
-        second(*arguments, **named)
+def _in_turn(first: Callable[..., object], second: Callable[..., object]) -> Callable[..., object]:
+    def tell(*arguments: object, **named: object) -> object:
+        answers = [each(*arguments, **named) for each in (first, second)]
+        return next((answer for answer in answers if answer is not None), None)
 
     return tell

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import linecache
 import logging
 import math
 import os
@@ -50,7 +51,21 @@ LONGEST_TEXT: Final = 1024
 
 _BARE: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
 _CONVERSION: Final = re.compile(r"%(?:\(\w+\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
-_WORDS: Final = re.compile(r"[A-Za-z][A-Za-z ,'-]*")
+_COMPLAINTS: Final = (
+    "Exception in callback",
+    "Exception in default exception handler",
+    "Fatal error on transport",
+    "Fatal read error on socket transport",
+    "Fatal write error on socket transport",
+    "Future exception was never retrieved",
+    "SSL error in data received",
+    "Task exception was never retrieved",
+    "Task was destroyed but it is pending",
+    "Unhandled exception in client_connected_cb",
+    "Unhandled exception in event loop",
+    "socket.accept() out of system resource",
+)
+"""How messages of asyncio and uvloop begin; arguments of callbacks may follow."""
 
 _logger = logging.getLogger(__name__)
 
@@ -111,13 +126,13 @@ def capture_strays() -> None:
 
 def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """For `loop.set_exception_handler`: asyncio's own quotes the arguments of callbacks."""
-    words = _WORDS.match(str(context.get("message", "")))
+    message = str(context.get("message", ""))
     event(
         _logger,
         logging.ERROR,
         "unhandled error in the event loop",
         exc_info=context.get("exception"),
-        context=words.group().strip() if words else None,
+        context=next((known for known in _COMPLAINTS if message.startswith(known)), None),
     )
 
 
@@ -198,8 +213,19 @@ def _message(record: logging.LogRecord, phi: bool) -> str:
             return template
     if record.args:
         return _CONVERSION.sub("…", template)
-    words = _WORDS.match(template)
-    return words.group().strip() if words else "…"
+    return template if _stands_in_source(template, record) else f"… ({_place(record)})"
+
+
+def _stands_in_source(text: str, record: logging.LogRecord) -> bool:
+    """As a literal: only then is it surely a constant. Whoever formats before logging leaves us no
+    template to tell that by."""
+    literals = (f'"{text}"', f"'{text}'")
+    lines = linecache.getlines(record.pathname)
+    return any(literal in line for line in lines for literal in literals)
+
+
+def _place(record: logging.LogRecord) -> str:
+    return f"{record.filename}:{record.lineno}"
 
 
 def _fields(record: logging.LogRecord, phi: bool) -> Iterator[tuple[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -15,6 +16,7 @@ from oxidicom.ports import (
     InstanceStored,
     SeriesAsked,
     SeriesInfo,
+    SeriesKey,
 )
 from oxidicom.telemetry.base import Telemetry
 from oxidicom.telemetry.tracing import MAX_OPEN, exportable
@@ -29,6 +31,12 @@ LATENCY_BOUNDARIES_S: Final = (
 )  # fmt: skip
 """From a rename in memory to a storage that hangs."""
 
+DURATION_BOUNDARIES_S: Final = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+"""From one small instance to a study over a slow line."""
+
+SIZE_BOUNDARIES_B: Final = tuple(1 << power for power in range(12, 32, 2))
+"""From 4 KiB to 1 GiB."""
+
 _Read = Callable[[CallbackOptions], Iterable[Observation]]
 
 
@@ -37,7 +45,9 @@ class Measurements(Telemetry):
 
     def __init__(self, meter: Meter) -> None:
         self._titles: dict[str, str] = {}
-        self._open: dict[str, str] = {}
+        self._open: dict[str, AssociationBegan] = {}
+        self._first: dict[SeriesKey, int] = {}
+        """When the first instance of an open series was stored, nanoseconds since the epoch."""
         self._associations: Counter[tuple[str, str]] = Counter()
         self._instances: Counter[int] = Counter()
         self._registered: Counter[str] = Counter()
@@ -50,6 +60,30 @@ class Measurements(Telemetry):
             "s",
             "From the last fragment of an instance to the file under its final name",
             explicit_bucket_boundaries_advisory=LATENCY_BOUNDARIES_S,
+        )
+        self._sizes = meter.create_histogram(
+            "oxidicom.instance.size",
+            "By",
+            "Data sets stored",
+            explicit_bucket_boundaries_advisory=SIZE_BOUNDARIES_B,
+        )
+        self._associated = meter.create_histogram(
+            "oxidicom.association.duration",
+            "s",
+            "From the association's begin to its end",
+            explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES_S,
+        )
+        self._received = meter.create_histogram(
+            "oxidicom.series.duration",
+            "s",
+            "From a series' first instance to its completion, settling included",
+            explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES_S,
+        )
+        self._registering = meter.create_histogram(
+            "oxidicom.series.registration.duration",
+            "s",
+            "From a series' completion to CUBE, or its broker, having the registration",
+            explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES_S,
         )
         meter.create_observable_counter(
             "oxidicom.associations",
@@ -98,7 +132,7 @@ class Measurements(Telemetry):
         )
 
     def association_began(self, report: AssociationBegan) -> None:
-        self._open[report.association_id] = self._title(report.calling_ae_title)
+        self._open[report.association_id] = report
         if len(self._open) > MAX_OPEN:
             del self._open[next(iter(self._open))]
 
@@ -106,14 +140,30 @@ class Measurements(Telemetry):
         self._instances[0] += 1
         self._bytes += report.size
         self._latency.record(report.seconds)
+        self._sizes.record(report.size)
+        key = report.series.key
+        if key not in self._first:
+            self._first[key] = time.time_ns()
+            if len(self._first) > MAX_OPEN:
+                del self._first[next(iter(self._first))]
 
     def instance_refused(self, report: InstanceRefused) -> None:
         self._instances[report.status] += 1
 
     def association_ended(self, report: AssociationEnded) -> None:
-        title = self._open.pop(report.association_id, None)
-        if title is not None:
-            self._associations[title, _result(report.error)] += 1
+        began = self._open.pop(report.association_id, None)
+        if began is not None:
+            result = _result(report.error)
+            self._associations[self._title(began.calling_ae_title), result] += 1
+            seconds = max(0, report.wall_ns - began.wall_ns) / 1e9
+            self._associated.record(seconds, {"result": result})
+
+    def registration_began(
+        self, series: SeriesInfo, associations: tuple[str, ...], started_ns: int
+    ) -> None:
+        first_ns = self._first.pop(series.key, None)
+        if first_ns is not None:  # not one that was found open at the start
+            self._received.record(max(0, started_ns - first_ns) / 1e9)
 
     def series_registered(
         self,
@@ -126,7 +176,9 @@ class Measurements(Telemetry):
         error: str | None,
         expected: int | None = None,
     ) -> None:
-        self._registered[_result(error)] += 1
+        result = _result(error)
+        self._registered[result] += 1
+        self._registering.record(max(0, ended_ns - started_ns) / 1e9, {"result": result})
 
     def series_asked(self, asked: SeriesAsked) -> None:
         self._asked["unknown" if asked.expected is None else "counted"] += 1
@@ -142,7 +194,7 @@ class Measurements(Telemetry):
             self._titles[title] = exportable(title)
         return self._titles.get(title, OTHER)
 
-    # Below: the exporter's thread. to copy a dictionary is one step to other threads.
+    # Below: the exporter's thread. To copy a dictionary is one step to other threads.
 
     def _read_associations(self, _: CallbackOptions) -> Iterable[Observation]:
         for (title, result), count in dict(self._associations).items():

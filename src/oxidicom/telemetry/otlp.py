@@ -12,15 +12,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import (
     MetricExporter,
     MetricExportResult,
     MetricsData,
     PeriodicExportingMetricReader,
 )
+from opentelemetry.sdk.metrics.view import Aggregation, ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -41,6 +42,7 @@ from oxidicom.telemetry.tracing import Spans
 
 _Signal = Literal["traces", "metrics"]
 _Protocol = Literal["grpc", "http/protobuf"]
+_T = TypeVar("_T")
 
 WARN_EVERY_S: Final = 600.0
 """An endpoint that comes and goes is a warning this often."""
@@ -100,6 +102,16 @@ class Exporting(Telemetry):
     def association_ended(self, report: AssociationEnded) -> None:
         self._each(lambda signal: signal.association_ended(report))
 
+    def traceparent_of(self, association_id: str) -> str | None:
+        return self._first(lambda signal: signal.traceparent_of(association_id))
+
+    def registration_began(
+        self, series: SeriesInfo, associations: tuple[str, ...], started_ns: int
+    ) -> str | None:
+        return self._first(
+            lambda signal: signal.registration_began(series, associations, started_ns)
+        )
+
     def series_registered(
         self,
         series: SeriesInfo,
@@ -116,6 +128,9 @@ class Exporting(Telemetry):
                 series, associations, ndicom, started_ns, ended_ns, attempts, error, expected
             )
         )
+
+    def push_began(self, association_id: str | None, started_ns: int) -> str | None:
+        return self._first(lambda signal: signal.push_began(association_id, started_ns))
 
     def pushed(self, push: Push) -> None:
         self._each(lambda signal: signal.pushed(push))
@@ -143,14 +158,20 @@ class Exporting(Telemetry):
     def lonk_dropped(self, count: int) -> None:
         self._each(lambda signal: signal.lonk_dropped(count))
 
-    def _each(self, record: Callable[[Telemetry], None]) -> None:
+    def _each(self, record: Callable[[Telemetry], _T]) -> list[_T]:
+        answers = []
         for signal in self._signals:
             try:
-                record(signal)
+                answers.append(record(signal))
             except Exception as error:
                 if not self._failed:
                     self._failed = True
                     event(_logger, logging.ERROR, "telemetry failed", exc_info=error)
+        return answers
+
+    def _first(self, ask: Callable[[Telemetry], str | None]) -> str | None:
+        """Every signal is asked; one of them knows of spans."""
+        return next((answer for answer in self._each(ask) if answer is not None), None)
 
     def shutdown(self, timeout_s: float) -> None:
         self._signals = ()
@@ -208,7 +229,7 @@ class SdkLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self.starting and record.levelno >= logging.WARNING:
             # The arguments may be a header's secret.
-            event(_logger, record.levelno, "OpenTelemetry's settings", complaint=str(record.msg))
+            event(_logger, logging.WARNING, "OpenTelemetry's settings", complaint=str(record.msg))
         tells_why = isinstance(record.args, tuple) and len(record.args) > 1
         if tells_why or self.words is None:
             try:
@@ -332,10 +353,18 @@ def _metric_exporter(protocol: _Protocol) -> MetricExporter:
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as over_grpc
 
-        return over_grpc.OTLPMetricExporter()
+        return over_grpc.OTLPMetricExporter(preferred_aggregation=_aggregation())
     from opentelemetry.exporter.otlp.proto.http import metric_exporter as over_http
 
-    return over_http.OTLPMetricExporter()
+    return over_http.OTLPMetricExporter(preferred_aggregation=_aggregation())
+
+
+def _aggregation() -> dict[type, Aggregation] | None:
+    """Exponential histograms, whose buckets find their own bounds, unless the environment says
+    what it wants."""
+    if _variable("metrics", "EXPORTER_OTLP_{}_DEFAULT_HISTOGRAM_AGGREGATION"):
+        return None  # the SDK reads it
+    return {Histogram: ExponentialBucketHistogramAggregation()}
 
 
 def _variable(signal: str, name: str) -> str:

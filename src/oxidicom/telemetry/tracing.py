@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.trace import (
@@ -28,6 +28,7 @@ from oxidicom.ports import (
     Push,
     SeriesAsked,
     SeriesInfo,
+    SeriesKey,
 )
 from oxidicom.telemetry.base import Telemetry
 from oxidicom.ulid import uuid_of
@@ -53,6 +54,9 @@ class _Open:
     refused: Counter[int] = field(default_factory=Counter)
 
 
+_Reception = tuple[SeriesKey, tuple[str, ...]]
+
+
 class Spans(Telemetry):
     """Reports in, spans out by `tracer`."""
 
@@ -60,6 +64,9 @@ class Spans(Telemetry):
         self._tracer = tracer
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._ended: OrderedDict[str, SpanContext] = OrderedDict()
+        self._registering: OrderedDict[_Reception, Span] = OrderedDict()
+        self._pushing: OrderedDict[str, Span] = OrderedDict()
+        """By traceparent."""
 
     def association_began(self, report: AssociationBegan) -> None:
         span = self._tracer.start_span(
@@ -109,17 +116,13 @@ class Spans(Telemetry):
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 
-    def series_registered(
-        self,
-        series: SeriesInfo,
-        associations: tuple[str, ...],
-        ndicom: int,
-        started_ns: int,
-        ended_ns: int,
-        attempts: int | None,
-        error: str | None,
-        expected: int | None = None,
-    ) -> None:
+    def traceparent_of(self, association_id: str) -> str | None:
+        context = self._context(association_id)
+        return None if context is None else _traceparent(context)
+
+    def registration_began(
+        self, series: SeriesInfo, associations: tuple[str, ...], started_ns: int
+    ) -> str | None:
         carriers = [carrier for name in associations if (carrier := self._context(name))]
         parent = Context()
         if carriers:
@@ -131,11 +134,29 @@ class Spans(Telemetry):
             attributes={
                 "pacs_name": exportable(series.pacs_name),
                 "SeriesInstanceUID": exportable(series.series_instance_uid),
-                "ndicom": ndicom,
             },
             links=[Link(carrier) for carrier in carriers[:-1][-_MAX_LINKS:]],
             start_time=started_ns,
         )
+        self._registering[series.key, associations] = span
+        _forget_oldest(self._registering)
+        return _traceparent(span.get_span_context())
+
+    def series_registered(
+        self,
+        series: SeriesInfo,
+        associations: tuple[str, ...],
+        ndicom: int,
+        started_ns: int,
+        ended_ns: int,
+        attempts: int | None,
+        error: str | None,
+        expected: int | None = None,
+    ) -> None:
+        span = self._registering.pop((series.key, associations), None)
+        if span is None:
+            return
+        span.set_attribute("ndicom", ndicom)
         if attempts is not None:
             span.set_attribute("attempts", attempts)
         if expected is not None:
@@ -143,29 +164,37 @@ class Spans(Telemetry):
         _set_status(span, error)
         span.end(max(started_ns, ended_ns))
 
+    def push_began(self, association_id: str | None, started_ns: int) -> str | None:
+        span = self._tracer.start_span(
+            "push_to_chris",
+            context=self._child_of(association_id),
+            kind=SpanKind.CLIENT,
+            start_time=started_ns,
+        )
+        traceparent = _traceparent(span.get_span_context())
+        self._pushing[traceparent] = span
+        _forget_oldest(self._pushing)
+        return traceparent
+
     def pushed(self, push: Push) -> None:
+        span = self._pushing.pop(push.traceparent or "", None)
+        if span is None:
+            return
         attributes: dict[str, str] = {
             "SeriesInstanceUID": exportable(push.series.series_instance_uid),
             "url": exportable(push.url),
         }
         if push.file is not None:
             attributes["fname"] = exportable(push.file)
-        name = "push_to_chris"
         if push.metadata is not None:
-            name = "register_oxidicom_custom_metadata"
+            span.update_name("register_oxidicom_custom_metadata")
             key, value = push.metadata
             attributes |= {
                 "StudyInstanceUID": exportable(push.series.study_instance_uid),
                 "oxidicom.custom.key": key,
                 "oxidicom.custom.value": value,
             }
-        span = self._tracer.start_span(
-            name,
-            context=self._child_of(push.association_id),
-            kind=SpanKind.CLIENT,
-            attributes=attributes,
-            start_time=push.started_ns,
-        )
+        span.set_attributes(attributes)
         for at_ns, error, seconds in push.retries:
             span.add_event(
                 "retry_delay",
@@ -247,6 +276,17 @@ class Spans(Telemetry):
 def exportable(text: str) -> str:
     """Of a length and in an encoding that OTLP takes: one bad text would lose its whole batch."""
     return text[:MAX_TEXT].encode("utf-8", "replace").decode()
+
+
+def _traceparent(context: SpanContext) -> str:
+    """W3C Trace Context, 3.2."""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 0xFF:02x}"
+
+
+def _forget_oldest(spans: OrderedDict[Any, Span]) -> None:
+    """Whose end was never told, should there be too many."""
+    if len(spans) > MAX_OPEN:
+        spans.popitem(last=False)
 
 
 def _identity(association_id: str) -> dict[str, str]:
