@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.authority import Authority, found_authority
-from tests.support.brokers import free_port
 from tests.support.commands import Oxidicom
 from tests.support.pacs import DCMQRSCP, PacsSide, Script, dcmqrscp, scripted_pacs
+from tests.support.ports import free_port
 from tests.support.raw_peer import IMPLICIT, RJ, abort, pdu
 from tests.support.receiver import Receiver
 

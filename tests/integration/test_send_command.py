@@ -26,9 +26,10 @@ from oxidicom.scu.sending import Sending, Tally
 from oxidicom.uids import abstract_syntaxes
 from tests.integration.test_dcmtk import storescp
 from tests.support.authority import Authority, found_authority
-from tests.support.brokers import find_program, free_port
+from tests.support.brokers import find_program
 from tests.support.commands import Oxidicom
 from tests.support.data import Instance, part_10
+from tests.support.ports import free_port
 from tests.support.raw_peer import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
 from tests.support.receiver import PROJECT, Receiver
 

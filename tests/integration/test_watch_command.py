@@ -18,10 +18,11 @@ from typing import Any
 import nats
 import pytest
 
-from tests.support.brokers import NatsServer, find_program, free_port
+from tests.support.brokers import NatsServer, find_program
 from tests.support.commands import Oxidicom
 from tests.support.data import Instance
 from tests.support.lonk import DONE, count, error
+from tests.support.ports import free_port
 from tests.support.raw_peer import RawPeer
 from tests.support.receiver import PROJECT, Receiver
 from tests.support.storing import store

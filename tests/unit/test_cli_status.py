@@ -12,8 +12,8 @@ import pytest
 
 from oxidicom.admin import model
 from oxidicom.admin.model import Status
-from tests.support.brokers import free_port
 from tests.support.commands import Oxidicom
+from tests.support.ports import free_port
 
 STATUS = Status(
     version="1.2.3",

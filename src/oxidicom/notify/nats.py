@@ -44,7 +44,7 @@ class _Message(NamedTuple):
     payload: bytes
 
 
-class _Client(Client):
+class BoundedClient(Client):
     """Never speaks in the clear where TLS was asked for; nats-py does if the server is willing."""
 
     def _connect_command(self) -> bytes:
@@ -81,7 +81,7 @@ class LonkPublisher:
     ) -> None:
         self.dropped = 0
         """Messages lost or never tried because NATS was away or too slow; not the rate limited."""
-        self._servers = [_with_scheme(each) for each in address.split(",") if each.strip()]
+        self._servers = [with_scheme(each) for each in address.split(",") if each.strip()]
         self._root_subject = root_subject
         self._limiter = limiter
         self._dev_sleep = dev_sleep
@@ -240,7 +240,7 @@ class LonkPublisher:
         away = False
         while True:
             closed = asyncio.Event()
-            client = _Client()
+            client = BoundedClient()
             try:
                 await client.connect(**self._options(closed))
                 self._client = client
@@ -260,7 +260,7 @@ class LonkPublisher:
                 away = True
             finally:
                 self._connected.clear()
-                await _close(client)
+                await close_client(client)
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_RETRY)
 
@@ -297,14 +297,14 @@ class LonkPublisher:
         }
 
 
-def _with_scheme(address: str) -> str:
+def with_scheme(address: str) -> str:
     address = address.strip()
     if "://" not in address:
         address = f"nats://{address}"
     return address if urlsplit(address).port else f"{address}:{DEFAULT_PORT}"
 
 
-async def _close(client: _Client) -> None:
+async def close_client(client: BoundedClient) -> None:
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await client.close()

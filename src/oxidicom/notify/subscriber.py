@@ -18,9 +18,9 @@ from oxidicom.notify.nats import (
     FIRST_RETRY,
     LAST_RETRY,
     PING_INTERVAL,
-    _Client,
-    _close,
-    _with_scheme,
+    BoundedClient,
+    close_client,
+    with_scheme,
 )
 from oxidicom.notify.reasons import reason_of
 from oxidicom.notify.tls import client_context
@@ -46,7 +46,7 @@ class LonkSubscriber:
         calling_ae_title: str | None = None,
         ca: Path | None = None,
     ) -> None:
-        self._servers = [_with_scheme(each) for each in address.split(",") if each.strip()]
+        self._servers = [with_scheme(each) for each in address.split(",") if each.strip()]
         self._root = root_subject
         titles = "*" if calling_ae_title is None else lonk.token(calling_ae_title)
         self._subjects = f"{root_subject}.{titles}.*"
@@ -64,7 +64,7 @@ class LonkSubscriber:
         away = False
         while True:
             closed = asyncio.Event()
-            client = _Client()
+            client = BoundedClient()
             try:
                 await self._subscribe(client, closed)
                 self._state(f"listening to {self._subjects}")
@@ -78,11 +78,11 @@ class LonkSubscriber:
                     self._state(f"NATS is away: {reason_of(error)}")
                 away = True
             finally:
-                await _close(client)
+                await close_client(client)
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_RETRY)
 
-    async def _subscribe(self, client: _Client, closed: asyncio.Event) -> None:
+    async def _subscribe(self, client: BoundedClient, closed: asyncio.Event) -> None:
         async def on_closed() -> None:
             closed.set()
 
