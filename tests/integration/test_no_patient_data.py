@@ -187,12 +187,11 @@ def converse(scene: Scene) -> None:
 
 
 def unfortunate() -> Iterator[Instance]:
-    """Many are refused; all are sent. UIDs of study and series, and on the status page a series'
-    modality, are told on purpose."""
+    """Many are refused; all are sent. UIDs of study and series are told on purpose."""
     for keyword in (
         *("StudyDate", "PatientBirthDate", "PatientSex", "PatientAge"),
         *("SeriesNumber", "InstanceNumber", "SpecificCharacterSet", "SOPInstanceUID"),
-        "SOPClassUID",
+        *("SOPClassUID", "Modality"),
     ):
         yield Patient(**{keyword: MARKER})
     yield Patient(StudyDate=f"{STUDY_DATE[:-2]}99")

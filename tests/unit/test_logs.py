@@ -34,6 +34,8 @@ logger = logging.getLogger("oxidicom.test")
 
 @pytest.fixture(autouse=True)
 def restore() -> Iterator[None]:
+    # Whoever asks a PACS silences it.
+    logging.getLogger("pydicom").setLevel(logging.NOTSET)
     yield
     root = logging.getLogger()
     for handler in [h for h in root.handlers if isinstance(h, LineHandler)]:

@@ -16,6 +16,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from oxidicom.admin import model
+from oxidicom.admin.modalities import MODALITIES
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -331,7 +332,7 @@ def _alike(one: model.Failure, other: model.Failure) -> bool:
 
 
 def _modality(series: SeriesInfo) -> str | None:
-    return None if series.modality is None else said(series.modality, 16)
+    return series.modality if series.modality in MODALITIES else None
 
 
 def _line(
