@@ -41,12 +41,17 @@ test: debian-test lint
 soak: debian-test $(VENV)/.test $(BUILT)
 	$(BIN)/python -m pytest tests/adversity --long $(PYTEST)
 
+# Without what are no objects of Kubernetes' own.
+KUBERNETES = $(filter-out %/kustomization.yaml %/servicemonitor.yaml,$(wildcard deploy/kubernetes/*))
+
 lint: $(VENV)/.test $(BUILT)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/yamllint --strict deploy
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/kubernetes-validate --strict --quiet $(KUBERNETES)
 
 bench: $(VENV)/.bench $(BUILT)
 	$(BIN)/python -m benchmarks $(BENCH)
