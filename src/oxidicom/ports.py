@@ -149,6 +149,21 @@ class SeriesCompleted(NamedTuple):
 Notice = SeriesProgress | SeriesFailed | SeriesCompleted
 
 
+class OpenSeries(NamedTuple):
+    """One line of a status page."""
+
+    series: SeriesInfo
+    received: int
+    """Distinct instances."""
+    associations: int
+    """Those still open that have carried the series; 0 while it settles."""
+    expected: int | None = None
+    """Instances at the PACS, if it was asked and has said."""
+    began: float = 0.0
+    touched: float = 0.0
+    """When it changed last."""
+
+
 class SeriesAsked(NamedTuple):
     """What came of asking a PACS how many instances it has of a series (C-FIND)."""
 

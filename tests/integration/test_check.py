@@ -279,6 +279,21 @@ class TestListener:
         assert "is taken" in text
         assert "OXIDICOM_LISTENER_PORT" in text
 
+    def test_the_admin_port(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            settings = Settings(
+                files_root=Path("/data"),
+                listener_host="127.0.0.1",
+                listener_port=0,
+                admin_port=port,
+            )
+            listener, admin = probe_listener(settings)
+        assert listener.verdict is Verdict.OK
+        assert admin.verdict is Verdict.FAULT
+        assert f"127.0.0.1:{port} is taken" in admin.text
+        assert "OXIDICOM_ADMIN_PORT" in admin.text
+
     def test_somebody_else_s_address(self) -> None:
         text = fault(probe_listener(self.settings("192.0.2.1", 0)))
         assert "no address of this machine" in text

@@ -53,6 +53,7 @@ class Receiver:
         }
         self.port = 0
         self.tls_port = 0
+        self.admin_port = 0
         """0 where it does not listen so."""
         self.lines: list[str] = []
         self._changed = threading.Condition()
@@ -89,6 +90,7 @@ class Receiver:
         self.launch()
         told = self.wait_for_log("listening", timeout)
         self.port, self.tls_port = told["port"] or 0, told["tls_port"] or 0
+        self.admin_port = told["admin_port"] or 0
 
     def launch(self) -> None:
         """Begin to start, for those who do not let it come so far."""

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from oxidicom.ports import SeriesCompleted, SeriesFailed, SeriesInfo, SeriesKey
 from oxidicom.series.tracker import SeriesTracker
-from tests.unit.test_tracker import ended, progress, refused, series, stored, uid_of
+from tests.unit.test_tracker import ended, lines, progress, refused, series, stored, uid_of
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Receiving(RuleBasedStateMachine):
 
     @invariant()
     def status_is_true(self) -> None:
-        assert sorted(self.tracker.open_series(), key=lambda line: line.series.path) == sorted(
+        assert sorted(lines(self.tracker), key=lambda line: line[0].path) == sorted(
             (
                 (model.info, len(model.instances), len(model.users), None)
                 for model in self.models.values()

@@ -270,6 +270,7 @@ class ControlPlane:
             case SeriesCompleted():
                 if self._inquiries is not None:
                     self._inquiries.completed(notice.series.key)
+                self._telemetry.series_completed(notice)
                 self._registrar.submit(notice)
             case SeriesFailed():
                 if self._lonk is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from oxidicom.app.channel import Channel, socket_pair
-from oxidicom.app.messages import Decoder, Encoder, Failed, Message, NamesReleased, Ready
+from oxidicom.app.messages import Alive, Decoder, Encoder, Failed, Message, NamesReleased, Ready
 from oxidicom.app.names import ClaimServer, NamesInForce
 from oxidicom.app.worker import Orders
 from oxidicom.net.sharing import LoadTable
@@ -33,7 +33,8 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 class WorkerProcess:
     """One worker from its start to its end; raises OSError where there can be none.
 
-    `reports` is given what it tells, `backlog` how much of that is not looked at yet.
+    `reports` is given what it tells, `backlog` how much of that is not looked at yet; `alive` is
+    called with its number for each sign of life.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class WorkerProcess:
         names: NamesInForce,
         reports: Reports,
         backlog: Callable[[], int],
+        alive: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.number = number
         self.writer = new_ulid()
@@ -60,6 +62,7 @@ class WorkerProcess:
         self._names = names
         self._reports = reports
         self._backlog = backlog
+        self._alive = alive
         self._encoder = Encoder()
         self._decoder = Decoder()
         self._loop = asyncio.get_running_loop()
@@ -121,6 +124,8 @@ class WorkerProcess:
                     self._names.release(self.writer, SeriesKey(*message))
                 case Ready():
                     self.ready.set()
+                case Alive():
+                    self._alive(self.number)
                 case Failed():
                     self.faults = tuple(message.faults)
                 case AssociationBegan():

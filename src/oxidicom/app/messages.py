@@ -36,6 +36,10 @@ class Failed(NamedTuple):
     faults: list[str]
 
 
+class Alive(NamedTuple):
+    """Worker: its loop turns."""
+
+
 class NamesReleased(NamedTuple):
     """Worker: nothing of one claim of a series' names binds any longer."""
 
@@ -63,7 +67,7 @@ class Drain(NamedTuple):
     """Notifier: accept no more, let associations end, tell the rest, end."""
 
 
-Message = Report | Ready | Failed | NamesReleased | Begin | Registered | Reload | Drain
+Message = Report | Ready | Failed | Alive | NamesReleased | Begin | Registered | Reload | Drain
 
 
 class _Series(NamedTuple):
@@ -86,6 +90,7 @@ _KINDS: Final[tuple[type[tuple[Any, ...]], ...]] = (
     Registered,
     Reload,
     Drain,
+    Alive,
 )
 _NUMBERS: Final = {kind: number for number, kind in enumerate(_KINDS)}
 _SERIES: Final = _NUMBERS[_Series]

@@ -31,9 +31,11 @@ from oxidicom.settings import Settings
 from oxidicom.store.folders import keep_newest, list_instances
 from oxidicom.telemetry import Telemetry
 from oxidicom.telemetry import start as start_telemetry
+from oxidicom.telemetry.both import both
 from oxidicom.telemetry.logs import on_loop_error
 
 if TYPE_CHECKING:
+    from oxidicom.app.admin import Admin
     from oxidicom.notify.amqp import AmqpPublisher
     from oxidicom.notify.redis import RedisPublisher
 
@@ -98,6 +100,7 @@ class Notifier:
         self._shared = shared
         self._broker_start: asyncio.Task[bool] | None = None
         self._rereading: set[asyncio.Task[None]] = set()
+        self.admin: Admin | None = None
 
     # ---- start ---------------------------------------------------------------------------
 
@@ -156,7 +159,11 @@ class Notifier:
             return frozenset()
 
     async def make(self) -> None:
-        """Reports are taken from here on, and looked at after `start`."""
+        """Reports are taken from here on, and looked at after `start`. Raises OperatorError."""
+        if self._settings.admin_port is not None:
+            from oxidicom.app.admin import Admin
+
+            self.admin = Admin(self._settings)
         self._thread.start()
         self._plane = await self._on_control(self._make_plane())
         self.report: Reports = self._plane.report
@@ -172,7 +179,13 @@ class Notifier:
         )
         settle = max(settings.series_settle, LAG if self._shared else 0.0)
         self.tracker = SeriesTracker(settle, settings.recovery_settle)
-        publisher: Publisher | None = None
+        broker = broker_of(settings.broker, settings) if settings.broker is not None else None
+        settled = None
+        if self.admin is not None:
+            board = self.admin.make(self.tracker, self._outbox, broker)
+            telemetry = both(telemetry, board)
+            settled = board.settled
+        publisher: Publisher | None = broker
         early = None
         in_flight = IN_FLIGHT
         if settings.cube_url is not None:
@@ -182,10 +195,8 @@ class Notifier:
                 settings, self._root_fd, telemetry, self.tracker.expected_of
             )
             in_flight = settings.pushers
-        elif settings.broker is not None:
-            broker = broker_of(settings.broker, settings)
+        elif broker is not None:
             self._broker_start = asyncio.create_task(broker.start())
-            publisher = broker
         lonk = None
         if settings.nats_address is not None:
             lonk = LonkPublisher(
@@ -196,7 +207,9 @@ class Notifier:
                 ca=settings.broker_ca,
             )
         inquiries = self._make_inquiries(telemetry)
-        courier = Courier(self._outbox, publisher, in_flight=in_flight)
+        courier = Courier(self._outbox, publisher, in_flight=in_flight, settled=settled)
+        if self.admin is not None:
+            self.admin.watch(courier, lonk)
         registrar = Registrar(
             files_root=settings.files_root,
             journal=self.journal,
@@ -249,6 +262,8 @@ class Notifier:
     async def _start(self) -> None:
         """On the control plane's loop."""
         await self._plane.start(self.recovered)
+        if self.admin is not None:
+            self.admin.start()
         self._read_again(self._unreadable)
 
     # ---- in between ----------------------------------------------------------------------
@@ -257,6 +272,19 @@ class Notifier:
     def backlog(self) -> int:
         """Reports that nobody has looked at yet."""
         return self._plane.backlog
+
+    @property
+    def admin_port(self) -> int | None:
+        return None if self.admin is None else self.admin.port
+
+    def alive(self, number: int) -> None:
+        """A receiving process' loop turns."""
+        if self.admin is not None:
+            self.admin.pulse.beat(number)
+
+    def dead(self, number: int) -> None:
+        if self.admin is not None:
+            self.admin.pulse.died(number)
 
     async def worker_lost(self, writer: str, associations: Iterable[str]) -> int:
         """It died with these open. Returns how many series the journal has of it."""
@@ -275,6 +303,11 @@ class Notifier:
 
     # ---- the end -------------------------------------------------------------------------
 
+    def drain(self) -> None:
+        """We are about to end: whoever asks whether we are ready is told."""
+        if self.admin is not None:
+            self.admin.draining = True
+
     async def finish(self, within: float) -> None:
         """Complete, register and flush what there is, within so many seconds."""
         try:
@@ -291,7 +324,11 @@ class Notifier:
         if self._broker_start is not None:
             # Whoever waits for a broker that hangs would keep us from closing the connection.
             self._broker_start.cancel()
+        if self.admin is not None:
+            self.admin.look_no_more()
         await self._plane.finish(within)
+        if self.admin is not None:
+            await self.admin.stop()
 
     def abandon(self) -> None:
         """End the loop; nothing more is told."""

@@ -32,7 +32,11 @@ class Receiver:
             self._notifier.abandon()
             raise
         await self._notifier.start()
-        return ports
+        if self._notifier.admin is not None:
+            from oxidicom.admin.pulse import Heartbeat
+
+            Heartbeat(lambda: self._notifier.alive(1))
+        return ports._replace(admin=self._notifier.admin_port)
 
     async def _listen(self) -> Ports:
         settings = self._settings
@@ -61,6 +65,7 @@ class Receiver:
     async def drain(self) -> None:
         """Let associations end, then register and flush what there is (decision 38)."""
         deadline = time.monotonic() + self._settings.drain_timeout + FLUSH
+        self._notifier.drain()
         await self._reception.drain()
         await self._notifier.finish(min(FLUSH, deadline - time.monotonic()))
         self._reception.close()

@@ -53,6 +53,7 @@ class Ports(NamedTuple):
 
     plain: int | None
     tls: int | None
+    admin: int | None = None
 
 
 class Reception:

@@ -18,6 +18,7 @@ from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
 from oxidicom.series.journal import Journal
 from oxidicom.series.recovery import count_instances
 from oxidicom.telemetry import Telemetry
+from oxidicom.telemetry.base import WAITS
 
 logger = logging.getLogger("oxidicom.series")
 
@@ -25,7 +26,6 @@ DONE_WAITS: Final = 2.0
 """Seconds for which LONK's done waits for the registration's confirmation (decision 36)."""
 
 _NOTHING_THERE: Final = "no instance in the series' folder"
-_WAITS: Final = "waits in the outbox"
 _REFUSED: Final = "refused, kept in the outbox's folder"
 
 _FIRST_RETRY: Final = 0.1
@@ -125,7 +125,7 @@ class Registrar:
         self._telemetry.outbox_depth(self._courier.depth)
         # The delivery goes on; the courier need not remember, for days perhaps, who waited for it.
         if settled.cancel() or settled.cancelled() or not self._has_broker:
-            return _WAITS
+            return WAITS
         return None if settled.result() else _REFUSED
 
     def _tell(

@@ -75,6 +75,7 @@ async def _serve(settings: Settings) -> int:
         host=settings.listener_host,
         port=ports.plain,
         tls_port=ports.tls,
+        admin_port=ports.admin,
         aet=settings.scp_aet,
         files=str(data_folder(settings)),
         workers=settings.workers,

@@ -79,7 +79,7 @@ class Supervisor:
         self._keepers = [
             asyncio.create_task(self._keep(worker)) for worker in self._workers.values()
         ]
-        return Ports(_port_of(self._plain), _port_of(self._tls))
+        return Ports(_port_of(self._plain), _port_of(self._tls), self._notifier.admin_port)
 
     def _bound(self, port: int | None, *, tls: bool = False) -> list[socket.socket]:
         """None where there is no such port; raises OperatorError."""
@@ -122,6 +122,7 @@ class Supervisor:
             self._names,
             self._notifier.report,
             lambda: self._notifier.backlog,
+            self._notifier.alive,
         )
 
     # ---- while it receives ---------------------------------------------------------------
@@ -167,6 +168,7 @@ class Supervisor:
         """What it stored is found by the journal; what it held is free."""
         del self._workers[worker.number]
         self._load.vacate(worker.number - 1)
+        self._notifier.dead(worker.number)
         status = await worker.exit_status()
         if status == 0 and self._draining.is_set():
             self._names.forget(worker.writer)
@@ -202,6 +204,7 @@ class Supervisor:
         drain = self._settings.drain_timeout
         deadline = time.monotonic() + drain + FLUSH
         self._draining.set()
+        self._notifier.drain()
         for each in (*self._plain, *self._tls):
             each.close()
         for worker in self._workers.values():

@@ -23,6 +23,7 @@ import uvloop
 from oxidicom.app.channel import Channel
 from oxidicom.app.control import GATHER
 from oxidicom.app.messages import (
+    Alive,
     Begin,
     Decoder,
     Drain,
@@ -151,6 +152,10 @@ class Worker:
         gc.freeze()
         self.report(Ready())
         self.report.flush()
+        if orders.settings.admin_port is not None:
+            from oxidicom.admin.pulse import Heartbeat
+
+            Heartbeat(lambda: self.report(Alive()))
         await self._drain.wait()
         await reception.drain()
         self._tell_the_rest()

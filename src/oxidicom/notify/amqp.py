@@ -52,6 +52,13 @@ class AmqpPublisher:
             return False
         return True
 
+    async def answers(self) -> None:
+        """Connect if need be, and ask for nothing; raises what went wrong."""
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await self._ready()
+            channel = await self._open_channel()
+            await channel.close()
+
     async def publish(self, registration: Registration, task_id: str) -> None:
         """Return once the broker has confirmed that a queue holds the message on its disk.
 

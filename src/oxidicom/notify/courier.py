@@ -19,7 +19,7 @@ from oxidicom.errors import OxidicomError
 from oxidicom.notify.outbox import Outbox, OutboxEntry, new_entry
 from oxidicom.notify.reasons import reason_of
 from oxidicom.notify.rounds import Rounds, Visit
-from oxidicom.ports import Registration
+from oxidicom.ports import Registration, SeriesKey
 
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 30.0
@@ -59,7 +59,8 @@ class Courier:
     """`publisher` None: registrations stay in the outbox until a later run has one.
 
     `clock` and `sleep` are in seconds; `glance` sleeps between looks at the outbox's folder. At
-    most `in_flight` entries are under way at once; only one while attempts fail.
+    most `in_flight` entries are under way at once; only one while attempts fail. `settled` is told
+    of each that leaves the outbox, and why it was refused if it was.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Courier:
         publisher: Publisher | None,
         *,
         in_flight: int = IN_FLIGHT,
+        settled: Callable[[SeriesKey, str | None], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         glance: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -75,6 +77,7 @@ class Courier:
         self._outbox = outbox
         self._publisher = publisher
         self._in_flight = in_flight
+        self._settled = settled
         self._clock = clock
         self._sleep = sleep
         self._rounds = Rounds(outbox, self._knows, self._adopt, self._visit, sleep=glance)
@@ -97,6 +100,8 @@ class Courier:
         self._loaded = False
         self._retry_delay = 0.0
         """0 while deliveries succeed."""
+        self.trouble: str | None = None
+        """Why the latest delivery failed, while they fail."""
         self._retry_at = 0.0
         self._attempted_at = 0.0
         self._failed_at = 0.0
@@ -240,10 +245,10 @@ class Courier:
                     "registration refused, see `oxidicom outbox show %s`: %s", name[:12], refusal
                 )
                 held = await self._until_done(self._outbox.refuse, entry, str(refusal), attempts)
-                self._on_settled(entry, confirmed=False)
+                self._on_settled(entry, str(refusal))
             else:
                 held = await self._until_done(self._outbox.remove, entry)
-                self._on_settled(entry, confirmed=True)
+                self._on_settled(entry, None)
             if not held:
                 # A newer one, perhaps of another receiver, stands there.
                 self._waiting.setdefault(name)
@@ -256,21 +261,25 @@ class Courier:
             del self._flying[name]
             self._delivery_wanted.set()
 
-    def _on_settled(self, entry: OutboxEntry, *, confirmed: bool) -> None:
+    def _on_settled(self, entry: OutboxEntry, refusal: str | None) -> None:
         if self._retry_delay:
             log.info("registrations are delivered again")
         self._retry_delay = 0.0
+        self.trouble = None
+        if self._settled is not None:
+            self._settled(entry.registration.series.key, refusal)
         self._attempts.pop(entry.name, None)
         unsettled = self._unsettled.get(entry.name, [])
         ids = [task_id for task_id, _ in unsettled]
         # Those before it were replaced by it.
         for _, settled in unsettled[: ids.index(entry.task_id) + 1 if entry.task_id in ids else 0]:
             if not settled.done():
-                settled.set_result(confirmed)
+                settled.set_result(refusal is None)
 
     def _on_failed(self, name: str, error: Exception, began: float) -> None:
         # To the back, so that one which the broker chokes on does not hold up the others.
         self._waiting.setdefault(name)
+        self.trouble = reason_of(error)
         if not self._retry_delay:
             log.warning("registrations wait in the outbox: %s", reason_of(error))
             self._retry_delay = FIRST_RETRY

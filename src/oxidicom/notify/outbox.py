@@ -99,6 +99,13 @@ class Look(NamedTuple):
     """Others are so young that whoever wrote them may be at them: look again."""
 
 
+class Standing(NamedTuple):
+    pending: int
+    refused: int
+    oldest_at: float | None
+    """When the oldest pending one was written: seconds since the epoch."""
+
+
 class Outbox:
     """`sync`: every entry is fsynced, with its folder, before `put` returns."""
 
@@ -149,6 +156,21 @@ class Outbox:
             return True  # no receiver writes such a thing: it is ours to set aside
         except OSError:
             return False
+
+    def standing(self) -> Standing:
+        """Raises OSError."""
+        pending = refused = 0
+        oldest: float | None = None
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(REFUSED):
+                    refused += 1
+                elif entry.name.endswith(PENDING) and entry.name[0] != ".":
+                    with contextlib.suppress(FileNotFoundError):
+                        written = entry.stat(follow_symlinks=False).st_mtime
+                        pending += 1
+                        oldest = written if oldest is None else min(oldest, written)
+        return Standing(pending, refused, oldest)
 
     def changed_at(self) -> int:
         """Of the folder: the same again if no entry came or went; raises OSError."""

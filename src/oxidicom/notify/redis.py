@@ -78,6 +78,16 @@ class RedisPublisher:
             return False
         return True
 
+    async def answers(self) -> None:
+        """Connect if need be, and ask for nothing; raises what went wrong."""
+        async with self._turn, asyncio.timeout(CONNECT_TIMEOUT):
+            connection = await self._ready()
+            try:
+                await ask(connection, "PING")
+            except BaseException:
+                await self._drop()
+                raise
+
     async def publish(self, registration: Registration, task_id: str) -> None:
         """Return once the broker has answered that the message is in the queue's list. Whether it
         keeps that through its own death is for its `appendonly` to say.

@@ -11,13 +11,14 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import count
-from typing import Final, NamedTuple
+from typing import Final
 
 from oxidicom.ports import (
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
     Notice,
+    OpenSeries,
     SeriesCompleted,
     SeriesFailed,
     SeriesInfo,
@@ -29,24 +30,13 @@ ENDED_REMEMBERED: Final = 16_384
 """Associations. A straggler's record trails the end of its association by milliseconds."""
 
 
-class OpenSeries(NamedTuple):
-    """One line of a status page."""
-
-    series: SeriesInfo
-    received: int
-    """Distinct instances."""
-    associations: int
-    """Those still open that have carried the series; 0 while it settles."""
-    expected: int | None = None
-    """Instances at the PACS, if it was asked and has said."""
-
-
 class _Reception:
     """One series from its first instance to its completion."""
 
     __slots__ = (
         "associations",
         "attempted",
+        "began",
         "deadline",
         "expected",
         "instances",
@@ -66,7 +56,7 @@ class _Reception:
         """Open associations that have carried it."""
         self.associations: dict[str, None] = {}
         """All associations that have carried it, in order of appearance."""
-        self.touched = at
+        self.began = self.touched = at
         self.not_before = at
         """A recovered one does not settle before this."""
         self.deadline: float | None = None
@@ -81,6 +71,16 @@ class _Reception:
             tuple(self.associations),
             self.attempted,
             self.expected,
+        )
+
+    def line(self) -> OpenSeries:
+        return OpenSeries(
+            self.series,
+            len(self.instances),
+            len(self.users),
+            self.expected,
+            self.began,
+            self.touched,
         )
 
 
@@ -233,16 +233,17 @@ class SeriesTracker:
         self._queue.clear()
         return notices
 
+    @property
+    def number_open(self) -> int:
+        return len(self._receptions)
+
+    def latest(self, most: int) -> list[OpenSeries]:
+        """Those that changed last, the latest first."""
+        found = heapq.nlargest(most, self._receptions.values(), key=lambda each: each.touched)
+        return [reception.line() for reception in found]
+
     def open_series(self) -> list[OpenSeries]:
-        return [
-            OpenSeries(
-                reception.series,
-                len(reception.instances),
-                len(reception.users),
-                reception.expected,
-            )
-            for reception in self._receptions.values()
-        ]
+        return [reception.line() for reception in self._receptions.values()]
 
     def _touch(self, reception: _Reception, association_id: str, at: float) -> list[Notice]:
         if at > reception.touched:

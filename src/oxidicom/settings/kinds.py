@@ -33,6 +33,7 @@ PORT: Final = Kind(
     p.parse_port, "a port from 0 (any free one) to 65535, or off", "11111", none="off"
 )
 TLS_PORT: Final = replace(PORT, example="2762")
+ADMIN_PORT: Final = replace(PORT, example="8080")
 COUNT: Final = Kind(p.integer(1), "a whole number from 1", "512")
 COUNT_OR_ZERO: Final = Kind(p.integer(0, 2**32 - 1), "a whole number from 0 (no limit)", "16")
 THREADS: Final = Kind(p.integer(1, 1024), "a whole number from 1 to 1024", "4")

@@ -229,6 +229,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Authorities that sign peers' certificates; with it, who shows none is refused.",
         ),
     ] = None
+    admin_port: Annotated[
+        int | None,
+        Variable(
+            "OXIDICOM_ADMIN_PORT",
+            k.ADMIN_PORT,
+            "Port for health, metrics and status over HTTP; 0 is any free one.",
+        ),
+    ] = None
+    admin_host: Annotated[
+        str,
+        Variable(
+            "OXIDICOM_ADMIN_HOST",
+            k.HOST,
+            "Address of that port. Whoever reaches it may read all that it tells.",
+        ),
+    ] = "127.0.0.1"
     max_associations: Annotated[
         int,
         Variable(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -9,8 +11,12 @@ from oxidicom.ports import (
     InstanceStored,
     Push,
     SeriesAsked,
+    SeriesCompleted,
     SeriesInfo,
 )
+
+WAITS: Final = "waits in the outbox"
+"""The `error` of a series that is not registered yet, though nothing more keeps it from that."""
 
 
 class Telemetry:
@@ -27,6 +33,9 @@ class Telemetry:
     def instance_refused(self, report: InstanceRefused) -> None: ...
 
     def association_ended(self, report: AssociationEnded) -> None: ...
+
+    def series_completed(self, completed: SeriesCompleted) -> None:
+        """Its registration begins; `series_registered` follows, of these associations."""
 
     def series_registered(
         self,

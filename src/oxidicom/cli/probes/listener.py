@@ -10,19 +10,21 @@ from oxidicom.settings import Settings
 
 
 def probe_listener(settings: Settings) -> list[Finding]:
-    host = settings.listener_host
+    host, admin_host = settings.listener_host, settings.admin_host
     ports = (
-        (settings.listener_port, "OXIDICOM_LISTENER_PORT", ""),
-        (settings.tls_port, "OXIDICOM_TLS_PORT", " for TLS"),
+        (host, settings.listener_port, "OXIDICOM_LISTENER", ""),
+        (host, settings.tls_port, "OXIDICOM_TLS", " for TLS"),
+        (admin_host, settings.admin_port, "OXIDICOM_ADMIN", " for health, metrics and status"),
     )
     return [
-        _probe(host, port, variable, purpose)
-        for port, variable, purpose in ports
+        _probe(host, port, variables, purpose)
+        for host, port, variables, purpose in ports
         if port is not None
     ]
 
 
-def _probe(host: str, port: int, variable: str, purpose: str) -> Finding:
+def _probe(host: str, port: int, variables: str, purpose: str) -> Finding:
+    """`variables`: what the names of the port's variables begin with."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -32,14 +34,16 @@ def _probe(host: str, port: int, variable: str, purpose: str) -> Finding:
                 listener.bind(address)
                 listener.listen(1)
     except OSError as error:
-        return Finding("listener", Verdict.FAULT, _trouble(error, host, port, variable))
+        return Finding("listener", Verdict.FAULT, _trouble(error, host, port, variables))
     text = f"{host}:{port} is free" if port else f"any free port of {host}"
     return Finding("listener", Verdict.OK, text + purpose)
 
 
-def _trouble(error: OSError, host: str, port: int, variable: str) -> str:
+def _trouble(error: OSError, host: str, port: int, variables: str) -> str:
+    variable = f"{variables}_PORT"
+    host_variable = "OXIDICOM_ADMIN_HOST" if "ADMIN" in variables else "OXIDICOM_LISTENER_HOST"
     if isinstance(error, socket.gaierror):
-        return f"the name {host} does not resolve: correct OXIDICOM_LISTENER_HOST"
+        return f"the name {host} does not resolve: correct {host_variable}"
     match error.errno:
         case errno.EADDRINUSE:
             return (
@@ -52,5 +56,5 @@ def _trouble(error: OSError, host: str, port: int, variable: str) -> str:
                 " or more, or grant CAP_NET_BIND_SERVICE"
             )
         case errno.EADDRNOTAVAIL:
-            return f"{host} is no address of this machine: correct OXIDICOM_LISTENER_HOST"
+            return f"{host} is no address of this machine: correct {host_variable}"
     return f"cannot listen on {host}:{port}: {error.strerror}"

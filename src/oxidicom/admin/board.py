@@ -1,0 +1,372 @@
+"""What is told on the admin endpoint, kept up to date by the control plane's reports; sans-IO.
+
+Everything is bounded, and a `Status` costs the same whether three series are open or a thousand.
+Texts that peers choose are cut, and made text where they are none. No patient data.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from oxidicom.admin import model
+from oxidicom.ports import (
+    AssociationBegan,
+    AssociationEnded,
+    InstanceRefused,
+    InstanceStored,
+    OpenSeries,
+    SeriesCompleted,
+    SeriesInfo,
+    SeriesKey,
+)
+from oxidicom.telemetry.base import WAITS, Telemetry
+
+MOST_LISTED: Final = 100
+"""Associations, and series."""
+MOST_RECENT: Final = 20
+MOST_FAILURES: Final = 50
+MOST_SAMPLES: Final = 600
+MOST_REGISTERING: Final = 10_000
+
+LATENCIES_S: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10
+)  # fmt: skip
+"""Upper ends of the buckets of store latency, from a rename in memory to a storage that hangs."""
+
+Kind = Literal["association", "instance", "registration", "storage", "broker"]
+
+_KINDS: Final[dict[str, Kind]] = {
+    "storage": "storage",
+    "space": "storage",
+    "broker": "broker",
+    "cube": "broker",
+    "nats": "broker",
+}
+"""By the name of a check: as what its turning bad is told. The others are no failure of anybody."""
+
+
+class SeriesInReception(Protocol):
+    @property
+    def number_open(self) -> int: ...
+
+    def latest(self, most: int) -> list[OpenSeries]: ...
+
+
+class Health(Protocol):
+    """Answers at once."""
+
+    def checks(self) -> list[model.Check]: ...
+    def outbox(self) -> model.Outbox: ...
+
+
+class _Association:
+    __slots__ = ("began", "refused", "size", "stored")
+
+    def __init__(self, began: AssociationBegan) -> None:
+        self.began = began
+        self.stored = 0
+        self.refused = 0
+        self.size = 0
+
+    @property
+    def who(self) -> str:
+        return f"{said(self.began.calling_ae_title)} {self.began.peer_address}"
+
+
+class Board(Telemetry):
+    """`clock` is that of the reports; `wall` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        aet: str,
+        workers: int,
+        series: SeriesInReception,
+        health: Health,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self.version = version
+        self._aet = aet
+        self._workers = workers
+        self._series = series
+        self.health = health
+        self._clock = clock
+        self._wall = wall
+        self._started_at = wall()
+
+        self._open: dict[str, _Association] = {}
+        """In the order in which they began."""
+        self._registering: dict[tuple[SeriesKey, tuple[str, ...]], model.Series] = {}
+        """In the order in which they were complete, by what they were completed with."""
+        self._recent: deque[tuple[SeriesKey, model.RecentSeries]] = deque(maxlen=MOST_RECENT)
+        self._failures: deque[model.Failure] = deque(maxlen=MOST_FAILURES)
+        self._unwell: set[str] = set()
+        """Checks, by name."""
+
+        self.associations_began = 0
+        self.associations: Counter[str] = Counter(ok=0, error=0)
+        """Those that have ended."""
+        self.instances: Counter[int] = Counter({0: 0})
+        """By status."""
+        self.bytes = 0
+        self.latencies = [0] * (len(LATENCIES_S) + 1)
+        self.latency_sum = 0.0
+        self.registered: Counter[str] = Counter(ok=0, error=0)
+        self.lonk_lost = 0
+
+        self._samples: deque[model.Sample] = deque(maxlen=MOST_SAMPLES)
+        self._rates = model.Rates()
+        self._ticked = clock()
+        self._counted = (0, 0)
+
+    # ---- what the control plane tells ----------------------------------------------------
+
+    def association_began(self, report: AssociationBegan) -> None:
+        self.associations_began += 1
+        self._open[report.association_id] = _Association(report)
+
+    def instance_stored(self, report: InstanceStored) -> None:
+        self.instances[0] += 1
+        self.bytes += report.size
+        self.latencies[bisect_left(LATENCIES_S, report.seconds)] += 1
+        self.latency_sum += report.seconds
+        association = self._open.get(report.association_id)
+        if association is not None:
+            association.stored += 1
+            association.size += report.size
+
+    def instance_refused(self, report: InstanceRefused) -> None:
+        self.instances[report.status] += 1
+        association = self._open.get(report.association_id)
+        who = said(report.calling_ae_title)
+        if association is not None:
+            association.refused += 1
+            who = association.who
+        self.failed("instance", who, report.error, f"{report.status:04X}H")
+
+    def association_ended(self, report: AssociationEnded) -> None:
+        self.associations["ok" if report.error is None else "error"] += 1
+        association = self._open.pop(report.association_id, None)
+        if report.error is not None and association is not None:
+            self.failed("association", association.who, report.error)
+
+    def series_completed(self, completed: SeriesCompleted) -> None:
+        now = self._wall()
+        series = completed.series
+        self._registering[series.key, completed.associations] = _line(
+            series, completed.received, completed.expected, "registering", now, now
+        )
+        if len(self._registering) > MOST_REGISTERING:
+            del self._registering[next(iter(self._registering))]
+
+    def series_registered(
+        self,
+        series: SeriesInfo,
+        associations: tuple[str, ...],
+        ndicom: int,
+        started_ns: int,
+        ended_ns: int,
+        attempts: int | None,
+        error: str | None,
+        expected: int | None = None,
+    ) -> None:
+        line = self._registering.pop((series.key, associations), None)
+        since = started_ns / 1e9 if line is None else line.since
+        state: Literal["registered", "waiting", "refused"] = "registered"
+        if error is not None:
+            state = "waiting" if error == WAITS else "refused"
+            if not ndicom:  # what was refused is told by `settled`
+                self.failed("registration", said(series.pacs_name), error)
+        recent = model.RecentSeries(
+            pacs_name=said(series.pacs_name),
+            series_instance_uid=said(series.series_instance_uid),
+            modality=_modality(series),
+            received=ndicom,
+            expected=expected,
+            state=state,
+            since=since,
+            latest=started_ns / 1e9,
+            ended=ended_ns / 1e9,
+        )
+        self._recent.appendleft((series.key, recent))
+
+    def settled(self, key: SeriesKey, refusal: str | None) -> None:
+        """The outbox has it no more: CUBE, or its broker, took it, or refused it for ever."""
+        self.registered["ok" if refusal is None else "error"] += 1
+        if refusal is not None:
+            self.failed("registration", said(key.pacs_name), refusal)
+        for place, (other, series) in enumerate(self._recent):
+            if other == key and series.state == "waiting":
+                state: Literal["registered", "refused"] = "refused" if refusal else "registered"
+                self._recent[place] = (other, msgspec.structs.replace(series, state=state))
+
+    def lonk_dropped(self, count: int) -> None:
+        self.lonk_lost += count
+
+    def failed(self, kind: Kind, who: str, reason: str, status: str | None = None) -> None:
+        failure = model.Failure(
+            at=self._wall(), kind=kind, who=who, reason=said(reason, 200), status=status
+        )
+        if self._failures and _alike(failure, self._failures[0]):
+            count = self._failures.popleft().count + 1
+            failure = msgspec.structs.replace(failure, count=count)
+        self._failures.appendleft(failure)
+
+    # ---- what it is asked ------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Once a second."""
+        now = self._clock()
+        elapsed = max(now - self._ticked, 1e-3)
+        instances, size = self._counted
+        self._counted = self.instances[0], self.bytes
+        self._ticked = now
+        self._rates = model.Rates(
+            instances=round((self.instances[0] - instances) / elapsed, 1),
+            bytes=round((self.bytes - size) / elapsed, 1),
+        )
+        self._samples.append(
+            model.Sample(self._wall(), self._rates.instances, self._rates.bytes, len(self._open))
+        )
+        self._look_at(self.health.checks())
+
+    def _look_at(self, checks: Iterable[model.Check]) -> None:
+        """Whatever was well and is not any more is a failure."""
+        unwell = {check.name for check in checks if check.state != "ok"}
+        for check in checks:
+            if check.name in unwell - self._unwell and check.name in _KINDS:
+                self.failed(_KINDS[check.name], check.name, check.detail)
+        self._unwell = unwell
+
+    @property
+    def associations_open(self) -> int:
+        return len(self._open)
+
+    @property
+    def series_open(self) -> int:
+        """Those that are being registered included."""
+        return self._series.number_open + len(self._registering)
+
+    def history(self) -> model.History:
+        return model.History(samples=list(self._samples))
+
+    def readiness(self) -> model.Readiness:
+        checks = self.health.checks()
+        return model.Readiness(ready=_are_well(checks), checks=checks)
+
+    def status(self) -> model.Status:
+        checks = self.health.checks()
+        refused = sum(self.instances.values()) - self.instances[0]
+        return model.Status(
+            version=self.version,
+            aet=self._aet,
+            started_at=self._started_at,
+            now=self._wall(),
+            workers=self._workers,
+            ready=_are_well(checks),
+            checks=checks,
+            now_rates=self._rates,
+            totals=model.Totals(
+                associations=self.associations_began,
+                associations_aborted=self.associations["error"],
+                instances=self.instances[0],
+                refused=refused,
+                bytes=self.bytes,
+                series_registered=self.registered["ok"],
+                series_refused=self.registered["error"],
+            ),
+            associations_open=len(self._open),
+            associations=[
+                _association(name, each)
+                for name, each in islice(reversed(self._open.items()), MOST_LISTED)
+            ],
+            series_open=self.series_open,
+            series=self._latest_series(),
+            recent_series=[series for _, series in self._recent],
+            outbox=self.health.outbox(),
+            failures=list(self._failures),
+        )
+
+    def _latest_series(self) -> list[model.Series]:
+        behind = self._wall() - self._clock()
+        found = [
+            _line(
+                each.series,
+                each.received,
+                each.expected,
+                "receiving" if each.associations else "settling",
+                each.began + behind,
+                each.touched + behind,
+            )
+            for each in self._series.latest(MOST_LISTED)
+        ]
+        found += islice(reversed(self._registering.values()), MOST_LISTED)
+        return heapq.nlargest(MOST_LISTED, found, key=lambda each: each.latest)
+
+
+def said(text: str, most: int = 64) -> str:
+    """Of a length and in an encoding that everybody takes."""
+    return text[:most].encode("utf-8", "replace").decode()
+
+
+def _are_well(checks: Iterable[model.Check]) -> bool:
+    return all(check.state != "failed" for check in checks)
+
+
+def _alike(one: model.Failure, other: model.Failure) -> bool:
+    return (one.kind, one.who, one.reason, one.status) == (
+        other.kind,
+        other.who,
+        other.reason,
+        other.status,
+    )
+
+
+def _modality(series: SeriesInfo) -> str | None:
+    return None if series.modality is None else said(series.modality, 16)
+
+
+def _line(
+    series: SeriesInfo,
+    received: int,
+    expected: int | None,
+    state: Literal["receiving", "settling", "registering"],
+    since: float,
+    latest: float,
+) -> model.Series:
+    return model.Series(
+        pacs_name=said(series.pacs_name),
+        series_instance_uid=said(series.series_instance_uid),
+        modality=_modality(series),
+        received=received,
+        expected=expected,
+        state=state,
+        since=since,
+        latest=latest,
+    )
+
+
+def _association(name: str, each: _Association) -> model.OpenAssociation:
+    began = each.began
+    host = f"[{began.peer_address}]" if ":" in began.peer_address else began.peer_address
+    return model.OpenAssociation(
+        ulid=name,
+        calling_aet=said(began.calling_ae_title),
+        called_aet=said(began.called_ae_title),
+        peer=f"{host}:{began.peer_port}",
+        since=began.wall_ns / 1e9,
+        stored=each.stored,
+        refused=each.refused,
+        bytes=each.size,
+        worker=began.worker,
+        tls=began.tls,
+    )

@@ -1,0 +1,187 @@
+"""The admin port's HTTP: read only, without patient data, and without a lock: who may reach the
+port may read it. That is why a page of another origin, or a name that was made to point here,
+finds nothing it could not ask for: no host name is checked."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import re
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from oxidicom.admin.board import Board
+from oxidicom.admin.connections import Connection
+from oxidicom.admin.events import MOST_CLIENTS, Broadcast, EventStream
+from oxidicom.admin.metrics import Metrics
+from oxidicom.logevents import event
+
+logger = logging.getLogger("oxidicom.admin")
+
+TICK: Final = 1.0
+"""Seconds from one event, and one sample, to the next."""
+
+_PAGE: Final = Path(__file__).with_name("page") / "index.html"
+_SCRIPT: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class AdminServer:
+    """`run` on the control plane's loop, then `stop`. `death` says why we should be started again,
+    if we should."""
+
+    def __init__(self, board: Board, death: Callable[[], str | None]) -> None:
+        self._board = board
+        self._death = death
+        self._metrics = Metrics(board)
+        self._broadcast = Broadcast()
+        self._page, self._page_policy = _read_page()
+        self._encode = msgspec.json.Encoder().encode
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                _Guard(self._application()),
+                http=Connection,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                log_level="critical",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=128,
+                timeout_graceful_shutdown=1,
+            )
+        )
+
+    async def run(self, sockets: Sequence[socket.socket]) -> None:
+        """Until `stop`, or until it is cancelled."""
+        ticking = asyncio.create_task(self._tick(), name="admin tick")
+        try:
+            await self._server.serve(sockets=list(sockets))
+        finally:
+            ticking.cancel()
+
+    def stop(self) -> None:
+        self._broadcast.close()
+        self._server.should_exit = True
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while not self._broadcast.closed:
+            due = max(due + TICK, loop.time())
+            await asyncio.sleep(due - loop.time())
+            self._board.tick()
+            if self._broadcast.clients:
+                self._broadcast.publish(self._encode(self._board.status()))
+
+    # ---- routes --------------------------------------------------------------------------
+
+    def _application(self) -> ASGIApp:
+        routes = [
+            Route("/", self._front),
+            Route("/livez", self._livez),
+            Route("/readyz", self._readyz),
+            Route("/metrics", self._metrics_page),
+            Route("/status", self._status),
+            Route("/status/history", self._history),
+            Route("/events", self._events),
+        ]
+        application = Starlette(routes=routes)
+        application.router.redirect_slashes = False
+        return application
+
+    # Each is a coroutine: Starlette gives plain functions to a thread.
+
+    async def _front(self, _: Request) -> Response:
+        policy = {"Content-Security-Policy": self._page_policy}
+        return Response(self._page, media_type="text/html", headers=policy)
+
+    async def _livez(self, _: Request) -> Response:
+        reason = self._death()
+        return PlainTextResponse(reason or "ok", 503 if reason else 200)
+
+    async def _readyz(self, _: Request) -> Response:
+        readiness = self._board.readiness()
+        return self._json(readiness, 200 if readiness.ready else 503)
+
+    async def _metrics_page(self, request: Request) -> Response:
+        text, content_type = self._metrics.page(request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": content_type})
+
+    async def _status(self, _: Request) -> Response:
+        return self._json(self._board.status())
+
+    async def _history(self, _: Request) -> Response:
+        return self._json(self._board.history())
+
+    async def _events(self, request: Request) -> Response:
+        if self._broadcast.clients >= MOST_CLIENTS or self._broadcast.closed:
+            return PlainTextResponse("too many look on", 503)
+        if request.method == "HEAD":
+            return Response(media_type=EventStream.media_type)
+        return EventStream(self._broadcast)
+
+    def _json(self, record: msgspec.Struct, status: int = 200) -> Response:
+        return Response(self._encode(record), status, media_type="application/json")
+
+
+class _Guard:
+    """Headers on every answer; and what goes wrong is in our log, not in the library's."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._application(scope, receive, send_guarded)
+        except Exception as error:
+            # Starlette has answered 500.
+            event(logger, logging.ERROR, "a bug of ours, please report it", exc_info=error)
+
+
+def _read_page() -> tuple[bytes, str]:
+    """The page, and the policy that lets its own scripts run and no others."""
+    page = b""
+    with suppress(FileNotFoundError):
+        page = _PAGE.read_bytes()
+    scripts = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
+        for script in _SCRIPT.findall(page)
+    )
+    scripts = scripts or "'none'"
+    policy = (
+        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+    return page, policy

@@ -1,0 +1,124 @@
+"""The admin endpoint, put together; imported only where `OXIDICOM_ADMIN_PORT` is set."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final, Protocol
+
+from oxidicom import __version__
+from oxidicom.admin.board import Board
+from oxidicom.admin.health import Health, StorageAnswer, StorageProbe, Watched
+from oxidicom.admin.pulse import DEAD, Pulse
+from oxidicom.admin.server import AdminServer
+from oxidicom.errors import OperatorError
+from oxidicom.logevents import describe
+from oxidicom.net.sharing import listening_sockets
+from oxidicom.notify.courier import Courier
+from oxidicom.notify.nats import LonkPublisher
+from oxidicom.notify.outbox import Outbox
+from oxidicom.notify.reasons import reason_of
+from oxidicom.series.tracker import SeriesTracker
+from oxidicom.settings import Settings
+
+BACKLOG: Final = 128
+
+LAST_ANSWERS: Final = 0.4
+"""Seconds for streams to end."""
+
+
+class Broker(Protocol):
+    async def answers(self) -> None:
+        """Raises what keeps it from that."""
+
+
+class Admin:
+    """Binds its port, or raises OperatorError. Then, on the control plane's loop, `make`
+    before others are made that tell the board, `watch` when they are, `start` and `stop`."""
+
+    def __init__(self, settings: Settings) -> None:
+        host, port = settings.admin_host, settings.admin_port
+        assert port is not None
+        self._settings = settings
+        try:
+            self._sockets = listening_sockets(host, port, BACKLOG)
+        except OSError as error:
+            raise OperatorError(
+                f"cannot listen on {host} port {port}: {error.strerror or error}; set "
+                "OXIDICOM_ADMIN_PORT to a free port and OXIDICOM_ADMIN_HOST to an address of this "
+                "machine"
+            ) from error
+        self.port: int = self._sockets[0].getsockname()[1]
+        self.pulse = Pulse(time.monotonic)
+        self.draining = False
+        """Set on any thread: from then on we are not ready."""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def make(self, tracker: SeriesTracker, outbox: Outbox, broker: Broker | None) -> Board:
+        settings = self._settings
+        self._probe = StorageProbe(
+            {
+                "the files root": settings.files_root / ".oxidicom" / "tmp",
+                "the state folder": settings.state_dir / "journal",
+            },
+            settings.files_root,
+            outbox.standing,
+        )
+        self._storage = Watched(self._probe.ask, _storage_fault, time.monotonic)
+        self._broker = None
+        if broker is not None:
+            self._broker = Watched[str | None](broker.answers, reason_of, time.monotonic)
+        health = Health(
+            storage=self._storage,
+            min_free_space=settings.min_free_space,
+            broker_name="broker" if broker else "cube" if settings.cube_url else None,
+            broker=self._broker,
+            courier=lambda: self._courier,
+            nats=lambda: None if self._lonk is None else self._lonk.connected,
+            draining=lambda: self.draining,
+            pulse=self.pulse,
+            workers=settings.workers,
+        )
+        self.board = Board(
+            version=__version__,
+            aet=settings.scp_aet,
+            workers=settings.workers,
+            series=tracker,
+            health=health,
+            clock=time.monotonic,
+            wall=time.time,
+        )
+        return self.board
+
+    def watch(self, courier: Courier, lonk: LonkPublisher | None) -> None:
+        self._courier = courier
+        self._lonk = lonk
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server = AdminServer(self.board, self._death)
+        self._serving = asyncio.create_task(self._server.run(self._sockets), name="admin")
+        self._tasks = [asyncio.create_task(self._storage.run(), name="storage watch")]
+        if self._broker is not None:
+            self._tasks.append(asyncio.create_task(self._broker.run(), name="broker watch"))
+
+    def _death(self) -> str | None:
+        silence = self.pulse.silence()
+        if silence < DEAD or self.draining:
+            return None
+        return f"no receiving process has answered for {silence:.0f} s"
+
+    def look_no_more(self) -> None:
+        """Whoever asks a broker that hangs would keep us from closing the connection."""
+        for task in self._tasks:
+            task.cancel()
+        self._probe.close()
+
+    async def stop(self) -> None:
+        self._server.stop()
+        await asyncio.wait([self._serving], timeout=LAST_ANSWERS)
+        self._serving.cancel()
+
+
+def _storage_fault(error: Exception) -> StorageAnswer:
+    return StorageAnswer(f"it cannot be asked: {describe(error)}", None, None)

@@ -1,0 +1,286 @@
+"""Readiness checks: they answer at once, whatever hangs behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from oxidicom.admin import health as module
+from oxidicom.admin.health import Health, StorageAnswer, StorageProbe, Watched
+from oxidicom.admin.model import Check
+from oxidicom.admin.pulse import SILENT, Heartbeat, Pulse
+
+
+class Standing(NamedTuple):
+    pending: int = 3
+    refused: int = 2
+    oldest_at: float | None = 5.0
+
+
+class Courier:
+    depth = 0
+    trouble: str | None = None
+
+
+class Bench:
+    """A Health whose surroundings are as a test wants them; all well at first."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.storage = self.watched(StorageAnswer(None, 10 << 30, Standing()))
+        self.broker: Watched[str | None] | None = None
+        self.broker_name: str | None = None
+        self.courier = Courier()
+        self.nats: bool | None = None
+        self.draining = False
+        self.min_free_space = 0
+        self.workers = 1
+        self.pulse = Pulse(lambda: self.now)
+        self.pulse.beat(1)
+
+    def watched(self, answer: object) -> Watched[object]:
+        watched = Watched[object](unasked, str, lambda: self.now)
+        watched.answer = answer
+        return watched
+
+    @property
+    def health(self) -> Health:
+        return Health(
+            storage=self.storage,  # type: ignore[arg-type]
+            min_free_space=self.min_free_space,
+            broker_name=self.broker_name,  # type: ignore[arg-type]
+            broker=self.broker,
+            courier=lambda: self.courier,
+            nats=lambda: self.nats,
+            draining=lambda: self.draining,
+            pulse=self.pulse,
+            workers=self.workers,
+        )
+
+    def check(self, name: str) -> tuple[str, str]:
+        (check,) = (each for each in self.health.checks() if each.name == name)
+        return check.state, check.detail
+
+
+async def unasked() -> object:
+    raise AssertionError
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def states(checks: list[Check]) -> dict[str, str]:
+    return {check.name: check.state for check in checks}
+
+
+def test_all_is_well(bench: Bench) -> None:
+    assert states(bench.health.checks()) == dict.fromkeys(
+        ("draining", "workers", "storage", "space", "broker"), "ok"
+    )
+
+
+def test_draining(bench: Bench) -> None:
+    bench.draining = True
+    assert bench.check("draining")[0] == "failed"
+
+
+def test_workers(bench: Bench) -> None:
+    bench.workers = 2
+    assert bench.check("workers") == ("degraded", "1 of 2 receiving processes answer")
+    bench.pulse.beat(2)
+    assert bench.check("workers")[0] == "ok"
+    bench.pulse.died(1)
+    assert bench.check("workers")[0] == "degraded"
+    bench.now += SILENT
+    assert bench.check("workers") == ("failed", "0 of 2 receiving processes answer")
+    assert bench.pulse.silence() == SILENT
+
+
+def test_storage(bench: Bench) -> None:
+    bench.storage.answer = StorageAnswer("the files root cannot be written: EIO", None, None)
+    assert bench.check("storage") == ("failed", "the files root cannot be written: EIO")
+    assert bench.check("space") == ("degraded", "not known")
+    bench.storage.answer = None
+    assert bench.check("storage")[0] == "failed"
+
+
+def test_space(bench: Bench) -> None:
+    bench.min_free_space = 10 << 30
+    assert bench.check("space") == ("ok", "10.0 GiB free in the files root")
+    bench.min_free_space += 1
+    assert bench.check("space")[0] == "failed"
+    bench.min_free_space = 0
+    bench.storage.answer = StorageAnswer(None, 0, None)
+    assert bench.check("space") == (
+        "failed",
+        "0 bytes free in the files root: instances are refused",
+    )
+
+
+def test_broker(bench: Bench) -> None:
+    assert bench.check("broker") == ("ok", "none is set: registrations wait in the outbox")
+    bench.broker_name = "broker"
+    bench.broker = bench.watched(None)  # type: ignore[assignment]
+    assert bench.check("broker") == ("ok", "takes registrations")
+    bench.broker = bench.watched("ConnectionRefusedError")  # type: ignore[assignment]
+    waits = "registrations wait in the outbox: "
+    assert bench.check("broker") == ("degraded", waits + "ConnectionRefusedError")
+    bench.courier.trouble = "TimeoutError"
+    assert bench.check("broker") == ("degraded", waits + "TimeoutError")
+
+
+def test_cube(bench: Bench) -> None:
+    bench.broker_name = "cube"
+    assert bench.check("cube")[0] == "ok"
+    bench.courier.trouble = "HTTP 502"
+    assert bench.check("cube")[0] == "degraded"
+
+
+def test_nats(bench: Bench) -> None:
+    bench.nats = True
+    assert bench.check("nats") == ("ok", "connected")
+    bench.nats = False
+    assert bench.check("nats")[0] == "degraded"
+
+
+def test_outbox(bench: Bench) -> None:
+    outbox = bench.health.outbox()
+    assert (outbox.pending, outbox.refused, outbox.oldest_at) == (3, 2, 5.0)
+    bench.broker_name = "broker"
+    outbox = bench.health.outbox()
+    assert (outbox.pending, outbox.refused, outbox.oldest_at) == (0, 2, None)
+    bench.courier.depth = 7
+    bench.storage.answer = None
+    assert bench.health.outbox().pending == 7
+
+
+class Asked:
+    """Answers when it is told to; `asked` says that it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.answers: asyncio.Queue[str | Exception] = asyncio.Queue()
+        self.times = 0
+
+    async def __call__(self) -> str:
+        self.times += 1
+        self.asked.set()
+        answer = await self.answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def answer(self, answer: str | Exception) -> None:
+        """Return when it is asked again."""
+        self.asked.clear()
+        self.answers.put_nowait(answer)
+        await asyncio.wait_for(self.asked.wait(), 5)
+
+
+async def watch(monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Awaitable[str]]) -> Bench:
+    monkeypatch.setattr(module, "INTERVAL", 0.0)
+    bench = Bench()
+    bench.storage = Watched(ask, lambda error: f"failed: {error}", lambda: bench.now)
+    return bench
+
+
+async def test_one_question_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = Asked()
+    bench = await watch(monkeypatch, ask)
+    watched = bench.storage
+    running = asyncio.create_task(watched.run())
+    await asyncio.wait_for(ask.asked.wait(), 5)
+    assert watched.silent_for() is None
+    bench.now += 60
+    assert watched.silent_for() == 60
+    assert bench.check("storage") == ("failed", "does not answer for 60 s")
+    assert ask.times == 1
+    await ask.answer("well")
+    answers = [watched.answer]
+    assert watched.silent_for() is None
+    await ask.answer(ValueError("unwell"))
+    answers.append(watched.answer)
+    assert answers == ["well", "failed: unwell"]
+    running.cancel()
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    return {"the files root": tmp_path / "a" / "tmp", "the state folder": tmp_path / "b"}
+
+
+def files(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+async def probe(folders: dict[str, Path], root: Path) -> StorageAnswer:
+    probing = StorageProbe(folders, root, Standing)
+    try:
+        return await probing.ask()
+    finally:
+        probing.close()
+
+
+async def test_the_probe_leaves_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
+    answer = await probe(folders, tmp_path)
+    assert answer.fault is None
+    assert answer.free
+    assert answer.outbox == Standing()
+    assert files(tmp_path) == []
+
+
+async def test_a_folder_that_cannot_be_written(folders: dict[str, Path], tmp_path: Path) -> None:
+    folders["the state folder"].symlink_to("/proc")
+    answer = await probe(folders, tmp_path)
+    assert answer.fault is not None
+    assert answer.fault.startswith("the state folder cannot be written: ")
+    assert "/proc" not in answer.fault
+
+
+async def test_storage_that_hangs_holds_up_nobody(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thaw = threading.Event()
+    hung = threading.Event()
+    real = os.statvfs
+
+    def statvfs(path: Path) -> os.statvfs_result:
+        hung.set()
+        thaw.wait()
+        return real(path)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    probing = StorageProbe(folders, tmp_path, Standing)
+    asking = asyncio.ensure_future(probing.ask())
+    await asyncio.to_thread(hung.wait, 5)
+    assert not asking.done()
+    thaw.set()
+    assert (await asyncio.wait_for(asking, 5)).free
+    probing.close()
+
+
+async def test_a_heart_beats_at_once_and_for_as_long_as_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("oxidicom.admin.pulse.BEAT", 0.001)
+    beats = 0
+    enough = asyncio.Event()
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+        if beats == 3:
+            enough.set()
+
+    heart = Heartbeat(beat)
+    assert beats == 1
+    await asyncio.wait_for(enough.wait(), 5)
+    heart.stop()
