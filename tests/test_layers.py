@@ -39,9 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "admin.model": {"base"},
     "telemetry.base": {"base"},
     "admin": {"admin", "admin.model", "base", "telemetry.base"},
-    "cli": {"cli", "app", "base", "query", "notify", "admin.model"},
+    "scu": {"scu", "wire", "base"},
+    "cli": {"cli", "app", "base", "query", "notify", "scu", "admin.model"},
 }
-MAY_IMPORT["app"] = {*MAY_IMPORT, "app"} - {"cli"}
+MAY_IMPORT["app"] = {*MAY_IMPORT, "app"} - {"cli", "scu"}
 
 WITHOUT_LOOP = (
     *("_pdu", "_dataset", "_shared_sync", "_writer", "_dimse", "_express", "_intake", "wire"),

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Final
 
-from oxidicom.cli.console import EXIT_SETTINGS, settings_of_environment
+from oxidicom.cli.arguments import add_json, describe
+from oxidicom.cli.console import EXIT_SETTINGS, print_json, settings_of_environment
 from oxidicom.cli.probes import LIMIT, Finding, Verdict
 from oxidicom.cli.probes.broker import probe_broker
 from oxidicom.cli.probes.cube import probe_cube
@@ -35,25 +36,60 @@ _PROBES: Final[Mapping[str, Probe]] = {
     "TLS": probe_tls,
     "listener": probe_listener,
 }
+_MORE: Final = """\
+examples:
+  docker compose run --rm oxidicom oxidicom check
+  oxidicom check --json | jq '.findings[] | select(.verdict == "fault")'
+
+exit status:
+  0   all is well, but for warnings
+  1   something would keep `serve` from its work
+  2   settings at fault
+"""
 _PATIENCE: Final = 3 * LIMIT
 """Seconds for all probes together; name look-ups may take longer than LIMIT."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None: what is checked is what `serve` would do in the same environment."""
+    """What is checked is what `serve` would do in the same environment."""
+    add_json(parser, "one object: settings, findings, and whether all is well")
+    describe(parser, _MORE)
 
 
 def run(arguments: argparse.Namespace) -> int:
     loaded = settings_of_environment()
     if loaded is None:
         return EXIT_SETTINGS
-    settings, _ = loaded
+    settings, warnings = loaded
+    if arguments.json:
+        return _run_json(settings, warnings)
     _print_settings(settings)
     print(flush=True)
     well = True
     for finding in _findings(settings):
         print(f"{finding.subject:<10}{finding.verdict.value:<9}{finding.text}", flush=True)
         well = well and finding.verdict is not Verdict.FAULT
+    return 0 if well else 1
+
+
+def _run_json(settings: Settings, warnings: list[str]) -> int:
+    findings = list(_findings(settings))
+    well = all(finding.verdict is not Verdict.FAULT for finding in findings)
+    print_json(
+        {
+            "ok": well,
+            "settings": [line._asdict() for line in effective(settings)],
+            "warnings": warnings,
+            "findings": [
+                {
+                    "subject": finding.subject,
+                    "verdict": finding.verdict.name.lower(),
+                    "text": finding.text,
+                }
+                for finding in findings
+            ],
+        }
+    )
     return 0 if well else 1
 
 

@@ -13,12 +13,19 @@ from typing import Any, Final
 
 import msgspec
 
-from oxidicom.cli.console import EXIT_SETTINGS, complain, settings_of_environment
+from oxidicom.cli.arguments import add_json, describe
+from oxidicom.cli.console import (
+    EXIT_FAULT,
+    EXIT_SETTINGS,
+    complain,
+    print_json,
+    printable,
+    settings_of_environment,
+)
 from oxidicom.errors import OperatorError
 from oxidicom.notify.shelved import Found, Outcome, State, look_at, paths, put_back, state_of
 from oxidicom.settings import Settings
 
-EXIT_FAULT: Final = 1
 EXIT_NEEDS_YOU: Final = 3
 
 _LEAST_PREFIX: Final = 4
@@ -62,21 +69,21 @@ what `list` shows, or its beginning. Exit statuses: see `oxidicom outbox list --
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    _describe(parser, _OUTBOX)
+    describe(parser, _OUTBOX)
     actions = parser.add_subparsers(title="actions", metavar="action", dest="action", required=True)
 
     def action(name: str, line: str, more: str) -> argparse.ArgumentParser:
         made = actions.add_parser(name, help=line, description=line, allow_abbrev=False)
-        _describe(made, more)
+        describe(made, more)
         return made
 
     listing = action("list", "Pending, refused and corrupt entries, oldest first.", _LIST)
-    listing.add_argument("--json", action="store_true", help="one object a line")
+    add_json(listing)
     listing.add_argument("--phi", action="store_true", help="with patient data")
 
     showing = action("show", "One entry whole, and why it was refused or is corrupt.", _SHOW)
     showing.add_argument("names", metavar="NAME", nargs="+")
-    showing.add_argument("--json", action="store_true", help="one object a line")
+    add_json(showing)
     showing.add_argument("--phi", action="store_true", help="with patient data")
 
     retrying = action("retry", "Put refused entries back to pending.", _RETRY)
@@ -86,11 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--all", action="store_true", help="corrupt ones too, where they can be read by now"
     )
-
-
-def _describe(parser: argparse.ArgumentParser, more: str) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = more
+    add_json(retrying)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -158,7 +161,7 @@ def _summary(found: Found, now: float, *, phi: bool) -> str:
 
 
 def _line(*columns: str) -> str:
-    state, age, name, ndicom, tries, pacs_name, uid, more = map(_printable, columns)
+    state, age, name, ndicom, tries, pacs_name, uid, more = map(printable, columns)
     return (
         f"{state:<8} {age:>4}  {name:<{_SHOWN}}  {ndicom:>6}  {tries:>5}  {pacs_name:<16}  "
         f"{uid}  {more}"
@@ -213,7 +216,7 @@ def _print_field(name: str, value: object) -> None:
     if name.endswith("_at") and isinstance(value, float):
         with contextlib.suppress(ValueError, OverflowError, OSError):  # a time that is none
             value = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(value))
-    print(f"{name + ':':<21} {_printable(str(value))}")
+    print(f"{name + ':':<21} {printable(str(value))}")
 
 
 def _as_json(found: Found, now: float, *, phi: bool) -> dict[str, Any]:
@@ -269,14 +272,17 @@ def _retry(arguments: argparse.Namespace, settings: Settings, folder: Path) -> i
         ]
     for path in wanted:
         outcome = put_back(path, sync=settings.fsync)
-        if outcome.well:
+        if arguments.json:
+            print_json({"name": path.stem, "ok": outcome.well, "outcome": outcome.value})
+            status = status if outcome.well else EXIT_FAULT
+        elif outcome.well:
             print(f"{path.stem[:_SHOWN]}: {outcome.value}")
         else:
             found = look_at(path) if outcome is Outcome.CORRUPT else None
             note = f": {found.note}" if found is not None else ""
             complain(f"{path.stem[:_SHOWN]} {outcome.value}{note}")
             status = EXIT_FAULT
-    if not wanted and not status:
+    if not wanted and not status and not arguments.json:
         print("nothing to put back")
     return status
 
@@ -299,13 +305,8 @@ def _named(folder: Path, name: str) -> list[Path]:
     if stem in names:
         return [path for path in found if path.stem == stem]
     if len(names) > 1:
-        complain(f"{_printable(name)} is the beginning of {len(names)} entries: say more of it")
+        complain(f"{printable(name)} is the beginning of {len(names)} entries: say more of it")
         return []
     if not found:
-        complain(f"no entry {_printable(name)} in {folder}: see `oxidicom outbox list`")
+        complain(f"no entry {printable(name)} in {folder}: see `oxidicom outbox list`")
     return found
-
-
-def _printable(text: str) -> str:
-    """A sender's control characters are not the terminal's."""
-    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)

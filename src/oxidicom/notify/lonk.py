@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from enum import Enum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_SUBJECT_BYTES: Final = 1024
 """NATS closes a connection whose protocol line exceeds 4 KiB (decision 26)."""
@@ -30,7 +30,7 @@ def subject(root: str, calling_ae_title: str, series_instance_uid: str | None) -
 
     Cached: a series has one subject and many messages.
     """
-    whole = f"{root}.{_token(calling_ae_title)}.{_token(series_instance_uid or '')}"
+    whole = f"{root}.{token(calling_ae_title)}.{token(series_instance_uid or '')}"
     return _cut(whole, MAX_SUBJECT_BYTES)
 
 
@@ -46,12 +46,47 @@ def error(text: str) -> bytes:
     return b"\x02" + _cut(text, MAX_ERROR_BYTES).encode("utf-8", "replace")
 
 
-def _token(text: str) -> str:
+def token(text: str) -> str:
+    """One part of a subject, made of an AE title or a UID."""
     safe = (
         "_" if character in _RESERVED or unicodedata.category(character) == "Cc" else character
         for character in text.replace("\0", "")
     )
     return "".join(safe) or UNKNOWN
+
+
+class Kind(Enum):
+    COUNT = "count"
+    DONE = "done"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+
+class Heard(NamedTuple):
+    """A message as a subscriber reads it."""
+
+    calling_ae_title: str
+    """As far as the subject tells: in a title `_` may stand for what NATS reserves."""
+    series_instance_uid: str
+    kind: Kind
+    ndicom: int | None = None
+    error: str | None = None
+
+
+def decode(root: str, subject: str, payload: bytes) -> Heard | None:
+    """None for a subject that is not of this form; a payload that nobody knows is `UNKNOWN`."""
+    parts = subject.removeprefix(f"{root}.").split(".")
+    if len(parts) != 2 or not subject.startswith(f"{root}."):
+        return None
+    title, uid = parts[0], parts[1].replace("_", ".") if parts[1] != UNKNOWN else UNKNOWN
+    match payload[:1]:
+        case b"\x00" if len(payload) == 1:
+            return Heard(title, uid, Kind.DONE)
+        case b"\x01" if len(payload) == 5:
+            return Heard(title, uid, Kind.COUNT, ndicom=int.from_bytes(payload[1:], "little"))
+        case b"\x02":
+            return Heard(title, uid, Kind.ERROR, error=payload[1:].decode("utf-8", "replace"))
+    return Heard(title, uid, Kind.UNKNOWN)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -1,7 +1,7 @@
 """What the operator can set: read once from the environment, validated, never changed."""
 
-from oxidicom.settings.load import load
+from oxidicom.settings.load import load, load_some
 from oxidicom.settings.model import Settings
 from oxidicom.settings.table import Effective, effective, markdown_table
 
-__all__ = ["Settings", "load", "Effective", "effective", "markdown_table"]
+__all__ = ["Settings", "load", "load_some", "Effective", "effective", "markdown_table"]

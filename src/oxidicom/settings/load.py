@@ -81,16 +81,8 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
     faults: list[str] = []
     warnings: list[str] = []
     for field, variable in variables().items():
-        found = environment.find(variable)
-        if len({each.text for each in found}) > 1:
-            faults.append(_contradiction(variable, found))
-        elif found:
-            name, text, kind = found[0]
-            try:
-                values[field] = kind.parse(text)
-            except Unfit as why:
-                faults.append(_fault(name, text, kind, str(why)))
-        elif field == "files_root":
+        _read(field, variable, environment, values, faults)
+        if field == "files_root" and not environment.find(variable):
             faults.append(_missing(variable))
     if (environment.get("OTEL_SDK_DISABLED") or "").lower() == "true":
         values["otel_enabled"] = False
@@ -108,6 +100,37 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
     settings = Settings(**values)
     warnings += _doubts(settings, environment)
     return settings, warnings
+
+
+def load_some(environ: Mapping[str, str], *fields: str) -> dict[str, Any]:
+    """What is set of a few settings, for what needs no others. Raises OperatorError."""
+    environment = _Environment(environ)
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for field in fields:
+        _read(field, variables()[field], environment, values, faults)
+    if faults:
+        raise OperatorError(*faults)
+    return values
+
+
+def _read(
+    field: str,
+    variable: Variable,
+    environment: _Environment,
+    values: dict[str, Any],
+    faults: list[str],
+) -> None:
+    """One setting into `values`, if it is set, or what is wrong with it into `faults`."""
+    found = environment.find(variable)
+    if len({each.text for each in found}) > 1:
+        faults.append(_contradiction(variable, found))
+    elif found:
+        name, text, kind = found[0]
+        try:
+            values[field] = kind.parse(text)
+        except Unfit as why:
+            faults.append(_fault(name, text, kind, str(why)))
 
 
 def _shown(text: str, kind: Kind) -> str:

@@ -1,0 +1,90 @@
+"""Ask a DICOM peer whether it is there (C-ECHO), and say whose fault it is if not."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any, Final
+
+from oxidicom.cli.arguments import add_json, describe, number
+from oxidicom.cli.console import EXIT_FAULT, complain, print_json
+from oxidicom.cli.peer import add_peer, advice, peer_of
+from oxidicom.scu.association import ECHO, Association, Peer
+from oxidicom.scu.trouble import Trouble
+
+_MORE: Final = """\
+examples:
+  oxidicom echo pacs.example.org 104 --aet PACS --calling ChRIS
+  oxidicom echo localhost 2762 --ca hospital.pem --count 5
+  oxidicom echo 127.0.0.1 11111 --json
+
+exit status:
+  0   it answers
+  1   it does not: stderr says why, and what to do
+  2   arguments at fault
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_peer(parser, timeout=10.0)
+    parser.add_argument(
+        "--count", metavar="N", default=1, type=number("a count", 1, 1_000_000), help="of echoes"
+    )
+    add_json(parser, "one object")
+    describe(parser, _MORE)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    peer = peer_of(arguments)
+    found: dict[str, Any] = {
+        "peer": peer.where,
+        "called_aet": peer.called,
+        "calling_aet": peer.calling,
+        "ok": False,
+        "tls": None,
+        "connect_ms": None,
+        "associate_ms": None,
+        "echo_ms": [],
+        "fault": None,
+        "error": None,
+    }
+    trouble = None
+    try:
+        _echo(peer, arguments.count, found, say=not arguments.json)
+        found["ok"] = True
+    except Trouble as error:
+        trouble = error
+        found |= {"fault": error.fault.value, "error": str(error)}
+    if arguments.json:
+        print_json(found)
+    elif trouble is not None:
+        complain(f"{trouble}; {advice(trouble, peer)}")
+    elif arguments.count > 1:
+        times = found["echo_ms"]
+        print(f"{len(times)} echoes: {min(times)} to {max(times)} ms")
+    return 0 if trouble is None else EXIT_FAULT
+
+
+def _echo(peer: Peer, count: int, found: dict[str, Any], *, say: bool) -> None:
+    with Association(peer, ECHO) as association:
+        found["tls"] = association.tls_version
+        found["connect_ms"] = _ms(association.connect_seconds)
+        found["associate_ms"] = _ms(association.associate_seconds)
+        if say:
+            encrypted = f" by {association.tls_version}" if association.tls_version else ""
+            print(
+                f"{peer.where} accepts {peer.calling}: connected{encrypted} in"
+                f" {found['connect_ms']} ms, associated in {found['associate_ms']} ms",
+                flush=True,
+            )
+        for _ in range(count):
+            began = time.perf_counter()
+            association.echo()
+            took = _ms(time.perf_counter() - began)
+            found["echo_ms"].append(took)
+            if say:
+                print(f"C-ECHO answered in {took} ms", flush=True)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)

@@ -1,0 +1,38 @@
+"""`oxidicom …` within the test's process."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import pytest
+
+from oxidicom.cli import main
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one object on stdout."""
+        value: dict[str, Any] = json.loads(self.out)
+        return value
+
+
+class Oxidicom:
+    """Callable with the arguments of a command line."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> Done:
+        self._capsys.readouterr()
+        try:
+            status = main([str(each) for each in arguments])
+        except SystemExit as end:  # argparse's
+            status = int(end.code or 0)
+        out, err = self._capsys.readouterr()
+        return Done(status, out, err)

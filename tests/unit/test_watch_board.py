@@ -1,0 +1,98 @@
+"""The rows of `oxidicom watch`, and the messages they are made of."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from oxidicom.cli.watch_board import Board
+from oxidicom.cli.watch_screen import Screen
+from oxidicom.notify import lonk
+from oxidicom.notify.lonk import Heard, Kind
+
+
+def count(uid: str, ndicom: int) -> Heard:
+    return Heard("CT1", uid, Kind.COUNT, ndicom=ndicom)
+
+
+def done(uid: str) -> Heard:
+    return Heard("CT1", uid, Kind.DONE)
+
+
+@pytest.mark.parametrize(
+    ("payload", "heard"),
+    [
+        (lonk.ndicom(258), Heard("A_B", "1.2.3", Kind.COUNT, ndicom=258)),
+        (lonk.done(), Heard("A_B", "1.2.3", Kind.DONE)),
+        (lonk.error("no StudyDate"), Heard("A_B", "1.2.3", Kind.ERROR, error="no StudyDate")),
+        (b"\2\xff", Heard("A_B", "1.2.3", Kind.ERROR, error="\ufffd")),
+        (b"\1\0", Heard("A_B", "1.2.3", Kind.UNKNOWN)),
+        (b"", Heard("A_B", "1.2.3", Kind.UNKNOWN)),
+    ],
+)
+def test_messages_are_read_as_they_were_written(payload: bytes, heard: Heard) -> None:
+    assert lonk.decode("a.root", lonk.subject("a.root", "A B", "1.2.3"), payload) == heard
+
+
+def test_a_subject_without_series() -> None:
+    heard = lonk.decode("oxidicom", lonk.subject("oxidicom", "CT", None), lonk.done())
+    assert heard == Heard("CT", "UNKNOWN", Kind.DONE)
+
+
+@pytest.mark.parametrize(
+    "subject", ["other.CT.1", "oxidicom.CT", "oxidicom.CT.1.2", "oxidicomCT.1"]
+)
+def test_other_subjects_are_not_read(subject: str) -> None:
+    assert lonk.decode("oxidicom", subject, lonk.done()) is None
+
+
+def test_a_series_counts_up_and_is_done() -> None:
+    board = Board(10)
+    for second in range(11):
+        board.take(count("1", 100 * second), float(second))
+    (row,) = board.rows(10.0)
+    assert row.count == 1000
+    assert row.rate(10.0) == pytest.approx(100)
+    board.take(done("1"), 11.0)
+    assert (row.done, row.rate(11.0), board.done) == (True, 0.0, 1)
+    assert board.rows(60.0) == [row]
+    assert board.rows(90.0) == []
+
+
+def test_a_series_that_comes_again_begins_anew() -> None:
+    board = Board(10)
+    for heard in (count("1", 9), Heard("CT1", "1", Kind.ERROR, error="bad"), done("1")):
+        board.take(heard, 0.0)
+    board.take(count("1", 1), 1.0)
+    (row,) = board.rows(1.0)
+    assert (row.count, row.done, row.error) == (1, False, None)
+
+
+def test_rows_are_bounded_and_what_is_done_goes_first() -> None:
+    board = Board(2)
+    board.take(count("old", 1), 0.0)
+    board.take(done("done"), 1.0)
+    board.take(count("new", 1), 2.0)
+    assert [row.uid for row in board.rows(2.0)] == ["old", "new"]
+    board.take(count("newer", 1), 3.0)
+    assert [row.uid for row in board.rows(3.0)] == ["new", "newer"]
+
+
+def test_the_screen_shows_it_without_control_characters() -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=120, height=20, force_terminal=False)
+    screen = Screen(10, console)
+    screen.say("listening to oxidicom.*.*")
+    screen.heard(count("1.2." + "3" * 40, 42))
+    screen.heard(Heard("MR\x1b[2J", "1.2", Kind.ERROR, error="no\x07 date"))
+    console.print(screen.table(0.0))
+    shown = text.getvalue()
+    assert "CT1" in shown
+    assert f"…{'3' * 24}" in shown
+    assert "42" in shown
+    assert "error: no\\x07 date" in shown
+    assert "MR\\x1b" in shown
+    assert "listening to oxidicom.*.*; 0 done, 1 errors" in shown
+    assert "\x1b" not in shown
