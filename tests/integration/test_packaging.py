@@ -134,7 +134,9 @@ def test_the_wheel_holds_cores_types_and_no_generated_code(wheel: Path) -> None:
 
 def test_the_wheel_holds_every_module(wheel: Path) -> None:
     source = ROOT / "src"
-    modules = {str(path.relative_to(source)) for path in source.rglob("*.py")}
+    page = source / "oxidicom/admin/page"
+    files = [*source.rglob("*.py"), *(one for one in page.iterdir() if one.is_file())]
+    modules = {str(path.relative_to(source)) for path in files}
     with zipfile.ZipFile(wheel) as archive:
         assert modules <= set(archive.namelist())
 
@@ -193,23 +195,42 @@ def test_the_image_holds_no_shell_no_compiler_and_no_package_manager(image: Path
     assert len(list((image / "var/lib/dpkg/status.d").iterdir())) >= 10  # for scanners
 
 
-def test_the_image_receives_and_ends_as_process_1(image: Path, tmp_path: Path) -> None:
+def test_the_image_receives_is_healthy_and_ends_as_process_1(image: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    (entry,), (command,) = of_image("ENTRYPOINT"), of_image("CMD")
-    serve = [*json.loads(entry), *json.loads(command)]
-    with Container(image, data, serve, OXIDICOM_LOG_FORMAT="json") as running:
-        running.wait_for('"listening"')
-        status = Path(f"/proc/{running.first.pid}/status").read_text()
+    as_replica = {
+        "OXIDICOM_LOG_FORMAT": "json",
+        "OXIDICOM_ADMIN_HOST": "0.0.0.0",
+        "OXIDICOM_STATE_DIR": "/data/.oxidicom/state/oxidicom-0",
+    }
+    with Container(image, data, from_json("ENTRYPOINT") + from_json("CMD"), **as_replica) as own:
+        own.wait_for('"listening"')
+        status = Path(f"/proc/{own.first.pid}/status").read_text()
         assert re.search(r"^NSpid:\t\d+\t1$", status, re.MULTILINE)
         assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
-        assert running.first.uids().effective == 1001
+        assert own.first.uids().effective == 1001
 
-        sent = running.beside("storescu", "-aec", "ChRIS", "127.0.0.1", "11111", CT_SMALL)
+        sent = own.beside("storescu", "-aec", "ChRIS", "127.0.0.1", "11111", CT_SMALL)
         assert sent.returncode == 0, sent.stdout + sent.stderr
         (stored,) = (data / "SERVICES/PACS").rglob("*.dcm")
         assert stored.stat().st_uid == 1001
 
-        written = running.execute("python", "-c", "open('/written', 'w')")
+        health = own.execute(*from_json("HEALTHCHECK"))
+        assert health.returncode == 0, health.stderr
+        for path in ("livez", "readyz"):  # from another address than its own loopback's first
+            ask = f"import urllib.request as r; r.urlopen('http://127.0.0.2:11180/{path}')"
+            asked = own.beside(sys.executable, "-c", ask)
+            assert asked.returncode == 0, asked.stderr
+
+        written = own.execute("python", "-c", "open('/written', 'w')")
         assert "Read-only file system" in written.stderr
-        assert running.terminate(timeout=30) == 0
+        assert own.terminate(timeout=30) == 0
+    (waiting,) = (data / ".oxidicom/state/oxidicom-0/outbox").glob("*.json")
+    assert waiting.stat().st_uid == 1001
+
+
+def from_json(keyword: str) -> list[str]:
+    """The words of an instruction that names a program without a shell."""
+    (told,) = of_image(keyword)
+    words: list[str] = json.loads(told[told.index("[") :])
+    return words
