@@ -37,10 +37,11 @@ RUN mkdir -p /image/var/lib/dpkg/status.d \
     && echo 'oxidicom:x:1001:1001::/data:/sbin/nologin' >/image/etc/passwd \
     && echo 'oxidicom:x:1001:' >/image/etc/group
 COPY --from=builder /opt/oxidicom /image/opt/oxidicom
-# The image is read-only: nothing could be compiled later. This shows too that nothing is missing.
+# The image is read-only: nothing could be compiled later. No library may be missing, either.
 RUN chroot /image /opt/oxidicom/bin/python -m compileall -q \
         --invalidation-mode unchecked-hash /usr/lib/python3.11 /opt/oxidicom \
     && chroot /image /opt/oxidicom/bin/oxidicom version \
+    && chroot /image /opt/oxidicom/bin/python -c 'import _uuid, bz2, grpc, lzma, ssl, uvloop' \
     && mkdir /data
 
 FROM scratch

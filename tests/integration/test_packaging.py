@@ -179,7 +179,7 @@ CT_SMALL = Path(sysconfig.get_path("purelib"), "pydicom/data/test_files/CT_small
 
 @pytest.fixture(scope="module")
 def image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    container.demand()
+    container.demand(tmp_path_factory.mktemp("overlay"))
     folder = tmp_path_factory.mktemp("image")
     yield container.build_image(wheel, folder)
     shutil.rmtree(folder)

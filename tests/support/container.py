@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,46 +28,67 @@ from tests.support.dockerfile import Instruction, environment, of_image, stages
 SITE = sysconfig.get_path("purelib")
 """Where the tests' own Python finds packages: those that ours depends on."""
 
+LIFE = 120.0
+"""Seconds after which a container ends in any case."""
+
 TOOLS = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def demand() -> None:
-    """Skips the test where no image can be built so."""
+def demand(folder: Path) -> None:
+    """Skips the test where no image can be built so; `folder` is empty, before and after."""
     release = Path("/etc/os-release")
     if not release.exists() or 'VERSION_ID="12"' not in release.read_text():
         pytest.skip("the image is made of Debian 12's packages")
     if sys.version_info[:2] != (3, 11) or not Path("/usr/bin/python3.11").exists():
         pytest.skip("the image has Debian's Python 3.11")
-    probe = (
-        "mount -t tmpfs tmpfs /mnt && mkdir /mnt/a /mnt/b && mount -t overlay overlay -o "
-        "lowerdir=/,upperdir=/mnt/a,workdir=/mnt/b /srv"
-    )
+    for program in ("ip", "setpriv", "strip"):
+        if shutil.which(program, path=TOOLS) is None:
+            pytest.skip(f"{program} is not installed")
     tried = subprocess.run(
-        ["unshare", "--mount", "--net", "--pid", "--fork", "sh", "-ec", probe], capture_output=True
+        ["unshare", "--mount", "--net", "--pid", "--fork", "sh", "-ec", OVERLAY, "sh", folder],
+        capture_output=True,
     )
     if tried.returncode:
         pytest.skip(f"no namespaces for us here: {tried.stderr.decode().strip()}")
 
 
+OVERLAY = """\
+mount -t tmpfs tmpfs "$1"
+mkdir "$1/upper" "$1/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+"""
+"""A copy of this machine's root in which everything may be changed; it ends with its namespace."""
+
+
 # ---- building ------------------------------------------------------------------------------------
 
 
+BUILD = """\
+root=$1/root; image=$2; script=$3; shift 3
+for folder; do  # what the root file system itself may not hold
+    mkdir -p "$root$folder"
+    mount --bind "$folder" "$root$folder"
+done
+mkdir "$root/image-of-test"
+mount --bind "$image" "$root/image-of-test"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+exec chroot "$root" sh -exc "$script"
+"""
+
+
 def build_image(wheel: Path, folder: Path) -> Path:
-    """Root file system of the last stage, in `folder`."""
-    image, packages = folder / "image", folder / "packages"
-    for made in (image, packages):
+    """Root file system of the last stage, in `folder`, which is empty."""
+    image, packages, overlay = (folder / name for name in ("image", "packages", "overlay"))
+    for made in (image, packages, overlay):
         made.mkdir()
     script = "\n".join(_script(wheel, packages))
-    # Everything happens on a tmpfs that ends with the namespace; only the image is outside.
-    prelude = (
-        f"mount -t tmpfs tmpfs /mnt; mkdir /mnt/upper /mnt/work /mnt/root;"
-        " mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root;"
-        f" mkdir -p /mnt/root/image-of-test; mount --bind {image} /mnt/root/image-of-test;"
-        " mount -t proc proc /mnt/root/proc; mount --rbind /dev /mnt/root/dev;"
-        ' exec chroot /mnt/root sh -exc "$1"'
-    )
+    beside = (wheel.parent, packages, Path(sys.prefix), Path(sys.base_prefix))
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-ec", prelude, "sh", script],
+        [
+            *("unshare", "--mount", "sh", "-ec", OVERLAY + BUILD, "sh"),
+            *(overlay, image, script, *beside),
+        ],
         env={
             "PATH": f"{TOOLS}:{Path(sys.executable).parent}",  # Debian's Python, and a pip
             "PIP_NO_DEPS": "1",
@@ -116,9 +138,8 @@ def _commands(one: Instruction, target: str, wheel: Path, packages: Path) -> lis
         return [f"({text})", f"echo {SITE} >{pth}"]
     if text.startswith("chroot "):
         beside = f"/image{SITE}"
-        return [
-            f"mkdir -p {beside}; mount --bind {SITE} {beside}", f"({text})", f"umount {beside}"
-        ]  # fmt: skip
+        bound = f"mkdir -p {beside}; mount --bind {SITE} {beside}"
+        return [bound, f"({text})", f"umount {beside}"]
     return [f"({text})"]
 
 
@@ -205,6 +226,8 @@ class Container:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._limit = threading.Timer(LIFE, self._process.kill)
+        self._limit.start()
         return self
 
     def __exit__(
@@ -214,6 +237,7 @@ class Container:
         traceback: TracebackType | None,
     ) -> None:
         process = self._running()
+        self._limit.cancel()
         process.kill()  # and by --kill-child all that runs in it
         process.wait()
         assert process.stdout is not None
@@ -244,24 +268,22 @@ class Container:
 
     def beside(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         """A program of this machine on the container's network."""
-        return self._entered("--net", "--", *command)
+        return self._entered({"PATH": os.environ["PATH"]}, "--net", "--", *command)
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """A program of the image in the container, as HEALTHCHECK and `docker exec` do."""
         (owner,) = of_image("USER")
         uid, gid = owner.split(":")
-        variables = [f"{name}={value}" for name, value in self._environment.items()]
         namespaces = ("--net", "--mount", "--pid", "--root", "--wd")
-        return self._entered(
-            *namespaces, "--setgid", gid, "--setuid", uid, "--", *command, environment=variables
-        )
+        user = ("--setgid", gid, "--setuid", uid)
+        return self._entered(self._environment, *namespaces, *user, "--", *command)
 
     def _entered(
-        self, *arguments: str | Path, environment: list[str] | None = None
+        self, variables: dict[str, str], *arguments: str | Path
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["nsenter", "--target", str(self.first.pid), *arguments],
-            env=dict(one.split("=", 1) for one in environment or [f"PATH={os.environ['PATH']}"]),
+            env=variables,
             capture_output=True,
             text=True,
             timeout=30,
