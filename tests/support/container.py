@@ -8,6 +8,7 @@ So this needs root, Debian 12 and its python3.11; elsewhere the test is skipped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -216,7 +217,7 @@ class Container:
         os.chown(self._data, int(uid), int(gid))
         (self._image / SITE.lstrip("/")).mkdir(parents=True, exist_ok=True)
         variables = " ".join(f"{name}={value}" for name, value in self._environment.items())
-        namespaces = ("--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
+        namespaces = ("--mount", "--net", "--pid", "--ipc", "--uts", "--fork")
         arguments = [str(self._image), str(self._data), uid, gid, folder, *self._command]
         self._process = subprocess.Popen(
             ["unshare", *namespaces, "sh", "-ec", ENTER, "sh", *arguments],
@@ -226,7 +227,7 @@ class Container:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        self._limit = threading.Timer(LIFE, self._process.kill)
+        self._limit = threading.Timer(LIFE, self._kill)
         self._limit.start()
         return self
 
@@ -238,11 +239,18 @@ class Container:
     ) -> None:
         process = self._running()
         self._limit.cancel()
-        process.kill()  # and by --kill-child all that runs in it
+        self._kill()
         process.wait()
         assert process.stdout is not None
         print(process.stdout.read(), file=sys.stderr)
         process.stdout.close()
+
+    def _kill(self) -> None:
+        """With process 1 goes all that runs in it, and then `unshare` itself, which waits for it;
+        its own --kill-child ends nothing that has changed its user."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self._running().pid).children():
+                child.kill()
 
     def _running(self) -> subprocess.Popen[str]:
         assert self._process is not None, "not started"
