@@ -1,29 +1,68 @@
 # syntax=docker/dockerfile:1
 
-# Everything is built here as wheels, with a compiler that the image itself does not need.
-FROM python:3.11-slim-bookworm AS builder
+# The package and all that it needs, with a compiler that the image itself does not need.
+FROM debian:bookworm-slim AS builder
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && apt-get install -y --no-install-recommends \
+        binutils ca-certificates gcc libc6-dev python3-dev python3-pip \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY src ./src
 RUN pip wheel --no-cache-dir --wheel-dir /wheels .
+# Symbols and foreign tests are a fifth of it all.
+RUN python3.11 -m venv --without-pip /opt/oxidicom \
+    && pip --python /opt/oxidicom/bin/python install --no-cache-dir --no-compile \
+        --no-index --find-links /wheels oxidicom \
+    && rm -rf /opt/oxidicom/lib/python3.11/site-packages/pynetdicom/tests \
+    && find /opt/oxidicom -name '*.so' -exec strip --strip-unneeded {} +
 
-FROM python:3.11-slim-bookworm
+# The root file system: Python, what it links to, and what tells a scanner which packages these are.
+# No shell, no package manager, no Perl: they would be half of the image.
+FROM debian:bookworm-slim AS root
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates
+WORKDIR /packages
+RUN apt-get download \
+        base-files libbz2-1.0 libc6 libexpat1 libffi8 libgcc-s1 liblzma5 libpython3.11-minimal \
+        libpython3.11-stdlib libssl3 libstdc++6 libuuid1 netbase python3.11-minimal zlib1g
+RUN mkdir -p /image/var/lib/dpkg/status.d \
+    && for package in *.deb; do \
+        dpkg-deb --extract "$package" /image \
+        && dpkg-deb --field "$package" >"/image/var/lib/dpkg/status.d/${package%%_*}" \
+        || exit 1; \
+    done \
+    && rm -rf /image/usr/lib/*/gconv /image/usr/share/man \
+    && cp --parents /etc/nsswitch.conf /etc/ssl/certs/ca-certificates.crt /image \
+    && echo 'oxidicom:x:1001:1001::/data:/sbin/nologin' >/image/etc/passwd \
+    && echo 'oxidicom:x:1001:' >/image/etc/group
+COPY --from=builder /opt/oxidicom /image/opt/oxidicom
+# The image is read-only: nothing could be compiled later. No library may be missing, either.
+RUN chroot /image /opt/oxidicom/bin/python -m compileall -q \
+        --invalidation-mode unchecked-hash /usr/lib/python3.11 /opt/oxidicom \
+    && chroot /image /opt/oxidicom/bin/oxidicom version \
+    && chroot /image /opt/oxidicom/bin/python -c 'import _uuid, bz2, grpc, lzma, ssl, uvloop' \
+    && mkdir /data
+
+FROM scratch
 LABEL org.opencontainers.image.title="oxidicom" \
       org.opencontainers.image.description="A DICOM receiver for ChRIS" \
       org.opencontainers.image.source="https://github.com/FNNDSC/oxidicom" \
       org.opencontainers.image.licenses="MIT"
-RUN --mount=type=bind,from=builder,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links=/wheels oxidicom
+COPY --from=root /image /
 # Any other user will do as well (docker run --user): nothing is written but below the files root.
-RUN install -d -o 1001 -g 1001 /data
-ENV OXIDICOM_FILES_ROOT=/data \
-    PYTHONUNBUFFERED=1
+COPY --from=root --chown=1001:1001 /data /data
+ENV PATH=/opt/oxidicom/bin:/usr/bin \
+    LANG=C.UTF-8 \
+    PYTHONUNBUFFERED=1 \
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
+    OXIDICOM_FILES_ROOT=/data \
+    OXIDICOM_ADMIN_PORT=11180
 USER 1001:1001
 WORKDIR /data
 EXPOSE 11111 2762
 STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
+    CMD ["oxidicom", "status", "--quiet"]
 ENTRYPOINT ["oxidicom"]
 CMD ["serve"]

@@ -8,7 +8,8 @@
 #             own; SAMPLE="--to HOST:PORT" to one that runs, SAMPLE=--small in seconds
 # make fuzz  coverage-guided fuzzing, a minute for each target; FUZZ_SECONDS=600, FUZZ_TARGET=walk,
 #            FUZZ_TARGET=fast for the compiled ones
-# make lint | wheel | clean
+# make wheel in dist/, for every Linux with a C library no older than this machine's
+# make lint | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -40,10 +41,17 @@ test: debian-test lint
 soak: debian-test $(VENV)/.test $(BUILT)
 	$(BIN)/python -m pytest tests/adversity --long $(PYTEST)
 
+# Without what are no objects of Kubernetes' own.
+KUBERNETES = $(filter-out %/kustomization.yaml %/servicemonitor.yaml,$(wildcard deploy/kubernetes/*))
+
 lint: $(VENV)/.test $(BUILT)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/yamllint --strict deploy
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/kubernetes-validate --strict --quiet $(KUBERNETES)
 
 bench: $(VENV)/.bench $(BUILT)
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -55,8 +63,10 @@ fuzz: debian-fuzz $(VENV)/.fuzz
 	PYTHON=$(BIN)/python tools/fuzz build
 	PYTHON=$(BIN)/python FUZZ_SECONDS='$(FUZZ_SECONDS)' tools/fuzz run $(FUZZ_TARGET)
 
-wheel: $(INSTALLED)
-	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+wheel: $(VENV)/.wheel
+	@rm -rf build/wheel
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
+	PYTHON=$(BIN)/python tools/audited-wheel build/wheel/*.whl dist
 	@ls dist/*.whl
 
 clean:
@@ -92,6 +102,10 @@ $(VENV)/.bench: $(VENV)/.requires
 
 $(VENV)/.sample: $(VENV)/.requires
 	$(PIP) install --no-build-isolation -e '.[sample]'
+	@touch $@ $(BUILT)
+
+$(VENV)/.wheel: $(VENV)/.requires
+	$(PIP) install --no-build-isolation -e '.[wheel]'
 	@touch $@ $(BUILT)
 
 $(VENV)/.fuzz: $(VENV)/.requires

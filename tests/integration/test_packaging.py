@@ -1,9 +1,11 @@
 """The sdist, built from nothing but the sources, and the wheel that is built from it, hold what
-they must; the wheel runs."""
+they must; the wheel runs, without a compiler on any Linux of its tag, and in the image."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +14,14 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support import container
+from tests.support.container import Container
+from tests.support.dockerfile import of_image
 
 ROOT = Path(__file__).parents[2]
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -27,13 +34,13 @@ print(pathlib.Path(oxidicom.__file__).parent)
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Standard output; a failure shows all that the command said."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env=inherited,
+        env=inherited | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -80,7 +87,7 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("wheel", tree, tmp_path_factory.mktemp("wheel"))
 
 
-def install(package: Path, folder: Path) -> Path:
+def install(package: Path, folder: Path, **environment: str) -> Path:
     """Python of a fresh environment that holds `package`, and finds what it depends on where the
     tests themselves do; nothing is fetched."""
     venv.create(folder, symlinks=True)
@@ -92,6 +99,7 @@ def install(package: Path, folder: Path) -> Path:
     run(
         *(python, "-m", "pip", "-q", "install", *offline, "--force-reinstall", package),
         cwd=folder,
+        **environment,
     )
     return python
 
@@ -101,6 +109,7 @@ def check_that_it_runs(python: Path) -> None:
     assert Path(run(python, "-c", USE, cwd=folder).strip()).is_relative_to(folder)
     for command in ([python.with_name("oxidicom")], [python, "-m", "oxidicom"]):
         assert VERSION in run(*command, "version", cwd=folder)
+    run(python, ROOT / "tools" / "try-wheel", cwd=folder)
 
 
 def test_the_sdist_holds_the_sources_and_nothing_generated(sdist: Path) -> None:
@@ -126,10 +135,103 @@ def test_the_wheel_holds_cores_types_and_no_generated_code(wheel: Path) -> None:
 
 def test_the_wheel_holds_every_module(wheel: Path) -> None:
     source = ROOT / "src"
-    modules = {str(path.relative_to(source)) for path in source.rglob("*.py")}
+    page = source / "oxidicom/admin/page"
+    files = [*source.rglob("*.py"), *(one for one in page.iterdir() if one.is_file())]
+    modules = {str(path.relative_to(source)) for path in files}
     with zipfile.ZipFile(wheel) as archive:
         assert modules <= set(archive.namelist())
 
 
 def test_the_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     check_that_it_runs(install(wheel, tmp_path / "venv"))
+
+
+# ---- a wheel for other machines ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def audited(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By the program that `make wheel` ends with."""
+    folder = tmp_path_factory.mktemp("audited")
+    run(ROOT / "tools" / "audited-wheel", wheel, folder, cwd=folder, PYTHON=sys.executable)
+    (audited,) = folder.iterdir()
+    return audited
+
+
+def test_an_audited_wheel_says_where_it_runs(audited: Path) -> None:
+    tag = re.search(r"-manylinux_2_(\d+)_[a-z0-9_]+\.whl$", audited.name)
+    assert tag, audited.name
+    with zipfile.ZipFile(audited) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith("/WHEEL"))
+        assert f"-manylinux_2_{tag[1]}_" in archive.read(metadata).decode()
+        # Nothing but the C library is linked to, so nothing is carried along.
+        assert not [name for name in archive.namelist() if ".libs/" in name]
+
+
+def test_an_audited_wheel_needs_no_compiler(audited: Path, tmp_path: Path) -> None:
+    python = install(audited, tmp_path / "venv", PATH=str(tmp_path / "nothing"))
+    check_that_it_runs(python)
+
+
+# ---- the image -----------------------------------------------------------------------------------
+
+CT_SMALL = Path(sysconfig.get_path("purelib"), "pydicom/data/test_files/CT_small.dcm")
+
+
+@pytest.fixture(scope="module")
+def image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    container.demand(tmp_path_factory.mktemp("overlay"))
+    folder = tmp_path_factory.mktemp("image")
+    yield container.build_image(wheel, folder)
+    shutil.rmtree(folder)
+
+
+def test_the_image_holds_no_shell_no_compiler_and_no_package_manager(image: Path) -> None:
+    programs = {path.name for path in image.glob("**/bin/*")}
+    assert "oxidicom" in programs
+    assert not programs & {"sh", "bash", "cc", "gcc", "apt-get", "dpkg", "perl", "pip"}
+    assert not [
+        path for path in image.rglob("*") if path.is_file() and path.stat().st_mode & 0o6000
+    ]
+    assert len(list((image / "var/lib/dpkg/status.d").iterdir())) >= 10  # for scanners
+
+
+def test_the_image_receives_is_healthy_and_ends_as_process_1(image: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    as_replica = {
+        "OXIDICOM_LOG_FORMAT": "json",
+        "OXIDICOM_ADMIN_HOST": "0.0.0.0",
+        "OXIDICOM_STATE_DIR": "/data/.oxidicom/state/oxidicom-0",
+    }
+    with Container(image, data, from_json("ENTRYPOINT") + from_json("CMD"), **as_replica) as own:
+        own.wait_for('"listening"')
+        status = Path(f"/proc/{own.first.pid}/status").read_text()
+        assert re.search(r"^NSpid:\t\d+\t1$", status, re.MULTILINE)
+        assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
+        assert own.first.uids().effective == 1001
+
+        sent = own.beside("storescu", "-aec", "ChRIS", "127.0.0.1", "11111", CT_SMALL)
+        assert sent.returncode == 0, sent.stdout + sent.stderr
+        (stored,) = (data / "SERVICES/PACS").rglob("*.dcm")
+        assert stored.stat().st_uid == 1001
+
+        health = own.execute(*from_json("HEALTHCHECK"))
+        assert health.returncode == 0, health.stderr
+        for path in ("livez", "readyz"):  # from another address than its own loopback's first
+            ask = f"import urllib.request as r; r.urlopen('http://127.0.0.2:11180/{path}')"
+            asked = own.beside(sys.executable, "-c", ask)
+            assert asked.returncode == 0, asked.stderr
+
+        written = own.execute("python", "-c", "open('/written', 'w')")
+        assert "Read-only file system" in written.stderr
+        assert own.terminate(timeout=30) == 0
+    (waiting,) = (data / ".oxidicom/state/oxidicom-0/outbox").glob("*.json")
+    assert waiting.stat().st_uid == 1001
+
+
+def from_json(keyword: str) -> list[str]:
+    """The words of an instruction that names a program without a shell."""
+    (told,) = of_image(keyword)
+    words: list[str] = json.loads(told[told.index("[") :])
+    return words

@@ -4,35 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import re
 import tomllib
-from pathlib import Path
-from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
-
-
-class Instruction(NamedTuple):
-    keyword: str
-    arguments: str
-
-
-def stages() -> list[list[Instruction]]:
-    """Instructions by stage, each stage from its FROM on; continued lines joined."""
-    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
-    lines = re.sub(r"\\\n\s*", "", text).splitlines()
-    parted: list[list[Instruction]] = []
-    for line in filter(None, lines):
-        keyword, _, arguments = line.partition(" ")
-        if keyword == "FROM":
-            parted.append([])
-        parted[-1].append(Instruction(keyword, arguments.strip()))
-    return parted
-
-
-def of_image(keyword: str) -> list[str]:
-    """Arguments of an instruction in the last stage, which is the image."""
-    return [one.arguments for one in stages()[-1] if one.keyword == keyword]
+from tests.support.dockerfile import ROOT, environment, of_image, stages
 
 
 def ignored(name: str) -> bool:
@@ -45,27 +19,24 @@ def ignored(name: str) -> bool:
     return verdict
 
 
-def test_the_compiler_stays_in_the_builder() -> None:
-    builder, image = stages()
-    assert any("gcc" in one.arguments for one in builder)
-    assert not any(re.search(r"gcc|apt-get|\bcc\b", one.arguments) for one in image)
-    assert (
-        builder[0].arguments.split(" AS ")[0]
-        == image[0].arguments
-        == (
-            "python:3.11-slim-bookworm"  # one interpreter and one C library for wheel and image
-        )
-    )
+def test_nothing_but_the_package_and_what_it_runs_on_is_in_the_image() -> None:
+    builder, root, image = stages()
+    assert any("gcc" in one.arguments.split() for one in builder)
+    assert not any({"gcc", "binutils"} & set(one.arguments.split()) for one in root)
+    assert builder[0].arguments == "debian:bookworm-slim AS builder"
+    assert root[0].arguments == "debian:bookworm-slim AS root"  # one interpreter, one C library
+    assert image[0].arguments == "scratch"
+    assert not of_image("RUN")
+    assert all(copy.startswith("--from=root ") for copy in of_image("COPY"))
 
 
-def test_the_image_installs_what_the_builder_built_and_fetches_nothing() -> None:
-    builder, _ = stages()
-    assert builder[0].arguments.endswith(" AS builder")
-    assert any("pip wheel" in run.arguments for run in builder)
-    (install,) = [run for run in of_image("RUN") if "pip install" in run]
-    assert "from=builder" in install
+def test_what_is_installed_is_what_was_built() -> None:
+    builder, _, _ = stages()
+    runs = [one.arguments for one in builder if one.keyword == "RUN"]
+    assert any("pip wheel" in run and "--wheel-dir /wheels" in run for run in runs)
+    (install,) = [run for run in runs if " install " in run and "pip" in run and "apt" not in run]
     assert "--no-index" in install
-    assert not any("--from" not in copy for copy in of_image("COPY"))
+    assert "--find-links /wheels" in install
 
 
 def test_it_runs_as_nobody_special_and_can_write_its_data() -> None:
@@ -73,8 +44,16 @@ def test_it_runs_as_nobody_special_and_can_write_its_data() -> None:
     uid, gid = user.split(":")  # numbers: Kubernetes' runAsNonRoot cannot look names up
     assert int(uid) > 0
     assert int(gid) > 0
-    assert any(f"-o {uid} -g {gid} /data" in run for run in of_image("RUN"))
-    assert "OXIDICOM_FILES_ROOT=/data" in of_image("ENV")[0]
+    assert f"--from=root --chown={user} /data /data" in of_image("COPY")
+    assert environment()["OXIDICOM_FILES_ROOT"] == "/data"
+
+
+def test_its_health_can_be_asked() -> None:
+    (check,) = of_image("HEALTHCHECK")
+    command = json.loads(check.partition("CMD ")[2])  # a list: there is no shell
+    assert command == ["oxidicom", "status", "--quiet"]
+    assert environment()["OXIDICOM_ADMIN_PORT"] == "11180"
+    assert "OXIDICOM_ADMIN_HOST" not in environment()  # 127.0.0.1: nobody else's business
 
 
 def test_signals_reach_the_receiver_itself() -> None:
