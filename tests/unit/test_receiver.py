@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.app import notifier, reception
+from oxidicom.app import reception, recovery
 from oxidicom.app.receiver import Receiver
 from oxidicom.errors import OperatorError
 from oxidicom.settings import load
@@ -20,7 +20,7 @@ async def test_a_journal_that_cannot_be_listed_is_the_operators(
     def fail(*_: object) -> None:
         raise OSError(errno.EACCES, "Permission denied", str(tmp_path / ".oxidicom/journal"))
 
-    monkeypatch.setattr(notifier, "recover", fail)
+    monkeypatch.setattr(recovery, "recover", fail)
     settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path)})
     with pytest.raises(OperatorError, match="cannot use the storage: Permission denied"):
         await Receiver(settings).start()

@@ -60,7 +60,7 @@ async def test_a_worker_is_not_listened_to_while_too_much_waits(tmp_path: Path) 
         asked.set()
         return reports.waits
 
-    worker = WorkerProcess(2, settings, [listening], [], table, names, reports, backlog)
+    worker = WorkerProcess(2, settings, [listening], [], table, "us", names, reports, backlog)
     await asyncio.wait_for(worker.ready.wait(), 20)
     worker.send(Begin())
 
@@ -98,7 +98,7 @@ async def test_a_worker_ends_with_its_notifier(tmp_path: Path) -> None:
     settings.state_dir.mkdir()
     table = LoadTable.create(2)
     names = NamesInForce(lambda key: None)
-    worker = WorkerProcess(1, settings, [], [], table, names, Reports(), lambda: 0)
+    worker = WorkerProcess(1, settings, [], [], table, "us", names, Reports(), lambda: 0)
     await asyncio.wait_for(worker.ready.wait(), 20)
     worker._process.send_signal(signal.SIGTERM)
     worker._channel.close()

@@ -44,13 +44,14 @@ class WorkerProcess:
         plain: Sequence[socket.socket],
         tls: Sequence[socket.socket],
         load: LoadTable,
+        receiver: str,
         names: NamesInForce,
         reports: Reports,
         backlog: Callable[[], int],
         alive: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.number = number
-        self.writer = new_ulid()
+        self.writer = f"{receiver}/{new_ulid()}"
         self.began = time.monotonic()
         self.associations: set[str] = set()
         """Open now."""

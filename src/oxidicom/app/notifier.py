@@ -9,12 +9,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from oxidicom import __version__
 from oxidicom.app.control import ControlPlane, ControlThread
+from oxidicom.app.recovery import Recovery
 from oxidicom.app.registrar import Registrar
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
@@ -24,11 +26,11 @@ from oxidicom.notify.nats import LonkPublisher
 from oxidicom.notify.outbox import Outbox
 from oxidicom.ports import Reports, SeriesAsked, SeriesCompleted, SeriesInfo
 from oxidicom.query.inquiries import Inquiries
-from oxidicom.series.journal import Faults, Journal
-from oxidicom.series.recovery import recover
+from oxidicom.series.journal import Journal
+from oxidicom.series.roll import Roll
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings import Settings
-from oxidicom.store.folders import keep_newest, list_instances
+from oxidicom.store.folders import keep_newest
 from oxidicom.telemetry import Telemetry
 from oxidicom.telemetry import start as start_telemetry
 from oxidicom.telemetry.both import both
@@ -47,25 +49,13 @@ LAG: Final = 0.1
 """Seconds for which a series settles at least where several processes receive: their reports take
 10 ms or two, and an association that has carried the series may not be known here yet."""
 
-AGAIN: Final = 2.0
-"""Seconds until an entry of the journal is looked at again that could not be read."""
-
 _GRACE: Final = 0.5
 """Seconds for the control plane's loop to end once everything is flushed."""
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
-class Recovered(NamedTuple):
-    """A series that was found open."""
-
-    series: SeriesInfo
-    associations: tuple[str, ...]
-    instances: frozenset[str]
-    """SOP Instance UIDs in its folder."""
-
-
-def journal_of(settings: Settings, writer: str = "") -> Journal:
+def journal_of(settings: Settings, writer: str) -> Journal:
     """Raises OSError."""
     return Journal(settings.state_dir / "journal", settings.fsync, writer)
 
@@ -99,7 +89,6 @@ class Notifier:
         self._completed = completed
         self._shared = shared
         self._broker_start: asyncio.Task[bool] | None = None
-        self._rereading: set[asyncio.Task[None]] = set()
         self.admin: Admin | None = None
 
     # ---- start ---------------------------------------------------------------------------
@@ -110,53 +99,12 @@ class Notifier:
         settings.files_root.mkdir(parents=True, exist_ok=True)
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root_fd = os.open(settings.files_root, os.O_RDONLY | os.O_DIRECTORY)
-        self.journal = journal_of(settings)
+        self._roll = Roll(settings.state_dir / "receivers")
+        self._roll.sign_on()
+        self.journal = journal_of(settings, self.name)
         self._outbox = Outbox(settings.state_dir / "outbox", sync=settings.fsync)
-        self.recovered, self._unreadable = self._recover()
-        if self.recovered:
-            event(
-                logger,
-                logging.WARNING,
-                "series found open after a crash",
-                series=len(self.recovered),
-            )
-
-    def _recover(
-        self, writer: str | None = None, names: Collection[str] | None = None
-    ) -> tuple[list[Recovered], Collection[str]]:
-        """Also the names of entries that cannot be read now; raises OSError."""
-        faults = Faults()
-        recovered = [
-            Recovered(series, associations, self._instances_of(series))
-            for series, associations in recover(self.journal, faults, writer, names)
-        ]
-        for fault in faults.useless:
-            event(logger, logging.ERROR, "journal entry is of no use", fault=f"journal: {fault}")
-        for name, why in faults.unreadable.items():
-            fault = f"journal: {name}: {why}"
-            event(logger, logging.ERROR, "journal entry cannot be read, trying again", fault=fault)
-        return recovered, faults.unreadable.keys()
-
-    def _read_again(self, names: Collection[str], writer: str | None = None) -> None:
-        """On the control plane's loop."""
-        if names:
-            task = asyncio.create_task(self._until_they_can_be_read(names, writer))
-            self._rereading.add(task)
-            task.add_done_callback(self._rereading.discard)
-
-    async def _until_they_can_be_read(self, names: Collection[str], writer: str | None) -> None:
-        wait = AGAIN
-        while names:
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, 60.0)
-            recovered, names = await asyncio.to_thread(self._recover, writer, names)
-            self._plane.worker_lost(recovered, ())
-
-    def _instances_of(self, series: SeriesInfo) -> frozenset[str]:
-        try:
-            return frozenset(list_instances(self._root_fd, series.path.encode()))
-        except OSError:
-            return frozenset()
+        self._recovery = Recovery(self.journal, self._roll, self._root_fd)
+        self.recovered = self._recovery.at_start()
 
     async def make(self) -> None:
         """Reports are taken from here on, and looked at after `start`. Raises OperatorError."""
@@ -264,9 +212,14 @@ class Notifier:
         await self._plane.start(self.recovered)
         if self.admin is not None:
             self.admin.start()
-        self._read_again(self._unreadable)
+        self._recovery.start(lambda recovered: self._plane.worker_lost(recovered, ()))
 
     # ---- in between ----------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Of this receiver, as others on its state folder know it."""
+        return self._roll.name
 
     @property
     def backlog(self) -> int:
@@ -293,12 +246,11 @@ class Notifier:
     async def _worker_lost(self, writer: str, associations: tuple[str, ...]) -> int:
         """On the control plane's loop."""
         try:
-            recovered, unreadable = await asyncio.to_thread(self._recover, writer)
+            recovered = await self._recovery.of_worker(writer)
         except OSError as error:
             event(logger, logging.ERROR, "the journal cannot be read", error=error)
-            recovered, unreadable = [], ()
+            recovered = []
         self._plane.worker_lost(recovered, associations)
-        self._read_again(unreadable, writer)
         return len(recovered)
 
     # ---- the end -------------------------------------------------------------------------
@@ -319,14 +271,15 @@ class Notifier:
 
     async def _finish(self, within: float) -> None:
         """On the control plane's loop."""
-        for task in self._rereading:
-            task.cancel()
+        self._recovery.stop()
         if self._broker_start is not None:
             # Whoever waits for a broker that hangs would keep us from closing the connection.
             self._broker_start.cancel()
         if self.admin is not None:
             self.admin.look_no_more()
         await self._plane.finish(within)
+        with suppress(OSError):
+            await asyncio.to_thread(self._roll.sign_off)
         if self.admin is not None:
             await self.admin.stop()
 

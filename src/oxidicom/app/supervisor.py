@@ -119,6 +119,7 @@ class Supervisor:
             self._plain,
             self._tls,
             self._load,
+            self._notifier.name,
             self._names,
             self._notifier.report,
             lambda: self._notifier.backlog,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,17 +27,17 @@ class RecoveredSeries(NamedTuple):
 def recover(
     journal: Journal,
     faults: Faults,
-    writer: str | None = None,
+    accepts: Callable[[str], bool] = lambda writer: True,
     names: Collection[str] | None = None,
 ) -> list[RecoveredSeries]:
-    """The series that an earlier process left open, oldest first; only what `writer` left, and only
-    of the entries `names`, if given.
+    """The series that others left open, oldest first; only what a writer left that is accepted, and
+    only of the entries `names`, if given.
 
     Raises OSError only if the journal's folder cannot be listed.
     """
     found: dict[SeriesKey, tuple[SeriesInfo, list[str]]] = {}
     for entry in journal.entries(faults, names):
-        if writer is not None and entry.writer != writer:
+        if not accepts(entry.writer):
             continue
         _, associations = found.setdefault(entry.series.key, (entry.series, []))
         associations.append(entry.association_id)

@@ -1,0 +1,146 @@
+"""Series that others left open become ours: those of an earlier process at the start, and later
+those of a worker, or of another receiver on the same folder, that dies (promise 4)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Final, NamedTuple
+
+from oxidicom.logevents import event
+from oxidicom.ports import SeriesInfo
+from oxidicom.series.journal import Faults, Journal
+from oxidicom.series.recovery import recover
+from oxidicom.series.roll import BEAT, Roll
+from oxidicom.store.folders import list_instances
+
+logger = logging.getLogger("oxidicom")
+
+AGAIN: Final = 2.0
+"""Seconds until an entry of the journal is looked at again that could not be read."""
+
+
+class Recovered(NamedTuple):
+    """A series that was found open."""
+
+    series: SeriesInfo
+    associations: tuple[str, ...]
+    instances: frozenset[str]
+    """SOP Instance UIDs in its folder."""
+
+
+Adopt = Callable[[Sequence[Recovered]], None]
+
+
+def owner_of(writer: str) -> str:
+    """The receiver, by its name on the roll, whose process `writer` is."""
+    return writer.partition("/")[0]
+
+
+class Recovery:
+    """`at_start`, then `start` and `stop` on the control plane's loop."""
+
+    def __init__(self, journal: Journal, roll: Roll, root_fd: int) -> None:
+        self._journal = journal
+        self._roll = roll
+        self._root_fd = root_fd
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def at_start(self) -> list[Recovered]:
+        """Whatever no living receiver has; raises OSError."""
+        lives: dict[str, bool] = {}
+
+        def is_nobodys(writer: str) -> bool:
+            owner = owner_of(writer)
+            if owner not in lives:
+                lives[owner] = self._roll.lives(owner)
+            return not lives[owner]
+
+        recovered, self._unreadable = self._recover(is_nobodys)
+        for name in self._roll.dead():
+            self._roll.strike_off(name)
+        self._is_nobodys = is_nobodys
+        if recovered:
+            message = "series found open after a crash"
+            event(logger, logging.WARNING, message, series=len(recovered))
+        return recovered
+
+    def start(self, adopt: Adopt) -> None:
+        """`adopt` is called with what is found later, on this loop."""
+        self._adopt = adopt
+        self._run(self._until_readable(self._unreadable, self._is_nobodys))
+        self._run(self._watch_others())
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def of_worker(self, writer: str) -> list[Recovered]:
+        """Raises OSError."""
+        return await self._of(lambda other: other == writer)
+
+    async def _of(self, accepts: Callable[[str], bool]) -> list[Recovered]:
+        recovered, unreadable = await asyncio.to_thread(self._recover, accepts)
+        self._run(self._until_readable(unreadable, accepts))
+        return recovered
+
+    def _run(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _until_readable(self, names: Collection[str], accepts: Callable[[str], bool]) -> None:
+        wait = AGAIN
+        while names:
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, 60.0)
+            recovered, names = await asyncio.to_thread(self._recover, accepts, names)
+            self._adopt(recovered)
+
+    async def _watch_others(self) -> None:
+        well = True
+        while True:
+            await asyncio.sleep(BEAT)
+            try:
+                for name in await asyncio.to_thread(self._dead_others):
+                    await self._take_over(name)
+                well = True
+            except OSError as error:
+                if well:
+                    message = "other receivers on this folder cannot be watched, trying again"
+                    event(logger, logging.ERROR, message, error=error)
+                well = False
+
+    async def _take_over(self, receiver: str) -> None:
+        recovered = await self._of(lambda writer: owner_of(writer) == receiver)
+        if recovered:
+            message = "series taken over from a receiver that died"
+            event(logger, logging.WARNING, message, series=len(recovered))
+        self._adopt(recovered)
+
+    def _dead_others(self) -> list[str]:
+        self._roll.beat()
+        return [name for name in self._roll.dead() if self._roll.strike_off(name)]
+
+    def _recover(
+        self, accepts: Callable[[str], bool], names: Collection[str] | None = None
+    ) -> tuple[list[Recovered], Collection[str]]:
+        """Also the names of entries that cannot be read now; raises OSError."""
+        faults = Faults()
+        recovered = [
+            Recovered(series, associations, self._instances_of(series))
+            for series, associations in recover(self._journal, faults, accepts, names)
+        ]
+        for fault in faults.useless:
+            event(logger, logging.ERROR, "journal entry is of no use", fault=f"journal: {fault}")
+        for name, why in faults.unreadable.items():
+            fault = f"journal: {name}: {why}"
+            event(logger, logging.ERROR, "journal entry cannot be read, trying again", fault=fault)
+        return recovered, faults.unreadable.keys()
+
+    def _instances_of(self, series: SeriesInfo) -> frozenset[str]:
+        try:
+            return frozenset(list_instances(self._root_fd, series.path.encode()))
+        except OSError:
+            return frozenset()

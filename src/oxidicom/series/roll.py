@@ -1,0 +1,78 @@
+"""Which receivers use a state folder, so that none takes the open series of another that lives.
+
+Each has a file there and touches it now and then; there are no locks, which network file systems
+keep badly, and all times are of the one clock of that file system.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from oxidicom import disk
+from oxidicom.signature import is_left_behind, is_signed, sign
+
+BEAT: Final = 10.0
+"""Seconds from one touch to the next."""
+
+PATIENCE: Final = 60.0
+"""Seconds without one after which a receiver of another host is dead."""
+
+_PLACE: Final = re.compile(r"^(?P<host>[^-]*)-.*-ns(?P<space>\d+)$")
+
+
+class Roll:
+    """A folder, made if it is not there. Methods block and raise OSError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        self.name = f"{sign()}-ns{space}"
+        """Ours, and nobody else's. A number of a process tells nothing in another namespace."""
+        self._path = folder / self.name
+
+    def sign_on(self) -> None:
+        disk.create_folder(self._folder, sync=False)
+        os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def beat(self) -> None:
+        try:
+            os.utime(self._path)
+        except FileNotFoundError:  # somebody cleaned up, or thought that we were dead
+            self.sign_on()
+
+    def sign_off(self) -> None:
+        disk.remove_if_there(self._path)
+
+    def lives(self, name: str) -> bool:
+        """As of our latest beat. What is no name of a receiver does not live."""
+        if name == self.name:
+            return True
+        if not is_signed(name):
+            return False
+        if _place(name) == _place(self.name):
+            return not is_left_behind(name)
+        try:
+            latest = os.stat(self._folder / name).st_mtime
+        except FileNotFoundError:
+            return False
+        return latest > os.stat(self._path).st_mtime - PATIENCE
+
+    def dead(self) -> list[str]:
+        """Names on the roll of receivers that have died without signing off."""
+        return [name for name in disk.names(self._folder) if not self.lives(name)]
+
+    def strike_off(self, name: str) -> bool:
+        """Whether we did it: of several who find it dead, one does."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._folder / name)
+            return True
+        return False
+
+
+def _place(name: str) -> tuple[str, str] | None:
+    match = _PLACE.match(name)
+    return match and (match["host"], match["space"])

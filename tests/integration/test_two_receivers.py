@@ -1,0 +1,88 @@
+"""Two receivers on one files root and one state folder (promise 4)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from oxidicom.series.roll import PATIENCE
+from tests.support.data import Instance
+from tests.support.raw_peer import EXPLICIT, RawPeer
+from tests.support.receiver import Receiver, wait_until
+
+
+@pytest.fixture(params=["1", "2"], ids=["1 worker", "2 workers"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Receiver, Receiver]:
+    """Neither is started."""
+    one, other = (
+        Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s", OXIDICOM_WORKERS=request.param)
+        for _ in range(2)
+    )
+    return one, other
+
+
+def store(peer: RawPeer, instance: Instance) -> None:
+    assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
+
+
+def test_who_starts_leaves_alone_what_another_receives(pair: tuple[Receiver, Receiver]) -> None:
+    one, other = pair
+    series = Instance().series
+    with one, RawPeer(one.port) as peer:
+        peer.associate()
+        store(peer, Instance(series=series, number=1))
+        with other, RawPeer(other.port) as their_peer:
+            their_peer.associate()
+            theirs = Instance()
+            store(their_peer, theirs)
+            their_peer.release()
+            assert other.wait_for_registration(theirs.series)["ndicom"] == 1
+            assert other.log("series found open after a crash") == []
+            store(peer, Instance(series=series, number=2))
+            peer.release()
+            assert one.wait_for_registration(series)["ndicom"] == 2
+        assert [each["SeriesInstanceUID"] for each in other.log("series complete")] == [
+            theirs.series
+        ]
+        assert len(one.log("series complete")) == 1
+    assert os.listdir(one.state / "receivers") == []
+
+
+def test_what_one_that_died_has_left_another_takes_over(pair: tuple[Receiver, Receiver]) -> None:
+    one, other = pair
+    instance = Instance()
+    with ExitStack() as stack:
+        stack.callback(one.kill)
+        one.start()
+        stack.enter_context(other)
+        peer = stack.enter_context(RawPeer(one.port))
+        peer.associate()
+        store(peer, instance)
+        one.kill()
+        told = other.wait_for_log("series taken over from a receiver that died", 20)
+        assert told["series"] == 1
+        assert other.wait_for_registration(instance.series)["ndicom"] == 1
+        wait_until(lambda: len(os.listdir(other.state / "receivers")) == 1, "one receiver less")
+
+
+def test_one_of_another_host_is_waited_for(tmp_path: Path) -> None:
+    """Its journal is not ours before its file is old."""
+    receiver = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s")
+    instance = Instance()
+    with receiver, RawPeer(receiver.port) as peer:
+        peer.associate()
+        store(peer, instance)
+        receiver.kill()
+        (roll,) = (receiver.state / "receivers").iterdir()
+        (entry,) = (receiver.state / "journal").glob("*.json")
+        elsewhere = roll.rename(roll.with_name(f"other{roll.name}"))
+        entry.write_text(entry.read_text().replace(roll.name, elsewhere.name))
+        receiver.start()
+        assert receiver.log("series found open after a crash") == []
+        long_ago = elsewhere.stat().st_mtime - 2 * PATIENCE
+        os.utime(elsewhere, (long_ago, long_ago))
+        receiver.wait_for_log("series taken over from a receiver that died", 20)
+        assert receiver.wait_for_registration(instance.series)["ndicom"] == 1

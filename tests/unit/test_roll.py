@@ -1,0 +1,107 @@
+"""Who uses a state folder, and who has died without saying so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from oxidicom.series.roll import PATIENCE, Roll
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "receivers"
+
+
+@pytest.fixture
+def roll(folder: Path) -> Roll:
+    roll = Roll(folder)
+    roll.sign_on()
+    return roll
+
+
+def elsewhere(folder: Path, roll: Roll, silent_for: float) -> str:
+    """A receiver of another host, that touched its file so long ago."""
+    name = "other" + roll.name
+    (folder / name).touch()
+    latest = os.stat(folder / roll.name).st_mtime - silent_for
+    os.utime(folder / name, (latest, latest))
+    return name
+
+
+def test_of_this_machine_a_process_tells_by_itself(folder: Path, roll: Roll) -> None:
+    program = (
+        "import sys; from pathlib import Path; from oxidicom.series.roll import Roll\n"
+        f"roll = Roll(Path({str(folder)!r})); roll.sign_on(); print(roll.name, flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stdout is not None
+        name = process.stdout.readline().strip()
+        assert roll.lives(name)
+        assert roll.dead() == []
+        (folder / name).unlink()
+        assert roll.lives(name), "somebody cleaned up, and it will sign on again"
+        (folder / name).touch()
+        process.kill()
+    assert not roll.lives(name)
+    assert roll.dead() == [name]
+
+
+def test_of_another_host_its_file_tells(folder: Path, roll: Roll) -> None:
+    name = elsewhere(folder, roll, PATIENCE - 5)
+    assert roll.lives(name)
+    name = elsewhere(folder, roll, PATIENCE + 5)
+    assert not roll.lives(name)
+    assert roll.dead() == [name]
+    (folder / name).unlink()
+    assert not roll.lives(name)
+
+
+def test_another_namespace_is_another_host(folder: Path, roll: Roll) -> None:
+    """There, our process number is another process, or none."""
+    name = f"{roll.name[:-1]}{(int(roll.name[-1]) + 1) % 10}".replace(
+        f"-{os.getpid()}-", "-999999999-"
+    )
+    assert not roll.lives(name)
+    (folder / name).touch()
+    assert roll.lives(name)
+
+
+def test_time_is_that_of_our_latest_beat(folder: Path, roll: Roll) -> None:
+    name = elsewhere(folder, roll, 0)
+    before = time.time() - 2 * PATIENCE
+    os.utime(folder / name, (before, before))
+    os.utime(folder / roll.name, (before, before))
+    assert roll.lives(name), "the file system's clock may be any"
+    roll.beat()
+    assert not roll.lives(name)
+
+
+def test_signing_off_and_on_again(folder: Path, roll: Roll) -> None:
+    roll.sign_off()
+    roll.sign_off()
+    assert os.listdir(folder) == []
+    roll.beat()
+    assert os.listdir(folder) == [roll.name]
+
+
+def test_one_of_several_strikes_a_dead_one_off(folder: Path, roll: Roll) -> None:
+    name = elsewhere(folder, roll, 2 * PATIENCE)
+    assert [Roll(folder).strike_off(name), roll.strike_off(name)] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["", "01M8A9337E7S9WXZPYKZ58W81B", "notes.txt"])
+def test_entries_of_before_there_was_a_roll_are_nobodys(roll: Roll, name: str) -> None:
+    assert not roll.lives(name)
