@@ -30,8 +30,13 @@ class Parcel(NamedTuple):
 
 
 def random_parcel(rng: random.Random, series: str, number: int, size: int) -> Parcel:
-    """Its pixels are like no other's, so that a block of another instance shows."""
-    instance = Instance(series=series, number=number, pixels=0)
+    """Its pixels are like no other's, so that a block of another instance shows.
+
+    Each series is of a patient of its own: the reference's folder tells series of one study apart
+    by 28 bits of hash, which a long trial has two of.
+    """
+    patient = series.rpartition(".")[2]
+    instance = Instance(series=series, number=number, pixels=0, PatientID=patient)
     head = instance.encode(EXPLICIT)[: -len(element_header(PIXEL_DATA, "OW", 0))]
     data_set = head + element_header(PIXEL_DATA, "OW", size) + rng.randbytes(size)
     return Parcel(instance.sop_instance, data_set)

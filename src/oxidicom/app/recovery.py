@@ -62,8 +62,12 @@ class Recovery:
             self._roll.strike_off(name)
         self._is_nobodys = is_nobodys
         if recovered:
-            message = "series found open after a crash"
-            event(logger, logging.WARNING, message, series=len(recovered))
+            event(
+                logger,
+                logging.WARNING,
+                "series found open after a crash",
+                series=len(recovered),
+            )
         return recovered
 
     def start(self, adopt: Adopt) -> None:
@@ -108,15 +112,23 @@ class Recovery:
                 well = True
             except OSError as error:
                 if well:
-                    message = "other receivers on this folder cannot be watched, trying again"
-                    event(logger, logging.ERROR, message, error=error)
+                    event(
+                        logger,
+                        logging.ERROR,
+                        "other receivers on this folder cannot be watched, trying again",
+                        error=error,
+                    )
                 well = False
 
     async def _take_over(self, receiver: str) -> None:
         recovered = await self._of(lambda writer: owner_of(writer) == receiver)
         if recovered:
-            message = "series taken over from a receiver that died"
-            event(logger, logging.WARNING, message, series=len(recovered))
+            event(
+                logger,
+                logging.WARNING,
+                "series taken over from a receiver that died",
+                series=len(recovered),
+            )
         self._adopt(recovered)
 
     def _dead_others(self) -> list[str]:
