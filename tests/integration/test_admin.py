@@ -273,9 +273,9 @@ def test_a_port_in_use(tmp_path: Path, workers: str) -> None:
         receiver = Receiver(tmp_path, OXIDICOM_ADMIN_PORT=str(port), OXIDICOM_WORKERS=workers)
         receiver.launch()
         assert receiver.wait() == 1
-    (line,) = (line for line in receiver.lines if line.startswith("oxidicom: "))
-    assert f"cannot listen on 127.0.0.1 port {port}" in line
-    assert "OXIDICOM_ADMIN_PORT" in line
+    (record,) = receiver.log("cannot start")
+    assert f"cannot listen on 127.0.0.1 port {port}" in record["fault"]
+    assert "OXIDICOM_ADMIN_PORT" in record["fault"]
 
 
 def test_a_worker_that_died_is_missed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.commands import Oxidicom
 from tests.support.data import Instance
 from tests.support.raw_peer import RawPeer
-from tests.support.receiver import PROJECT, Receiver
+from tests.support.receiver import PROJECT, Receiver, wait_until
 from tests.support.storing import store
 
 CPU_LIMIT = 0.4
@@ -29,6 +29,12 @@ def test_a_receiver_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         url = f"http://127.0.0.1:{receiver.admin_port}"
         peer.associate(calling=b"CT1")
         store(peer, Instance(series=series))
+
+        def counted() -> bool:
+            told = oxidicom("status", "--url", url, "--json")
+            return bool(told.json["totals"]["instances"] == 1)
+
+        wait_until(counted, "the instance to be counted")
         shown = oxidicom("status", "--url", url)
         found = oxidicom("status", "--url", url, "--json")
         before = cpu_of_children()
