@@ -1,4 +1,4 @@
-"""The settings for people: the effective ones, and the README's table of all."""
+"""The settings for people: the effective ones, and the table of all in docs/settings.md."""
 
 from __future__ import annotations
 
