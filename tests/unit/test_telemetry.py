@@ -448,7 +448,7 @@ def test_how_long_and_how_large(
         "series.duration": [({}, 1, 5.0)],
         "series.registration.duration": [
             ({"result": "ok"}, 1, 0.5),
-            ({"result": "error"}, 1, 0.5),
+            ({"result": "waiting"}, 1, 0.5),
         ],
     }
 

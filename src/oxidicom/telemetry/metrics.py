@@ -18,7 +18,7 @@ from oxidicom.ports import (
     SeriesInfo,
     SeriesKey,
 )
-from oxidicom.telemetry.base import Telemetry
+from oxidicom.telemetry.base import WAITS, Telemetry
 from oxidicom.telemetry.tracing import MAX_OPEN, exportable
 
 MAX_TITLES: Final = 256
@@ -221,4 +221,7 @@ def _reader(value: Callable[[], int]) -> _Read:
 
 
 def _result(error: str | None) -> str:
+    """A registration that waits for its broker has not failed."""
+    if error == WAITS:
+        return "waiting"
     return "ok" if error is None else "error"
