@@ -277,9 +277,10 @@ class Notifier:
             self._broker_start.cancel()
         if self.admin is not None:
             self.admin.look_no_more()
-        await self._plane.finish(within)
-        with suppress(OSError):
-            await asyncio.to_thread(self._roll.sign_off)
+        all_told = await self._plane.finish(within)
+        if all_told and self._recovery.found_all:
+            with suppress(OSError):
+                await asyncio.to_thread(self._roll.sign_off)
         if self.admin is not None:
             await self.admin.stop()
 
