@@ -87,6 +87,19 @@ async def test_a_journal_that_cannot_be_listed_is_listed_later(
     assert ours.found_all
 
 
+def test_after_storage_that_hung_others_have_their_turn_first(place: Place) -> None:
+    """Their files are as old as ours was."""
+    place.leave(SERIES)
+    ours, own = place.recovery(), place.folder / "receivers" / place.roll.name
+    long_ago = own.stat().st_mtime - 2 * PATIENCE
+    os.utime(own, (long_ago, long_ago))
+    ours._claim_of_others()
+    assert place.names() == {place.roll.name, place.dead}
+    os.utime(place.folder / "receivers" / place.dead)
+    ours._claim_of_others()
+    assert place.names() == {place.roll.name, place.dead}
+
+
 def test_of_two_that_start_one_takes_what_a_dead_one_left(place: Place) -> None:
     place.leave(SERIES)
     other = Place(place.folder)

@@ -89,6 +89,16 @@ def test_time_is_that_of_our_latest_beat(folder: Path, roll: Roll) -> None:
     assert not roll.lives(name)
 
 
+def test_a_beat_says_whether_it_comes_late(folder: Path, roll: Roll) -> None:
+    assert roll.beat()
+    long_ago = time.time() - PATIENCE
+    os.utime(folder / roll.name, (long_ago, long_ago))
+    assert not roll.beat()
+    assert roll.beat()
+    (folder / roll.name).unlink()
+    assert not roll.beat()
+
+
 def test_signing_off_and_on_again(folder: Path, roll: Roll) -> None:
     roll.sign_off()
     roll.sign_off()

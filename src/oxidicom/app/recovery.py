@@ -155,8 +155,8 @@ class Recovery:
         self._adopt(recovered)
 
     def _claim_of_others(self) -> None:
-        self._roll.beat()
-        self._owed += self._roll.take_over_dead()
+        if self._roll.beat():
+            self._owed += self._roll.take_over_dead()
 
     def _recover(
         self, accepts: Callable[[str], bool], names: Collection[str] | None = None

@@ -42,11 +42,16 @@ class Roll:
         disk.create_folder(self._folder, sync=False)
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
-    def beat(self) -> None:
+    def beat(self) -> bool:
+        """Whether the one before was not long ago. If it was, storage has hung, or this machine;
+        others may not have had their turn since, and are not to be judged now."""
         try:
+            before = os.stat(self._path).st_mtime
             os.utime(self._path)
         except FileNotFoundError:  # somebody cleaned up, or thought that we were dead
             self.sign_on()
+            return False
+        return os.stat(self._path).st_mtime - before < PATIENCE / 2
 
     def sign_off(self) -> None:
         """All that we had, and took over, is registered."""
