@@ -100,6 +100,26 @@ def test_after_storage_that_hung_others_have_their_turn_first(place: Place) -> N
     assert place.names() == {place.roll.name, place.dead}
 
 
+async def test_of_a_worker_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, writer = place.recovery(), f"{place.roll.name}/1"
+    assert ours.at_start() == []
+    Journal(place.folder / "journal", False, writer).enter("01A", SERIES)
+    adopted: asyncio.Future[list[Recovered]] = asyncio.get_running_loop().create_future()
+    with monkeypatch.context() as patched:
+
+        def fails(*arguments: object) -> object:
+            raise OSError(5, "Input/output error")
+
+        patched.setattr(ours, "_recover", fails)
+        assert await ours.of_worker(writer) == []
+    assert not ours.found_all
+    ours.start(lambda found: adopted.set_result(list(found)))
+    async with asyncio.timeout(10):
+        (found,) = await adopted
+    ours.stop()
+    assert found.series == SERIES
+
+
 def test_of_two_that_start_one_takes_what_a_dead_one_left(place: Place) -> None:
     place.leave(SERIES)
     other = Place(place.folder)

@@ -245,11 +245,7 @@ class Notifier:
 
     async def _worker_lost(self, writer: str, associations: tuple[str, ...]) -> int:
         """On the control plane's loop."""
-        try:
-            recovered = await self._recovery.of_worker(writer)
-        except OSError as error:
-            event(logger, logging.ERROR, "the journal cannot be read", error=error)
-            recovered = []
+        recovered = await self._recovery.of_worker(writer)
         self._plane.worker_lost(recovered, associations)
         return len(recovered)
 

@@ -47,9 +47,9 @@ class Recovery:
         self._root_fd = root_fd
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = 0
-        """Searches for entries that could not be read."""
+        """Searches under way, or waiting for entries that could not be read."""
         self._owed: list[str] = []
-        """Receivers that died, of which we have claimed what they left and not looked at it yet."""
+        """Names of receivers, or writers, that died: what they left is ours, and not found yet."""
 
     def at_start(self) -> list[Recovered]:
         """Whatever no living receiver has; raises OSError."""
@@ -94,11 +94,22 @@ class Recovery:
         return not (self._reading or self._owed)
 
     async def of_worker(self, writer: str) -> list[Recovered]:
-        """Raises OSError."""
-        return await self._of(lambda other: other == writer)
+        """What cannot be found now is adopted later."""
+        try:
+            return await self._of(lambda other: other == writer)
+        except OSError as error:
+            event(logger, logging.ERROR, "the journal cannot be read", error=error)
+            self._owed.append(writer)
+            return []
 
     async def _of(self, accepts: Callable[[str], bool]) -> list[Recovered]:
-        recovered, unreadable = await asyncio.to_thread(self._recover, accepts)
+        self._reading += 1
+        try:
+            recovered, unreadable = await asyncio.to_thread(self._recover, accepts)
+        except OSError:  # only then: whoever is cancelled has found nothing
+            self._reading -= 1
+            raise
+        self._reading -= 1
         self._read_later(unreadable, accepts)
         return recovered
 
@@ -128,8 +139,8 @@ class Recovery:
             try:
                 await asyncio.to_thread(self._claim_of_others)
                 while self._owed:
-                    await self._take_over(self._owed[-1])
-                    self._owed.pop()
+                    await self._take_over(self._owed[0])
+                    self._owed.pop(0)
                 well = True
             except OSError as error:
                 if well:
@@ -141,10 +152,13 @@ class Recovery:
                     )
                 well = False
 
-    async def _take_over(self, receiver: str) -> None:
-        recovered = await self._of(lambda writer: owner_of(writer) == receiver)
+    async def _take_over(self, name: str) -> None:
+        recovered = await self._of(lambda writer: name in (writer, owner_of(writer)))
+        if owner_of(name) == self._roll.name:  # a worker
+            self._adopt(recovered)
+            return
         if not recovered and not self._reading:
-            await asyncio.to_thread(self._roll.forget, receiver)
+            await asyncio.to_thread(self._roll.forget, name)
         if recovered:
             event(
                 logger,
