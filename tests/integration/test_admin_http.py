@@ -142,6 +142,26 @@ async def test_a_bug_is_told_in_the_log(
     assert (await admin.get("/livez")).status_code == 200
 
 
+async def test_a_bug_in_one_second_is_not_the_end(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tick, went_on = admin.bench.board.tick, asyncio.Event()
+    faults = 2
+
+    def fails_first() -> None:
+        nonlocal faults
+        if faults:
+            faults -= 1
+            raise ZeroDivisionError
+        tick()
+        went_on.set()
+
+    monkeypatch.setattr(admin.bench.board, "tick", fails_first)
+    async with asyncio.timeout(10):
+        await went_on.wait()
+    assert [record.name for record in caplog.records] == ["oxidicom.admin"], "told once"
+
+
 # ---- events --------------------------------------------------------------------------------
 
 

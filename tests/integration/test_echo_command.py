@@ -156,6 +156,14 @@ def test_nobody_there(oxidicom: Oxidicom) -> None:
     )
 
 
+@pytest.mark.parametrize("host", ["a" * 70, ".example.org", "a..b"])
+def test_a_name_that_none_can_have(oxidicom: Oxidicom, host: str) -> None:
+    done = oxidicom("echo", host, 104)
+    assert (done.status, done.out) == (1, "")
+    assert f"the name in {host}:104 does not resolve" in done.err
+    assert "Traceback" not in done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

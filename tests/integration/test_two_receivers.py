@@ -11,7 +11,7 @@ import pytest
 from oxidicom.series.roll import PATIENCE
 from tests.support.data import Instance
 from tests.support.raw_peer import EXPLICIT, RawPeer
-from tests.support.receiver import Receiver, wait_until
+from tests.support.receiver import Receiver
 
 
 @pytest.fixture(params=["1", "2"], ids=["1 worker", "2 workers"])
@@ -61,11 +61,42 @@ def test_what_one_that_died_has_left_another_takes_over(pair: tuple[Receiver, Re
         peer = stack.enter_context(RawPeer(one.port))
         peer.associate()
         store(peer, instance)
+        (dead,) = (
+            entry.read_text().split('"writer":"')[1].split('"')[0].partition("/")[0]
+            for entry in (one.state / "journal").glob("*.json")
+        )
         one.kill()
         told = other.wait_for_log("series taken over from a receiver that died", 20)
         assert told["series"] == 1
         assert other.wait_for_registration(instance.series)["ndicom"] == 1
-        wait_until(lambda: len(os.listdir(other.state / "receivers")) == 1, "one receiver less")
+        (heir,) = (name for name in os.listdir(other.state / "receivers") if "@" not in name)
+        assert len(os.listdir(other.state / "receivers")) == 2, "the dead one's is there, and ours"
+        assert os.path.exists(other.state / "receivers" / f"{dead}@{heir}")
+    assert os.listdir(other.state / "receivers") == []
+
+
+def test_what_an_heir_leaves_is_taken_over_with_what_it_had_inherited(tmp_path: Path) -> None:
+    """And who starts meanwhile leaves both alone."""
+    first = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s")
+    heir = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="1h")
+    other = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s")
+    instance = Instance()
+    with ExitStack() as stack:
+        stack.callback(first.kill)
+        stack.callback(heir.kill)
+        with first, RawPeer(first.port) as peer:
+            peer.associate()
+            store(peer, instance)
+            first.kill()
+        heir.start()
+        assert heir.log("series found open after a crash")
+        stack.enter_context(other)
+        assert other.log("series found open after a crash") == []
+        heir.kill()
+        told = other.wait_for_log("series taken over from a receiver that died", 20)
+        assert told["series"] == 1
+        assert other.wait_for_registration(instance.series)["ndicom"] == 1
+    assert os.listdir(other.state / "receivers") == []
 
 
 def test_one_of_another_host_is_waited_for(tmp_path: Path) -> None:

@@ -167,6 +167,12 @@ def test_answers_of_somebody_else(answer: Answer, words: str, oxidicom: Oxidicom
     assert words in done.err
 
 
+def test_a_name_that_none_can_have(oxidicom: Oxidicom) -> None:
+    done = oxidicom("status", "--url", "http://a..b:9180")
+    assert (done.status, done.out) == (1, "")
+    assert "no answer from http://a..b:9180: " in done.err
+
+
 def test_nobody_there(oxidicom: Oxidicom) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = oxidicom("status", "--url", url)

@@ -118,10 +118,10 @@ async def test_what_the_pacs_has_is_waited_for_where_cube_is_told_of_it(bench: B
 
     bench.registrar._expected = expected
     bench.registrar.submit(SeriesCompleted(series(), 1, ("A",)))
-    await bench.registrar.finish(0.05)
+    assert not await bench.registrar.finish(0.05)
     assert bench.story.events == [("final", 1)]
     said.set_result(7)
-    await bench.registrar.finish(5)
+    assert await bench.registrar.finish(5)
     assert bench.story.registrations[0].expected == 7
     assert asked == [series().key]
     bench.registrar.submit(SeriesCompleted(series(), 1, ("B",), 1, 3))

@@ -50,13 +50,13 @@ def test_of_this_machine_a_process_tells_by_itself(folder: Path, roll: Roll) -> 
         assert process.stdout is not None
         name = process.stdout.readline().strip()
         assert roll.lives(name)
-        assert roll.dead() == []
+        assert roll.take_over_dead() == []
         (folder / name).unlink()
         assert roll.lives(name), "somebody cleaned up, and it will sign on again"
         (folder / name).touch()
         process.kill()
     assert not roll.lives(name)
-    assert roll.dead() == [name]
+    assert roll.take_over_dead() == [name]
 
 
 def test_of_another_host_its_file_tells(folder: Path, roll: Roll) -> None:
@@ -64,8 +64,8 @@ def test_of_another_host_its_file_tells(folder: Path, roll: Roll) -> None:
     assert roll.lives(name)
     name = elsewhere(folder, roll, PATIENCE + 5)
     assert not roll.lives(name)
-    assert roll.dead() == [name]
-    (folder / name).unlink()
+    assert roll.take_over_dead() == [name]
+    assert not (folder / name).exists()
     assert not roll.lives(name)
 
 
@@ -89,6 +89,16 @@ def test_time_is_that_of_our_latest_beat(folder: Path, roll: Roll) -> None:
     assert not roll.lives(name)
 
 
+def test_a_beat_says_whether_it_comes_late(folder: Path, roll: Roll) -> None:
+    assert roll.beat()
+    long_ago = time.time() - PATIENCE
+    os.utime(folder / roll.name, (long_ago, long_ago))
+    assert not roll.beat()
+    assert roll.beat()
+    (folder / roll.name).unlink()
+    assert not roll.beat()
+
+
 def test_signing_off_and_on_again(folder: Path, roll: Roll) -> None:
     roll.sign_off()
     roll.sign_off()
@@ -97,9 +107,30 @@ def test_signing_off_and_on_again(folder: Path, roll: Roll) -> None:
     assert os.listdir(folder) == [roll.name]
 
 
-def test_one_of_several_strikes_a_dead_one_off(folder: Path, roll: Roll) -> None:
+def test_one_of_several_takes_over_what_a_dead_one_left(folder: Path, roll: Roll) -> None:
     name = elsewhere(folder, roll, 2 * PATIENCE)
-    assert [Roll(folder).strike_off(name), roll.strike_off(name)] == [True, False]
+    other = Roll(folder)
+    other.sign_on()
+    assert other.take_over_dead() == [name]
+    assert roll.take_over_dead() == []
+    assert roll.holders() == {name: other.name}
+    other.sign_off()
+    assert os.listdir(folder) == [roll.name]
+
+
+def test_an_heir_that_dies_has_an_heir(folder: Path, roll: Roll) -> None:
+    heir = elsewhere(folder, roll, 2 * PATIENCE)
+    dead = "yet" + heir
+    (folder / f"{dead}@{heir}").touch()
+    assert sorted(roll.take_over_dead()) == sorted([dead, heir])
+    assert roll.take_over_dead() == []
+    assert roll.holders() == {dead: roll.name, heir: roll.name}
+
+
+def test_one_that_was_taken_for_dead_and_lives_keeps_its_own(folder: Path, roll: Roll) -> None:
+    alive = elsewhere(folder, roll, 0)
+    (folder / f"{alive}@dead{roll.name}").touch()
+    assert roll.take_over_dead() == []
 
 
 @pytest.mark.parametrize("name", ["", "01M8A9337E7S9WXZPYKZ58W81B", "notes.txt"])

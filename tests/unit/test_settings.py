@@ -244,6 +244,8 @@ BAD: list[tuple[str, str]] = [
     ("OXIDICOM_ALLOWED_NETWORKS", "10.0.0.5/8"),
     ("OXIDICOM_ALLOWED_NETWORKS", "everywhere"),
     ("OXIDICOM_LISTENER_HOST", "a host"),
+    ("OXIDICOM_LISTENER_HOST", "a..b"),
+    ("OXIDICOM_ADMIN_HOST", "a" * 64),
     ("OXIDICOM_LISTENER_PORT", "65536"),
     ("OXIDICOM_LISTENER_PORT", "1e3"),
     ("OXIDICOM_LISTENER_PORT", "no"),

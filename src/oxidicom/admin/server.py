@@ -93,11 +93,18 @@ class AdminServer:
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
+        well = True
         while not self._broadcast.closed:
             due = max(due + TICK, loop.time())
             await asyncio.sleep(due - loop.time())
-            self._board.tick()
-            self._publish()
+            try:
+                self._board.tick()
+                self._publish()
+                well = True
+            except Exception as error:  # the next second may be better
+                if well:
+                    event(logger, logging.ERROR, "a bug of ours, please report it", exc_info=error)
+                well = False
 
     def _publish(self) -> None:
         if self._broadcast.clients and not self._broadcast.closed:

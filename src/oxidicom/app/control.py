@@ -136,9 +136,9 @@ class ControlPlane:
             self.report(AssociationEnded(name, WORKER_DIED, 0, now, time.time_ns()))
         self._take_reports()
 
-    async def finish(self, within: float = FLUSH) -> None:
+    async def finish(self, within: float = FLUSH) -> bool:
         """Complete every series, register, and flush, within `within` seconds. Nobody reports any
-        more."""
+        more. Whether the journal has nothing of ours any more."""
         deadline = self._clock() + within - 0.5
         self._take_reports()
         self._act(self._tracker.finish_all(self._clock()))
@@ -147,7 +147,7 @@ class ControlPlane:
         if self._inquiries is not None:
             self._inquiries.close()
         # Done follows the confirmation, so that progress is complete once these are.
-        await self._registrar.finish(within / 2)
+        registered = await self._registrar.finish(within / 2)
         left = await self._stop_courier(max(0.2, deadline - self._clock() - 1.0))
         self._registrar.close()
         if self._lonk is not None:
@@ -157,6 +157,7 @@ class ControlPlane:
         if left:
             event(logger, logging.WARNING, "registrations stay in the outbox", registrations=left)
         await asyncio.to_thread(self._telemetry.shutdown, max(0.2, deadline - self._clock()))
+        return registered
 
     async def _stop_courier(self, timeout: float) -> int:
         """A broker that hangs while we take leave has no claim on the time of NATS and spans."""

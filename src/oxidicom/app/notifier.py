@@ -245,11 +245,7 @@ class Notifier:
 
     async def _worker_lost(self, writer: str, associations: tuple[str, ...]) -> int:
         """On the control plane's loop."""
-        try:
-            recovered = await self._recovery.of_worker(writer)
-        except OSError as error:
-            event(logger, logging.ERROR, "the journal cannot be read", error=error)
-            recovered = []
+        recovered = await self._recovery.of_worker(writer)
         self._plane.worker_lost(recovered, associations)
         return len(recovered)
 
@@ -277,9 +273,10 @@ class Notifier:
             self._broker_start.cancel()
         if self.admin is not None:
             self.admin.look_no_more()
-        await self._plane.finish(within)
-        with suppress(OSError):
-            await asyncio.to_thread(self._roll.sign_off)
+        all_told = await self._plane.finish(within)
+        if all_told and self._recovery.found_all:
+            with suppress(OSError):
+                await asyncio.to_thread(self._roll.sign_off)
         if self.admin is not None:
             await self.admin.stop()
 

@@ -46,20 +46,28 @@ class Recovery:
         self._roll = roll
         self._root_fd = root_fd
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reading = 0
+        """Searches under way, or waiting for entries that could not be read."""
+        self._owed: list[str] = []
+        """Names of receivers, or writers, that died: what they left is ours, and not found yet."""
 
     def at_start(self) -> list[Recovered]:
         """Whatever no living receiver has; raises OSError."""
+        # First: of several that start at once, each takes what it has claimed, and what nobody can.
+        ours = set(self._roll.take_over_dead())
+        holders = self._roll.holders()
         lives: dict[str, bool] = {}
 
         def is_nobodys(writer: str) -> bool:
             owner = owner_of(writer)
             if owner not in lives:
-                lives[owner] = self._roll.lives(owner)
+                lives[owner] = owner not in ours and self._roll.lives(holders.get(owner, owner))
             return not lives[owner]
 
         recovered, self._unreadable = self._recover(is_nobodys)
-        for name in self._roll.dead():
-            self._roll.strike_off(name)
+        if not self._unreadable:
+            for name in ours - lives.keys():
+                self._roll.forget(name)
         self._is_nobodys = is_nobodys
         if recovered:
             event(
@@ -73,21 +81,42 @@ class Recovery:
     def start(self, adopt: Adopt) -> None:
         """`adopt` is called with what is found later, on this loop."""
         self._adopt = adopt
-        self._run(self._until_readable(self._unreadable, self._is_nobodys))
+        self._read_later(self._unreadable, self._is_nobodys)
         self._run(self._watch_others())
 
     def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
 
+    @property
+    def found_all(self) -> bool:
+        """Nothing that is ours to find is left."""
+        return not (self._reading or self._owed)
+
     async def of_worker(self, writer: str) -> list[Recovered]:
-        """Raises OSError."""
-        return await self._of(lambda other: other == writer)
+        """What cannot be found now is adopted later."""
+        try:
+            return await self._of(lambda other: other == writer)
+        except OSError as error:
+            event(logger, logging.ERROR, "the journal cannot be read", error=error)
+            self._owed.append(writer)
+            return []
 
     async def _of(self, accepts: Callable[[str], bool]) -> list[Recovered]:
-        recovered, unreadable = await asyncio.to_thread(self._recover, accepts)
-        self._run(self._until_readable(unreadable, accepts))
+        self._reading += 1
+        try:
+            recovered, unreadable = await asyncio.to_thread(self._recover, accepts)
+        except OSError:  # only then: whoever is cancelled has found nothing
+            self._reading -= 1
+            raise
+        self._reading -= 1
+        self._read_later(unreadable, accepts)
         return recovered
+
+    def _read_later(self, names: Collection[str], accepts: Callable[[str], bool]) -> None:
+        if names:
+            self._reading += 1
+            self._run(self._until_readable(names, accepts))
 
     def _run(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)
@@ -101,14 +130,17 @@ class Recovery:
             wait = min(2 * wait, 60.0)
             recovered, names = await asyncio.to_thread(self._recover, accepts, names)
             self._adopt(recovered)
+        self._reading -= 1
 
     async def _watch_others(self) -> None:
         well = True
         while True:
             await asyncio.sleep(BEAT)
             try:
-                for name in await asyncio.to_thread(self._dead_others):
-                    await self._take_over(name)
+                await asyncio.to_thread(self._claim_of_others)
+                while self._owed:
+                    await self._take_over(self._owed[0])
+                    self._owed.pop(0)
                 well = True
             except OSError as error:
                 if well:
@@ -120,8 +152,13 @@ class Recovery:
                     )
                 well = False
 
-    async def _take_over(self, receiver: str) -> None:
-        recovered = await self._of(lambda writer: owner_of(writer) == receiver)
+    async def _take_over(self, name: str) -> None:
+        recovered = await self._of(lambda writer: name in (writer, owner_of(writer)))
+        if owner_of(name) == self._roll.name:  # a worker
+            self._adopt(recovered)
+            return
+        if not recovered and not self._reading:
+            await asyncio.to_thread(self._roll.forget, name)
         if recovered:
             event(
                 logger,
@@ -131,9 +168,9 @@ class Recovery:
             )
         self._adopt(recovered)
 
-    def _dead_others(self) -> list[str]:
-        self._roll.beat()
-        return [name for name in self._roll.dead() if self._roll.strike_off(name)]
+    def _claim_of_others(self) -> None:
+        if self._roll.beat():
+            self._owed += self._roll.take_over_dead()
 
     def _recover(
         self, accepts: Callable[[str], bool], names: Collection[str] | None = None

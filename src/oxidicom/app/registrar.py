@@ -71,10 +71,12 @@ class Registrar:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def finish(self, timeout: float) -> None:
-        """Wait for what was submitted, for at most `timeout` seconds."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout)
+    async def finish(self, timeout: float) -> bool:
+        """Wait for what was submitted, for at most `timeout` seconds; whether that was enough."""
+        if not self._tasks:
+            return True
+        _, pending = await asyncio.wait(self._tasks, timeout=timeout)
+        return not pending
 
     def close(self) -> None:
         for task in self._tasks:

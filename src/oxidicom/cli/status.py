@@ -121,7 +121,7 @@ class _Endpoint:
                 f"no answer from {self._url} within {self._timeout:g} s: it hangs, or a firewall"
                 " is between"
             ) from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
             words = (error.strerror if isinstance(error, OSError) else "") or type(error).__name__
             raise _NoAnswer(f"no answer from {self._url}: {words}; correct --url") from error
         finally:

@@ -231,7 +231,7 @@ class Association:
         peer = self._peer
         try:
             plain = socket.create_connection((peer.host, peer.port), peer.timeout)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise connection_trouble(error, peer.where, peer.timeout) from error
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if peer.tls is None:

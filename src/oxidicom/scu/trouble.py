@@ -54,9 +54,9 @@ class Trouble(OxidicomError):
         self.permanent = permanent or fault in _PERMANENT
 
 
-def connection_trouble(error: OSError, where: str, timeout: float) -> Trouble:
+def connection_trouble(error: OSError | UnicodeError, where: str, timeout: float) -> Trouble:
     match error:
-        case socket.gaierror():
+        case socket.gaierror() | UnicodeError():  # the latter: it cannot be one (RFC 3490)
             return Trouble(Fault.NAME, f"the name in {where} does not resolve")
         case ssl.SSLCertVerificationError():
             text = f"the certificate of {where} is not trusted: {error.verify_message}"

@@ -1,7 +1,9 @@
 """Which receivers use a state folder, so that none takes the open series of another that lives.
 
 Each has a file there and touches it now and then; there are no locks, which network file systems
-keep badly, and all times are of the one clock of that file system.
+keep badly, and all times are of the one clock of that file system. The file of one that died is
+renamed to `dead@heir` by whoever takes over what it left: if the heir dies before all is
+registered, so does whoever comes next.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ BEAT: Final = 10.0
 PATIENCE: Final = 60.0
 """Seconds without one after which a receiver of another host is dead."""
 
+_HEIR: Final = "@"
+
 _PLACE: Final = re.compile(r"^(?P<host>[^-]*)-.*-ns(?P<space>\d+)$")
 
 
@@ -38,14 +42,22 @@ class Roll:
         disk.create_folder(self._folder, sync=False)
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
-    def beat(self) -> None:
+    def beat(self) -> bool:
+        """Whether the one before was not long ago. If it was, storage has hung, or this machine;
+        others may not have had their turn since, and are not to be judged now."""
         try:
+            before = os.stat(self._path).st_mtime
             os.utime(self._path)
         except FileNotFoundError:  # somebody cleaned up, or thought that we were dead
             self.sign_on()
+            return False
+        return os.stat(self._path).st_mtime - before < PATIENCE / 2
 
     def sign_off(self) -> None:
-        disk.remove_if_there(self._path)
+        """All that we had, and took over, is registered."""
+        for name in disk.names(self._folder):
+            if _holder(name) == self.name:
+                disk.remove_if_there(self._folder / name)
 
     def lives(self, name: str) -> bool:
         """As of our latest beat. What is no name of a receiver does not live."""
@@ -61,16 +73,36 @@ class Roll:
             return False
         return latest > os.stat(self._path).st_mtime - PATIENCE
 
-    def dead(self) -> list[str]:
-        """Names on the roll of receivers that have died without signing off."""
-        return [name for name in disk.names(self._folder) if not self.lives(name)]
+    def holders(self) -> dict[str, str]:
+        """By the name of one that died, who has taken over what it left."""
+        pairs = (name.split(_HEIR, 1) for name in disk.names(self._folder) if _HEIR in name)
+        return dict(pairs)
 
-    def strike_off(self, name: str) -> bool:
-        """Whether we did it: of several who find it dead, one does."""
+    def take_over_dead(self) -> list[str]:
+        """Names of receivers that have died without signing off, or whose heir has: what they left
+        is ours. Of several who find one dead, one gets it."""
+        found = [name for name in disk.names(self._folder) if not self.lives(_holder(name))]
+        claimed = [_owner(name) for name in found if self._claim(name)]
+        # One that only seemed dead, to an heir that died since, has its own.
+        return [name for name in claimed if not self.lives(name)]
+
+    def forget(self, name: str) -> None:
+        """One whose place we took, and who has left nothing."""
+        disk.remove_if_there(self._folder / f"{name}{_HEIR}{self.name}")
+
+    def _claim(self, name: str) -> bool:
         with suppress(FileNotFoundError):
-            os.unlink(self._folder / name)
+            os.rename(self._folder / name, self._folder / f"{_owner(name)}{_HEIR}{self.name}")
             return True
         return False
+
+
+def _owner(name: str) -> str:
+    return name.partition(_HEIR)[0]
+
+
+def _holder(name: str) -> str:
+    return name.rpartition(_HEIR)[2]
 
 
 def _place(name: str) -> tuple[str, str] | None:

@@ -249,6 +249,10 @@ def parse_host(text: str) -> str:
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,255}", host):
         raise Unfit
+    try:
+        host.encode("idna")  # as whoever resolves it does
+    except UnicodeError as error:
+        raise Unfit("between dots stand 1 to 63 characters") from error
     return host
 
 
