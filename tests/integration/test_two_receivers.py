@@ -75,6 +75,32 @@ def test_what_one_that_died_has_left_another_takes_over(pair: tuple[Receiver, Re
     assert os.listdir(other.state / "receivers") == []
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_series_that_was_taken_over_goes_on_in_its_folder(tmp_path: Path, workers: str) -> None:
+    """Though its sender says something else of it now (decision 26)."""
+    one, other = (
+        Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="1h", OXIDICOM_WORKERS=workers)
+        for _ in range(2)
+    )
+    first = Instance(number=1, SeriesDescription="before")
+    with ExitStack() as stack:
+        stack.callback(one.kill)
+        one.start()
+        stack.enter_context(other)
+        with RawPeer(one.port) as peer:
+            peer.associate()
+            store(peer, first)
+            one.kill()
+        other.wait_for_log("series taken over from a receiver that died", 20)
+        with RawPeer(other.port) as peer:
+            peer.associate()
+            store(peer, Instance(series=first.series, number=2, SeriesDescription="after"))
+            peer.release()
+        assert len({path.parent for path in other.files()}) == 1
+        other.stop()
+        assert [each["ndicom"] for each in other.outbox()] == [2]
+
+
 def test_what_an_heir_leaves_is_taken_over_with_what_it_had_inherited(tmp_path: Path) -> None:
     """And who starts meanwhile leaves both alone."""
     first = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s")

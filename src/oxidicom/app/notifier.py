@@ -9,14 +9,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from oxidicom import __version__
 from oxidicom.app.control import ControlPlane, ControlThread
-from oxidicom.app.recovery import Recovery
+from oxidicom.app.recovery import Recovered, Recovery
 from oxidicom.app.registrar import Registrar
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
@@ -70,7 +70,8 @@ def unusable_storage(error: OSError) -> OperatorError:
 
 class Notifier:
     """`open`, `make`, `start`, then `finish` or `abandon`, from one running loop, on which
-    `completed` is called for each series that is registered.
+    `completed` is called for each series that is registered, and `adopted` for each that another
+    receiver left and that is found while we run.
 
     `shared`: several processes put instances into one folder.
     """
@@ -81,12 +82,14 @@ class Notifier:
         loop_factory: LoopFactory | None,
         completed: Callable[[SeriesCompleted], None],
         *,
+        adopted: Callable[[Recovered], None] = lambda _: None,
         shared: bool = False,
     ) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._thread = ControlThread(loop_factory)
         self._completed = completed
+        self._adopted = adopted
         self._shared = shared
         self._broker_start: asyncio.Task[bool] | None = None
         self.admin: Admin | None = None
@@ -212,9 +215,15 @@ class Notifier:
         await self._plane.start(self.recovered)
         if self.admin is not None:
             self.admin.start()
-        self._recovery.start(lambda recovered: self._plane.worker_lost(recovered, ()))
+        self._recovery.start(self._adopt)
 
     # ---- in between ----------------------------------------------------------------------
+
+    def _adopt(self, recovered: Sequence[Recovered]) -> None:
+        """On the control plane's loop."""
+        for each in recovered:
+            self._loop.call_soon_threadsafe(self._adopted, each)
+        self._plane.worker_lost(recovered, ())
 
     @property
     def name(self) -> str:

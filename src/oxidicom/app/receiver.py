@@ -7,6 +7,7 @@ import time
 from oxidicom.app.control import FLUSH
 from oxidicom.app.notifier import LoopFactory, Notifier, unusable_storage
 from oxidicom.app.reception import Ports, Reception
+from oxidicom.app.recovery import Recovered
 from oxidicom.errors import OperatorError
 from oxidicom.ports import SeriesCompleted
 from oxidicom.settings import Settings
@@ -17,7 +18,9 @@ class Receiver:
 
     def __init__(self, settings: Settings, loop_factory: LoopFactory | None = None) -> None:
         self._settings = settings
-        self._notifier = Notifier(settings, loop_factory, self._series_completed)
+        self._notifier = Notifier(
+            settings, loop_factory, self._series_completed, adopted=self._series_adopted
+        )
 
     async def start(self) -> Ports:
         """Recover, then listen. Raises OperatorError."""
@@ -46,8 +49,8 @@ class Receiver:
             )
         except OSError as error:
             raise unusable_storage(error) from error
-        for series, associations, _ in self._notifier.recovered:
-            reception.storage.folders.restore(series, associations)
+        for each in self._notifier.recovered:
+            self._series_adopted(each)
         try:
             return await reception.listen()
         except OperatorError:
@@ -58,6 +61,9 @@ class Receiver:
     def reload(self) -> None:
         """Read the certificate again."""
         self._reception.reload()
+
+    def _series_adopted(self, found: Recovered) -> None:
+        self._reception.storage.folders.restore(found.series, found.associations)
 
     def _series_completed(self, completed: SeriesCompleted) -> None:
         self._reception.storage.folders.completed(completed.series.key, completed.associations)

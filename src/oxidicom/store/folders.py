@@ -181,11 +181,13 @@ class SeriesFolders:
         self._forget_if_over(folder)
 
     def restore(self, series: SeriesInfo, associations: Iterable[str]) -> None:
-        """A series that a crash interrupted goes on where it lies (decision 32)."""
-        folder = SeriesFolder(series)
-        folder.stored = 1
+        """A series that a crash interrupted goes on where it lies (decision 32), unless we have
+        begun it ourselves meanwhile."""
+        folder = self._folders.get(series.key)
+        if folder is None:
+            folder = self._folders[series.key] = SeriesFolder(series)
+            folder.stored = 1
         folder.unregistered.update(associations)
-        self._folders[series.key] = folder
 
     def association_ended(self, association_id: str) -> list[SeriesKey]:
         """Returns the series of which it has stored nothing, though it has tried to."""
