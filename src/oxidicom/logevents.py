@@ -34,10 +34,10 @@ def event(
 
 def trace_fields(traceparent: str | None) -> dict[str, Any]:
     """`trace_id` and `span_id` for the log, of a W3C `traceparent`; nothing where there is none."""
-    if traceparent is None:
-        return {}
-    _, trace_id, span_id, _ = traceparent.split("-")
-    return {"trace_id": trace_id, "span_id": span_id}
+    match (traceparent or "").split("-"):
+        case [_, trace_id, span_id, *_]:
+            return {"trace_id": trace_id, "span_id": span_id}
+    return {}  # what an entry of the outbox holds may be anybody's
 
 
 def describe(error: BaseException, *, phi: bool = False) -> str:

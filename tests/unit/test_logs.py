@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pytest
 
 from oxidicom.errors import InstanceError, OperatorError
-from oxidicom.logevents import describe, event
+from oxidicom.logevents import describe, event, trace_fields
 from oxidicom.telemetry import logs
 from oxidicom.telemetry.lines import LineHandler
 
@@ -543,3 +543,19 @@ def test_lines_of_many_threads_stay_whole() -> None:
     seen = [json.loads(line) for line in got.decode().splitlines()]
     for name in ("t0", "t1", "t2", "t3"):
         assert [line["number"] for line in seen if line["thread"] == name] == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "fields"),
+    [
+        (None, {}),
+        ("", {}),
+        ("00-abc", {}),
+        ("00-abc-def-01", {"trace_id": "abc", "span_id": "def"}),
+        ("cc-abc-def-01-what-a-later-version-adds", {"trace_id": "abc", "span_id": "def"}),
+    ],
+)
+def test_no_traceparent_keeps_a_line_from_being_told(
+    traceparent: str | None, fields: dict[str, str]
+) -> None:
+    assert trace_fields(traceparent) == fields

@@ -157,6 +157,7 @@ class Recovery:
         if owner_of(name) == self._roll.name:  # a worker
             self._adopt(recovered)
             return
+        self._adopt(recovered)
         if not recovered and not self._reading:
             await asyncio.to_thread(self._roll.forget, name)
         if recovered:
@@ -166,7 +167,6 @@ class Recovery:
                 "series taken over from a receiver that died",
                 series=len(recovered),
             )
-        self._adopt(recovered)
 
     def _claim_of_others(self) -> None:
         if self._roll.beat():
