@@ -154,10 +154,9 @@ class Recovery:
 
     async def _take_over(self, name: str) -> None:
         recovered = await self._of(lambda writer: name in (writer, owner_of(writer)))
-        if owner_of(name) == self._roll.name:  # a worker
-            self._adopt(recovered)
-            return
         self._adopt(recovered)
+        if owner_of(name) == self._roll.name:  # a worker
+            return
         if not recovered and not self._reading:
             await asyncio.to_thread(self._roll.forget, name)
         if recovered:
