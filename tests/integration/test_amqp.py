@@ -24,7 +24,6 @@ from oxidicom.notify.courier import Courier
 from oxidicom.notify.outbox import Outbox
 from tests.support.brokers import Gate, RabbitMQ
 from tests.support.ports import free_port
-from tests.support.receiver import wait_until
 from tests.support.registrations import VECTOR, numbered, registration
 
 TASK_ID = "3b241101-e2bb-4255-8caf-4136c566a962"
@@ -253,15 +252,14 @@ async def test_a_thousand_in_seconds(rabbitmq: RabbitMQ, queue: str, tmp_path: P
 async def test_confirmed_means_kept_by_a_broker_that_is_killed(tmp_path: Path, queue: str) -> None:
     with RabbitMQ(tmp_path / "rabbitmq") as broker:
         async with publisher(broker.url, queue) as ours:
-            for count in range(5):
+            await ours.publish(registration(0), str(uuid.uuid4()))
+        # What it confirmed is gone with a queue that a kill soon after its first start makes it
+        # forget (3.10 on Erlang 25: one kill in fifteen, though the queue stands in Mnesia's log).
+        await asyncio.to_thread(broker.stop)
+        await asyncio.to_thread(broker.start)
+        async with publisher(broker.url, queue) as ours:
+            for count in range(1, 5):
                 await ours.publish(registration(count), str(uuid.uuid4()))
-            # It confirms into a queue that a kill right after its declaration makes it forget.
-            tables = broker.folder / "mnesia" / f"oxidicom{broker.port}@localhost"
-            await asyncio.to_thread(
-                wait_until,
-                lambda: any(queue.encode() in table.read_bytes() for table in tables.glob("*.*")),
-                "the queue's declaration on disk",
-            )
             broker.stop(kill=True)
             with pytest.raises(LINE_ERRORS):
                 await ours.publish(registration(5), str(uuid.uuid4()))
