@@ -14,6 +14,13 @@ cdef inline uint32_t big_endian_32(const uint8_t *p) noexcept nogil:
     return (<uint32_t> p[0] << 24) | (<uint32_t> p[1] << 16) | (<uint32_t> p[2] << 8) | p[3]
 
 
+cdef str unrecognized(const uint8_t *header):
+    """Of six bytes that begin no PDU, with a hint for the commonest mistake (RFC 8446 5.1)."""
+    if header[0] == 0x16 and header[1] == 3:
+        return "unknown PDU type 16H: a TLS handshake, and this is not the TLS port"
+    return f"unknown PDU type {header[0]:02X}H"
+
+
 @cython.final
 @cython.freelist(4)
 cdef class Pdu:
@@ -187,7 +194,7 @@ cdef class Framer:
                 return self.violated(INVALID_PDU_PARAMETER_VALUE, "P-DATA-TF longer than advertised", events)
             return self.on_pdv_end(events)
         if self.pdu_type < A_ASSOCIATE_RQ or self.pdu_type > A_ABORT:
-            return self.violated(UNRECOGNIZED_PDU, f"unknown PDU type {self.pdu_type:02X}H", events)
+            return self.violated(UNRECOGNIZED_PDU, unrecognized(h), events)
         return self.on_control_header(length, events)
 
     cdef int on_control_header(self, uint32_t length, list events) except -1:

@@ -17,12 +17,13 @@ _DEAD: Final = frozenset("ZXx")
 """States of proc(5)."""
 
 _SIGNATURE: Final = re.compile(
-    r"(?P<host>[A-Za-z0-9_.]*)-(?P<pid>\d{1,9})-(?P<start>\d{1,19})-[0-9a-f]+(?:-|\.|$)", re.ASCII
+    r"(?P<host>[A-Za-z0-9_.+]*)-(?P<pid>\d{1,9})-(?P<start>\d{1,19})-[0-9a-f]+(?:-|\.|$)", re.ASCII
 )
 
 
 def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname())
+    # As different as the names are that may be given: `a-b` is not `a_b`.
+    return re.sub(r"[^A-Za-z0-9_.+]", "_", socket.gethostname().replace("-", "+"))
 
 
 def start_of(pid: int) -> int | None:
@@ -37,7 +38,7 @@ def start_of(pid: int) -> int | None:
 
 
 def sign() -> str:
-    """A new signature of this process, of letters, digits, `_`, `.` and `-`.
+    """A new signature of this process, of letters, digits, `_`, `.`, `+` and `-`.
 
     The random part keeps two containers of one host name and one process number apart.
     """

@@ -279,6 +279,16 @@ def test_probes_are_not_logged_above_debug(
     assert not caplog.records
 
 
+def test_tls_on_the_plain_port_is_called_by_its_name(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        line.receive(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(508))
+    assert line.taken() == [A_ABORT + b"\1"]
+    (record,) = caplog.records
+    assert "a TLS handshake" in str(vars(record))
+
+
 def test_a_refused_peer_is_warned_of(line: Line, caplog: pytest.LogCaptureFixture) -> None:
     line.host.full = True
     line.receive(RQ)

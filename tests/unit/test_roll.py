@@ -69,6 +69,21 @@ def test_of_another_host_its_file_tells(folder: Path, roll: Roll) -> None:
     assert not roll.lives(name)
 
 
+def test_host_names_that_look_alike_are_two_hosts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "ct-1")
+    roll = Roll(folder)
+    roll.sign_on()
+    gone = roll.name.replace(f"-{os.getpid()}-", "-999999999-")
+    assert gone.startswith("ct+1-")
+    (folder / gone).touch()
+    assert not roll.lives(gone)
+    other = gone.replace("ct+1-", "ct_1-")
+    (folder / other).touch()
+    assert roll.lives(other)
+
+
 def test_another_namespace_is_another_host(folder: Path, roll: Roll) -> None:
     """There, our process number is another process, or none."""
     name = f"{roll.name[:-1]}{(int(roll.name[-1]) + 1) % 10}".replace(
