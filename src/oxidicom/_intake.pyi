@@ -13,6 +13,12 @@ class Intake:
     long_turn_ns: int
     """After so much work others have their turn."""
 
+    worked_ns: int
+    """Since others had it, or this one waited for its peer."""
+
+    rested_ns: int
+    """When others had it last, by the monotonic clock."""
+
     window: int
     """Bytes that the next receive may bring; more than a buffer's size is as good as it."""
 
@@ -22,8 +28,8 @@ class Intake:
         """The pool's buffer holds `nbytes` new ones; `found` is what a lane has made of them that
         it did not take, None where there is no lane."""
 
-    def on_long_turn(self) -> None:
-        """Others have waited for longer than they should."""
+    def on_long_turn(self, rare: bool) -> None:
+        """Others have waited for longer than they should; `rare`: not in the last second before."""
 
     def on_bug(self, error: BaseException) -> None:
         """A lane broke."""

@@ -12,6 +12,10 @@ cdef int64_t LONG_TURN_NS = 4_000_000
 cdef Py_ssize_t NARROW = 8 * 1024
 """Bytes: some 100 of the smallest messages, which take 2 to 3 ms."""
 
+cdef int64_t RARE_NS = 1_000_000_000
+"""Whose last long turn is so long ago need not stand in the row of those who have one after the
+other: it may have been another thread's doing, or storage's."""
+
 
 cdef class Intake:
     """Receives into the pool's buffer. A subclass handles in `on_receive` what no lane takes.
@@ -23,29 +27,37 @@ cdef class Intake:
     def __cinit__(self, *arguments, **keywords):
         self.long_turn_ns = LONG_TURN_NS
         self.worked_ns = 0
+        self.rested_ns = 0
         self.window = NARROW
 
     def get_buffer(self, sizehint):
         cdef bytearray buffer = self.pool.current
         if self.window >= len(buffer):
+            self.window = len(buffer)
             return buffer
         return memoryview(buffer)[:self.window]
 
     def buffer_updated(self, Py_ssize_t nbytes):
         cdef int64_t began = now_ns()
+        cdef bint filled = nbytes >= self.window
         cdef int64_t took
         self.received += nbytes
         self.take_in(nbytes)
         took = now_ns() - began
         if took > self.long_turn_ns:
             self.window = NARROW
-        elif nbytes >= self.window and took < self.long_turn_ns // 4:
+        elif filled and took < self.long_turn_ns // 4:
             self.window *= 2
+        if not filled and took < self.long_turn_ns // 4:
+            # Nothing is left to read, and it was little: nobody waits for this one.
+            self.worked_ns = 0
+            return
         # A loop hands over many buffers in a row.
         self.worked_ns += took
         if self.worked_ns > self.long_turn_ns:
             self.worked_ns = 0
-            self.on_long_turn()
+            self.on_long_turn(began - self.rested_ns > RARE_NS)
+            self.rested_ns = began
 
     cdef int take_in(self, Py_ssize_t nbytes) except -1:
         if self.lane is None:

@@ -666,13 +666,15 @@ async def test_long_turns_of_many_do_not_add_up(start: Start) -> None:
 
     def again() -> None:
         had.append(4)
-        listener.defer(lambda: had.append(5))
+        listener.defer(lambda: had.append(6), first=False)
+        listener.defer(lambda: had.append(5), first=True)
 
-    for number in range(1, 4):
-        listener.defer(partial(had.append, number))
-    listener.defer(again)
-    for turn in range(1, 6):
+    for number in range(2, 4):
+        listener.defer(partial(had.append, number), first=False)
+    listener.defer(partial(had.append, 1), first=True)
+    listener.defer(again, first=False)
+    for turn in range(1, 7):
         await asyncio.sleep(0)
         assert had == list(range(1, turn + 1))
     await asyncio.sleep(0)
-    assert len(had) == 5
+    assert len(had) == 6

@@ -100,7 +100,7 @@ class Host:
 
     def nothing(self, *arguments: Any) -> None: ...
 
-    def defer(self, call: Callable[[], None]) -> None:
+    def defer(self, call: Callable[[], None], *, first: bool) -> None:
         call()
 
     opened = receiving_request = associated = ended = closed = admit = nothing

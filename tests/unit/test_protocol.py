@@ -51,9 +51,11 @@ class Host:
         self.full = False
         self.request_bytes = 0
         self.deferred: list[Callable[[], None]] = []
+        self.first: list[bool] = []
 
-    def defer(self, call: Callable[[], None]) -> None:
+    def defer(self, call: Callable[[], None], *, first: bool) -> None:
         self.deferred.append(call)
+        self.first.append(first)
 
     def opened(self, connection: AssociationProtocol) -> None:
         self.events.append("opened")
@@ -516,17 +518,35 @@ def test_after_a_long_turn_others_have_theirs(line: Line) -> None:
     line.receive(store(1000, 4))
     assert line.transport.reading
     assert len(line.store.sinks) == 4
+    line.protocol.long_turn_ns = -1
+    line.receive(store(1000, 5))
+    line.host.deferred.pop()()
+    line.protocol.rested_ns -= 2_000_000_000  # two seconds go by
+    line.receive(store(1000, 6))
+    assert line.host.first == [True, False, True], "one that rarely has a long turn"
 
 
 def test_short_turns_add_up_to_a_long_one(line: Line) -> None:
     line.associate()
     line.protocol.long_turn_ns = 200_000
     for number in range(1000):
-        line.receive(store(1000, number))
+        message = store(1000, number)
+        line.receive(message, len(message))  # a full receive: there may be more
         if line.host.deferred:
             break
     assert not line.transport.reading
     assert number < 900
+
+
+def test_who_says_little_and_waits_never_stands_in_their_row(line: Line) -> None:
+    """Or one that sends a message now and then would wait for all that flood."""
+    line.associate()
+    line.protocol.long_turn_ns = 1 << 62
+    message = store(1000)
+    line.receive(message, len(message))
+    assert line.protocol.worked_ns > 0
+    line.receive(message, len(message) + 1)
+    assert line.protocol.worked_ns == 0
 
 
 def test_a_receive_is_narrow_until_they_go_quickly(line: Line) -> None:

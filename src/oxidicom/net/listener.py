@@ -234,10 +234,13 @@ class Listener:
 
     # ---- what connections tell -----------------------------------------------------------
 
-    def defer(self, call: Callable[[], None]) -> None:
+    def defer(self, call: Callable[[], None], *, first: bool) -> None:
         """One of these each time that the loop comes round: the long turns of many connections
-        must not add up to what others wait (promise 6)."""
-        self._resting.append(call)
+        must not add up to what others wait (promise 6). `first`: before those that wait."""
+        if first:
+            self._resting.appendleft(call)
+        else:
+            self._resting.append(call)
         if len(self._resting) == 1:
             self._loop.call_soon(self._rested)
 

@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Protocol, cast
 
 from oxidicom._intake import Intake
@@ -59,7 +60,7 @@ class Host(Protocol):
     on_bug: Callable[[BaseException], None]
     clock: Callable[[], float]
 
-    def defer(self, call: Callable[[], None]) -> object:
+    def defer(self, call: Callable[[], None], *, first: bool) -> object:
         """Call it when others have had their turn."""
 
     def opened(self, connection: AssociationProtocol) -> None: ...
@@ -160,8 +161,8 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
         if self.phase is Phase.UNASSOCIATED:
             self._host.receiving_request(self, nbytes)
 
-    def on_long_turn(self) -> None:
-        self._flow.rest(self._host.defer)
+    def on_long_turn(self, rare: bool) -> None:
+        self._flow.rest(partial(self._host.defer, first=rare))
 
     def on_bug(self, error: BaseException) -> None:
         self._host.on_bug(error)
