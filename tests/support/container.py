@@ -184,8 +184,9 @@ ENTER = """\
 root=$1; data=$2; user=$3; group=$4; folder=$5; shift 5
 mount --bind "$root" "$root"
 mount --bind "$data" "$root/data"
-mount --bind -o ro "$SITE" "$root$SITE"
 mount -t tmpfs tmpfs "$root/tmp"
+mkdir -p "$root$SITE"  # it may well be below /tmp
+mount --bind -o ro "$SITE" "$root$SITE"
 mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/dev"
 for device in null zero urandom; do
@@ -215,7 +216,6 @@ class Container:
         (folder,) = of_image("WORKDIR")
         uid, gid = owner.split(":")
         os.chown(self._data, int(uid), int(gid))
-        (self._image / SITE.lstrip("/")).mkdir(parents=True, exist_ok=True)
         variables = " ".join(f"{name}={value}" for name, value in self._environment.items())
         namespaces = ("--mount", "--net", "--pid", "--ipc", "--uts", "--fork")
         arguments = [str(self._image), str(self._data), uid, gid, folder, *self._command]
