@@ -20,8 +20,10 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def roll(folder: Path) -> Roll:
+    """Of a receiver that has run for a while."""
     roll = Roll(folder)
     roll.sign_on()
+    assert roll.beat()
     return roll
 
 
@@ -69,6 +71,17 @@ def test_of_another_host_its_file_tells(folder: Path, roll: Roll) -> None:
     assert not roll.lives(name)
 
 
+def test_who_starts_judges_nobody_of_another_host_yet(folder: Path, roll: Roll) -> None:
+    """Storage may have hung for all of them."""
+    name = elsewhere(folder, roll, 2 * PATIENCE)
+    late = Roll(folder)
+    late.sign_on()
+    assert late.lives(name)
+    assert late.take_over_dead() == []
+    assert late.beat()
+    assert late.take_over_dead() == [name]
+
+
 def test_host_names_that_look_alike_are_two_hosts(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +114,8 @@ def test_time_is_that_of_our_latest_beat(folder: Path, roll: Roll) -> None:
     os.utime(folder / roll.name, (before, before))
     assert roll.lives(name), "the file system's clock may be any"
     roll.beat()
+    assert roll.lives(name), "it may have hung"
+    roll.beat()
     assert not roll.lives(name)
 
 
@@ -126,6 +141,7 @@ def test_one_of_several_takes_over_what_a_dead_one_left(folder: Path, roll: Roll
     name = elsewhere(folder, roll, 2 * PATIENCE)
     other = Roll(folder)
     other.sign_on()
+    other.beat()
     assert other.take_over_dead() == [name]
     assert roll.take_over_dead() == []
     assert roll.holders() == {name: other.name}

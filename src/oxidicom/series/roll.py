@@ -37,6 +37,9 @@ class Roll:
         self.name = f"{sign()}-ns{space}"
         """Ours, and nobody else's. A number of a process tells nothing in another namespace."""
         self._path = folder / self.name
+        self._judges = False
+        """Whether others have had time to touch their files since we can tell: not at the start,
+        for storage may have hung for all until a moment ago."""
 
     def sign_on(self) -> None:
         disk.create_folder(self._folder, sync=False)
@@ -45,13 +48,15 @@ class Roll:
     def beat(self) -> bool:
         """Whether the one before was not long ago. If it was, storage has hung, or this machine;
         others may not have had their turn since, and are not to be judged now."""
+        self._judges = False
         try:
             before = os.stat(self._path).st_mtime
             os.utime(self._path)
         except FileNotFoundError:  # somebody cleaned up, or thought that we were dead
             self.sign_on()
             return False
-        return os.stat(self._path).st_mtime - before < PATIENCE / 2
+        self._judges = os.stat(self._path).st_mtime - before < PATIENCE / 2
+        return self._judges
 
     def sign_off(self) -> None:
         """All that we had, and took over, is registered."""
@@ -71,7 +76,7 @@ class Roll:
             latest = os.stat(self._folder / name).st_mtime
         except FileNotFoundError:
             return False
-        return latest > os.stat(self._path).st_mtime - PATIENCE
+        return not self._judges or latest > os.stat(self._path).st_mtime - PATIENCE
 
     def holders(self) -> dict[str, str]:
         """By the name of one that died, who has taken over what it left."""
