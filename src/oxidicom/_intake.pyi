@@ -14,7 +14,7 @@ class Intake:
     """After so much work others have their turn."""
 
     worked_ns: int
-    """Since others had it, or this one waited for its peer."""
+    """Since others had it; halved by a short receive that left nothing to read."""
 
     rested_ns: int
     """When others had it last, by the monotonic clock."""
