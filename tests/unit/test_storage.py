@@ -471,6 +471,24 @@ async def test_a_full_disk(full_disk: Path, mode: Mode) -> None:
     await bench.close()
 
 
+async def test_what_storage_did_not_let_go_goes_with_the_instance_under_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may discard a refused one after this one has begun."""
+    temporary, place = bench.storage.temporary, bench.storage.place
+
+    def discarded_meanwhile(*arguments: Any) -> None:
+        place(*arguments)
+        late = temporary.prefix + b"late.part"
+        os.close(os.open(late, os.O_CREAT | os.O_WRONLY, dir_fd=temporary.fd))
+        temporary.left.append(late)
+
+    monkeypatch.setattr(bench.storage, "place", discarded_meanwhile)
+    assert (await bench.store(Instance())).status == 0
+    await bench.quiet()
+    assert bench.temporary == []
+
+
 async def test_no_descriptors_left(bench: Bench) -> None:
     await bench.store(Instance())
     await bench.quiet()
