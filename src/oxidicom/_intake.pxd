@@ -9,7 +9,7 @@ cdef class Intake:
     cdef public Consumer lane           # where what comes next may be usual; else None
     cdef public int64_t received        # bytes
     cdef public int64_t long_turn_ns    # of work, after which others have their turn
-    cdef public int64_t worked_ns       # since they had it last; halved where nothing was left
+    cdef public int64_t worked_ns       # since they had it last, less what is forgiven
     cdef public int64_t rested_ns       # when others had it last, by the monotonic clock
     cdef public Py_ssize_t window       # bytes that the next receive may bring
 

@@ -14,7 +14,7 @@ class Intake:
     """After so much work others have their turn."""
 
     worked_ns: int
-    """Since others had it; halved by a short receive that left nothing to read."""
+    """Since others had it; a short receive that left nothing to read takes half a turn off."""
 
     rested_ns: int
     """When others had it last, by the monotonic clock."""

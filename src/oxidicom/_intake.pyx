@@ -51,7 +51,7 @@ cdef class Intake:
         if not filled and took < self.long_turn_ns // 4:
             # Nothing is left to read, and it was little. Such receives do not add up, or who sends
             # now and then would stand in the row of those that flood.
-            self.worked_ns = (self.worked_ns + took) // 2
+            self.worked_ns = max(0, self.worked_ns + took - self.long_turn_ns // 2)
             return
         # A loop hands over many buffers in a row.
         self.worked_ns += took
