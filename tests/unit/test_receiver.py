@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,13 @@ async def test_a_journal_that_cannot_be_listed_is_the_operators(
         await Receiver(settings).start()
 
 
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(interval)
+
+
 @pytest.mark.parametrize("remote", ["files", "state", None])
 async def test_writes_inline_only_where_files_and_journal_are_both_on_local_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: str | None
@@ -42,3 +51,4 @@ async def test_writes_inline_only_where_files_and_journal_are_both_on_local_stor
         (tmp_path / folder).mkdir()
     writers = reception.make_writers(settings, 1)
     assert writers.policy.inline(0.0) is (remote is None)
+    assert sys.getswitchinterval() < 0.001, "writer threads beside a busy loop"
