@@ -416,6 +416,7 @@ class TestEarly:
         await until(lambda: len(bench.client.taken) == 4 and bench.time.next_wake is not None)
         assert f"{other.path}/0001-2.1.dcm" in bench.client.taken
         for count in (7, 9):
+            await until(lambda: bench.time.next_wake is not None)
             bench.time.advance(1.01)
             await until(lambda count=count: len(bench.client.taken) == count)  # type: ignore[misc]
 
