@@ -31,11 +31,11 @@ extensions = [
     for name in (
         "_pdu",
         "_dataset",
-        "_shared_sync",
+        "_group_sync",
         "_writer",
         "_dimse",
-        "_express",
-        "_intake",
+        "_fastpath",
+        "_receiver",
     )
 ]
 

@@ -14,9 +14,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "oxidicom"
 LONGEST_FILE = 450
 
 BASE = {
-    *("__init__", "buffers", "certificates", "constants", "disk", "encodings", "errors"),
+    *("__init__", "buffers", "certificates", "constants", "filesystem", "errors"),
     *("logevents", "ports"),
-    *("redis_line", "settings", "signature", "uids", "ulid"),
+    *("redis_connection", "settings", "process_signature", "uids", "ulid"),
 }
 """Modules and packages below which there is nothing of ours."""
 
@@ -24,28 +24,28 @@ MAY_IMPORT: dict[str, set[str]] = {
     "base": {"base"},
     "_pdu": set(),
     "_dataset": set(),
-    "_shared_sync": set(),
-    "_writer": {"_shared_sync"},
+    "_group_sync": set(),
+    "_writer": {"_group_sync"},
     "_dimse": set(),
-    "_express": {"_pdu", "_dataset", "_shared_sync", "_writer", "_dimse"},
-    "_intake": {"_pdu", "_writer", "base"},
+    "_fastpath": {"_pdu", "_dataset", "_group_sync", "_writer", "_dimse"},
+    "_receiver": {"_pdu", "_writer", "base"},
     "wire": {"wire", "base", "_pdu"},
-    "net": {"net", "wire", "base", "_intake"},
-    "store": {"store", "base", "_dataset", "_shared_sync", "_writer", "_express"},
+    "net": {"net", "wire", "base", "_receiver"},
+    "store": {"store", "base", "_dataset", "_group_sync", "_writer", "_fastpath"},
     "series": {"series", "base"},
     "notify": {"notify", "base"},
-    "telemetry": {"telemetry", "telemetry.base", "base"},
+    "telemetry": {"telemetry", "observers", "base"},
     "query": {"query", "base"},
     "admin.model": {"base"},
-    "telemetry.base": {"base"},
-    "admin": {"admin", "admin.model", "base", "telemetry.base"},
+    "observers": {"base"},
+    "admin": {"admin", "admin.model", "base", "observers"},
     "scu": {"scu", "wire", "base"},
     "cli": {"cli", "app", "base", "query", "notify", "scu", "admin.model"},
 }
 MAY_IMPORT["app"] = {*MAY_IMPORT, "app"} - {"cli", "scu"}
 
 WITHOUT_LOOP = (
-    *("_pdu", "_dataset", "_shared_sync", "_writer", "_dimse", "_express", "_intake", "wire"),
+    *("_pdu", "_dataset", "_group_sync", "_writer", "_dimse", "_fastpath", "_receiver", "wire"),
     *("series.tracker", "app.messages", "admin.model", "admin.board"),
 )
 """Bytes and a clock in, records out: tested without a socket or a sleep."""

@@ -27,7 +27,7 @@ cdef struct Arena:
     uint32_t capacity
 
 
-cdef class SeriesPrint:
+cdef class SeriesFingerprint:
     # The raw series-level values of one data set, to tell by comparison whether another one's are
     # the same.
     cdef bytes values
@@ -78,7 +78,7 @@ cdef class Walker:
 
     cdef void begin(self, int encoding) noexcept
     cdef void end(self) noexcept
-    cdef bint is_of_series(self, SeriesPrint known) noexcept
+    cdef bint is_of_series(self, SeriesFingerprint known) noexcept
     cdef const uint8_t *value_at(self, int slot) noexcept nogil
     cdef Arena *arena_of(self, int slot) noexcept nogil
     cdef void forget(self, int slot) noexcept nogil

@@ -395,7 +395,7 @@ cdef class Walker:
             return b""
         return PyBytes_FromStringAndSize(<const char *> self.value_at(slot), self.sizes[slot])
 
-    cdef bint is_of_series(self, SeriesPrint known) noexcept:
+    cdef bint is_of_series(self, SeriesFingerprint known) noexcept:
         """Whether all but SOPInstanceUID and InstanceNumber is the same, to the byte."""
         cdef int slot
         if <Py_ssize_t> self.shared.used != PyBytes_GET_SIZE(known.values):
@@ -439,7 +439,7 @@ cdef class Walker:
 
 
 @cython.final
-cdef class SeriesPrint:
+cdef class SeriesFingerprint:
     """What `walker` has read of its series, which `Walker.is_of_series` compares with."""
 
     def __cinit__(self, Walker walker not None):

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What of DIMSE and of names the express lane reads and writes for every instance: C-STORE-RQ,
+"""What of DIMSE and of names the fast path reads and writes for every instance: C-STORE-RQ,
 C-STORE-RSP, the two values that tell an instance from others of its series, its file's name.
 
 Each reader knows the usual only, and says so of all else; wire.dimse and store.names know

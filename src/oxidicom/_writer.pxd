@@ -1,7 +1,7 @@
 # Fragments to files: gathered writes, then one rename. Knows file descriptors, no DICOM.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from oxidicom._shared_sync cimport FolderSync
+from oxidicom._group_sync cimport FolderSync
 
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:

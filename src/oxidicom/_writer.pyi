@@ -2,7 +2,7 @@ from typing import final
 
 from _typeshed import ReadableBuffer
 
-from oxidicom._shared_sync import FolderSync
+from oxidicom._group_sync import FolderSync
 
 def filesystem_type(fd: int) -> int: ...
 def use_openat2(yes: bool) -> None: ...

@@ -49,7 +49,7 @@ class CommandField(IntEnum):
     C_CANCEL_RQ = 0x0FFF
 
 
-class Status(IntEnum):
+class DimseStatus(IntEnum):
     """DIMSE statuses that we answer (PS3.7 annex C, PS3.4 B.2.3)."""
 
     SUCCESS = 0x0000
@@ -58,6 +58,19 @@ class Status(IntEnum):
     OUT_OF_RESOURCES = 0xA700
     DATA_SET_DOES_NOT_MATCH = 0xA900
     CANNOT_UNDERSTAND = 0xC000
+
+
+class Encoding(IntEnum):
+    """How a transfer syntax encodes data elements (PS3.5 annex A).
+
+    The compiled walker reads the first three.
+    """
+
+    IMPLICIT_LE = 0
+    EXPLICIT_LE = 1
+    EXPLICIT_BE = 2
+    DEFLATED = 3
+    """Explicit VR Little Endian in a raw deflate stream (PS3.5 A.5)."""
 
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from oxidicom.encodings import Encoding
+from oxidicom.constants import Encoding
 
 
 class SeriesKey(NamedTuple):
@@ -202,7 +202,7 @@ class Registration(msgspec.Struct, frozen=True):
     nobody traces."""
 
 
-class Push(NamedTuple):
+class HttpRegistration(NamedTuple):
     """One registration over HTTP, successful or not, as telemetry is told of it."""
 
     series: SeriesInfo
@@ -288,8 +288,8 @@ class UsableContext(Protocol):
     def encoding(self) -> Encoding: ...
 
 
-class ExpressOwner(SinkOwner, Protocol):
-    """The association that lends its usual instances to an `ExpressLane`."""
+class FastPathOwner(SinkOwner, Protocol):
+    """The association that lends its usual instances to an `FastPath`."""
 
     def send(self, data: bytes) -> None: ...
 
@@ -311,7 +311,7 @@ class ExpressOwner(SinkOwner, Protocol):
     def finish_adopted(self, buffer: bytearray) -> None: ...
 
 
-class ExpressLane(Protocol):
+class FastPath(Protocol):
     """Takes the usual instances of an association straight from its framer (`_pdu.Consumer`), and
     answers them; whatever is not usual it leaves to sinks."""
 
@@ -333,18 +333,18 @@ class ExpressLane(Protocol):
 
 
 class InstanceStore(Protocol):
-    def express(
+    def fast_path(
         self,
         association: AssociationContext,
-        owner: ExpressOwner,
+        owner: FastPathOwner,
         contexts: Mapping[int, UsableContext],
-    ) -> ExpressLane | None:
+    ) -> FastPath | None:
         """`contexts`: by presentation context id."""
 
     def adopt(
         self, association: AssociationContext, request: StoreRequest, owner: SinkOwner, begun: Any
     ) -> InstanceSink:
-        """A sink for what the express lane has begun."""
+        """A sink for what the fast path has begun."""
 
     def begin(
         self, association: AssociationContext, request: StoreRequest, owner: SinkOwner

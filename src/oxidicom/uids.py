@@ -18,8 +18,8 @@ from oxidicom.constants import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     VERIFICATION,
+    Encoding,
 )
-from oxidicom.encodings import Encoding
 
 UNCOMPRESSED: Final = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN})
 """All that is accepted with OXIDICOM_SCP_UNCOMPRESSED_ONLY (decision 11)."""

@@ -280,7 +280,7 @@ def test_a_link_is_not_followed(
     second, third, fourth = (Instance(series=first.series, number=n) for n in (2, 3, 4))
     with RawPeer(receiver.port, timeout=IN_TIME) as peer:
         peer.associate(calling=b"LINKS")
-        for one in (first, second):  # the second takes the express lane to its end
+        for one in (first, second):  # the second takes the fast path to its end
             assert store(peer, one).status == 0
         path = receiver.path_of(first.sop_instance)
         parts = path.relative_to(receiver.root).parts

@@ -149,7 +149,7 @@ class Trial:
         return True
 
     def may_pass(self, call: str, path: str, times: int) -> bool:
-        """A folder that is not wanted any more, and what the express lane leaves to the general
+        """A folder that is not wanted any more, and what the fast path leaves to the general
         way, which tries it again."""
         folder = not path.endswith((".part", ".tmp"))
         return (folder and call == "close") or (times == 1 and call in ("open", "rename"))

@@ -1,4 +1,4 @@
-"""Whole connections, with a real storage behind them, on the express lane and off it."""
+"""Whole connections, with a real storage behind them, on the fast path and off it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.data import Instance
 from tests.support.line import CT, Line
 from tests.support.raw_peer import DEFLATED, EXPLICIT, IMPLICIT
 from tests.support.receiver import stored_data_set
-from tests.unit.test_express import seen
+from tests.unit.test_fastpath import seen
 
 SERIES = ("1.2.826.7.1", "1.2.826.7.2")
 CONTEXT_IDS = (1, 1, 1, 1, 5, 7, 3, 9)
@@ -87,15 +87,15 @@ class LateLane:
 
 
 def any_bytes(data: bytes) -> None:
-    """Bytes of a connection: with the express lane it is as without, and cut anywhere as whole."""
+    """Bytes of a connection: with the fast path it is as without, and cut anywhere as whole."""
     flags, cuts, payload = flags_cuts_payload(data)
     associated = not flags & 1
     # What comes with the request comes too early, so without an association the cuts matter.
     whole = [] if associated else cuts
-    general = outcome(payload, whole, associated, express=False)
-    assert general == outcome(payload, cuts, associated, express=True)
+    general = outcome(payload, whole, associated, fast_path=False)
+    assert general == outcome(payload, cuts, associated, fast_path=True)
     if flags & LATE:
-        late = outcome(payload, cuts, associated, express=True, late=flags)
+        late = outcome(payload, cuts, associated, fast_path=True, late=flags)
         assert whatever_the_time(late) == whatever_the_time(general)
 
 
@@ -109,10 +109,10 @@ def conversation(data: bytes) -> None:
     places = sorted(place * 7 % (len(sent.stream) + 1) for place in cuts)
     known = sent.data_sets if sent.known else None
     stream = bytes(sent.stream)
-    general = outcome(stream, [], True, express=False, known=known)
-    assert general == outcome(stream, places, True, express=True, known=known)
+    general = outcome(stream, [], True, fast_path=False, known=known)
+    assert general == outcome(stream, places, True, fast_path=True, known=known)
     if flags & LATE:
-        late = outcome(stream, places, True, express=True, known=known, late=flags)
+        late = outcome(stream, places, True, fast_path=True, known=known, late=flags)
         assert whatever_the_time(late) == whatever_the_time(general)
 
 
@@ -190,7 +190,7 @@ def outcome(
     cuts: list[int],
     associated: bool,
     *,
-    express: bool,
+    fast_path: bool,
     known: set[bytes] | None = None,
     late: int = 0,
 ) -> tuple[object, ...]:
@@ -201,7 +201,7 @@ def outcome(
     `known`: all data sets sent, where that is sure; whatever has a final name is one of them.
     """
     root = _folder() / f"{os.getpid()}-{next(_numbers)}"
-    line = Line(root, _loop(), express=express, mode="threads" if late else "inline")
+    line = Line(root, _loop(), fast_path=fast_path, mode="threads" if late else "inline")
     lane = LateLane(line.writers.completions)
     line.writers.thread_lane = lambda: lane  # type: ignore[method-assign]
     try:

@@ -12,7 +12,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 
-from oxidicom._dataset cimport VALUE_LIMIT, WANTED, SeriesPrint, Walker
+from oxidicom._dataset cimport VALUE_LIMIT, WANTED, SeriesFingerprint, Walker
 from oxidicom._dimse cimport (
     NAME_ROOM, RESPONSE_ROOM, StoreCommand, Uid, read_number, read_store_command, read_uid,
     text_of, write_name, write_store_response,
@@ -318,7 +318,7 @@ cdef bint same_walked(Walker one, Walker other):
         and (one.own.used == 0 or memcmp(one.own.bytes, other.own.bytes, one.own.used) == 0)
         and memcmp(one.sizes, other.sizes, sizeof(one.sizes)) == 0
         and same_offsets(one, other)
-        and one.is_of_series(SeriesPrint(other))
+        and one.is_of_series(SeriesFingerprint(other))
     )
 
 
@@ -350,7 +350,7 @@ def walk_read(bytes data):
 
 
 def command_read(bytes data):
-    """What the express lane makes of a command set: as _dimse.usual_store_command."""
+    """What the fast path makes of a command set: as _dimse.usual_store_command."""
     cdef Part part = part_of(data, len(data))
     cdef StoreCommand read
     if not read_store_command(part.at, part.size, &read):
@@ -359,7 +359,7 @@ def command_read(bytes data):
 
 
 def command(bytes data):
-    """A command that the express lane takes is what the general way reads, and answered so too."""
+    """A command that the fast path takes is what the general way reads, and answered so too."""
     cdef Part part = part_of(data, len(data))
     cdef Part room
     cdef StoreCommand read
@@ -378,7 +378,7 @@ def command(bytes data):
 
 
 def file_name_read(bytes data):
-    """The name on the express lane, as _dimse.usual_file_name, or None."""
+    """The name on the fast path, as _dimse.usual_file_name, or None."""
     cdef bytes number_value, uid_value
     number_value, _, uid_value = data.partition(b"\\")
     cdef Part number = part_of(number_value, len(number_value))
@@ -394,7 +394,7 @@ def file_name_read(bytes data):
 
 
 def file_name(bytes data):
-    """A name that the express lane gives is the general way's."""
+    """A name that the fast path gives is the general way's."""
     name = file_name_read(data)
     if name is None:
         return
@@ -407,4 +407,4 @@ def file_name(bytes data):
 
 # ---- connections -------------------------------------------------------------------------------
 
-include "lane.pxi"
+include "fastpath.pxi"

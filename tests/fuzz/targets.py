@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from oxidicom._dimse import success, usual_file_name, usual_store_command
 from oxidicom._pdu import Command, Data, Framer, Pdu, Violation
-from oxidicom.constants import APPLICATION_CONTEXT, PduType
-from oxidicom.encodings import Encoding
+from oxidicom.constants import APPLICATION_CONTEXT, Encoding, PduType
 from oxidicom.errors import AssociationRejected, PeerError
 from oxidicom.store.naming import instance_file_name
 from oxidicom.store.tags import text_of
@@ -120,7 +119,7 @@ def request(data: bytes) -> None:
 
 
 def command(data: bytes) -> None:
-    """The general decoder, its fast path and the express lane's agree (PS3.7 6.3)."""
+    """The general decoder, its fast path and the fast path's agree (PS3.7 6.3)."""
     usual = usual_store_command(data)
     try:
         decoded = decode_command(data)
@@ -139,7 +138,7 @@ def command(data: bytes) -> None:
 
 
 def file_name(data: bytes) -> None:
-    """A file's name is the same on the express lane and off it (decision 27)."""
+    """A file's name is the same on the fast path and off it (decision 27)."""
     number, _, uid = data.partition(b"\\")
     name = usual_file_name(number, uid)
     instance = text_of("SOPInstanceUID", uid, "UI")

@@ -8,7 +8,7 @@ from struct import pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oxidicom.constants import Status
+from oxidicom.constants import DimseStatus
 from oxidicom.ports import StoreOutcome
 from oxidicom.wire.acceptor import Acceptor
 from oxidicom.wire.events import Associated, Data, Ended, Event, Output, StoreBegan
@@ -127,7 +127,7 @@ class Checker:
             assert self.storing is not None
             assert 0 <= event.start <= event.stop <= length
             if event.last:
-                outcome = StoreOutcome(self.storing.request, Status.SUCCESS)
+                outcome = StoreOutcome(self.storing.request, DimseStatus.SUCCESS)
                 assert self.acceptor.store_response(outcome)
                 self.storing = None
         elif isinstance(event, Ended):

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from oxidicom._dataset import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, WANTED_TAGS, Walker
-from oxidicom.encodings import Encoding
+from oxidicom.constants import Encoding
 from oxidicom.store.reading import reader_for
 from tests.unit.test_dataset_walk import (
     ALL,

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from oxidicom._dimse import usual_file_name, usual_store_command
-from oxidicom.encodings import Encoding
+from oxidicom.constants import Encoding
 from tests.fuzz import build_drivers
 from tests.fuzz.connection import outcome
 from tests.fuzz.inputs import flags_cuts_payload
@@ -81,7 +81,7 @@ def test_any_bytes(drivers: ModuleType) -> None:
         drivers.any_bytes(data)
         came = [told[4] for told in drivers.any_bytes_read(data) if len(told) == 5]
         _, _, payload = flags_cuts_payload(data)
-        _, files, *_ = outcome(payload, [], True, express=True)
+        _, files, *_ = outcome(payload, [], True, fast_path=True)
         assert isinstance(files, dict)
         for content in files.values():
             assert content.endswith(tuple(came))

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import pytest
 
-from oxidicom.admin.model import Readiness, Status
+from oxidicom.admin.model import Readiness, ReceiverStatus
 from oxidicom.admin.pulse import DEAD, Pulse
 from oxidicom.app.admin import Admin
 from oxidicom.settings import load
@@ -60,10 +60,10 @@ class Page:
         assert readiness.ready == (answer.status_code == 200)
         return answer.status_code, {check.name: check.state for check in readiness.checks}
 
-    def status(self) -> Status:
-        return msgspec.json.decode(self.get("/status").content, type=Status)
+    def status(self) -> ReceiverStatus:
+        return msgspec.json.decode(self.get("/status").content, type=ReceiverStatus)
 
-    def wait(self, condition: Callable[[Status], bool], what: str) -> Status:
+    def wait(self, condition: Callable[[ReceiverStatus], bool], what: str) -> ReceiverStatus:
         wait_until(lambda: condition(self.status()), what, 30)
         return self.status()
 
@@ -162,7 +162,7 @@ def test_it_says_that_we_end_and_ends_last(tmp_path: Path, workers: str) -> None
             peer.release()
             # To the stream's regular end: one that is cut would raise.
             *_, last = (line for line in lines if line.startswith("data: "))
-            status = msgspec.json.decode(last.removeprefix("data: "), type=Status)
+            status = msgspec.json.decode(last.removeprefix("data: "), type=ReceiverStatus)
             assert not status.ready
         assert receiver.wait() == 0
 
@@ -200,7 +200,7 @@ def test_storage_that_hangs(tmp_path: Path, workers: str) -> None:
             assert page.ready()[0] == 200
 
 
-def detail(status: Status, name: str) -> str:
+def detail(status: ReceiverStatus, name: str) -> str:
     return next(check.detail for check in status.checks if check.name == name)
 
 

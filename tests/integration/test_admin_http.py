@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from oxidicom.admin import connections, events, server
-from oxidicom.admin.model import History, Readiness, Status
+from oxidicom.admin.model import History, Readiness, ReceiverStatus
 from oxidicom.admin.server import AdminServer
 from oxidicom.net.sharing import listening_sockets
 from tests.unit.test_board import Bench
@@ -80,7 +80,7 @@ async def test_routes(admin: Admin) -> None:
     assert (await admin.get("/metrics")).headers["content-type"].startswith("text/plain; version=")
     for path, record in (
         ("/readyz", Readiness),
-        ("/status", Status),
+        ("/status", ReceiverStatus),
         ("/status/history", History),
     ):
         answer = await admin.get(path)
@@ -173,7 +173,7 @@ async def test_events(admin: Admin) -> None:
         assert [await anext(lines) for _ in range(2)] == [": ", ""]
         for _ in range(2):
             assert await anext(lines) == "event: status"
-            msgspec.json.decode((await anext(lines)).removeprefix("data: "), type=Status)
+            msgspec.json.decode((await anext(lines)).removeprefix("data: "), type=ReceiverStatus)
             assert await anext(lines) == ""
     await admin.until_clients(0)
 
@@ -182,7 +182,7 @@ async def test_one_frame_is_made_for_all(admin: Admin, monkeypatch: pytest.Monke
     made = 0
     status = admin.bench.board.status
 
-    def counted() -> Status:
+    def counted() -> ReceiverStatus:
         nonlocal made
         made += 1
         return status()

@@ -232,7 +232,7 @@ def test_a_theme_is_kept(browser: Browser, receiver: Receiver) -> None:
     viewer.leave()
 
 
-def bad_night(now: float) -> model.Status:
+def bad_night(now: float) -> model.ReceiverStatus:
     """As much as is ever shown, of the longest names and numbers."""
     series = [
         model.Series(
@@ -272,7 +272,7 @@ def bad_night(now: float) -> model.Status:
         )
         for number in range(50)
     ]
-    return model.Status(
+    return model.ReceiverStatus(
         version="0.1.0",
         aet="SIXTEEN_LETTERS_",
         started_at=now - 10_000_000,
@@ -291,7 +291,7 @@ def bad_night(now: float) -> model.Status:
         series_open=80,
         series=series,
         recent_series=[],
-        outbox=model.Outbox(pending=12, refused=2, oldest_at=now - 400),
+        outbox=model.OutboxStatus(pending=12, refused=2, oldest_at=now - 400),
         failures=failures,
     )
 

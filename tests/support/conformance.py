@@ -15,7 +15,7 @@ from typing import Final
 from pydicom.charset import python_encoding
 from pydicom.uid import UID_dictionary
 
-from oxidicom import constants, encodings, uids
+from oxidicom import constants, uids
 from oxidicom.net import listener, watch
 from oxidicom.query import find, inquiries, question
 from oxidicom.query.association import MAX_BYTES
@@ -43,10 +43,10 @@ _STICKY: Final = "\0"
 """A space at which no line ends."""
 
 _ENCODINGS: Final = {
-    encodings.Encoding.IMPLICIT_LE: "implicit VR, little endian",
-    encodings.Encoding.EXPLICIT_LE: "explicit VR, little endian",
-    encodings.Encoding.EXPLICIT_BE: "explicit VR, big endian",
-    encodings.Encoding.DEFLATED: "explicit VR, little endian, deflated",
+    constants.Encoding.IMPLICIT_LE: "implicit VR, little endian",
+    constants.Encoding.EXPLICIT_LE: "explicit VR, little endian",
+    constants.Encoding.EXPLICIT_BE: "explicit VR, big endian",
+    constants.Encoding.DEFLATED: "explicit VR, little endian, deflated",
 }
 
 

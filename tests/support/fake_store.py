@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from oxidicom.constants import Status
+from oxidicom.constants import DimseStatus
 from oxidicom.ports import AssociationContext, SinkOwner, StoreOutcome, StoreRequest
 
 
@@ -53,7 +53,7 @@ class Sink:
         self.discarded = True
 
     def done(self) -> None:
-        self.owner.instance_done(StoreOutcome(self.request, Status.SUCCESS))
+        self.owner.instance_done(StoreOutcome(self.request, DimseStatus.SUCCESS))
 
     def release(self) -> None:
         self.owner.buffer_released(self.kept.pop(0))
@@ -69,11 +69,11 @@ class Store:
         self.changed: Callable[[], None] = lambda: None
         """Called when a sink is finished."""
 
-    def express(self, *arguments: object) -> None:
+    def fast_path(self, *arguments: object) -> None:
         """All goes by sinks."""
 
     def adopt(self, *arguments: object) -> Sink:
-        raise AssertionError("there is no express lane")
+        raise AssertionError("there is no fast path")
 
     def begin(
         self, association: AssociationContext, request: StoreRequest, owner: SinkOwner

@@ -40,10 +40,10 @@ class Journal:
         self.removed += [(association_id, key) for association_id in associations]
 
 
-class WithoutExpress(Storage):
+class WithoutFastPath(Storage):
     """All goes the general way."""
 
-    def express(self, *arguments: Any) -> None:  # type: ignore[override]
+    def fast_path(self, *arguments: Any) -> None:  # type: ignore[override]
         return None
 
 
@@ -114,7 +114,7 @@ class Line:
         root: Path,
         loop: asyncio.AbstractEventLoop,
         *,
-        express: bool = True,
+        fast_path: bool = True,
         mode: WriteMode = "inline",
         **settings: Any,
     ) -> None:
@@ -123,7 +123,7 @@ class Line:
         self.reports: list[Report] = []
         self.journal = Journal()
         self.writers = Writers(loop, WritePolicy(mode, local=True, fsync=False), 1, time.monotonic)
-        self.storage = (Storage if express else WithoutExpress)(
+        self.storage = (Storage if fast_path else WithoutFastPath)(
             root,
             writers=self.writers,
             journal=self.journal,
@@ -166,10 +166,10 @@ class Line:
         return received
 
     @property
-    def expressed(self) -> int:
-        """Instances that took the express lane, or began to."""
-        express = self.protocol._express
-        return 0 if express is None else express.messages
+    def fast(self) -> int:
+        """Instances that took the fast path, or began to."""
+        fast_path = self.protocol._fast_path
+        return 0 if fast_path is None else fast_path.messages
 
     def files(self) -> dict[str, bytes]:
         """Of the whole root, the folder of temporary files included."""

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxidicom.constants import AbortReason, Status
-from oxidicom.encodings import Encoding
+from oxidicom.constants import AbortReason, DimseStatus, Encoding
 from oxidicom.errors import AssociationRejected
 from oxidicom.ports import StoreOutcome, StoreRequest
 from oxidicom.wire.acceptor import Acceptor, State
@@ -286,7 +285,7 @@ def test_a_store_and_its_response() -> None:
     assert receive(acceptor, data(b"one", last=False)) == [("data", b"one", False)]
     assert receive(acceptor, data(b"two")) == [("data", b"two", True)]
     assert not acceptor.mid_message
-    response = acceptor.store_response(StoreOutcome(REQUEST, Status.SUCCESS))
+    response = acceptor.store_response(StoreOutcome(REQUEST, DimseStatus.SUCCESS))
     assert (
         response[:12]
         == pdu(4, b"", len(response) - 6)
@@ -300,7 +299,7 @@ def test_a_store_and_its_response() -> None:
 
 
 def test_a_refusal_says_why() -> None:
-    outcome = StoreOutcome(REQUEST, Status.CANNOT_UNDERSTAND, "no tag", 0x0020000D)
+    outcome = StoreOutcome(REQUEST, DimseStatus.CANNOT_UNDERSTAND, "no tag", 0x0020000D)
     elements = parse_command_set(established().store_response(outcome)[12:])
     assert elements[0x0900] == peer.number(0xC000)
     assert elements[0x0901] == bytes.fromhex("20000d00")
@@ -311,14 +310,14 @@ def test_a_response_is_due_even_where_the_release_came_with_the_data_set() -> No
     acceptor = established()
     *_, end = receive(acceptor, command(STORE) + data(b"d") + peer.release_rq())
     assert end == Ended(None, RELEASE, waits=True)
-    assert acceptor.store_response(StoreOutcome(REQUEST, Status.SUCCESS))
+    assert acceptor.store_response(StoreOutcome(REQUEST, DimseStatus.SUCCESS))
 
 
 def test_responses_keep_to_the_peers_maximum_length() -> None:
     request = peer.associate_rq([Context(1, CT, [peer.EXPLICIT])], max_length=40)
     acceptor = Acceptor(Policy())
     receive(acceptor, request)
-    response = acceptor.store_response(StoreOutcome(REQUEST, Status.SUCCESS))
+    response = acceptor.store_response(StoreOutcome(REQUEST, DimseStatus.SUCCESS))
     joined = b""
     while response:
         length = int.from_bytes(response[2:6])

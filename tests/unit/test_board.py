@@ -1,4 +1,4 @@
-"""The numbers of the admin endpoint: reports and a clock in, a Status and metrics out."""
+"""The numbers of the admin endpoint: reports and a clock in, a ReceiverStatus and metrics out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from oxidicom.admin.board import MOST_FAILURES, MOST_LISTED, MOST_RECENT, MOST_SAMPLES, Board
 from oxidicom.admin.metrics import Metrics
-from oxidicom.admin.model import Check, Outbox, State, Status
+from oxidicom.admin.model import Check, OutboxStatus, ReceiverStatus, State
+from oxidicom.observers import WAITS
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -23,7 +24,6 @@ from oxidicom.ports import (
 )
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.telemetry import Telemetry
-from oxidicom.telemetry.base import WAITS
 from oxidicom.telemetry.both import both
 
 EPOCH = 1_000_000.0
@@ -33,7 +33,7 @@ EPOCH = 1_000_000.0
 class Health:
     def __init__(self) -> None:
         self.states: dict[str, State] = {"storage": "ok", "broker": "ok", "draining": "ok"}
-        self.standing = Outbox()
+        self.standing = OutboxStatus()
 
     def checks(self) -> list[Check]:
         return [
@@ -41,7 +41,7 @@ class Health:
             for name, state in self.states.items()
         ]
 
-    def outbox(self) -> Outbox:
+    def outbox(self) -> OutboxStatus:
         return self.standing
 
 
@@ -64,9 +64,9 @@ class Bench:
         self.metrics = Metrics(self.board)
 
     @property
-    def status(self) -> Status:
+    def status(self) -> ReceiverStatus:
         """By way of its JSON, which is what others see."""
-        return msgspec.json.decode(msgspec.json.encode(self.board.status()), type=Status)
+        return msgspec.json.decode(msgspec.json.encode(self.board.status()), type=ReceiverStatus)
 
     def samples(self) -> dict[str, float]:
         text, _ = self.metrics.page("")
@@ -324,7 +324,7 @@ def test_nothing_of_the_patient(bench: Bench) -> None:
 
 
 def calls(bench: Bench) -> int:
-    """Into Python functions, for one Status."""
+    """Into Python functions, for one ReceiverStatus."""
     entered = 0
 
     def count(frame: FrameType, kind: str, argument: object) -> None:
@@ -362,7 +362,7 @@ def test_metrics(bench: Bench) -> None:
     bench.began("B")
     bench.board.lonk_dropped(7)
     bench.board.settled(series_of().key, None)
-    bench.health.standing = Outbox(pending=4, refused=2, oldest_at=5.0)
+    bench.health.standing = OutboxStatus(pending=4, refused=2, oldest_at=5.0)
     bench.health.states["broker"] = "degraded"
     samples = bench.samples()
     assert (

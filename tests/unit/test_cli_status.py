@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from oxidicom.admin import model
-from oxidicom.admin.model import Status
+from oxidicom.admin.model import ReceiverStatus
 from tests.support.commands import Oxidicom
 from tests.support.ports import free_port
 
-STATUS = Status(
+STATUS = ReceiverStatus(
     version="1.2.3",
     aet="ChRIS",
     started_at=1000.0,
@@ -56,7 +56,7 @@ STATUS = Status(
         )
     ],
     recent_series=[],
-    outbox=model.Outbox(pending=4, oldest_at=8000.0),
+    outbox=model.OutboxStatus(pending=4, oldest_at=8000.0),
     failures=[
         model.Failure(
             at=8199.0, kind="instance", who="CT1", reason="no StudyDate", status="C000H", count=7
@@ -93,7 +93,7 @@ def endpoint(answer: Callable[[str], Answer]) -> Iterator[str]:
             thread.join()
 
 
-def answering(status: Status) -> Callable[[str], Answer]:
+def answering(status: ReceiverStatus) -> Callable[[str], Answer]:
     def answer(path: str) -> Answer:
         if path == "/readyz":
             return (200 if status.ready else 503), b"{}"
@@ -134,7 +134,7 @@ def test_the_tables_tell_it_all(oxidicom: Oxidicom) -> None:
 def test_json_is_the_answer_itself(oxidicom: Oxidicom) -> None:
     with endpoint(answering(STATUS)) as url:
         done = oxidicom("status", "--url", url, "--json")
-    assert msgspec.json.decode(done.out, type=Status) == STATUS
+    assert msgspec.json.decode(done.out, type=ReceiverStatus) == STATUS
 
 
 def test_not_ready_is_status_1(oxidicom: Oxidicom) -> None:
@@ -214,8 +214,8 @@ def test_watching_goes_on_when_it_vanishes(
         done = oxidicom("status", "--url", url, "--watch", "--json")
     assert done.status == 130
     first, second = done.out.splitlines()
-    assert msgspec.json.decode(first, type=Status) == STATUS
-    assert msgspec.json.decode(second, type=Status) == UNREADY
+    assert msgspec.json.decode(first, type=ReceiverStatus) == STATUS
+    assert msgspec.json.decode(second, type=ReceiverStatus) == UNREADY
     assert "HTTP status 503" in done.err
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import oxidicom
-from oxidicom.constants import AbortReason, ContextResult, Status
+from oxidicom.constants import AbortReason, ContextResult, DimseStatus
 from oxidicom.settings.model import variables
 from oxidicom.store.names import REQUIRED
 from tests.support.conformance import DOCUMENT, block, pydicom_version, renewed, tables, uids_of
@@ -49,7 +49,7 @@ def test_renewing_a_renewed_document_changes_nothing(document: str) -> None:
 
 def test_every_store_status_is_there_and_no_other(document: str) -> None:
     assert {int(code, 16) for code in first_column(document, "| Status | Meaning | When |")} == {
-        int(status) for status in Status
+        int(status) for status in DimseStatus
     }
 
 

@@ -104,7 +104,7 @@ def test_no_data_are_copied(line: Line) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 16 * 1024
-    assert line.expressed >= 10
+    assert line.fast >= 10
 
 
 def test_a_response_is_one_send_beside_the_transport(line: Line) -> None:

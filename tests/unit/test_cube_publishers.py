@@ -20,7 +20,7 @@ from oxidicom.notify.early import EarlyPusher
 from oxidicom.notify.outbox import Outbox
 from oxidicom.notify.pushed import Pushed
 from oxidicom.notify.pushes import Pushes, side_by_side
-from oxidicom.ports import Push, Registration, SeriesInfo, SeriesKey
+from oxidicom.ports import HttpRegistration, Registration, SeriesInfo, SeriesKey
 from oxidicom.store.shelf import Shelf
 from tests.unit.test_cube_bodies import FOLDER
 from tests.unit.test_cube_bodies import series as series_info
@@ -81,13 +81,13 @@ class FakeClient(CubeClient):
 
 class Spans:
     def __init__(self) -> None:
-        self.pushes: list[Push] = []
+        self.pushes: list[HttpRegistration] = []
         self.ends: list[tuple[str | None, str, str | None]] = []
 
     def push_began(self, association_id: str | None, started_ns: int) -> str | None:
         return f"traceparent of {association_id} at {started_ns}"
 
-    def pushed(self, push: Push) -> None:
+    def pushed(self, push: HttpRegistration) -> None:
         self.pushes.append(push)
 
     def all_pushed(

@@ -23,7 +23,7 @@ from pydicom.filereader import (
 )
 
 from oxidicom._dataset import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, WANTED_TAGS, Walker
-from oxidicom.encodings import Encoding
+from oxidicom.constants import Encoding
 from oxidicom.store.inflate import INFLATED_LIMIT, Inflater
 from oxidicom.store.reading import Reader, reader_for
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxidicom import disk
+from oxidicom import filesystem
 from oxidicom.ports import SeriesInfo, SeriesJournal, SeriesKey
 from oxidicom.series.journal import Faults, Journal, JournalEntry
 from oxidicom.series.recovery import RecoveredSeries, count_instances, recover
@@ -81,7 +81,7 @@ def test_entering_twice_is_entering_once(journal: Journal, folder: Path) -> None
 
 def test_sync_reaches_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: list[bool] = []
-    monkeypatch.setattr(disk, "write_atomically", lambda *_, sync: wanted.append(sync))
+    monkeypatch.setattr(filesystem, "write_atomically", lambda *_, sync: wanted.append(sync))
     for sync in (False, True):
         Journal(folder, sync).enter("A", series())
     assert wanted == [False, True]
@@ -162,7 +162,7 @@ def test_whatever_lies_there_does_not_stop_the_start(journal: Journal, folder: P
     (folder / "latin.json").write_bytes(whole.replace("ö".encode(), b"\xf6"))
     (folder / "copy.json").write_bytes(whole)
     (folder / "other.json").write_bytes(b'{"association_id": 1, "series": {}}')
-    (folder / "huge.json").write_bytes(b" " * (disk.MAX_SMALL_FILE + 1) + whole)
+    (folder / "huge.json").write_bytes(b" " * (filesystem.MAX_SMALL_FILE + 1) + whole)
     (folder / "notes.txt").write_bytes(b"do not delete")
     (folder / "folder").mkdir()
     (folder / "link").symlink_to(folder / name)
@@ -195,7 +195,7 @@ def test_what_cannot_be_read_now_stays_for_the_next_start(
 ) -> None:
     for association in "ABC":
         journal.enter(association, series())
-    read = disk.read_small
+    read = filesystem.read_small
 
     def stale(path: Path) -> bytes:
         if path.name.startswith("A"):
@@ -206,7 +206,7 @@ def test_what_cannot_be_read_now_stays_for_the_next_start(
 
     faults = Faults()
     with monkeypatch.context() as patched:
-        patched.setattr(disk, "read_small", stale)
+        patched.setattr(filesystem, "read_small", stale)
         assert [entry.association_id for entry in journal.entries(faults)] == ["C"]
     ((name, why),) = faults.unreadable.items()
     assert name.startswith("A-")

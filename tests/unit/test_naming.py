@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from oxidicom.encodings import Encoding
+from oxidicom.constants import Encoding
 from oxidicom.errors import InstanceError
 from oxidicom.store import names
 from oxidicom.store.names import read_names, read_series, series_uid_of

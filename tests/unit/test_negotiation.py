@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oxidicom.constants import APPLICATION_CONTEXT, VERIFICATION
-from oxidicom.encodings import Encoding
+from oxidicom.constants import APPLICATION_CONTEXT, VERIFICATION, Encoding
 from oxidicom.errors import AssociationRejected
 from oxidicom.wire.items import (
     AssociateRequest,

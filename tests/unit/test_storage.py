@@ -19,7 +19,7 @@ import pydicom
 import pytest
 
 from oxidicom._writer import Gather, PartFile
-from oxidicom.encodings import Encoding
+from oxidicom.constants import Encoding
 from oxidicom.ports import (
     AssociationContext,
     InstanceRefused,

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
 from oxidicom.logevents import trace_fields
-from oxidicom.ports import Push, SeriesAsked
+from oxidicom.ports import HttpRegistration, SeriesAsked
 from oxidicom.telemetry import Telemetry, metrics, otlp, start, tracing
 from tests.support.otlp import SERIES, T0, began, ended, refused, stored
 
@@ -229,9 +229,9 @@ def test_reports_of_unknown_associations_are_harmless(
     assert exporter.get_finished_spans() == ()
 
 
-def push(**changes: Any) -> Push:
+def push(**changes: Any) -> HttpRegistration:
     url = "https://cube/api/v1/pacsfiles/"
-    return Push(SERIES, "A", url, None, T0 + 1, T0 + 9)._replace(**changes)
+    return HttpRegistration(SERIES, "A", url, None, T0 + 1, T0 + 9)._replace(**changes)
 
 
 def pushed(telemetry: Telemetry, **changes: Any) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from oxidicom._writer import Gather
-from oxidicom.signature import sign, start_of
+from oxidicom.process_signature import sign, start_of
 from oxidicom.store.temporary import TemporaryFolder
 
 

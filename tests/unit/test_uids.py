@@ -16,7 +16,7 @@ from pynetdicom.presentation import (
     StoragePresentationContexts,
 )
 
-from oxidicom.encodings import Encoding
+from oxidicom.constants import Encoding
 from oxidicom.uids import abstract_syntaxes, transfer_syntax_encoding, transfer_syntaxes
 
 VECTORS: dict[str, Any] = json.loads(

@@ -1,4 +1,4 @@
-"""What the express lane reads and writes by itself, against the code that knows everything."""
+"""What the fast path reads and writes by itself, against the code that knows everything."""
 
 from __future__ import annotations
 

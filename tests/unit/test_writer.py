@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom._shared_sync import FolderSync
+from oxidicom._group_sync import FolderSync
 from oxidicom._writer import Gather, PartFile, filesystem_type, use_openat2
 
 FOLDER = b"SERVICES/PACS/AET/patient/study/series"

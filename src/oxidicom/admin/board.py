@@ -17,6 +17,7 @@ import msgspec
 
 from oxidicom.admin import model
 from oxidicom.admin.modalities import MODALITIES
+from oxidicom.observers import WAITS, Telemetry
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -27,7 +28,6 @@ from oxidicom.ports import (
     SeriesInfo,
     SeriesKey,
 )
-from oxidicom.telemetry.base import WAITS, Telemetry
 
 MOST_LISTED: Final = 100
 """Associations, and series."""
@@ -63,7 +63,7 @@ class Health(Protocol):
     """Answers at once."""
 
     def checks(self) -> list[model.Check]: ...
-    def outbox(self) -> model.Outbox: ...
+    def outbox(self) -> model.OutboxStatus: ...
 
 
 class _Association:
@@ -263,10 +263,10 @@ class Board(Telemetry):
         checks = self.health.checks()
         return model.Readiness(ready=_are_well(checks), checks=checks)
 
-    def status(self) -> model.Status:
+    def status(self) -> model.ReceiverStatus:
         checks = self.health.checks()
         refused = sum(self.instances.values()) - self.instances[0]
-        return model.Status(
+        return model.ReceiverStatus(
             version=self.version,
             aet=self._aet,
             started_at=self._started_at,

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-from oxidicom.admin.model import Check, Outbox, State
+from oxidicom.admin.model import Check, OutboxStatus, State
 from oxidicom.admin.pulse import Pulse
 from oxidicom.logevents import describe
-from oxidicom.signature import sign
+from oxidicom.process_signature import sign
 
 INTERVAL: Final = 5.0
 """Seconds from one question to the next, more where answers take long."""
@@ -183,17 +183,17 @@ class Health:
             *self._nats_checks(),
         ]
 
-    def outbox(self) -> Outbox:
+    def outbox(self) -> OutboxStatus:
         answer = self._storage.answer
         standing = None if answer is None else answer.outbox
         pending = self._courier().depth
         if standing is None:
-            return Outbox(pending=pending)
+            return OutboxStatus(pending=pending)
         if not self._registers:
             # Nobody takes them, and so nobody knows them but the disk.
             pending = standing.pending
         oldest_at = standing.oldest_at if pending else None
-        return Outbox(pending=pending, refused=standing.refused, oldest_at=oldest_at)
+        return OutboxStatus(pending=pending, refused=standing.refused, oldest_at=oldest_at)
 
     def _draining_check(self) -> Check:
         if self._draining():

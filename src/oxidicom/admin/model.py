@@ -89,7 +89,7 @@ class RecentSeries(msgspec.Struct, frozen=True, kw_only=True):
     ended: float
 
 
-class Outbox(msgspec.Struct, frozen=True, kw_only=True):
+class OutboxStatus(msgspec.Struct, frozen=True, kw_only=True):
     pending: int = 0
     refused: int = 0
     oldest_at: float | None = None
@@ -107,7 +107,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Equal ones in a row; `at` is the latest one's."""
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     aet: str
     started_at: float
@@ -126,7 +126,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The 100 that changed last, the latest first."""
     recent_series: list[RecentSeries]
     """The last 20 completed, the latest first."""
-    outbox: Outbox
+    outbox: OutboxStatus
     failures: list[Failure]
     """The latest 50, the latest first."""
 

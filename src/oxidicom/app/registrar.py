@@ -14,11 +14,11 @@ from weakref import WeakValueDictionary
 from oxidicom.logevents import describe, event, trace_fields
 from oxidicom.notify.courier import Courier
 from oxidicom.notify.nats import LonkPublisher
+from oxidicom.observers import WAITS
 from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
 from oxidicom.series.journal import Journal
 from oxidicom.series.recovery import count_instances
 from oxidicom.telemetry import Telemetry
-from oxidicom.telemetry.base import WAITS
 
 logger = logging.getLogger("oxidicom.series")
 

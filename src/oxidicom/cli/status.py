@@ -15,7 +15,7 @@ from oxidicom.cli.console import EXIT_FAULT, BadArguments, complain, is_terminal
 from oxidicom.errors import OxidicomError
 
 if TYPE_CHECKING:
-    from oxidicom.admin.model import Status
+    from oxidicom.admin.model import ReceiverStatus
 
 _MOST: Final = 16 * 1024 * 1024
 """Bytes of an answer."""
@@ -101,7 +101,7 @@ class _Endpoint:
         self._timeout = timeout
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body. Raises _NoAnswer."""
+        """ReceiverStatus and body. Raises _NoAnswer."""
         parts = self._parts
         kind = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -139,16 +139,16 @@ def _parsed(url: str) -> SplitResult:
     return parts
 
 
-def _asked(endpoint: _Endpoint) -> tuple[bytes, Status]:
+def _asked(endpoint: _Endpoint) -> tuple[bytes, ReceiverStatus]:
     import msgspec
 
-    from oxidicom.admin.model import Status
+    from oxidicom.admin.model import ReceiverStatus
 
     code, body = endpoint.get("/status")
     try:
         if code != 200:
             raise _NoAnswer(f"HTTP status {code}: that is no admin endpoint of oxidicom")
-        return body, msgspec.json.decode(body, type=Status)
+        return body, msgspec.json.decode(body, type=ReceiverStatus)
     except msgspec.MsgspecError as error:
         raise _NoAnswer(f"the answer is not understood ({error}): of another version?") from error
 

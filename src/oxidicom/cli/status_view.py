@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from oxidicom.admin.model import RecentSeries, Series, Status
+from oxidicom.admin.model import ReceiverStatus, RecentSeries, Series
 from oxidicom.cli.console import is_terminal, printable
 
 _SHOWN: Final = 20
@@ -21,7 +21,7 @@ _PLAIN_WIDTH: Final = 160
 _COLOURS: Final = {"ok": "green", "degraded": "yellow", "failed": "red"}
 
 
-def show(status: Status) -> None:
+def show(status: ReceiverStatus) -> None:
     if is_terminal(sys.stdout):
         console = Console()
     else:
@@ -34,7 +34,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._live = Live(auto_refresh=False, screen=False)
-        self._latest: Status | None = None
+        self._latest: ReceiverStatus | None = None
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -48,7 +48,7 @@ class Screen:
     ) -> None:
         self._live.stop()
 
-    def update(self, status: Status) -> None:
+    def update(self, status: ReceiverStatus) -> None:
         self._latest = status
         self._live.update(view(status), refresh=True)
 
@@ -59,7 +59,7 @@ class Screen:
         self._live.update(Group(*parts), refresh=True)
 
 
-def view(status: Status) -> Group:
+def view(status: ReceiverStatus) -> Group:
     parts: list[RenderableType] = [_headline(status), _checks(status), _figures(status)]
     if status.associations:
         parts += [Text(), _associations(status)]
@@ -72,7 +72,7 @@ def view(status: Status) -> Group:
     return Group(*parts)
 
 
-def _headline(status: Status) -> Text:
+def _headline(status: ReceiverStatus) -> Text:
     ready = Text("ready", style="green") if status.ready else Text("not ready", style="red")
     since = _duration(status.now - status.started_at)
     workers = f", {status.workers} workers" if status.workers > 1 else ""
@@ -81,7 +81,7 @@ def _headline(status: Status) -> Text:
     )
 
 
-def _checks(status: Status) -> Table:
+def _checks(status: ReceiverStatus) -> Table:
     table = _table("CHECK", "STATE", "")
     for check in status.checks:
         state = Text(check.state, style=_COLOURS[check.state])
@@ -89,7 +89,7 @@ def _checks(status: Status) -> Table:
     return table
 
 
-def _figures(status: Status) -> Table:
+def _figures(status: ReceiverStatus) -> Table:
     totals, rates, outbox = status.totals, status.now_rates, status.outbox
     oldest = ""
     if outbox.oldest_at is not None:
@@ -117,7 +117,7 @@ def _figures(status: Status) -> Table:
     return table
 
 
-def _associations(status: Status) -> Table:
+def _associations(status: ReceiverStatus) -> Table:
     table = _table("ASSOCIATION", "PEER", "OPEN", "STORED", "REFUSED", "SIZE", "TLS")
     for each in status.associations[:_SHOWN]:
         table.add_row(
@@ -132,14 +132,14 @@ def _associations(status: Status) -> Table:
     return _with_rest(table, status.associations_open)
 
 
-def _series(status: Status) -> Table:
+def _series(status: ReceiverStatus) -> Table:
     table = _table("SERIES IN RECEPTION", "OF", "", "RECEIVED", "STATE", "SINCE")
     for each in status.series[:_SHOWN]:
         table.add_row(*_of_series(each), each.state, _duration(status.now - each.since))
     return _with_rest(table, status.series_open)
 
 
-def _recent(status: Status) -> Table:
+def _recent(status: ReceiverStatus) -> Table:
     table = _table("COMPLETE SERIES", "OF", "", "RECEIVED", "STATE", "AGO")
     for each in status.recent_series[:_SHOWN]:
         table.add_row(*_of_series(each), each.state, _duration(status.now - each.ended))
@@ -156,7 +156,7 @@ def _of_series(series: Series | RecentSeries) -> tuple[str, str, str, str]:
     )
 
 
-def _failures(status: Status) -> Table:
+def _failures(status: ReceiverStatus) -> Table:
     table = _table("FAILURE", "AGO", "WHO", "", "REASON")
     for each in status.failures[:_SHOWN]:
         table.add_row(

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import Any, Protocol, cast
 
-from oxidicom._intake import Intake
+from oxidicom._receiver import BufferedReceiver
 from oxidicom.buffers import BufferPool
 from oxidicom.constants import AbortReason
 from oxidicom.logevents import event
@@ -23,7 +23,7 @@ from oxidicom.ports import (
     AssociationBegan,
     AssociationContext,
     AssociationEnded,
-    ExpressLane,
+    FastPath,
     InstanceSink,
     InstanceStore,
     Reports,
@@ -81,8 +81,8 @@ class Host(Protocol):
 
 # BufferedProtocol it must be: with asyncio.Protocol beside it, or with neither, uvloop and asyncio
 # choose different callbacks.
-class AssociationProtocol(Intake, asyncio.BufferedProtocol):
-    """Feeds the acceptor with what no lane takes, and does what its records say."""
+class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
+    """Feeds the acceptor with what no consumer takes, and does what its records say."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -90,7 +90,7 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
         self._store = host.store
         self._acceptor = Acceptor(host.policy, self._admit)
         self._sink: InstanceSink | None = None
-        self._express: ExpressLane | None = None
+        self._fast_path: FastPath | None = None
         self._association: AssociationContext | None = None
         self._kept = 0  # sinks that keep the buffer under way
         self._last: Ended | None = None  # how it ends, once the outcomes that are due are sent
@@ -126,9 +126,9 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.phase = Phase.CLOSED
-        if self._express is not None:
-            self._express.close()
-            self._express = None
+        if self._fast_path is not None:
+            self._fast_path.close()
+            self._fast_path = None
         self._socket.detach()
         self._flow.detach()
         if not self._over:
@@ -157,7 +157,7 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
         except Exception as error:
             self.on_bug(error)
         self._settle_buffers()
-        self.lane = acceptor.express if self._abort_at_rest is None else None
+        self.consumer = acceptor.fast_path if self._abort_at_rest is None else None
         if self.phase is Phase.UNASSOCIATED:
             self._host.receiving_request(self, nbytes)
 
@@ -171,8 +171,8 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
 
     def _flush(self, buffer: bytearray) -> None:
         """The buffer is about to be reused."""
-        if self._express is not None:
-            self._express.flush()
+        if self._fast_path is not None:
+            self._fast_path.flush()
         if self._sink is not None and not self._sink.flush(buffer):
             self._kept += 1
         if self._acceptor.mid_message:
@@ -245,12 +245,12 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
     def buffer_released(self, buffer: bytearray) -> None:
         self._flow.buffer_released(buffer)
 
-    # ---- the express lane's callbacks (ports.ExpressOwner) -------------------------------
+    # ---- the fast path's callbacks (ports.FastPathOwner) -------------------------------
 
     def send(self, data: bytes) -> None:
         self._transport.write(data)
-        if self._express is not None:
-            self._express.direct = False
+        if self._fast_path is not None:
+            self._fast_path.direct = False
 
     def nothing_waits(self) -> bool:
         return not self._transport.get_write_buffer_size()
@@ -299,20 +299,20 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
                 tls=None if tls is None else tls.version(),
             )
         )
-        self._open_express_lane(self._association, encrypted=tls is not None)
+        self._open_fast_path(self._association, encrypted=tls is not None)
 
-    def _open_express_lane(self, association: AssociationContext, *, encrypted: bool) -> None:
-        express = self._store.express(association, self, self._acceptor.contexts)
-        if express is not None:
+    def _open_fast_path(self, association: AssociationContext, *, encrypted: bool) -> None:
+        fast_path = self._store.fast_path(association, self, self._acceptor.contexts)
+        if fast_path is not None:
             if not encrypted:
-                express.fd = self._socket.fileno()
-            self._acceptor.use(express)
-            self._express = express
+                fast_path.fd = self._socket.fileno()
+            self._acceptor.use(fast_path)
+            self._fast_path = fast_path
 
     def _on_ended(self, record: Ended) -> None:
-        self.lane = None
-        if self._express is not None:
-            self._express.discard()
+        self.consumer = None
+        if self._fast_path is not None:
+            self._fast_path.discard()
         sink, self._sink = self._sink, None
         if sink is not None:
             self._flow.instance_done()
@@ -423,7 +423,7 @@ class AssociationProtocol(Intake, asyncio.BufferedProtocol):
             self.abort(reason)
         else:
             self._abort_at_rest = reason
-            self.lane = None
+            self.consumer = None
 
     def kill(self) -> None:
         """Nothing more is sent or awaited."""

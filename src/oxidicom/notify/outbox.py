@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from oxidicom.disk import (
+from oxidicom.filesystem import (
     create_folder,
     read_small,
     remove_if_there,

@@ -21,7 +21,7 @@ from oxidicom.notify.cube_bodies import (
 from oxidicom.notify.cube_fields import Fields
 from oxidicom.notify.cube_http import CubeAway, CubeClient, Retry
 from oxidicom.notify.pushed import Pushed
-from oxidicom.ports import Push, Registration, SeriesFiles, SeriesInfo
+from oxidicom.ports import HttpRegistration, Registration, SeriesFiles, SeriesInfo
 
 INSTANCE: Final = ".dcm"
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 class PushTelemetry(Protocol):
     def push_began(self, association_id: str | None, started_ns: int) -> str | None: ...
 
-    def pushed(self, push: Push) -> None: ...
+    def pushed(self, push: HttpRegistration) -> None: ...
 
     def all_pushed(
         self,
@@ -134,7 +134,7 @@ class Pushes:
             error = describe(why)
             raise
         finally:
-            push = Push(
+            push = HttpRegistration(
                 registration.series,
                 registration.association_id,
                 self.client.url + FILES,

@@ -21,7 +21,7 @@ from oxidicom.notify.celery_message import CeleryMessage, encode, our_origin
 from oxidicom.notify.reasons import reason_of
 from oxidicom.notify.tls import client_context
 from oxidicom.ports import Registration
-from oxidicom.redis_line import ask, connection_to, greet, part
+from oxidicom.redis_connection import ask, connection_to, greet, part
 
 CONNECT_TIMEOUT: Final = 10.0
 PUBLISH_TIMEOUT: Final = 30.0

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from oxidicom.disk import MAX_SMALL_FILE, read_small, remove_if_there, sync_folder
+from oxidicom.filesystem import MAX_SMALL_FILE, read_small, remove_if_there, sync_folder
 from oxidicom.notify.outbox import CLAIMED, CORRUPT, PENDING, REFUSED, OutboxEntry, decode
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})

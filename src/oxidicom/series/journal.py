@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from oxidicom import disk
+from oxidicom import filesystem
 from oxidicom.ports import SeriesInfo, SeriesKey
 
 _SET_ASIDE: Final = ".bad"
@@ -55,17 +55,17 @@ class Journal:
         self._writer = writer
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(JournalEntry)
-        disk.create_folder(folder, sync=sync)
+        filesystem.create_folder(folder, sync=sync)
 
     def enter(self, association_id: str, series: SeriesInfo) -> None:
         """Return once the entry is on disk; entering twice is entering once. Raises OSError."""
         name = _name(association_id, series.key)
         data = self._encoder.encode(JournalEntry(association_id, series, self._writer))
         try:
-            disk.write_atomically(self._folder, name, data, sync=self._sync)
+            filesystem.write_atomically(self._folder, name, data, sync=self._sync)
         except FileNotFoundError:  # somebody cleaned up: no reason to refuse images from now on
-            disk.create_folder(self._folder, sync=self._sync)
-            disk.write_atomically(self._folder, name, data, sync=self._sync)
+            filesystem.create_folder(self._folder, sync=self._sync)
+            filesystem.write_atomically(self._folder, name, data, sync=self._sync)
 
     def remove(self, key: SeriesKey, associations: Iterable[str]) -> None:
         """Forget these entries, if they are there; raises OSError.
@@ -74,7 +74,7 @@ class Journal:
         same count at worst, and registrations are promised at least once.
         """
         for association_id in associations:
-            disk.remove_if_there(os.path.join(self._folder, _name(association_id, key)))
+            filesystem.remove_if_there(os.path.join(self._folder, _name(association_id, key)))
 
     def entries(
         self, faults: Faults, names: Collection[str] | None = None
@@ -85,8 +85,8 @@ class Journal:
         What is no entry is renamed to `*.bad`, where it is not looked at again.
         """
         if names is None:
-            disk.remove_stale_temporaries(self._folder)
-            names = disk.names(self._folder)
+            filesystem.remove_stale_temporaries(self._folder)
+            names = filesystem.names(self._folder)
         for name in names:
             if name.endswith(_SET_ASIDE):
                 continue
@@ -106,7 +106,7 @@ class Journal:
     def _read(self, name: str) -> JournalEntry | None:
         """None for what `enter` has not written under this name; raises OSError."""
         try:
-            entry = self._decoder.decode(disk.read_small(self._folder / name))
+            entry = self._decoder.decode(filesystem.read_small(self._folder / name))
             return entry if _name(entry.association_id, entry.series.key) == name else None
         except OSError as error:
             if error.errno in _NOT_A_FILE:

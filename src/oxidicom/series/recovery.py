@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from oxidicom.disk import close_folder
+from oxidicom.filesystem import close_folder
 from oxidicom.ports import SeriesInfo, SeriesKey
 from oxidicom.series.journal import Faults, Journal
 

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from oxidicom import disk
-from oxidicom.signature import is_left_behind, is_signed, sign
+from oxidicom import filesystem
+from oxidicom.process_signature import is_left_behind, is_signed, sign
 
 BEAT: Final = 10.0
 """Seconds from one touch to the next."""
@@ -42,7 +42,7 @@ class Roll:
         for storage may have hung for all until a moment ago."""
 
     def sign_on(self) -> None:
-        disk.create_folder(self._folder, sync=False)
+        filesystem.create_folder(self._folder, sync=False)
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def beat(self) -> bool:
@@ -60,9 +60,9 @@ class Roll:
 
     def sign_off(self) -> None:
         """All that we had, and took over, is registered."""
-        for name in disk.names(self._folder):
+        for name in filesystem.names(self._folder):
             if _holder(name) == self.name:
-                disk.remove_if_there(self._folder / name)
+                filesystem.remove_if_there(self._folder / name)
 
     def lives(self, name: str) -> bool:
         """As of our latest beat. What is no name of a receiver does not live."""
@@ -80,20 +80,20 @@ class Roll:
 
     def holders(self) -> dict[str, str]:
         """By the name of one that died, who has taken over what it left."""
-        pairs = (name.split(_HEIR, 1) for name in disk.names(self._folder) if _HEIR in name)
+        pairs = (name.split(_HEIR, 1) for name in filesystem.names(self._folder) if _HEIR in name)
         return dict(pairs)
 
     def take_over_dead(self) -> list[str]:
         """Names of receivers that have died without signing off, or whose heir has: what they left
         is ours. Of several who find one dead, one gets it."""
-        found = [name for name in disk.names(self._folder) if not self.lives(_holder(name))]
+        found = [name for name in filesystem.names(self._folder) if not self.lives(_holder(name))]
         claimed = [_owner(name) for name in found if self._claim(name)]
         # One that only seemed dead, to an heir that died since, has its own.
         return [name for name in claimed if not self.lives(name)]
 
     def forget(self, name: str) -> None:
         """One whose place we took, and who has left nothing."""
-        disk.remove_if_there(self._folder / f"{name}{_HEIR}{self.name}")
+        filesystem.remove_if_there(self._folder / f"{name}{_HEIR}{self.name}")
 
     def _claim(self, name: str) -> bool:
         with suppress(FileNotFoundError):

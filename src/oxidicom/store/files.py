@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from oxidicom._writer import Gather, PartFile
-from oxidicom.constants import Status
+from oxidicom.constants import DimseStatus
 from oxidicom.errors import InstanceError
 from oxidicom.ports import Reports, SeriesJournal
 from oxidicom.store.folders import (
@@ -81,7 +81,7 @@ class FilesRoot:
         if self.min_free_space:
             space = os.fstatvfs(self.root_fd)
             if space.f_bavail * space.f_frsize < self.min_free_space:
-                raise InstanceError(Status.OUT_OF_RESOURCES, "Too little free space")
+                raise InstanceError(DimseStatus.OUT_OF_RESOURCES, "Too little free space")
 
     def write(self, part: PartFile, gather: Gather) -> None:
         """Append to a temporary file; raises OSError."""

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
-from oxidicom._shared_sync import FolderSync
-from oxidicom.disk import close_folder
+from oxidicom._group_sync import FolderSync
+from oxidicom.filesystem import close_folder
 from oxidicom.logevents import event
 from oxidicom.ports import FolderNames, SeriesInfo, SeriesKey
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from oxidicom.constants import Status
+from oxidicom.constants import DimseStatus
 from oxidicom.errors import InstanceError
 from oxidicom.ports import SeriesInfo
 from oxidicom.store.naming import check_path, instance_file_name, pacs_name_of, series_folder
@@ -220,7 +220,7 @@ def _series_info(
 
 def _missing(keyword: str) -> InstanceError:
     return InstanceError(
-        Status.CANNOT_UNDERSTAND,
+        DimseStatus.CANNOT_UNDERSTAND,
         f"Missing required tag: {keyword}",
         TAGS[keyword],
         f"DICOM file does not have the required tag: {keyword}",
@@ -229,4 +229,4 @@ def _missing(keyword: str) -> InstanceError:
 
 def _illegal(keyword: str) -> InstanceError:
     notice = f"Illegal value for tag {keyword}"
-    return InstanceError(Status.CANNOT_UNDERSTAND, notice, TAGS[keyword], notice)
+    return InstanceError(DimseStatus.CANNOT_UNDERSTAND, notice, TAGS[keyword], notice)

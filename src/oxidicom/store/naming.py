@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from oxidicom.constants import Status
+from oxidicom.constants import DimseStatus
 from oxidicom.errors import InstanceError
 from oxidicom.store.seahash import short_hash
 
@@ -74,7 +74,7 @@ def check_path(folder: str, file_name: str) -> None:
     """Raises InstanceError where the file's path would be too long for CUBE."""
     if len(folder) + 1 + len(file_name) > PATH_LIMIT:
         raise InstanceError(
-            Status.CANNOT_UNDERSTAND, f"Path of file would exceed {PATH_LIMIT} characters"
+            DimseStatus.CANNOT_UNDERSTAND, f"Path of file would exceed {PATH_LIMIT} characters"
         )
 
 

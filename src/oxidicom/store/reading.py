@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oxidicom._dataset import Walker
-from oxidicom.encodings import Encoding
+from oxidicom.constants import Encoding
 from oxidicom.store.inflate import Inflater
 
 Reader = Walker | Inflater

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import Final
 
-from oxidicom.disk import close_folder
+from oxidicom.filesystem import close_folder
 from oxidicom.store.folders import make_folders, open_folder
 
 _NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})

@@ -10,7 +10,7 @@ from typing import Final
 
 from oxidicom._dataset import Walker
 from oxidicom._writer import Gather, PartFile
-from oxidicom.constants import Status
+from oxidicom.constants import DimseStatus
 from oxidicom.errors import InstanceError
 from oxidicom.ports import (
     AssociationContext,
@@ -35,7 +35,7 @@ Begun = tuple[Walker, PartFile, Gather, int]
 SMALL: Final = 16 * 1024
 """Bytes: cheaper to copy than to keep a whole receive buffer for a writer thread."""
 
-QUARANTINED: Final = frozenset({Status.DATA_SET_DOES_NOT_MATCH, Status.CANNOT_UNDERSTAND})
+QUARANTINED: Final = frozenset({DimseStatus.DATA_SET_DOES_NOT_MATCH, DimseStatus.CANNOT_UNDERSTAND})
 """What a person may want to look at: refused for what it holds, not for our own trouble."""
 
 _OUT_OF_RESOURCES: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
@@ -48,9 +48,11 @@ def refusal_of(error: BaseException) -> InstanceError:
     if isinstance(error, OSError) and error.errno is not None:
         reason = os.strerror(error.errno)
         if error.errno in _OUT_OF_RESOURCES:
-            return InstanceError(Status.OUT_OF_RESOURCES, f"Could not write file: {reason}"[:64])
-        return InstanceError(Status.PROCESSING_FAILURE, f"Could not write file: {reason}"[:64])
-    return InstanceError(Status.PROCESSING_FAILURE, f"Bug: {type(error).__name__}"[:64])
+            return InstanceError(
+                DimseStatus.OUT_OF_RESOURCES, f"Could not write file: {reason}"[:64]
+            )
+        return InstanceError(DimseStatus.PROCESSING_FAILURE, f"Could not write file: {reason}"[:64])
+    return InstanceError(DimseStatus.PROCESSING_FAILURE, f"Bug: {type(error).__name__}"[:64])
 
 
 def _nothing() -> None:
@@ -167,7 +169,7 @@ class StorageSink:
     def _begin_job(self) -> None:
         """Raises what keeps the instance from being stored; broken until the job has succeeded."""
         if self._broken or self._dropped:
-            raise InstanceError(Status.PROCESSING_FAILURE, "An earlier write failed")
+            raise InstanceError(DimseStatus.PROCESSING_FAILURE, "An earlier write failed")
         self._broken = True
         if not self._checked:
             self._checked = True
@@ -211,13 +213,13 @@ class StorageSink:
         names = read_names(self._reader, self._association.calling_ae_title)
         if names.sop_class_uid != self._request.sop_class_uid:
             raise InstanceError(
-                Status.DATA_SET_DOES_NOT_MATCH,
+                DimseStatus.DATA_SET_DOES_NOT_MATCH,
                 "SOP Class UID differs from the command's",
                 0x00080016,
             )
         if names.sop_instance_uid != self._request.sop_instance_uid:
             raise InstanceError(
-                Status.DATA_SET_DOES_NOT_MATCH,
+                DimseStatus.DATA_SET_DOES_NOT_MATCH,
                 "SOP Instance UID differs from the command's",
                 0x00080018,
             )
@@ -305,19 +307,19 @@ class StorageSink:
                 now,
             )
         )
-        self._owner.instance_done(StoreOutcome(self._request, Status.SUCCESS))
+        self._owner.instance_done(StoreOutcome(self._request, DimseStatus.SUCCESS))
 
     def discard(self) -> None:
         if not self._finished:
             self._finished = True
-            self._drop(InstanceError(Status.PROCESSING_FAILURE, "Discarded"))
+            self._drop(InstanceError(DimseStatus.PROCESSING_FAILURE, "Discarded"))
 
     # ---- failure -------------------------------------------------------------------------
 
     def _unreadable(self) -> InstanceError:
         offending = self._reader.offending
         return InstanceError(
-            Status.CANNOT_UNDERSTAND,
+            DimseStatus.CANNOT_UNDERSTAND,
             f"Cannot parse data set: {self._reader.error}"[:64],
             offending if offending >= 0 else None,
         )

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 
 from oxidicom._dataset import Walker
-from oxidicom._express import Destination, Express
+from oxidicom._fastpath import Destination, StoreFastPath
 from oxidicom._writer import PartFile
 from oxidicom.ports import (
     AssociationContext,
-    ExpressOwner,
+    FastPathOwner,
     InstanceStored,
     SinkOwner,
     StoreRequest,
@@ -24,7 +24,7 @@ from oxidicom.store.writing import ignore
 
 
 class Storage(FilesRoot):
-    """Begins an instance for each C-STORE-RQ, or lends an association the express lane for it."""
+    """Begins an instance for each C-STORE-RQ, or lends an association the fast path for it."""
 
     def begin(
         self, association: AssociationContext, request: StoreRequest, owner: SinkOwner
@@ -37,20 +37,20 @@ class Storage(FilesRoot):
             forget = partial(self.journal.remove, key, (association_id,))
             self.writers.lane().run(forget, ignore)
 
-    # ---- the express lane ----------------------------------------------------------------
+    # ---- the fast path ----------------------------------------------------------------
 
-    def express(
+    def fast_path(
         self,
         association: AssociationContext,
-        owner: ExpressOwner,
+        owner: FastPathOwner,
         contexts: Mapping[int, UsableContext],
-    ) -> Express:
-        return Express(self, association, owner, contexts, InstanceStored)
+    ) -> StoreFastPath:
+        return StoreFastPath(self, association, owner, contexts, InstanceStored)
 
     def adopt(
         self, association: AssociationContext, request: StoreRequest, owner: SinkOwner, begun: Begun
     ) -> StorageSink:
-        """Go on with what the express lane has begun."""
+        """Go on with what the fast path has begun."""
         return StorageSink(self, association, request, owner, begun)
 
     def discard(self, part: PartFile) -> None:

@@ -15,7 +15,7 @@ from itertools import count
 from typing import Final
 
 from oxidicom._writer import PartFile
-from oxidicom.signature import is_left_behind, is_signed, sign
+from oxidicom.process_signature import is_left_behind, is_signed, sign
 from oxidicom.store.folders import make_folders, open_folder
 
 PATH: Final = b".oxidicom/tmp"
@@ -25,7 +25,7 @@ _STALE_SECONDS: Final = 24 * 3600.0
 _SUFFIX: Final = ".part"
 _NOT_OURS: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.EPERM})
 """What removing says of no file, a folder, and one that an administrator keeps from being removed:
-trying again is of no use, and would keep instances from the express lane for ever."""
+trying again is of no use, and would keep instances from the fast path for ever."""
 
 
 class TemporaryFolder:

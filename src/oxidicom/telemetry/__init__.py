@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from oxidicom.logevents import event
-from oxidicom.telemetry.base import Telemetry
+from oxidicom.observers import Telemetry
 
 _logger = logging.getLogger(__name__)
 

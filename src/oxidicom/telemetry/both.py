@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from oxidicom.telemetry.base import Telemetry
+from oxidicom.observers import Telemetry
 
 
 def both(first: Telemetry, second: Telemetry) -> Telemetry:

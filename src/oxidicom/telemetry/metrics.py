@@ -9,6 +9,7 @@ from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
+from oxidicom.observers import WAITS, Telemetry
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -18,7 +19,6 @@ from oxidicom.ports import (
     SeriesInfo,
     SeriesKey,
 )
-from oxidicom.telemetry.base import WAITS, Telemetry
 from oxidicom.telemetry.tracing import MAX_OPEN, exportable
 
 MAX_TITLES: Final = 256

@@ -27,16 +27,16 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from oxidicom.logevents import describe, event
+from oxidicom.observers import Telemetry
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
+    HttpRegistration,
     InstanceRefused,
     InstanceStored,
-    Push,
     SeriesAsked,
     SeriesInfo,
 )
-from oxidicom.telemetry.base import Telemetry
 from oxidicom.telemetry.metrics import Measurements
 from oxidicom.telemetry.tracing import Spans
 
@@ -132,7 +132,7 @@ class Exporting(Telemetry):
     def push_began(self, association_id: str | None, started_ns: int) -> str | None:
         return self._first(lambda signal: signal.push_began(association_id, started_ns))
 
-    def pushed(self, push: Push) -> None:
+    def pushed(self, push: HttpRegistration) -> None:
         self._each(lambda signal: signal.pushed(push))
 
     def all_pushed(

@@ -20,17 +20,17 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from oxidicom.observers import Telemetry
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
+    HttpRegistration,
     InstanceRefused,
     InstanceStored,
-    Push,
     SeriesAsked,
     SeriesInfo,
     SeriesKey,
 )
-from oxidicom.telemetry.base import Telemetry
 from oxidicom.ulid import uuid_of
 
 MAX_OPEN: Final = 4096
@@ -176,7 +176,7 @@ class Spans(Telemetry):
         _forget_oldest(self._pushing)
         return traceparent
 
-    def pushed(self, push: Push) -> None:
+    def pushed(self, push: HttpRegistration) -> None:
         span = self._pushing.pop(push.traceparent or "", None)
         if span is None:
             return

@@ -9,7 +9,7 @@ from typing import Final
 from oxidicom._pdu import Command, Data, Framer, Pdu, Violation
 from oxidicom.constants import AbortReason, CommandField, PduType
 from oxidicom.errors import AssociationRejected, PeerError
-from oxidicom.ports import ExpressLane, StoreOutcome, StoreRequest
+from oxidicom.ports import FastPath, StoreOutcome, StoreRequest
 from oxidicom.wire import dimse, items, pdus
 from oxidicom.wire.agreements import agree
 from oxidicom.wire.events import Associated, Ended, Event, FramerEvent, Output, StoreBegan
@@ -53,7 +53,7 @@ class Acceptor:
         self._peer_max_pdu_length = 0
         self._message: StoreRequest | Skipped | None = None
         self._context_id = 0
-        self._express: ExpressLane | None = None
+        self._fast_path: FastPath | None = None
         self.state = State.AWAITING_REQUEST
         self.closing = False
         """The association is over; whatever else arrives is dropped."""
@@ -62,16 +62,16 @@ class Acceptor:
     @property
     def messages(self) -> int:
         """Commands received, which tells one message from the next."""
-        return self._messages + (0 if self._express is None else self._express.messages)
+        return self._messages + (0 if self._fast_path is None else self._fast_path.messages)
 
     @property
-    def express(self) -> ExpressLane | None:
-        """The lane in use, while no message is under way that is not its own."""
-        return self._express if self._message is None else None
+    def fast_path(self) -> FastPath | None:
+        """The fast path in use, while no message is under way that is not its own."""
+        return self._fast_path if self._message is None else None
 
     @property
     def _amid_data(self) -> bool:
-        return self._message is not None or (self._express is not None and self._express.active)
+        return self._message is not None or (self._fast_path is not None and self._fast_path.active)
 
     @property
     def mid_message(self) -> bool:
@@ -83,16 +83,16 @@ class Acceptor:
         """By id; of an association that is established."""
         return self._contexts
 
-    def use(self, express: ExpressLane) -> None:
+    def use(self, fast_path: FastPath) -> None:
         """Let it take usual instances from here on: of those there are no events."""
         # A response in one PDU must fit; what else the peer may mean by so small a limit is not
         # usual either.
         if not 0 < self._peer_max_pdu_length < LONGEST_RESPONSE:
-            express.framer = self._framer
-            self._express = express
+            fast_path.framer = self._framer
+            self._fast_path = fast_path
 
     def take_back(self, request: StoreRequest) -> None:
-        """What the express lane had begun: the rest of its data are events."""
+        """What the fast path had begun: the rest of its data are events."""
         self._message = request
         self._context_id = request.context_id
 
@@ -103,7 +103,7 @@ class Acceptor:
         """
         if self.closing:
             return []
-        return self.take(self._framer.feed(buffer, start, stop, self.express))
+        return self.take(self._framer.feed(buffer, start, stop, self.fast_path))
 
     def take(self, found: list[FramerEvent]) -> list[Event]:
         """As `receive`, of what the framer has made of the bytes already."""
@@ -198,7 +198,7 @@ class Acceptor:
 
     def _stop(self) -> None:
         self._framer.close()
-        self._message = self._express = None
+        self._message = self._fast_path = None
         self.state = State.CLOSING
         self.closing = True
 

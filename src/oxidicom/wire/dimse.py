@@ -6,7 +6,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
-from oxidicom.constants import VERIFICATION, AbortReason, CommandField, Status
+from oxidicom.constants import VERIFICATION, AbortReason, CommandField, DimseStatus
 from oxidicom.errors import PeerError
 
 # Tags as the little endian number that group and element make together on the wire.
@@ -187,7 +187,7 @@ def encode_store_response(
     message_id: int,
     sop_class_uid: str,
     sop_instance_uid: str,
-    status: int = Status.SUCCESS,
+    status: int = DimseStatus.SUCCESS,
     comment: str | None = None,
     offending: int | None = None,
 ) -> bytes:
@@ -233,7 +233,7 @@ def encode_unsupported_response(request: Command) -> bytes:
         request.message_id,
         request.sop_class_uid,
         request.sop_instance_uid,
-        Status.UNRECOGNIZED_OPERATION,
+        DimseStatus.UNRECOGNIZED_OPERATION,
     )
 
 
@@ -242,7 +242,7 @@ def _response(
     message_id: int,
     sop_class_uid: str,
     sop_instance_uid: str = "",
-    status: int = Status.SUCCESS,
+    status: int = DimseStatus.SUCCESS,
     details: bytes = b"",
 ) -> bytes:
     """Elements in ascending order, no data set; an empty UID is left out."""

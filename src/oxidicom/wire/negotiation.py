@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from oxidicom.constants import APPLICATION_CONTEXT, ContextResult
-from oxidicom.encodings import Encoding
+from oxidicom.constants import APPLICATION_CONTEXT, ContextResult, Encoding
 from oxidicom.errors import AssociationRejected
 from oxidicom.uids import UNCOMPRESSED, abstract_syntaxes, transfer_syntax_encoding
 from oxidicom.wire.items import (

@@ -18,7 +18,7 @@ from redis.exceptions import (
 )
 
 from oxidicom.cli.probes import Server, connection_trouble
-from oxidicom.redis_line import ask, connection_to, greet, part
+from oxidicom.redis_connection import ask, connection_to, greet, part
 
 
 class NotAList(Exception):

@@ -48,7 +48,7 @@ cdef class Destination:
     """
 
     def __cinit__(self, Walker walker not None, folder not None, bytes sop_class not None):
-        self.series = SeriesPrint(walker)
+        self.series = SeriesFingerprint(walker)
         self.folder = folder
         self.info = folder.series
         self.path = folder.path
@@ -60,7 +60,7 @@ cdef class Destination:
 
 
 @cython.final
-cdef class Express(Consumer):
+cdef class StoreFastPath(Consumer):
     """See the stub for the public face."""
 
     def __cinit__(self, storage, association, owner, contexts, stored_report):

@@ -1,6 +1,6 @@
-# Part of drivers.pyx: the express lane, its storage and its files real, what surrounds it in miniature.
+# Part of drivers.pyx: the fast path, its storage and its files real, what surrounds it in miniature.
 
-from oxidicom._express cimport Destination, Express
+from oxidicom._fastpath cimport Destination, StoreFastPath
 from oxidicom._writer cimport PartFile
 
 from collections import namedtuple
@@ -91,10 +91,10 @@ _storage = None
 
 cdef class Association:
     """Both ways of an instance, without their decisions: what came is told as (context, message,
-    SOP class, SOP instance, data set), whichever way it went (ports.ExpressOwner)."""
+    SOP class, SOP instance, data set), whichever way it went (ports.FastPathOwner)."""
     cdef object storage
     cdef Framer framer
-    cdef Express lane
+    cdef StoreFastPath fast_path
     cdef list told
     cdef tuple request              # of the instance on the general way, None: there is none
     cdef bytes data                 # that has come of it
@@ -107,13 +107,13 @@ cdef class Association:
         self.framer = Framer(0, False)
         self.framer.take(REQUEST, 0, len(REQUEST), None)
         storage.begin(self.on_stored)
-        self.lane = Express(storage, storage, self, CONTEXTS, tuple)
-        self.lane.framer = self.framer
+        self.fast_path = StoreFastPath(storage, storage, self, CONTEXTS, tuple)
+        self.fast_path.framer = self.framer
 
-    # ---- what the lane calls -------------------------------------------------------------
+    # ---- what the fast_path calls -------------------------------------------------------------
 
     def on_stored(self, report):
-        self.request = self.lane.context_id, *usual_of(&self.lane.command)
+        self.request = self.fast_path.context_id, *usual_of(&self.fast_path.command)
         name = self.storage.folder.files.pop(self.request[3])
         self.data = self.content(self.storage.folder_fd, name)
         if len(self.data) != report[3] or not self.answered:
@@ -162,16 +162,16 @@ cdef class Association:
     # ---- what came -----------------------------------------------------------------------
 
     cdef int receive(self, bytearray buffer, Py_ssize_t size) except -1:
-        """As net.protocol does: by the lane, while no instance is on the general way."""
+        """As net.protocol does: by the fast_path, while no instance is on the general way."""
         if self.request is None:
-            found = self.lane.receive(buffer, size)
+            found = self.fast_path.receive(buffer, size)
         else:
             found = self.framer.take(buffer, 0, size, None)
         for event in found or ():
             if not self.over:
                 self.on_event(event, buffer)
         if not self.over:
-            self.lane.flush()
+            self.fast_path.flush()
         return 0
 
     cdef int on_event(self, object event, bytearray buffer) except -1:
@@ -184,7 +184,7 @@ cdef class Association:
             if data.last:
                 self.tell()
             return 0
-        if isinstance(event, Command) and self.request is None and not self.lane.active:
+        if isinstance(event, Command) and self.request is None and not self.fast_path.active:
             return self.on_command(event)
         return self.end()
 
@@ -207,7 +207,7 @@ cdef class Association:
         """By whatever is no message in its turn."""
         self.over = True
         self.request = None
-        self.lane.discard()
+        self.fast_path.discard()
         self.framer.close()
         return 0
 
@@ -231,12 +231,12 @@ cdef list associated(const Input *given, int slow):
         start = given.ends[i]
         _storage.quick = not slow >> (i & 7) & 1
         association.receive(buffer, size)
-    if association.lane.active:
-        association.lane.hand_over(True)
+    if association.fast_path.active:
+        association.fast_path.hand_over(True)
     if association.request is not None:
         association.told.append((*association.request, association.data, "cut"))
     association.told.append((association.over, association.framer.is_mid_message()))
-    association.lane.close()
+    association.fast_path.close()
     if not association.answered or _storage.left or _storage.folder.files:
         raise AssertionError("not answered, or something is left")
     return association.told

@@ -3,9 +3,9 @@ from typing import Any
 from oxidicom._pdu import FramerEvent
 from oxidicom.buffers import BufferPool
 
-class Intake:
+class BufferedReceiver:
     pool: BufferPool
-    lane: Any
+    consumer: Any
     """A `_pdu.Consumer`: takes what is usual of what comes next; None while nothing can be."""
     received: int
     """Bytes, of the whole connection."""
@@ -25,11 +25,13 @@ class Intake:
     def get_buffer(self, sizehint: int) -> bytearray | memoryview: ...
     def buffer_updated(self, nbytes: int) -> None: ...
     def on_receive(self, nbytes: int, found: list[FramerEvent] | None) -> None:
-        """The pool's buffer holds `nbytes` new ones; `found` is what a lane has made of them that
-        it did not take, None where there is no lane."""
+        """Handle `nbytes` new bytes in the pool's buffer.
+
+        `found` holds the framer's events that the consumer did not take; None without a consumer.
+        """
 
     def on_long_turn(self, rare: bool) -> None:
         """Others have waited for longer than they should; `rare`: not in the last second before."""
 
     def on_bug(self, error: BaseException) -> None:
-        """A lane broke."""
+        """A consumer broke."""

@@ -4,9 +4,9 @@ from libc.stdint cimport int64_t
 from oxidicom._pdu cimport Consumer
 
 
-cdef class Intake:
+cdef class BufferedReceiver:
     cdef public object pool             # buffers.BufferPool
-    cdef public Consumer lane           # where what comes next may be usual; else None
+    cdef public Consumer consumer           # where what comes next may be usual; else None
     cdef public int64_t received        # bytes
     cdef public int64_t long_turn_ns    # of work, after which others have their turn
     cdef public int64_t worked_ns       # since they had it last, less what is forgiven

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from oxidicom import disk
+from oxidicom import filesystem
 
 
 class Calls:
@@ -37,11 +37,11 @@ class Calls:
 
 @pytest.mark.parametrize("sync", [False, True])
 def test_written_is_read(tmp_path: Path, sync: bool) -> None:
-    disk.write_atomically(tmp_path, "a.json", b"one", sync=sync)
-    disk.write_atomically(tmp_path, "b.json", b"", sync=sync)
-    disk.write_atomically(tmp_path, "a.json", b"three", sync=sync)
-    assert disk.read_small(tmp_path / "a.json") == b"three"
-    assert disk.read_small(tmp_path / "b.json") == b""
+    filesystem.write_atomically(tmp_path, "a.json", b"one", sync=sync)
+    filesystem.write_atomically(tmp_path, "b.json", b"", sync=sync)
+    filesystem.write_atomically(tmp_path, "a.json", b"three", sync=sync)
+    assert filesystem.read_small(tmp_path / "a.json") == b"three"
+    assert filesystem.read_small(tmp_path / "b.json") == b""
     assert sorted(os.listdir(tmp_path)) == ["a.json", "b.json"]
     assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o600
 
@@ -50,17 +50,17 @@ def test_sync_puts_the_file_before_its_name_and_then_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = Calls(monkeypatch)
-    disk.write_atomically(tmp_path, "a", b"1", sync=True)
+    filesystem.write_atomically(tmp_path, "a", b"1", sync=True)
     assert calls.made == ["write", "fsync", "close", "rename", "fsync folder", "close"]
     calls.made.clear()
-    disk.write_atomically(tmp_path, "a", b"1", sync=False)
+    filesystem.write_atomically(tmp_path, "a", b"1", sync=False)
     assert calls.made == ["write", "close", "rename"]
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:3]))
-    disk.write_atomically(tmp_path, "a", b"0123456789", sync=False)
+    filesystem.write_atomically(tmp_path, "a", b"0123456789", sync=False)
     assert (tmp_path / "a").read_bytes() == b"0123456789"
 
 
@@ -68,7 +68,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_failure_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    disk.write_atomically(tmp_path, "a", b"old", sync=True)
+    filesystem.write_atomically(tmp_path, "a", b"old", sync=True)
     real = getattr(os, failing)
 
     def fail(*arguments: Any) -> None:
@@ -79,7 +79,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     with monkeypatch.context() as patched:
         patched.setattr(os, failing, fail)
         with pytest.raises(OSError, match="No space") as raised:
-            disk.write_atomically(tmp_path, "a", b"new", sync=True)
+            filesystem.write_atomically(tmp_path, "a", b"new", sync=True)
     assert raised.value.errno == errno.ENOSPC
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
@@ -87,18 +87,18 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
 
 def test_readers_see_whole_files_only(tmp_path: Path) -> None:
     texts = [bytes([letter]) * 50_000 for letter in b"abcd"]
-    disk.write_atomically(tmp_path, "a", texts[0], sync=False)
+    filesystem.write_atomically(tmp_path, "a", texts[0], sync=False)
     seen: set[bytes] = set()
     done = threading.Event()
 
     def read() -> None:
         while not done.is_set():
-            seen.add(disk.read_small(tmp_path / "a"))
+            seen.add(filesystem.read_small(tmp_path / "a"))
 
     reader = threading.Thread(target=read)
     reader.start()
     for turn in range(400):
-        disk.write_atomically(tmp_path, "a", texts[turn % 4], sync=False)
+        filesystem.write_atomically(tmp_path, "a", texts[turn % 4], sync=False)
     done.set()
     reader.join()
     assert seen
@@ -108,18 +108,18 @@ def test_readers_see_whole_files_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../a"])
 def test_names_that_are_not_ours(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="name"):
-        disk.write_atomically(tmp_path, name, b"", sync=False)
+        filesystem.write_atomically(tmp_path, name, b"", sync=False)
     assert os.listdir(tmp_path) == []
 
 
 def test_no_more_is_written_than_would_be_read(tmp_path: Path) -> None:
-    disk.write_atomically(tmp_path, "a", bytes(disk.MAX_SMALL_FILE), sync=False)
-    assert len(disk.read_small(tmp_path / "a")) == disk.MAX_SMALL_FILE
+    filesystem.write_atomically(tmp_path, "a", bytes(filesystem.MAX_SMALL_FILE), sync=False)
+    assert len(filesystem.read_small(tmp_path / "a")) == filesystem.MAX_SMALL_FILE
     with pytest.raises(OSError, match="too large") as raised:
-        disk.write_atomically(tmp_path, "b", bytes(disk.MAX_SMALL_FILE + 1), sync=False)
+        filesystem.write_atomically(tmp_path, "b", bytes(filesystem.MAX_SMALL_FILE + 1), sync=False)
     assert raised.value.errno == errno.EFBIG
-    (tmp_path / "b").write_bytes(bytes(disk.MAX_SMALL_FILE + 9))
-    assert len(disk.read_small(tmp_path / "b")) == disk.MAX_SMALL_FILE + 1
+    (tmp_path / "b").write_bytes(bytes(filesystem.MAX_SMALL_FILE + 9))
+    assert len(filesystem.read_small(tmp_path / "b")) == filesystem.MAX_SMALL_FILE + 1
 
 
 def test_reading_neither_follows_links_nor_waits_on_pipes(tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_reading_neither_follows_links_nor_waits_on_pipes(tmp_path: Path) -> Non
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="symbolic links"):
-        disk.read_small(tmp_path / "link")
-    assert disk.read_small(tmp_path / "pipe") == b""
+        filesystem.read_small(tmp_path / "link")
+    assert filesystem.read_small(tmp_path / "pipe") == b""
     writer = os.open(tmp_path / "pipe", os.O_RDWR)
     try:
-        assert disk.read_small(tmp_path / "pipe") == b""
+        assert filesystem.read_small(tmp_path / "pipe") == b""
     finally:
         os.close(writer)
 
@@ -139,7 +139,7 @@ def test_reading_neither_follows_links_nor_waits_on_pipes(tmp_path: Path) -> Non
 def test_names_are_final_ones_in_order(tmp_path: Path) -> None:
     for name in ("b", "a", ".nfs0001", ".0123.tmp", "c.bad"):
         (tmp_path / name).touch()
-    assert disk.names(tmp_path) == ["a", "b", "c.bad"]
+    assert filesystem.names(tmp_path) == ["a", "b", "c.bad"]
 
 
 def test_only_stale_temporaries_are_removed(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_only_stale_temporaries_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         if name != ".new.tmp":
             os.utime(tmp_path / name, (long_ago, long_ago))
-    disk.remove_stale_temporaries(tmp_path)
+    filesystem.remove_stale_temporaries(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".new.tmp", ".nfs0001", "a", "a.tmp"]
 
 
@@ -163,13 +163,13 @@ def test_what_a_killed_writer_leaves_is_a_temporary(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "rename", die)
-        patched.setattr(disk, "remove_if_there", lambda _: None)
+        patched.setattr(filesystem, "remove_if_there", lambda _: None)
         with pytest.raises(Killed):
-            disk.write_atomically(tmp_path, "a", b"1", sync=False)
+            filesystem.write_atomically(tmp_path, "a", b"1", sync=False)
     (left,) = os.listdir(tmp_path)
-    assert disk.names(tmp_path) == []
+    assert filesystem.names(tmp_path) == []
     os.utime(tmp_path / left, (0, 0))
-    disk.remove_stale_temporaries(tmp_path)
+    filesystem.remove_stale_temporaries(tmp_path)
     assert os.listdir(tmp_path) == []
 
 
@@ -178,7 +178,7 @@ def test_what_a_dead_process_was_writing_goes_at_once(
 ) -> None:
     """Of a new file, what its living writer writes stays and what a killed one wrote goes."""
     program = (
-        "import os, pathlib, signal, sys; from oxidicom import disk\n"
+        "import os, pathlib, signal, sys; from oxidicom import filesystem\n"
         "os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "disk.write_atomically(pathlib.Path(sys.argv[1]), 'a', b'1', sync=False)"
     )
@@ -187,12 +187,12 @@ def test_what_a_dead_process_was_writing_goes_at_once(
     (dead,) = os.listdir(tmp_path)
 
     def look(temporary: str, target: str) -> None:
-        disk.remove_stale_temporaries(tmp_path)
+        filesystem.remove_stale_temporaries(tmp_path)
         assert os.listdir(tmp_path) == [os.path.basename(temporary)] != [dead]
         os.replace(temporary, target)
 
     monkeypatch.setattr(os, "rename", look)
-    disk.write_atomically(tmp_path, "b", b"2", sync=False)
+    filesystem.write_atomically(tmp_path, "b", b"2", sync=False)
     assert os.listdir(tmp_path) == ["b"]
 
 
@@ -202,27 +202,27 @@ def test_folders_are_made_private(
 ) -> None:
     calls = Calls(monkeypatch)
     folder = tmp_path / "state" / "journal"
-    disk.create_folder(folder, sync=sync)
+    filesystem.create_folder(folder, sync=sync)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert calls.made.count("fsync folder") == (2 if sync else 0)
     calls.made.clear()
-    disk.create_folder(folder, sync=sync)
+    filesystem.create_folder(folder, sync=sync)
     assert calls.made == []
 
 
 def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
     (tmp_path / "journal").touch()
     with pytest.raises(FileExistsError):
-        disk.create_folder(tmp_path / "journal", sync=False)
+        filesystem.create_folder(tmp_path / "journal", sync=False)
 
 
 def test_remove_if_there(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
-    disk.remove_if_there(tmp_path / "a")
-    disk.remove_if_there(tmp_path / "a")
+    filesystem.remove_if_there(tmp_path / "a")
+    filesystem.remove_if_there(tmp_path / "a")
     assert os.listdir(tmp_path) == []
     with pytest.raises(OSError, match=r"directory|permitted"):
-        disk.remove_if_there(tmp_path)
+        filesystem.remove_if_there(tmp_path)
 
 
 def test_a_temporary_file_that_cannot_be_removed_goes_the_next_time(
@@ -238,7 +238,7 @@ def test_a_temporary_file_that_cannot_be_removed_goes_the_next_time(
         storage.setattr(os, "rename", failing(errno.ENOSPC))
         storage.setattr(os, "unlink", failing(errno.EIO))
         with pytest.raises(OSError, match="space"):
-            disk.write_atomically(tmp_path, "a.json", b"one", sync=False)
+            filesystem.write_atomically(tmp_path, "a.json", b"one", sync=False)
         assert len(os.listdir(tmp_path)) == 1
-    disk.write_atomically(tmp_path, "b.json", b"two", sync=False)
+    filesystem.write_atomically(tmp_path, "b.json", b"two", sync=False)
     assert os.listdir(tmp_path) == ["b.json"]

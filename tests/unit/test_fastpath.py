@@ -1,4 +1,4 @@
-"""The express lane does what the general way does: the same files, answers and reports."""
+"""The fast path does what the general way does: the same files, answers and reports."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_all_but_the_first_of_a_series_take_it(make: Make) -> None:
     for n in range(1, 6):
         line.receive(message(instance(n), n))
         assert statuses(line.taken()) == [0]
-    assert line.expressed == 5
+    assert line.fast == 5
     assert line.transport.writes == 2, "the acceptance, and the first response"
     stored = [report for report in line.reports if isinstance(report, InstanceStored)]
     assert [report.sop_instance_uid for report in stored] == [
@@ -112,14 +112,14 @@ def test_it_is_not_lent_to_a_peer_that_takes_no_whole_response(make: Make) -> No
     for n in range(1, 4):
         line.receive(message(instance(n), n))
     assert line.transport.writes == 4
-    assert line.expressed == 0
+    assert line.fast == 0
 
 
 # ---- what goes wrong on it --------------------------------------------------------------------
 
 
 def prepared(make: Make, **settings: Any) -> Line:
-    """An instance of the series is stored, so that others take the lane to its end."""
+    """An instance of the series is stored, so that others take the fast path to its end."""
     line = make(**settings)
     line.associate()
     line.receive(message(instance(1)))
@@ -187,7 +187,7 @@ def test_no_space(make: Make, monkeypatch: pytest.MonkeyPatch, pixels: int) -> N
     monkeypatch.undo()
     line.receive(message(instance(3, pixels=pixels)))
     assert statuses(line.taken()) == [0]
-    assert line.transport.writes == 3, "and back on the lane"
+    assert line.transport.writes == 3, "and back on the fast path"
 
 
 def test_names_that_break_the_code_refuse_one_instance_only(
@@ -227,10 +227,10 @@ def test_while_storage_is_slow_all_goes_the_general_way(make: Make) -> None:
     line = prepared(make)
     line.storage.writers.policy.quick = False
     line.receive(message(instance(2)))
-    assert (statuses(line.taken()), line.transport.writes, line.expressed) == ([0], 3, 1)
+    assert (statuses(line.taken()), line.transport.writes, line.fast) == ([0], 3, 1)
     line.storage.writers.policy.quick = True
     line.receive(message(instance(3)))
-    assert (statuses(line.taken()), line.transport.writes, line.expressed) == ([0], 3, 2)
+    assert (statuses(line.taken()), line.transport.writes, line.fast) == ([0], 3, 2)
 
 
 def test_a_slow_write_hands_over_amid_an_instance(make: Make) -> None:
@@ -240,7 +240,7 @@ def test_a_slow_write_hands_over_amid_an_instance(make: Make) -> None:
     line.associate()
     line.receive(message(instance(1, pixels=250 << 20), max_length=0)[: 240 << 20])
     assert not line.storage.writers.policy.quick
-    assert line.expressed == 1
+    assert line.fast == 1
     assert line.protocol._sink is not None
 
 
@@ -258,7 +258,7 @@ def test_what_others_found_slow_is_left_to_threads_amid_an_instance(make: Make) 
 
 
 def test_slow_storage_is_left_to_threads_amid_an_instance_of_the_general_way(make: Make) -> None:
-    line = make(mode="auto", express=False)
+    line = make(mode="auto", fast_path=False)
     line.associate()
     whole = message(instance(1, pixels=600_000))
     half = pdus(whole, 300_000)
@@ -422,8 +422,8 @@ def test_with_it_and_without_it_is_the_same(
     outcomes = []
     loop = asyncio.new_event_loop()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as root:
-        for express in (False, True):
-            line = Line(Path(root) / str(express), loop, express=express)
+        for fast_path in (False, True):
+            line = Line(Path(root) / str(fast_path), loop, fast_path=fast_path)
             line.associate()
             line.receive(bytes(damaged), size)
             line.transport.closing = True
@@ -459,10 +459,10 @@ def test_a_series_of_which_nothing_is_stored_leaves_no_journal_entry(
                 (line.root / name).mkdir()
 
 
-@pytest.mark.parametrize("express", [True, False])
-def test_slow_storage_is_not_waited_for_when_associations_end(make: Make, express: bool) -> None:
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_slow_storage_is_not_waited_for_when_associations_end(make: Make, fast_path: bool) -> None:
     """A hundred of them that give up at once would hold up all others by a hundred removals."""
-    line = make(mode="auto", express=express)
+    line = make(mode="auto", fast_path=fast_path)
     line.associate()
     line.receive(message(instance(1)))
     assert statuses(line.taken()) == [0]

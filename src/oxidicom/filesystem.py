@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from oxidicom.signature import is_left_behind, sign
+from oxidicom.process_signature import is_left_behind, sign
 
 MAX_SMALL_FILE: Final = 1024 * 1024
 """Bytes. Our records take one or two KiB; whatever is longer is not ours."""

@@ -7,9 +7,9 @@ from typing import Final
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
+    HttpRegistration,
     InstanceRefused,
     InstanceStored,
-    Push,
     SeriesAsked,
     SeriesCompleted,
     SeriesInfo,
@@ -71,7 +71,7 @@ class Telemetry:
         request."""
         return None
 
-    def pushed(self, push: Push) -> None:
+    def pushed(self, push: HttpRegistration) -> None:
         """One instance, or one piece of custom metadata, was registered over HTTP, or was not."""
 
     def all_pushed(

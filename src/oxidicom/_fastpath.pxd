@@ -1,14 +1,14 @@
 # The usual way of a usual instance, from the receive buffer to its final name and its response.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from oxidicom._dataset cimport SeriesPrint, Walker
+from oxidicom._dataset cimport SeriesFingerprint, Walker
 from oxidicom._dimse cimport StoreCommand, Uid
 from oxidicom._pdu cimport Consumer, Framer
-from oxidicom._shared_sync cimport FolderSync
+from oxidicom._group_sync cimport FolderSync
 from oxidicom._writer cimport Gather, PartFile
 
 cdef class Destination:
-    cdef SeriesPrint series
+    cdef SeriesFingerprint series
     cdef object folder      # store.folders.SeriesFolder
     cdef object info        # ports.SeriesInfo
     cdef bytes path
@@ -19,7 +19,7 @@ cdef class Destination:
     cdef FolderSync sync
 
 
-cdef class Express(Consumer):
+cdef class StoreFastPath(Consumer):
     cdef object storage, owner, policy, completions, clock, reports, stored_report
     cdef object association, association_id
     cdef object contexts

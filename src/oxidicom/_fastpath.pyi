@@ -16,10 +16,10 @@ class Destination:
     def __init__(self, walker: Walker, folder: object, sop_class: bytes) -> None: ...
 
 @final
-class Express(Consumer):
-    """The usual instances of one association, all in one thread (ports.ExpressLane).
+class StoreFastPath(Consumer):
+    """The usual instances of one association, all in one thread (ports.FastPath).
 
-    `storage` is a store.storage.Storage, `owner` a ports.ExpressOwner; `contexts` are
+    `storage` is a store.storage.Storage, `owner` a ports.FastPathOwner; `contexts` are
     ports.UsableContext by presentation context id.
     """
 

@@ -17,8 +17,8 @@ cdef int64_t RARE_NS = 1_000_000_000
 other: it may have been another thread's doing, or storage's."""
 
 
-cdef class Intake:
-    """Receives into the pool's buffer. A subclass handles in `on_receive` what no lane takes.
+cdef class BufferedReceiver:
+    """Receives into the pool's buffer. A subclass handles in `on_receive` what no consumer takes.
 
     A full buffer is 60 us of copying amid a large instance, but may as well hold thousands of
     messages, 60 ms of work: so a receive is first narrow, and wider where that goes quickly.
@@ -61,11 +61,11 @@ cdef class Intake:
             self.rested_ns = began
 
     cdef int take_in(self, Py_ssize_t nbytes) except -1:
-        if self.lane is None:
+        if self.consumer is None:
             self.on_receive(nbytes, None)
             return 0
         try:
-            found = self.lane.receive(self.pool.current, nbytes)
+            found = self.consumer.receive(self.pool.current, nbytes)
         except Exception as error:
             self.on_bug(error)
             return 0
