@@ -14,8 +14,8 @@ import httpx
 import msgspec
 import pytest
 
+from oxidicom.admin.liveness import DEAD, Liveness
 from oxidicom.admin.model import Readiness, ReceiverStatus
-from oxidicom.admin.pulse import DEAD, Pulse
 from oxidicom.app.admin import Admin
 from oxidicom.settings import load
 from tests.conftest import StartRedis
@@ -290,7 +290,7 @@ def test_nobody_who_receives_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path), "OXIDICOM_ADMIN_PORT": "0"})
     admin = Admin(settings)
     now = 0.0
-    admin.pulse = Pulse(lambda: now)
+    admin.liveness = Liveness(lambda: now)
     admin.pulse.beat(1)
     now = DEAD - 1
     assert admin.death() is None

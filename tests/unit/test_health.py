@@ -13,8 +13,8 @@ import pytest
 
 from oxidicom.admin import health as module
 from oxidicom.admin.health import Health, StorageAnswer, StorageProbe, Watched
+from oxidicom.admin.liveness import SILENT, Heartbeat, Liveness
 from oxidicom.admin.model import Check
-from oxidicom.admin.pulse import SILENT, Heartbeat, Pulse
 
 
 class Standing(NamedTuple):
@@ -41,7 +41,7 @@ class Bench:
         self.draining = False
         self.min_free_space = 0
         self.workers = 1
-        self.pulse = Pulse(lambda: self.now)
+        self.pulse = Liveness(lambda: self.now)
         self.pulse.beat(1)
 
     def watched(self, answer: object) -> Watched[object]:
@@ -264,7 +264,7 @@ async def test_storage_that_hangs_holds_up_nobody(
 async def test_a_heart_beats_at_once_and_for_as_long_as_it_may(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("oxidicom.admin.pulse.BEAT", 0.001)
+    monkeypatch.setattr("oxidicom.admin.liveness.BEAT", 0.001)
     beats = 0
     enough = asyncio.Event()
 

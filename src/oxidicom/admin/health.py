@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
+from oxidicom.admin.liveness import Liveness
 from oxidicom.admin.model import Check, OutboxStatus, State
-from oxidicom.admin.pulse import Pulse
 from oxidicom.logevents import describe
 from oxidicom.process_signature import sign
 
@@ -160,7 +160,7 @@ class Health:
         courier: Callable[[], Deliveries],
         nats: Callable[[], bool | None],
         draining: Callable[[], bool],
-        pulse: Pulse,
+        pulse: Liveness,
         workers: int,
     ) -> None:
         self._storage = storage

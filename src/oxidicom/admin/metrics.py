@@ -16,13 +16,13 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from oxidicom.admin.board import LATENCIES_S, Board
+from oxidicom.admin.status_board import LATENCIES_S, StatusBoard
 
 
 class Metrics:
     """A registry of our own: the library's default one is everybody's."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: StatusBoard) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(BoardCollector(board))
         ProcessCollector(registry=self._registry)
@@ -34,7 +34,7 @@ class Metrics:
 
 
 class BoardCollector(Collector):
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: StatusBoard) -> None:
         self._board = board
 
     def describe(self) -> list[Metric]:

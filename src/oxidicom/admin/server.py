@@ -24,10 +24,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from oxidicom.admin.board import Board
 from oxidicom.admin.connections import Connection
 from oxidicom.admin.events import MOST_CLIENTS, Broadcast, EventStream
 from oxidicom.admin.metrics import Metrics
+from oxidicom.admin.status_board import StatusBoard
 from oxidicom.logevents import event
 
 logger = logging.getLogger("oxidicom.admin")
@@ -52,7 +52,7 @@ class AdminServer:
     """`run` on the control plane's loop, then `stop`. `death` says why we should be started again,
     if we should."""
 
-    def __init__(self, board: Board, death: Callable[[], str | None]) -> None:
+    def __init__(self, board: StatusBoard, death: Callable[[], str | None]) -> None:
         self._board = board
         self._death = death
         self._metrics = Metrics(board)

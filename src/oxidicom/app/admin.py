@@ -8,10 +8,10 @@ import time
 from typing import Final, Protocol
 
 from oxidicom import __version__
-from oxidicom.admin.board import Board
 from oxidicom.admin.health import Health, StorageAnswer, StorageProbe, Watched
-from oxidicom.admin.pulse import DEAD, Pulse
+from oxidicom.admin.liveness import DEAD, Liveness
 from oxidicom.admin.server import AdminServer
+from oxidicom.admin.status_board import StatusBoard
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import describe, event
 from oxidicom.net.sharing import listening_sockets
@@ -52,12 +52,12 @@ class Admin:
                 "machine"
             ) from error
         self.port: int = self._sockets[0].getsockname()[1]
-        self.pulse = Pulse(time.monotonic)
+        self.pulse = Liveness(time.monotonic)
         self.draining = False
         """Set on any thread: from then on we are not ready."""
         self._tasks: list[asyncio.Task[None]] = []
 
-    def make(self, tracker: SeriesTracker, outbox: Outbox, broker: Broker | None) -> Board:
+    def make(self, tracker: SeriesTracker, outbox: Outbox, broker: Broker | None) -> StatusBoard:
         settings = self._settings
         self._probe = StorageProbe(
             {
@@ -82,7 +82,7 @@ class Admin:
             pulse=self.pulse,
             workers=settings.workers,
         )
-        self.board = Board(
+        self.board = StatusBoard(
             version=__version__,
             aet=settings.scp_aet,
             workers=settings.workers,

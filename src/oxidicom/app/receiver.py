@@ -36,7 +36,7 @@ class Receiver:
             raise
         await self._notifier.start()
         if self._notifier.admin is not None:
-            from oxidicom.admin.pulse import Heartbeat
+            from oxidicom.admin.liveness import Heartbeat
 
             Heartbeat(lambda: self._notifier.alive(1))
         return ports._replace(admin=self._notifier.admin_port)

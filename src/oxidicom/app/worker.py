@@ -153,7 +153,7 @@ class Worker:
         self.report(Ready())
         self.report.flush()
         if orders.settings.admin_port is not None:
-            from oxidicom.admin.pulse import Heartbeat
+            from oxidicom.admin.liveness import Heartbeat
 
             Heartbeat(lambda: self.report(Alive()))
         await self._drain.wait()

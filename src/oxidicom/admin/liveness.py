@@ -32,7 +32,7 @@ class Heartbeat:
         self._timer.cancel()
 
 
-class Pulse:
+class Liveness:
     """When each was last heard of, by its number. Written on one thread, read on any."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -80,7 +80,7 @@ class _Association:
         return f"{said(self.began.calling_ae_title)} {self.began.peer_address}"
 
 
-class Board(Telemetry):
+class StatusBoard(Telemetry):
     """`clock` is that of the reports; `wall` gives seconds since the epoch."""
 
     def __init__(

@@ -10,9 +10,15 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from oxidicom.admin.board import MOST_FAILURES, MOST_LISTED, MOST_RECENT, MOST_SAMPLES, Board
 from oxidicom.admin.metrics import Metrics
 from oxidicom.admin.model import Check, OutboxStatus, ReceiverStatus, State
+from oxidicom.admin.status_board import (
+    MOST_FAILURES,
+    MOST_LISTED,
+    MOST_RECENT,
+    MOST_SAMPLES,
+    StatusBoard,
+)
 from oxidicom.observers import WAITS
 from oxidicom.ports import (
     AssociationBegan,
@@ -52,7 +58,7 @@ class Bench:
         self.now = 100.0
         self.tracker = SeriesTracker(settle=1.0, recovery_settle=30.0)
         self.health = Health()
-        self.board = Board(
+        self.board = StatusBoard(
             version="1.2.3",
             aet="ChRIS",
             workers=1,
