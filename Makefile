@@ -1,6 +1,6 @@
 # make run    a receiver on port 11111 that stores below ./data; needs nothing beforehand
 # make test   lint, types, build and every test, against real brokers and peers;
-#             PYTEST=tests/unit/test_names.py one file, PYTEST=-n0 one test after the other
+#             PYTEST=tests/unit/test_folder_claims.py one file, PYTEST=-n0 one test after the other
 # make soak   the trials of tests/adversity in full, for an hour, with their figures;
 #             OXIDICOM_TEST_SHARE=0.1 of it; OXIDICOM_TEST_SEED=N the same again
 # make bench  this receiver beside others, in turn; BENCH=--quick for two minutes

@@ -46,7 +46,7 @@ MAY_IMPORT["app"] = {*MAY_IMPORT, "app"} - {"cli", "scu"}
 
 WITHOUT_LOOP = (
     *("_pdu", "_dataset", "_group_sync", "_writer", "_dimse", "_fastpath", "_receiver", "wire"),
-    *("series.tracker", "app.messages", "admin.model", "admin.status_board"),
+    *("series.tracker", "app.worker_messages", "admin.model", "admin.status_board"),
 )
 """Bytes and a clock in, records out: tested without a socket or a sleep."""
 

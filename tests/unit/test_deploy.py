@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from oxidicom.app.control import FLUSH
+from oxidicom.app.control_plane import FLUSH
 from oxidicom.settings import Settings, load
 from tests.support.dockerfile import ROOT, environment, of_image
 

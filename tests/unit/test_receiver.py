@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.app import reception, recovery
+from oxidicom.app import data_plane
 from oxidicom.app.receiver import Receiver
 from oxidicom.errors import OperatorError
 from oxidicom.settings import load
@@ -49,6 +49,6 @@ async def test_writes_inline_only_where_files_and_journal_are_both_on_local_stor
     settings, _ = load({name: str(tmp_path / folder) for name, folder in folders.items()})
     for folder in folders.values():
         (tmp_path / folder).mkdir()
-    writers = reception.make_writers(settings, 1)
+    writers = data_plane.make_writers(settings, 1)
     assert writers.policy.inline(0.0) is (remote is None)
     assert sys.getswitchinterval() < 0.001, "writer threads beside a busy loop"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.app import crew, supervisor
-from oxidicom.app.crew import WorkerProcess
-from oxidicom.app.messages import Begin, Drain
-from oxidicom.app.names import NamesInForce
+from oxidicom.app import supervisor, worker_process
+from oxidicom.app.folder_claims import FolderClaims
+from oxidicom.app.worker_messages import Begin, Drain
+from oxidicom.app.worker_process import WorkerProcess
 from oxidicom.net.sharing import LoadTable, listening_sockets
 from oxidicom.ports import AssociationBegan, AssociationEnded, Report
 from oxidicom.settings import load
@@ -53,7 +53,7 @@ async def test_a_worker_is_not_listened_to_while_too_much_waits(tmp_path: Path) 
     reports = Reports()
     table = LoadTable.create(2)
     (listening,) = listening_sockets("127.0.0.1", 0, 16)
-    names = NamesInForce(lambda key: None)
+    names = FolderClaims(lambda key: None)
     asked = asyncio.Event()
 
     def backlog() -> int:
@@ -69,7 +69,7 @@ async def test_a_worker_is_not_listened_to_while_too_much_waits(tmp_path: Path) 
         peer.associate()
         return peer
 
-    reports.waits = crew.MOST_BACKLOG + 1
+    reports.waits = worker_process.MOST_BACKLOG + 1
     peer = await asyncio.to_thread(associate)
     for _ in range(5):
         asked.clear()
@@ -97,7 +97,7 @@ async def test_a_worker_ends_with_its_notifier(tmp_path: Path) -> None:
     settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path), "OXIDICOM_WORKERS": "2"})
     settings.state_dir.mkdir()
     table = LoadTable.create(2)
-    names = NamesInForce(lambda key: None)
+    names = FolderClaims(lambda key: None)
     worker = WorkerProcess(1, settings, [], [], table, "us", names, Reports(), lambda: 0)
     await asyncio.wait_for(worker.ready.wait(), 20)
     worker._process.send_signal(signal.SIGTERM)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from oxidicom.app.control import FLUSH
-from oxidicom.app.notifier import LoopFactory, Notifier, unusable_storage
-from oxidicom.app.reception import Ports, Reception
-from oxidicom.app.recovery import Recovered
+from oxidicom.app.control_host import ControlHost, LoopFactory, unusable_storage
+from oxidicom.app.control_plane import FLUSH
+from oxidicom.app.data_plane import DataPlane, Ports
+from oxidicom.app.takeover import Recovered
 from oxidicom.errors import OperatorError
 from oxidicom.ports import SeriesCompleted
 from oxidicom.settings import Settings
@@ -18,7 +18,7 @@ class Receiver:
 
     def __init__(self, settings: Settings, loop_factory: LoopFactory | None = None) -> None:
         self._settings = settings
-        self._notifier = Notifier(
+        self._notifier = ControlHost(
             settings, loop_factory, self._series_completed, adopted=self._series_adopted
         )
 
@@ -44,7 +44,7 @@ class Receiver:
     async def _listen(self) -> Ports:
         settings = self._settings
         try:
-            self._reception = reception = Reception(
+            self._reception = reception = DataPlane(
                 settings, journal=self._notifier.journal, reports=self._notifier.report
             )
         except OSError as error:

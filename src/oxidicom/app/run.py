@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import uvloop
 
 from oxidicom import __version__
-from oxidicom.app.notifier import data_folder
+from oxidicom.app.control_host import data_folder
 from oxidicom.app.receiver import Receiver
 from oxidicom.app.supervisor import Supervisor
 from oxidicom.errors import OperatorError

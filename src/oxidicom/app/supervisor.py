@@ -11,12 +11,12 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from oxidicom.app.control import FLUSH
-from oxidicom.app.crew import WorkerProcess
-from oxidicom.app.messages import Begin, Drain, Registered, Reload
-from oxidicom.app.names import NamesInForce
-from oxidicom.app.notifier import LoopFactory, Notifier, unusable_storage
-from oxidicom.app.reception import DRAIN_EXTRA, WRITERS_STOP, Ports
+from oxidicom.app.control_host import ControlHost, LoopFactory, unusable_storage
+from oxidicom.app.control_plane import FLUSH
+from oxidicom.app.data_plane import DRAIN_EXTRA, WRITERS_STOP, Ports
+from oxidicom.app.folder_claims import FolderClaims
+from oxidicom.app.worker_messages import Begin, Drain, Registered, Reload
+from oxidicom.app.worker_process import WorkerProcess
 from oxidicom.certificates import server_context, tls_files
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
@@ -42,7 +42,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, loop_factory: LoopFactory | None = None) -> None:
         self._settings = settings
-        self._notifier = Notifier(settings, loop_factory, self._series_completed, shared=True)
+        self._notifier = ControlHost(settings, loop_factory, self._series_completed, shared=True)
         self._plain: list[socket.socket] = []
         self._tls: list[socket.socket] = []
         self._workers: dict[int, WorkerProcess] = {}
@@ -64,7 +64,7 @@ class Supervisor:
         self._plain = self._bound(self._settings.listener_port)
         self._tls = self._bound(self._settings.tls_port, tls=True)
         await self._notifier.make()
-        self._names = NamesInForce(self._notifier.tracker.series_of)
+        self._names = FolderClaims(self._notifier.tracker.series_of)
         try:
             await self._start_workers()
         except OperatorError:

@@ -20,9 +20,12 @@ from typing import Final, NamedTuple
 
 import uvloop
 
-from oxidicom.app.channel import Channel
-from oxidicom.app.control import GATHER
-from oxidicom.app.messages import (
+from oxidicom.app.control_host import journal_of, unusable_storage
+from oxidicom.app.control_plane import GATHER
+from oxidicom.app.data_plane import DataPlane
+from oxidicom.app.folder_claims import ClaimClient
+from oxidicom.app.worker_channel import WorkerChannel
+from oxidicom.app.worker_messages import (
     Alive,
     Begin,
     Decoder,
@@ -35,9 +38,6 @@ from oxidicom.app.messages import (
     Registered,
     Reload,
 )
-from oxidicom.app.names import Claims
-from oxidicom.app.notifier import journal_of, unusable_storage
-from oxidicom.app.reception import Reception
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
 from oxidicom.net.sharing import LoadTable, SharedPort
@@ -77,7 +77,7 @@ class Orders(NamedTuple):
 class Reporter:
     """Gathers what is to be told (ports.Reports), and sends it a hundred times a second."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: WorkerChannel) -> None:
         self._channel = channel
         self._loop = asyncio.get_running_loop()
         self._encoder = Encoder()
@@ -123,19 +123,21 @@ class Worker:
         self._orders = orders
         self._drain = asyncio.Event()
         self._decoder = Decoder()
-        self._channel = Channel(socket.socket(fileno=channel_fd), self._on_frame, _notifier_is_gone)
+        self._channel = WorkerChannel(
+            socket.socket(fileno=channel_fd), self._on_frame, _notifier_is_gone
+        )
         self.report = Reporter(self._channel)
-        claims = Claims(socket.socket(fileno=orders.claims), self._names_released)
+        claims = ClaimClient(socket.socket(fileno=orders.claims), self._names_released)
         self._folders = SeriesFolders(claims)
         load = LoadTable(orders.load, orders.settings.workers)
         self._seats = load.seats(orders.number - 1)
-        self._reception: Reception | None = None
+        self._reception: DataPlane | None = None
 
     async def run(self) -> int:
         orders = self._orders
         try:
             journal = journal_of(orders.settings, orders.writer)
-            self._reception = reception = Reception(
+            self._reception = reception = DataPlane(
                 orders.settings,
                 journal=journal,
                 reports=self.report,

@@ -13,10 +13,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from oxidicom.app.channel import Channel, socket_pair
-from oxidicom.app.messages import Alive, Decoder, Encoder, Failed, Message, NamesReleased, Ready
-from oxidicom.app.names import ClaimServer, NamesInForce
+from oxidicom.app.folder_claims import ClaimServer, FolderClaims
 from oxidicom.app.worker import Orders
+from oxidicom.app.worker_channel import WorkerChannel, socket_pair
+from oxidicom.app.worker_messages import (
+    Alive,
+    Decoder,
+    Encoder,
+    Failed,
+    Message,
+    NamesReleased,
+    Ready,
+)
 from oxidicom.net.sharing import LoadTable
 from oxidicom.ports import AssociationBegan, AssociationEnded, Reports, SeriesKey
 from oxidicom.settings import Settings
@@ -45,7 +53,7 @@ class WorkerProcess:
         tls: Sequence[socket.socket],
         load: LoadTable,
         receiver: str,
-        names: NamesInForce,
+        names: FolderClaims,
         reports: Reports,
         backlog: Callable[[], int],
         alive: Callable[[int], None] = lambda _: None,
@@ -95,7 +103,7 @@ class WorkerProcess:
         channel.sendall(len(payload).to_bytes(4) + payload)
         self._claims = ClaimServer(claims, self.writer, names)
         self._loop.add_reader(self._claims, self._on_claim)
-        self._channel = Channel(channel, self._on_frame, self._on_end, self._may_listen)
+        self._channel = WorkerChannel(channel, self._on_frame, self._on_end, self._may_listen)
 
     def send(self, message: Message) -> None:
         self._channel.send(self._encoder.encode((message,)))

@@ -38,7 +38,7 @@ def owner_of(writer: str) -> str:
     return writer.partition("/")[0]
 
 
-class Recovery:
+class Takeover:
     """`at_start`, then `start` and `stop` on the control plane's loop."""
 
     def __init__(self, journal: Journal, roll: Roll, root_fd: int) -> None:

@@ -51,7 +51,7 @@ FLUSH: Final = 5.0
 """Seconds for registrations, progress and spans at the end (decision 38)."""
 
 
-class Tally:
+class AssociationTally:
     """What one association brought, for its line in the log."""
 
     __slots__ = ("began", "refused", "size", "stored")
@@ -90,7 +90,7 @@ class ControlPlane:
         self._reports: deque[Report] = deque()
         self._signalled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._tallies: dict[str, Tally] = {}
+        self._tallies: dict[str, AssociationTally] = {}
         self._lonk_dropped = 0
 
     async def start(
@@ -222,7 +222,7 @@ class ControlPlane:
                     **self._trace(report.association_id),
                 )
             case AssociationBegan():
-                self._tallies[report.association_id] = Tally(report)
+                self._tallies[report.association_id] = AssociationTally(report)
                 self._telemetry.association_began(report)
             case AssociationEnded():
                 # First of all: whatever is wrong with the rest, its series are registered.

@@ -1,4 +1,4 @@
-"""What workers and the notifier say to each other: whatever goes in comes out (app.messages)."""
+"""What workers and the notifier say to each other: whatever goes in comes out (app.worker_messages)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxidicom.app import messages
-from oxidicom.app.messages import (
+from oxidicom.app.worker_messages import (
     Alive,
     Begin,
     Decoder,

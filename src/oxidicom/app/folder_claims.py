@@ -32,7 +32,7 @@ _LONGEST: Final = 2 << 20
 """Bytes; 17 values of 64 KiB, as UTF-8 of the widest kind, are less."""
 
 
-class NamesInForce:
+class FolderClaims:
     """The notifier's side: which series each worker has claimed, and what they are called.
 
     `open_series` says how a series that is open is called, be it one that a crash or a worker's
@@ -81,7 +81,7 @@ class NamesInForce:
 class ClaimServer:
     """Answers one worker's claims, on the notifier's main loop."""
 
-    def __init__(self, end: socket.socket, worker: str, names: NamesInForce) -> None:
+    def __init__(self, end: socket.socket, worker: str, names: FolderClaims) -> None:
         end.setblocking(False)
         self._socket = end
         self._worker = worker
@@ -110,7 +110,7 @@ class ClaimServer:
         self._socket.close()
 
 
-class Claims:
+class ClaimClient:
     """A worker's side (ports.FolderNames)."""
 
     def __init__(self, end: socket.socket, released: Callable[[SeriesKey], None]) -> None:

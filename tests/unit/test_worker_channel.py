@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
-from oxidicom.app import channel as channel_module
 from oxidicom.app import worker
-from oxidicom.app.channel import Channel, socket_pair
-from oxidicom.app.messages import Decoder, Frames, Message, NamesReleased
+from oxidicom.app import worker_channel as channel_module
 from oxidicom.app.worker import Reporter
+from oxidicom.app.worker_channel import WorkerChannel, socket_pair
+from oxidicom.app.worker_messages import Decoder, Frames, Message, NamesReleased
 from oxidicom.ports import AssociationEnded
 
 pytestmark = pytest.mark.both_loops
@@ -28,7 +28,7 @@ class End:
         self.closed = asyncio.Event()
         self._changed = asyncio.Event()
         self.listens = True
-        self.channel = Channel(end, self._received, self.closed.set, lambda: self.listens)
+        self.channel = WorkerChannel(end, self._received, self.closed.set, lambda: self.listens)
 
     def _received(self, frame: bytearray) -> None:
         self.frames.append(bytes(frame))

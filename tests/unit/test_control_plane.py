@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from oxidicom.app.control import ControlPlane, ControlThread
+from oxidicom.app.control_plane import ControlPlane, ControlThread
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from oxidicom.app.messages import Frames, framed
+from oxidicom.app.worker_messages import Frames, framed
 
 AT_ONCE: Final = 256 * 1024
 """Bytes read before others on the loop have their turn."""
@@ -19,7 +19,7 @@ PAUSE: Final = 0.02
 """Seconds for which nothing is read when nothing may be."""
 
 
-class Channel:
+class WorkerChannel:
     """`received` gets each frame, `closed` is called once, when the other side is gone.
 
     Sending never waits and never fails: what the other side does not read is kept, and what it

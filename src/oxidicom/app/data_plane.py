@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from oxidicom._writer import filesystem_type
-from oxidicom.app.control import FLUSH
+from oxidicom.app.control_plane import FLUSH
 from oxidicom.buffers import BufferPool
 from oxidicom.certificates import Certificates, tls_files
 from oxidicom.logevents import event
@@ -61,7 +61,7 @@ class Ports(NamedTuple):
     admin: int | None = None
 
 
-class Reception:
+class DataPlane:
     """One receiving process; where there are several, each has its share of memory and threads,
     and `seats` and `folders` that know of the others.
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.app import recovery
-from oxidicom.app.recovery import Recovered, Recovery
+from oxidicom.app.takeover import Recovered, Takeover
 from oxidicom.ports import SeriesInfo
 from oxidicom.series.journal import Journal
 from oxidicom.series.roll import PATIENCE, Roll
@@ -49,8 +48,8 @@ class Place:
         if series is not None:
             Journal(self.folder / "journal", False, self.dead).enter("01A", series)
 
-    def recovery(self) -> Recovery:
-        return Recovery(self.journal, self.roll, self.root_fd)
+    def recovery(self) -> Takeover:
+        return Takeover(self.journal, self.roll, self.root_fd)
 
     def names(self) -> set[str]:
         return set(os.listdir(self.folder / "receivers"))

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from oxidicom import __version__
-from oxidicom.app.control import ControlPlane, ControlThread
-from oxidicom.app.recovery import Recovered, Recovery
+from oxidicom.app.control_plane import ControlPlane, ControlThread
 from oxidicom.app.registrar import Registrar
+from oxidicom.app.takeover import Recovered, Takeover
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
 from oxidicom.notify.courier import IN_FLIGHT, Courier, Publisher
@@ -68,7 +68,7 @@ def unusable_storage(error: OSError) -> OperatorError:
     )
 
 
-class Notifier:
+class ControlHost:
     """`open`, `make`, `start`, then `finish` or `abandon`, from one running loop, on which
     `completed` is called for each series that is registered, and `adopted` for each that another
     receiver left and that is found while we run.
@@ -106,7 +106,7 @@ class Notifier:
         self._roll.sign_on()
         self.journal = journal_of(settings, self.name)
         self._outbox = Outbox(settings.state_dir / "outbox", sync=settings.fsync)
-        self._recovery = Recovery(self.journal, self._roll, self._root_fd)
+        self._recovery = Takeover(self.journal, self._roll, self._root_fd)
         self.recovered = self._recovery.at_start()
 
     async def make(self) -> None:
@@ -140,7 +140,7 @@ class Notifier:
         early = None
         in_flight = IN_FLIGHT
         if settings.cube_url is not None:
-            from oxidicom.app.cube import publish_over_http
+            from oxidicom.app.http_registration import publish_over_http
 
             publisher, early = publish_over_http(
                 settings, self._root_fd, telemetry, self.tracker.expected_of

@@ -10,9 +10,9 @@ from contextlib import suppress
 import msgspec
 import pytest
 
-from oxidicom.app import names as module
-from oxidicom.app.channel import socket_pair
-from oxidicom.app.names import Claims, ClaimServer, NamesInForce
+from oxidicom.app import folder_claims as module
+from oxidicom.app.folder_claims import ClaimClient, ClaimServer, FolderClaims
+from oxidicom.app.worker_channel import socket_pair
 from oxidicom.ports import SeriesInfo, SeriesKey
 
 
@@ -48,11 +48,11 @@ def tracker() -> Tracker:
 
 
 @pytest.fixture
-def names(tracker: Tracker) -> NamesInForce:
-    return NamesInForce(tracker.series_of)
+def names(tracker: Tracker) -> FolderClaims:
+    return FolderClaims(tracker.series_of)
 
 
-def test_the_first_claim_names_the_folder_for_all(names: NamesInForce) -> None:
+def test_the_first_claim_names_the_folder_for_all(names: FolderClaims) -> None:
     assert names.claim("A", ONE) is ONE
     assert names.claim("B", TWO) is ONE
     assert names.claim("C", THREE) is ONE
@@ -60,7 +60,7 @@ def test_the_first_claim_names_the_folder_for_all(names: NamesInForce) -> None:
     assert names.claim("B", other) is other
 
 
-def test_it_holds_while_any_worker_holds_it(names: NamesInForce) -> None:
+def test_it_holds_while_any_worker_holds_it(names: FolderClaims) -> None:
     names.claim("A", ONE)
     names.claim("B", TWO)
     names.release("A", KEY)
@@ -71,7 +71,7 @@ def test_it_holds_while_any_worker_holds_it(names: NamesInForce) -> None:
     assert names.claim("A", THREE) is THREE
 
 
-def test_a_worker_that_asks_again_is_bound_by_others_only(names: NamesInForce) -> None:
+def test_a_worker_that_asks_again_is_bound_by_others_only(names: FolderClaims) -> None:
     """All of its instances have failed, or its reception is over."""
     names.claim("A", ONE)
     assert names.claim("A", TWO) is TWO
@@ -80,9 +80,9 @@ def test_a_worker_that_asks_again_is_bound_by_others_only(names: NamesInForce) -
 
 
 def test_a_release_that_comes_after_the_next_claim_ends_the_earlier_one(
-    names: NamesInForce,
+    names: FolderClaims,
 ) -> None:
-    """Claims and releases take different ways."""
+    """ClaimClient and releases take different ways."""
     names.claim("A", ONE)
     names.claim("A", TWO)
     names.release("A", KEY)
@@ -92,7 +92,7 @@ def test_a_release_that_comes_after_the_next_claim_ends_the_earlier_one(
     assert len(names) == 0
 
 
-def test_a_series_that_is_open_goes_on_where_it_lies(names: NamesInForce, tracker: Tracker) -> None:
+def test_a_series_that_is_open_goes_on_where_it_lies(names: FolderClaims, tracker: Tracker) -> None:
     """Found after a crash, or left by a worker that died."""
     tracker.open[KEY] = ONE
     assert names.claim("A", TWO) is ONE
@@ -100,7 +100,7 @@ def test_a_series_that_is_open_goes_on_where_it_lies(names: NamesInForce, tracke
     assert names.claim("B", THREE) is ONE, "the first one stores into it by now"
 
 
-def test_a_dead_worker_holds_nothing(names: NamesInForce, tracker: Tracker) -> None:
+def test_a_dead_worker_holds_nothing(names: FolderClaims, tracker: Tracker) -> None:
     names.claim("A", ONE)
     names.claim("A", series("P1", "9.9"))
     names.claim("B", TWO)
@@ -112,7 +112,7 @@ def test_a_dead_worker_holds_nothing(names: NamesInForce, tracker: Tracker) -> N
     assert len(names) == 0
 
 
-def test_what_nobody_holds_can_be_released(names: NamesInForce) -> None:
+def test_what_nobody_holds_can_be_released(names: FolderClaims) -> None:
     names.release("A", KEY)
     names.claim("A", ONE)
     names.release("B", KEY)
@@ -126,10 +126,10 @@ def test_what_nobody_holds_can_be_released(names: NamesInForce) -> None:
 class Bench:
     """A worker's claims, and a notifier that answers them on a thread while it `answers`."""
 
-    def __init__(self, names: NamesInForce) -> None:
+    def __init__(self, names: FolderClaims) -> None:
         ours, theirs = socket_pair(socket.SOCK_SEQPACKET)
         self.released: list[SeriesKey] = []
-        self.claims = Claims(theirs, self.released.append)
+        self.claims = ClaimClient(theirs, self.released.append)
         self.server = ClaimServer(ours, "A", names)
         self.ends = (ours, theirs)
         ours.settimeout(10)
@@ -152,13 +152,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench(names: NamesInForce) -> Iterator[Bench]:
+def bench(names: FolderClaims) -> Iterator[Bench]:
     bench = Bench(names)
     yield bench
     bench.close()
 
 
-def test_a_claim_is_answered(bench: Bench, names: NamesInForce) -> None:
+def test_a_claim_is_answered(bench: Bench, names: FolderClaims) -> None:
     names.claim("B", ONE)
     bench.answers(3)
     assert bench.claims.claim(TWO) == ONE
@@ -172,7 +172,7 @@ def test_a_claim_is_answered(bench: Bench, names: NamesInForce) -> None:
 
 def test_without_an_answer_it_goes_on_with_its_own_names(
     bench: Bench,
-    names: NamesInForce,
+    names: FolderClaims,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
