@@ -16,7 +16,7 @@ import pytest_asyncio
 from oxidicom.admin import connections, events, server
 from oxidicom.admin.model import History, Readiness, ReceiverStatus
 from oxidicom.admin.server import AdminServer
-from oxidicom.net.sharing import listening_sockets
+from oxidicom.net.shared_port import listening_sockets
 from tests.unit.test_status_board import Bench
 
 TICK = 0.02

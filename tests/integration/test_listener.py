@@ -20,7 +20,7 @@ from oxidicom.buffers import BufferPool
 from oxidicom.errors import OperatorError
 from oxidicom.net import listener as listener_module
 from oxidicom.net.listener import Listener
-from oxidicom.net.watch import Limits
+from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import AssociationBegan, AssociationEnded, Report
 from oxidicom.wire.negotiation import Policy
 from tests.support.fake_store import Sink, Store
@@ -57,7 +57,7 @@ class Bench:
         self.listener = Listener(
             **{
                 "policy": Policy(),
-                "limits": Limits(),
+                "limits": TimeLimits(),
                 "pool": self.pool,
                 "store": self.store,
                 "reports": self._report,
@@ -289,7 +289,7 @@ async def test_a_port_in_use_is_the_operators_fault(start: Start) -> None:
 
 
 async def test_who_never_associates_is_closed_by_artim(start: Start) -> None:
-    bench = await start(limits=Limits(artim=0.3))
+    bench = await start(limits=TimeLimits(artim=0.3))
 
     def script(peer: RawPeer) -> float:
         began = time.monotonic()
@@ -301,7 +301,7 @@ async def test_who_never_associates_is_closed_by_artim(start: Start) -> None:
 
 
 async def test_who_does_not_close_after_our_last_words_is_closed_by_artim(start: Start) -> None:
-    bench = await start(limits=Limits(artim=0.4))
+    bench = await start(limits=TimeLimits(artim=0.4))
 
     def script(peer: RawPeer) -> float:
         peer.associate()
@@ -315,7 +315,7 @@ async def test_who_does_not_close_after_our_last_words_is_closed_by_artim(start:
 
 
 async def test_an_idle_association_is_aborted(start: Start) -> None:
-    bench = await start(limits=Limits(idle=0.3))
+    bench = await start(limits=TimeLimits(idle=0.3))
 
     def script(peer: RawPeer) -> None:
         peer.associate()
@@ -326,7 +326,7 @@ async def test_an_idle_association_is_aborted(start: Start) -> None:
 
 
 async def test_a_dribbler_is_aborted(start: Start) -> None:
-    bench = await start(limits=Limits(window=0.4))
+    bench = await start(limits=TimeLimits(window=0.4))
 
     def script(peer: RawPeer) -> None:
         peer.associate()
@@ -350,7 +350,7 @@ async def test_a_dribbler_is_aborted(start: Start) -> None:
 
 
 async def test_a_peer_that_never_reads_is_aborted(start: Start) -> None:
-    bench = await start(limits=Limits(artim=0.3, idle=0.5, window=0.5))
+    bench = await start(limits=TimeLimits(artim=0.3, idle=0.5, window=0.5))
     echo = p_data(pdv(3, c_echo_rq(), command=True, last=True))
 
     def script(peer: RawPeer) -> None:
@@ -644,7 +644,7 @@ async def test_close_ends_everybody_at_once(start: Start) -> None:
 async def test_a_broken_check_of_one_connection_harms_no_other(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = await start(limits=Limits(artim=0.4))
+    bench = await start(limits=TimeLimits(artim=0.4))
     with RawPeer(bench.port) as one:
         await asyncio.to_thread(one.associate)
         (connection,) = bench.listener._connections

@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 
 from oxidicom.certificates import Certificates, Files
+from oxidicom.net.timeouts import TimeLimits
 from oxidicom.net.tls import HANDSHAKE_MEMORY
-from oxidicom.net.watch import Limits
 from tests.integration.test_listener import Bench, store
 from tests.support.authority import Authority, Pair, found_authority
 from tests.support.raw_peer import ABORT, P_DATA_TF, RELEASE_RP, RawPeer, pdu, release_rq
@@ -305,7 +305,7 @@ async def test_half_a_handshake_is_cut_off_and_holds_up_nobody(
     start: Start, ours: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "oxidicom.tls")
-    bench = await start(limits=Limits(artim=0.3))
+    bench = await start(limits=TimeLimits(artim=0.3))
 
     def script() -> None:
         hello = ssl.MemoryBIO()

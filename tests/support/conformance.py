@@ -16,7 +16,7 @@ from pydicom.charset import python_encoding
 from pydicom.uid import UID_dictionary
 
 from oxidicom import constants, uids
-from oxidicom.net import listener, watch
+from oxidicom.net import listener, timeouts
 from oxidicom.query import find, inquiries, question
 from oxidicom.query.association import MAX_BYTES
 from oxidicom.settings import Settings
@@ -130,7 +130,7 @@ def _limits() -> str:
         ("Silence between two messages", *_setting("idle_timeout")),
         (
             "Least data amid a message",
-            f"{watch.LEAST_BYTES // 1024} KiB in {watch.WINDOW:g} s",
+            f"{timeouts.LEAST_BYTES // 1024} KiB in {timeouts.WINDOW:g} s",
             "fixed",
         ),
         ("Length of an A-ASSOCIATE-RQ", kib, "fixed"),

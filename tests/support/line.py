@@ -11,7 +11,7 @@ from typing import Any
 
 from oxidicom.buffers import BufferPool
 from oxidicom.net.protocol import AssociationProtocol
-from oxidicom.net.watch import Limits
+from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import InstanceStore, Report, SeriesInfo, SeriesKey
 from oxidicom.store.storage import Storage
 from oxidicom.store.writing import WriteMode, WritePolicy, Writers
@@ -88,7 +88,7 @@ class Host:
     """A listener of one connection."""
 
     policy = Policy()
-    limits = Limits()
+    limits = TimeLimits()
 
     def __init__(self, storage: InstanceStore, report: Callable[[Report], None]) -> None:
         self.pool = BufferPool(1 << 26)

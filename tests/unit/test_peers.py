@@ -10,21 +10,21 @@ import pytest
 from oxidicom.net import peers
 from oxidicom.net.peers import (
     BARE_CONNECTIONS,
-    Board,
     Held,
     Peers,
-    SharedBoard,
-    board_size,
+    PeerTable,
+    SharedPeerTable,
     key_of,
+    peer_table_size,
     wipe,
 )
 
 A, B = "192.0.2.1", "2001:db8::1"
 
 
-def boards(count: int) -> tuple[memoryview, list[SharedBoard]]:
-    memory = memoryview(bytearray(board_size(count)))
-    return memory, [SharedBoard(memory, part) for part in range(count)]
+def boards(count: int) -> tuple[memoryview, list[SharedPeerTable]]:
+    memory = memoryview(bytearray(peer_table_size(count)))
+    return memory, [SharedPeerTable(memory, part) for part in range(count)]
 
 
 def associate(side: Peers, address: str) -> bool:
@@ -49,7 +49,7 @@ def test_addresses_differ_but_for_their_zone() -> None:
 
 
 def test_one_process_alone() -> None:
-    side = Peers(2, Board())
+    side = Peers(2, PeerTable())
     assert [associate(side, A) for _ in range(3)] == [True, True, False]
     assert associate(side, B), "another peer's trouble is its own"
     side.ended(A)
@@ -58,7 +58,7 @@ def test_one_process_alone() -> None:
 
 
 def test_connections_that_did_not_associate() -> None:
-    side = Peers(2, Board())
+    side = Peers(2, PeerTable())
     most = 2 + BARE_CONNECTIONS
     assert all(side.connected(A) for _ in range(most))
     assert not side.connected(A)
@@ -71,7 +71,7 @@ def test_connections_that_did_not_associate() -> None:
 
 
 def test_an_address_that_nobody_could_tell_is_not_counted() -> None:
-    side = Peers(1, Board())
+    side = Peers(1, PeerTable())
     assert all(associate(side, "") for _ in range(100))
     side.ended("")
     side.disconnected("")
@@ -94,7 +94,7 @@ def test_a_process_that_died_holds_nothing() -> None:
     assert not associate(two, A)
     wipe(memory, 0)
     assert associate(two, A)
-    replacement = Peers(1, SharedBoard(memory, 0))
+    replacement = Peers(1, SharedPeerTable(memory, 0))
     assert not associate(replacement, A)
 
 

@@ -14,7 +14,7 @@ from oxidicom.buffers import BUFFER_SIZE, BufferPool
 from oxidicom.errors import AssociationRejected
 from oxidicom.net.flow import PENDING, SHARE
 from oxidicom.net.protocol import AssociationProtocol, Phase
-from oxidicom.net.watch import Limits
+from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -37,7 +37,7 @@ A_ABORT = bytes((7, 0, 0, 0, 0, 4, 0, 0, 2))
 class Host:
     def __init__(self) -> None:
         self.policy = Policy()
-        self.limits = Limits(artim=30, idle=300)
+        self.limits = TimeLimits(artim=30, idle=300)
         self.pool = BufferPool(1 << 30)
         self.instances = Store()
         self.store: InstanceStore = self.instances

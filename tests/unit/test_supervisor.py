@@ -13,7 +13,7 @@ from oxidicom.app import supervisor, worker_process
 from oxidicom.app.folder_claims import FolderClaims
 from oxidicom.app.worker_messages import Begin, Drain
 from oxidicom.app.worker_process import WorkerProcess
-from oxidicom.net.sharing import LoadTable, listening_sockets
+from oxidicom.net.shared_port import Scoreboard, listening_sockets
 from oxidicom.ports import AssociationBegan, AssociationEnded, Report
 from oxidicom.settings import load
 from tests.support.raw_peer import RawPeer
@@ -51,7 +51,7 @@ async def test_a_worker_is_not_listened_to_while_too_much_waits(tmp_path: Path) 
     settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path), "OXIDICOM_WORKERS": "2", "PORT": "0"})
     settings.state_dir.mkdir()
     reports = Reports()
-    table = LoadTable.create(2)
+    table = Scoreboard.create(2)
     (listening,) = listening_sockets("127.0.0.1", 0, 16)
     names = FolderClaims(lambda key: None)
     asked = asyncio.Event()
@@ -96,7 +96,7 @@ async def test_a_worker_is_not_listened_to_while_too_much_waits(tmp_path: Path) 
 async def test_a_worker_ends_with_its_notifier(tmp_path: Path) -> None:
     settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path), "OXIDICOM_WORKERS": "2"})
     settings.state_dir.mkdir()
-    table = LoadTable.create(2)
+    table = Scoreboard.create(2)
     names = FolderClaims(lambda key: None)
     worker = WorkerProcess(1, settings, [], [], table, "us", names, Reports(), lambda: 0)
     await asyncio.wait_for(worker.ready.wait(), 20)

@@ -14,7 +14,7 @@ from oxidicom.admin.server import AdminServer
 from oxidicom.admin.status_board import StatusBoard
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import describe, event
-from oxidicom.net.sharing import listening_sockets
+from oxidicom.net.shared_port import listening_sockets
 from oxidicom.notify.courier import Courier
 from oxidicom.notify.nats import LonkPublisher
 from oxidicom.notify.outbox import Outbox

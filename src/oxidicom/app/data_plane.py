@@ -17,8 +17,8 @@ from oxidicom.buffers import BufferPool
 from oxidicom.certificates import Certificates, tls_files
 from oxidicom.logevents import event
 from oxidicom.net.listener import REQUEST_MEMORY, Listener
-from oxidicom.net.sharing import Seats, SharedPort
-from oxidicom.net.watch import Limits
+from oxidicom.net.shared_port import Seats, SharedPort
+from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import Reports, SeriesJournal
 from oxidicom.settings import Settings
 from oxidicom.store.folders import SeriesFolders
@@ -103,7 +103,7 @@ class DataPlane:
             event(logger, logging.INFO, "removed incomplete instances", instances=swept)
         self.listener = Listener(
             policy=policy_of(settings),
-            limits=Limits(settings.artim_timeout, settings.idle_timeout),
+            limits=TimeLimits(settings.artim_timeout, settings.idle_timeout),
             pool=BufferPool(settings.buffer_memory // processes),
             store=self.storage,
             reports=reports,

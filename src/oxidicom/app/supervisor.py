@@ -21,7 +21,7 @@ from oxidicom.certificates import server_context, tls_files
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
 from oxidicom.net.listener import BACKLOG, cannot_listen
-from oxidicom.net.sharing import LoadTable, listening_sockets
+from oxidicom.net.shared_port import Scoreboard, listening_sockets
 from oxidicom.ports import SeriesCompleted
 from oxidicom.settings import Settings
 
@@ -95,7 +95,7 @@ class Supervisor:
         """All of them, or raises OperatorError."""
         numbers = range(1, self._settings.workers + 1)
         try:
-            self._load = LoadTable.create(len(numbers))
+            self._load = Scoreboard.create(len(numbers))
             for number in numbers:
                 self._workers[number] = self._start_worker(number)
         except OSError as error:

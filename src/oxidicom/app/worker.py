@@ -40,7 +40,7 @@ from oxidicom.app.worker_messages import (
 )
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
-from oxidicom.net.sharing import LoadTable, SharedPort
+from oxidicom.net.shared_port import Scoreboard, SharedPort
 from oxidicom.ports import SeriesKey
 from oxidicom.settings import Settings
 from oxidicom.store.folders import SeriesFolders
@@ -129,7 +129,7 @@ class Worker:
         self.report = Reporter(self._channel)
         claims = ClaimClient(socket.socket(fileno=orders.claims), self._names_released)
         self._folders = SeriesFolders(claims)
-        load = LoadTable(orders.load, orders.settings.workers)
+        load = Scoreboard(orders.load, orders.settings.workers)
         self._seats = load.seats(orders.number - 1)
         self._reception: DataPlane | None = None
 

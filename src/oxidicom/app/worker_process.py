@@ -25,7 +25,7 @@ from oxidicom.app.worker_messages import (
     NamesReleased,
     Ready,
 )
-from oxidicom.net.sharing import LoadTable
+from oxidicom.net.shared_port import Scoreboard
 from oxidicom.ports import AssociationBegan, AssociationEnded, Reports, SeriesKey
 from oxidicom.settings import Settings
 from oxidicom.ulid import new_ulid
@@ -51,7 +51,7 @@ class WorkerProcess:
         settings: Settings,
         plain: Sequence[socket.socket],
         tls: Sequence[socket.socket],
-        load: LoadTable,
+        load: Scoreboard,
         receiver: str,
         names: FolderClaims,
         reports: Reports,

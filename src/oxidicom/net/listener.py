@@ -19,9 +19,9 @@ from oxidicom.errors import AssociationRejected, OperatorError
 from oxidicom.logevents import event
 from oxidicom.net.peers import Peers
 from oxidicom.net.protocol import AssociationProtocol, Phase
-from oxidicom.net.sharing import Seats, SharedPort
+from oxidicom.net.shared_port import Seats, SharedPort
+from oxidicom.net.timeouts import TimeLimits
 from oxidicom.net.tls import HANDSHAKE_MEMORY, TlsTransport
-from oxidicom.net.watch import Limits
 from oxidicom.ports import InstanceStore, Reports
 from oxidicom.wire.negotiation import Policy
 
@@ -74,7 +74,7 @@ class Listener:
         self,
         *,
         policy: Policy,
-        limits: Limits,
+        limits: TimeLimits,
         pool: BufferPool,
         store: InstanceStore,
         reports: Reports,

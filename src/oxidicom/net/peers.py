@@ -50,7 +50,7 @@ def key_of(address: str) -> int | None:
     return int.from_bytes(hashlib.blake2b(parsed.packed, digest_size=8).digest(), "little") or 1
 
 
-class Board:
+class PeerTable:
     """What others are shown, and show: nothing, where there are no others."""
 
     def show(self, key: int, held: Held) -> None: ...
@@ -59,8 +59,8 @@ class Board:
         return _NOTHING
 
 
-class SharedBoard(Board):
-    """`memory` has `board_size` bytes, at first zero; `part` is this process' own."""
+class SharedPeerTable(PeerTable):
+    """`memory` has `peer_table_size` bytes, at first zero; `part` is this process' own."""
 
     def __init__(self, memory: memoryview, part: int) -> None:
         parts = [memory[at : at + _PART] for at in range(0, len(memory), _PART)]
@@ -120,7 +120,7 @@ def _find(part: memoryview, key: int) -> Held:
     return held if keys[at // 8] == key else _NOTHING
 
 
-def board_size(processes: int) -> int:
+def peer_table_size(processes: int) -> int:
     return _PART * processes
 
 
@@ -132,7 +132,7 @@ def wipe(memory: memoryview, part: int) -> None:
 class Peers:
     """This process' connections and associations by address."""
 
-    def __init__(self, most_associations: int, board: Board) -> None:
+    def __init__(self, most_associations: int, board: PeerTable) -> None:
         self._most = most_associations
         self._board = board
         self._held: dict[int, Held] = {}

@@ -18,7 +18,7 @@ from oxidicom.buffers import BufferPool
 from oxidicom.constants import AbortReason
 from oxidicom.logevents import event
 from oxidicom.net.flow import FlowControl
-from oxidicom.net.watch import Limits, Watch
+from oxidicom.net.timeouts import ConnectionTimeouts, TimeLimits
 from oxidicom.ports import (
     AssociationBegan,
     AssociationContext,
@@ -49,11 +49,11 @@ class Phase(Enum):
     CLOSED = auto()
 
 
-class Host(Protocol):
+class ConnectionOwner(Protocol):
     """Whom a connection belongs to: the listener."""
 
     policy: Policy
-    limits: Limits
+    limits: TimeLimits
     pool: BufferPool
     store: InstanceStore
     reports: Reports
@@ -84,7 +84,7 @@ class Host(Protocol):
 class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
     """Feeds the acceptor with what no consumer takes, and does what its records say."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ConnectionOwner) -> None:
         self._host = host
         self.pool = host.pool
         self._store = host.store
@@ -111,7 +111,7 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
             # On a socket for both families IPv4 peers come in IPv6's clothes.
             self.peer = (address[0].removeprefix("::ffff:"), address[1])
         self._socket = _socket_of(self._transport)
-        self.watch = Watch(self._host.limits, self._host.clock())
+        self.watch = ConnectionTimeouts(self._host.limits, self._host.clock())
         # Responses wait for nobody; a peer that vanished is noticed in the end (decisions 16, 19).
         with contextlib.suppress(OSError):  # reset already: reading will tell
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

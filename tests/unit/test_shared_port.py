@@ -12,8 +12,8 @@ from typing import cast
 import pytest
 import pytest_asyncio
 
-from oxidicom.net import sharing
-from oxidicom.net.sharing import LoadTable, SharedPort, SharedSeats, listening_sockets
+from oxidicom.net import shared_port
+from oxidicom.net.shared_port import Scoreboard, SharedPort, SharedSeats, listening_sockets
 
 pytestmark = pytest.mark.both_loops
 
@@ -49,7 +49,7 @@ class Bench:
     def __init__(self, workers: int) -> None:
         self.sockets = listening_sockets("127.0.0.1", 0, 16)
         self.address = self.sockets[0].getsockname()
-        self.load = LoadTable.create(workers)
+        self.load = Scoreboard.create(workers)
         self.processes = [
             Process(b"%d" % number, self.sockets, self.load.seats(number))
             for number in range(workers)
@@ -138,8 +138,8 @@ async def test_closing_leaves_the_port_to_the_others(bench: Bench) -> None:
 
 
 def test_rows_are_shared_and_sums_are_of_all() -> None:
-    here = LoadTable.create(3)
-    there = LoadTable(os.dup(here.fd), 3)
+    here = Scoreboard.create(3)
+    there = Scoreboard(os.dup(here.fd), 3)
     one, two = here.seats(0), there.seats(1)
     assert one.has_fewest
     two.connections, two.associations = 3, 2
@@ -174,6 +174,6 @@ def test_a_host_that_is_none() -> None:
 
 
 def test_the_count_of_one_process_alone() -> None:
-    seats = sharing.Seats()
+    seats = shared_port.Seats()
     seats.associations = 2
     assert seats.all_associations == 2

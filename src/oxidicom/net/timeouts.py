@@ -11,7 +11,7 @@ LEAST_BYTES: Final = 64 * 1024
 WINDOW: Final = 60.0
 
 
-class Limits(NamedTuple):
+class TimeLimits(NamedTuple):
     """Seconds."""
 
     artim: float = 30.0
@@ -21,8 +21,8 @@ class Limits(NamedTuple):
     window: float = WINDOW
 
 
-class Watch:
-    def __init__(self, limits: Limits, now: float) -> None:
+class ConnectionTimeouts:
+    def __init__(self, limits: TimeLimits, now: float) -> None:
         self._limits = limits
         self._artim_began = now
         self._received = 0

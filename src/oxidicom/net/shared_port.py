@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from oxidicom.logevents import event
-from oxidicom.net.peers import Board, SharedBoard, board_size, wipe
+from oxidicom.net.peers import PeerTable, SharedPeerTable, peer_table_size, wipe
 
 logger = logging.getLogger("oxidicom.net")
 
@@ -35,10 +35,10 @@ _VACANT: Final = 2**32 - 1
 class Seats:
     """How many connections and associations this process has, beside no other."""
 
-    def __init__(self, board: Board | None = None) -> None:
+    def __init__(self, board: PeerTable | None = None) -> None:
         self.connections = 0
         self.associations = 0
-        self.board = Board() if board is None else board
+        self.board = PeerTable() if board is None else board
         """By peer."""
 
     @property
@@ -47,9 +47,9 @@ class Seats:
 
 
 class SharedSeats(Seats):
-    """One process' row of a LoadTable."""
+    """One process' row of a Scoreboard."""
 
-    def __init__(self, rows: memoryview, worker: int, board: Board) -> None:
+    def __init__(self, rows: memoryview, worker: int, board: PeerTable) -> None:
         self._rows = rows
         self._row = 2 * worker
         super().__init__(board)
@@ -79,7 +79,7 @@ class SharedSeats(Seats):
         return self.connections <= min(self._rows[0::2])
 
 
-class LoadTable:
+class Scoreboard:
     """Rows of all processes, in memory that they share: each writes its own, everybody reads all.
 
     `fd` goes to the processes, which make theirs of it. Raises OSError.
@@ -92,7 +92,7 @@ class LoadTable:
         self._board = memory[_ROW * workers :]
 
     @classmethod
-    def create(cls, workers: int) -> LoadTable:
+    def create(cls, workers: int) -> Scoreboard:
         fd = os.memfd_create("oxidicom-load")
         os.ftruncate(fd, _size(workers))
         table = cls(fd, workers)
@@ -102,7 +102,7 @@ class LoadTable:
 
     def seats(self, worker: int) -> SharedSeats:
         """Of a process that takes connections from now on."""
-        return SharedSeats(self._rows, worker, SharedBoard(self._board, worker))
+        return SharedSeats(self._rows, worker, SharedPeerTable(self._board, worker))
 
     def vacate(self, worker: int) -> None:
         """Of one that takes no more: it has ended."""
@@ -112,7 +112,7 @@ class LoadTable:
 
 
 def _size(workers: int) -> int:
-    return _ROW * workers + board_size(workers)
+    return _ROW * workers + peer_table_size(workers)
 
 
 class SharedPort:
