@@ -6,7 +6,7 @@ import random
 import time
 from pathlib import Path
 
-from oxidicom.notify.courier import IN_FLIGHT
+from oxidicom.notify.outbox_relay import IN_FLIGHT
 from tests.adversity.conftest import Figures, Scale
 from tests.support.brokers import Broker
 from tests.support.receiver import Receiver, wait_until

@@ -20,8 +20,8 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from oxidicom.notify import amqp
 from oxidicom.notify.amqp import AmqpPublisher
-from oxidicom.notify.courier import Courier
-from oxidicom.notify.outbox import Outbox
+from oxidicom.notify.outbox_relay import OutboxRelay
+from oxidicom.notify.outbox_store import Outbox
 from tests.support.brokers import Gate, RabbitMQ
 from tests.support.ports import free_port
 from tests.support.registrations import VECTOR, numbered, registration
@@ -218,7 +218,7 @@ async def test_outbox_and_broker_that_comes_and_goes(
     """A cut confirmation is told apart from nothing: the entry goes again, as the same task."""
     outbox = Outbox(tmp_path / "outbox", sync=False)
     gate = Gate(rabbitmq.port)
-    courier = Courier(outbox, AmqpPublisher(through(gate), queue))
+    courier = OutboxRelay(outbox, AmqpPublisher(through(gate), queue))
     await courier.start()
     away = [await courier.submit(numbered(number, number)) for number in range(5)]
     await gate.open()
@@ -240,7 +240,9 @@ async def test_outbox_and_broker_that_comes_and_goes(
 
 
 async def test_a_thousand_in_seconds(rabbitmq: RabbitMQ, queue: str, tmp_path: Path) -> None:
-    courier = Courier(Outbox(tmp_path / "outbox", sync=False), AmqpPublisher(rabbitmq.url, queue))
+    courier = OutboxRelay(
+        Outbox(tmp_path / "outbox", sync=False), AmqpPublisher(rabbitmq.url, queue)
+    )
     await courier.start()
     async with asyncio.timeout(20):
         submitted = [await courier.submit(numbered(number, number)) for number in range(1000)]

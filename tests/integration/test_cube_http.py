@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from oxidicom.notify.courier import RegistrationRefused
-from oxidicom.notify.cube_answers import LONGEST_RETRY_AFTER
 from oxidicom.notify.cube_http import CubeAway, CubeClient, Retry
+from oxidicom.notify.cube_responses import LONGEST_RETRY_AFTER
+from oxidicom.notify.outbox_relay import RegistrationRefused
 from tests.support.cube_http import (
     CUT,
     DUPLICATE,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.notify.outbox import Outbox, new_entry
+from oxidicom.notify.outbox_store import Outbox, new_entry
 from tests.support.cube_http import PASSWORD, USERNAME, Cube, Reply
 from tests.support.data import Instance
 from tests.support.raw_peer import EXPLICIT, RawPeer

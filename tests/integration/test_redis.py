@@ -14,8 +14,8 @@ from celery import Celery
 
 from oxidicom.notify import redis
 from oxidicom.notify.celery_message import TASK
-from oxidicom.notify.courier import Courier
-from oxidicom.notify.outbox import Outbox
+from oxidicom.notify.outbox_relay import OutboxRelay
+from oxidicom.notify.outbox_store import Outbox
 from oxidicom.notify.redis import RedisPublisher
 from tests.conftest import StartRedis
 from tests.support.brokers import Gate, RedisServer
@@ -201,7 +201,7 @@ async def test_outbox_and_broker_that_comes_and_goes(
     """A cut confirmation is told apart from nothing: the entry goes again, as the same task."""
     outbox = Outbox(tmp_path / "outbox", sync=False)
     gate = Gate(redis_server.port)
-    courier = Courier(outbox, RedisPublisher(through(gate), queue))
+    courier = OutboxRelay(outbox, RedisPublisher(through(gate), queue))
     await courier.start()
     away = [await courier.submit(numbered(number, number)) for number in range(5)]
     await gate.open()
@@ -224,7 +224,7 @@ async def test_outbox_and_broker_that_comes_and_goes(
 
 async def test_a_thousand_in_seconds(redis_server: RedisServer, queue: str, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox", sync=False)
-    courier = Courier(outbox, RedisPublisher(redis_server.url, queue))
+    courier = OutboxRelay(outbox, RedisPublisher(redis_server.url, queue))
     await courier.start()
     async with asyncio.timeout(20):
         submitted = [await courier.submit(numbered(number, number)) for number in range(1000)]
@@ -240,7 +240,7 @@ async def test_a_server_that_is_restarted_under_load_loses_nothing(
 ) -> None:
     outbox = Outbox(tmp_path / "outbox", sync=False)
     with private_redis("--appendonly", "yes", "--appendfsync", "always") as server:
-        courier = Courier(outbox, RedisPublisher(server.url, queue))
+        courier = OutboxRelay(outbox, RedisPublisher(server.url, queue))
         await courier.start()
         submitted = []
         for number in range(300):

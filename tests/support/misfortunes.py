@@ -21,7 +21,7 @@ BROKEN = "Broken"
 _SITECUSTOMIZE = f"""
 import asyncio, gc, logging, threading, time, warnings
 
-import oxidicom.notify.outbox as outbox
+import oxidicom.notify.outbox_store as outbox
 import oxidicom.series.tracker as tracker
 import oxidicom.store.names as names
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from oxidicom.cli import main
-from oxidicom.notify.outbox import Outbox, OutboxEntry, new_entry
+from oxidicom.notify.outbox_store import Outbox, OutboxEntry, new_entry
 from tests.support.registrations import numbered, registration
 
 PATIENT = {

@@ -12,7 +12,7 @@ from oxidicom.notify.cube_bodies import (
     series_body,
 )
 from oxidicom.notify.cube_fields import fit
-from oxidicom.notify.outbox import new_entry
+from oxidicom.notify.outbox_store import new_entry
 from oxidicom.ports import Registration, SeriesInfo
 from oxidicom.ulid import new_ulid, uuid_of
 

@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from oxidicom.notify import early as early_module
-from oxidicom.notify.courier import Courier, RegistrationRefused
+from oxidicom.notify import cube_eager as early_module
+from oxidicom.notify.cube_eager import EagerRegistrar
 from oxidicom.notify.cube_http import CubeAway, CubeClient, Retry
+from oxidicom.notify.cube_instances import InstanceRegistrar, side_by_side
 from oxidicom.notify.cube_publishers import InstancePublisher, association_uuid
-from oxidicom.notify.early import EarlyPusher
-from oxidicom.notify.outbox import Outbox
-from oxidicom.notify.pushed import Pushed
-from oxidicom.notify.pushes import Pushes, side_by_side
+from oxidicom.notify.cube_registered_files import RegisteredFiles
+from oxidicom.notify.outbox_relay import OutboxRelay, RegistrationRefused
+from oxidicom.notify.outbox_store import Outbox
 from oxidicom.ports import HttpRegistration, Registration, SeriesInfo, SeriesKey
 from oxidicom.store.shelf import Shelf
 from tests.unit.test_cube_bodies import FOLDER
 from tests.unit.test_cube_bodies import series as series_info
-from tests.unit.test_outbox import FakeTime, until
+from tests.unit.test_outbox_store import FakeTime, until
 
 pytestmark = pytest.mark.both_loops
 
@@ -106,12 +106,14 @@ class Bench:
         self.root = root
         self.client = FakeClient()
         self.spans = Spans()
-        self.pushed = Pushed(most_names)
+        self.pushed = RegisteredFiles(most_names)
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        self.pushes = Pushes(self.client, Shelf(self.fd, sync=False), self.pushed, self.spans)
+        self.pushes = InstanceRegistrar(
+            self.client, Shelf(self.fd, sync=False), self.pushed, self.spans
+        )
         self.time = FakeTime()
         self.expected: dict[SeriesKey, int] = {}
-        self.early = EarlyPusher(
+        self.early = EagerRegistrar(
             self.pushes,
             self.expected.get,
             at_once=2,
@@ -289,7 +291,7 @@ class TestPublication:
     async def test_paths_are_shown_to_who_may_see_patients(self, bench: Bench) -> None:
         bench.store("0001-1.1.dcm")
         shelf = Shelf(bench.fd, sync=False)
-        shown = Pushes(bench.client, shelf, bench.pushed, bench.spans, show_files=True)
+        shown = InstanceRegistrar(bench.client, shelf, bench.pushed, bench.spans, show_files=True)
         await shown.instance(registration(), "0001-1.1.dcm")
         await shown.close()
         assert [push.file for push in bench.spans.pushes] == [f"{FOLDER}/0001-1.1.dcm"]
@@ -423,7 +425,7 @@ class TestEarly:
 
 class TestPushed:
     def test_the_oldest_series_is_forgotten_first(self) -> None:
-        pushed = Pushed(most_names=10)
+        pushed = RegisteredFiles(most_names=10)
         for number in range(4):
             for name in range(3):
                 pushed.add(SeriesKey("P", str(number)), str(name), done=True)
@@ -433,19 +435,19 @@ class TestPushed:
         assert pushed.of(SeriesKey("P", "3")).done == {"0", "1", "2"}
 
     def test_one_series_alone_is_bounded_too(self) -> None:
-        pushed = Pushed(most_names=10)
+        pushed = RegisteredFiles(most_names=10)
         for name in range(1000):
             pushed.add(SeriesKey("P", "1"), str(name), done=name % 2 == 0)
             assert len(pushed) <= 10
 
     def test_series_without_names_are_bounded_too(self) -> None:
-        pushed = Pushed(most_names=10)
+        pushed = RegisteredFiles(most_names=10)
         for number in range(1000):
             pushed.of(SeriesKey("P", str(number)))
             assert len(pushed) <= 10
 
     def test_one_being_published_keeps_its_place(self) -> None:
-        pushed = Pushed(most_names=10)
+        pushed = RegisteredFiles(most_names=10)
         first = pushed.of(SeriesKey("P", "1"))
         first.publishing = 1
         for number in range(2, 100):
@@ -453,7 +455,7 @@ class TestPushed:
         assert pushed.of(SeriesKey("P", "1")) is first
 
     def test_a_success_after_a_failure_counts_once(self) -> None:
-        pushed = Pushed()
+        pushed = RegisteredFiles()
         key = SeriesKey("P", "1")
         pushed.add(key, "name", done=False)
         pushed.add(key, "name", done=True)
@@ -484,7 +486,7 @@ async def test_an_outage_through_courier_and_outbox(tmp_path: Path) -> None:
     bench = Bench(tmp_path, most_names=100)
     bench.client.down = True
     outbox = Outbox(tmp_path / ".outbox", sync=False)
-    courier = Courier(
+    courier = OutboxRelay(
         outbox, bench.publisher, in_flight=2, clock=bench.time.clock, sleep=bench.time.sleep
     )
     await courier.start()

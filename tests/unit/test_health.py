@@ -138,14 +138,14 @@ def test_broker(bench: Bench) -> None:
     assert bench.check("broker") == ("degraded", waits + "TimeoutError")
 
 
-def test_nats(bench: Bench) -> None:
+def test_lonk_publisher(bench: Bench) -> None:
     bench.nats = True
     assert bench.check("nats") == ("ok", "connected")
     bench.nats = False
     assert bench.check("nats")[0] == "degraded"
 
 
-def test_outbox(bench: Bench) -> None:
+def test_outbox_store(bench: Bench) -> None:
     outbox = bench.health.outbox()
     assert (outbox.pending, outbox.refused, outbox.oldest_at) == (3, 2, 5.0)
     bench.registers = True

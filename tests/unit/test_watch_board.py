@@ -9,43 +9,51 @@ from rich.console import Console
 
 from oxidicom.cli.watch_board import Board
 from oxidicom.cli.watch_screen import Screen
-from oxidicom.notify import lonk
-from oxidicom.notify.lonk import Heard, Kind
+from oxidicom.notify import lonk_messages
+from oxidicom.notify.lonk_messages import LonkKind, LonkMessage
 
 
-def count(uid: str, ndicom: int) -> Heard:
-    return Heard("CT1", uid, Kind.COUNT, ndicom=ndicom)
+def count(uid: str, ndicom: int) -> LonkMessage:
+    return LonkMessage("CT1", uid, LonkKind.COUNT, ndicom=ndicom)
 
 
-def done(uid: str) -> Heard:
-    return Heard("CT1", uid, Kind.DONE)
+def done(uid: str) -> LonkMessage:
+    return LonkMessage("CT1", uid, LonkKind.DONE)
 
 
 @pytest.mark.parametrize(
     ("payload", "heard"),
     [
-        (lonk.ndicom(258), Heard("A_B", "1.2.3", Kind.COUNT, ndicom=258)),
-        (lonk.done(), Heard("A_B", "1.2.3", Kind.DONE)),
-        (lonk.error("no StudyDate"), Heard("A_B", "1.2.3", Kind.ERROR, error="no StudyDate")),
-        (b"\2\xff", Heard("A_B", "1.2.3", Kind.ERROR, error="\ufffd")),
-        (b"\1\0", Heard("A_B", "1.2.3", Kind.UNKNOWN)),
-        (b"", Heard("A_B", "1.2.3", Kind.UNKNOWN)),
+        (lonk_messages.ndicom(258), LonkMessage("A_B", "1.2.3", LonkKind.COUNT, ndicom=258)),
+        (lonk_messages.done(), LonkMessage("A_B", "1.2.3", LonkKind.DONE)),
+        (
+            lonk_messages.error("no StudyDate"),
+            LonkMessage("A_B", "1.2.3", LonkKind.ERROR, error="no StudyDate"),
+        ),
+        (b"\2\xff", LonkMessage("A_B", "1.2.3", LonkKind.ERROR, error="\ufffd")),
+        (b"\1\0", LonkMessage("A_B", "1.2.3", LonkKind.UNKNOWN)),
+        (b"", LonkMessage("A_B", "1.2.3", LonkKind.UNKNOWN)),
     ],
 )
-def test_messages_are_read_as_they_were_written(payload: bytes, heard: Heard) -> None:
-    assert lonk.decode("a.root", lonk.subject("a.root", "A B", "1.2.3"), payload) == heard
+def test_messages_are_read_as_they_were_written(payload: bytes, heard: LonkMessage) -> None:
+    assert (
+        lonk_messages.decode("a.root", lonk_messages.subject("a.root", "A B", "1.2.3"), payload)
+        == heard
+    )
 
 
 def test_a_subject_without_series() -> None:
-    heard = lonk.decode("oxidicom", lonk.subject("oxidicom", "CT", None), lonk.done())
-    assert heard == Heard("CT", "UNKNOWN", Kind.DONE)
+    heard = lonk_messages.decode(
+        "oxidicom", lonk_messages.subject("oxidicom", "CT", None), lonk_messages.done()
+    )
+    assert heard == LonkMessage("CT", "UNKNOWN", LonkKind.DONE)
 
 
 @pytest.mark.parametrize(
     "subject", ["other.CT.1", "oxidicom.CT", "oxidicom.CT.1.2", "oxidicomCT.1"]
 )
 def test_other_subjects_are_not_read(subject: str) -> None:
-    assert lonk.decode("oxidicom", subject, lonk.done()) is None
+    assert lonk_messages.decode("oxidicom", subject, lonk_messages.done()) is None
 
 
 def test_a_series_counts_up_and_is_done() -> None:
@@ -63,7 +71,7 @@ def test_a_series_counts_up_and_is_done() -> None:
 
 def test_a_series_that_comes_again_begins_anew() -> None:
     board = Board(10)
-    for heard in (count("1", 9), Heard("CT1", "1", Kind.ERROR, error="bad"), done("1")):
+    for heard in (count("1", 9), LonkMessage("CT1", "1", LonkKind.ERROR, error="bad"), done("1")):
         board.take(heard, 0.0)
     board.take(count("1", 1), 1.0)
     (row,) = board.rows(1.0)
@@ -86,7 +94,7 @@ def test_the_screen_shows_it_without_control_characters() -> None:
     screen = Screen(10, console)
     screen.say("listening to oxidicom.*.*")
     screen.heard(count("1.2." + "3" * 40, 42))
-    screen.heard(Heard("MR\x1b[2J", "1.2", Kind.ERROR, error="no\x07 date"))
+    screen.heard(LonkMessage("MR\x1b[2J", "1.2", LonkKind.ERROR, error="no\x07 date"))
     console.print(screen.table(0.0))
     shown = text.getvalue()
     assert "CT1" in shown

@@ -15,9 +15,9 @@ from oxidicom.admin.status_board import StatusBoard
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import describe, event
 from oxidicom.net.shared_port import listening_sockets
-from oxidicom.notify.courier import Courier
-from oxidicom.notify.nats import LonkPublisher
-from oxidicom.notify.outbox import Outbox
+from oxidicom.notify.lonk_publisher import LonkPublisher
+from oxidicom.notify.outbox_relay import OutboxRelay
+from oxidicom.notify.outbox_store import Outbox
 from oxidicom.notify.reasons import reason_of
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings import Settings
@@ -93,7 +93,7 @@ class Admin:
         )
         return self.board
 
-    def watch(self, courier: Courier, lonk: LonkPublisher | None) -> None:
+    def watch(self, courier: OutboxRelay, lonk: LonkPublisher | None) -> None:
         self._courier = courier
         self._lonk = lonk
 

@@ -20,10 +20,10 @@ from oxidicom.app.registrar import Registrar
 from oxidicom.app.takeover import Recovered, Takeover
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
-from oxidicom.notify.courier import IN_FLIGHT, Courier, Publisher
-from oxidicom.notify.lonk import ProgressLimiter
-from oxidicom.notify.nats import LonkPublisher
-from oxidicom.notify.outbox import Outbox
+from oxidicom.notify.lonk_messages import ProgressLimiter
+from oxidicom.notify.lonk_publisher import LonkPublisher
+from oxidicom.notify.outbox_relay import IN_FLIGHT, OutboxRelay, Publisher
+from oxidicom.notify.outbox_store import Outbox
 from oxidicom.ports import Reports, SeriesAsked, SeriesCompleted, SeriesInfo
 from oxidicom.query.inquiries import Inquiries
 from oxidicom.series.journal import Journal
@@ -158,7 +158,7 @@ class ControlHost:
                 ca=settings.broker_ca,
             )
         inquiries = self._make_inquiries(telemetry)
-        courier = Courier(self._outbox, publisher, in_flight=in_flight, settled=settled)
+        courier = OutboxRelay(self._outbox, publisher, in_flight=in_flight, settled=settled)
         if self.admin is not None:
             self.admin.watch(courier, lonk)
         registrar = Registrar(

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from oxidicom.app.registrar import Registrar
 from oxidicom.errors import Bug
 from oxidicom.logevents import event, trace_fields
-from oxidicom.notify.courier import Courier
-from oxidicom.notify.nats import LonkPublisher
+from oxidicom.notify.lonk_publisher import LonkPublisher
+from oxidicom.notify.outbox_relay import OutboxRelay
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -38,7 +38,9 @@ from oxidicom.series.tracker import SeriesTracker
 from oxidicom.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from oxidicom.notify.early import EarlyPusher  # with a library of 2 MB, for those who need it
+    from oxidicom.notify.cube_eager import (
+        EagerRegistrar,  # with a library of 2 MB, for those who need it
+    )
 
 logger = logging.getLogger("oxidicom.control")
 
@@ -71,10 +73,10 @@ class ControlPlane:
         *,
         tracker: SeriesTracker,
         registrar: Registrar,
-        courier: Courier,
+        courier: OutboxRelay,
         lonk: LonkPublisher | None,
         telemetry: Telemetry,
-        early: EarlyPusher | None = None,
+        early: EagerRegistrar | None = None,
         inquiries: Inquiries | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

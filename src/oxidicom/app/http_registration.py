@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from oxidicom.errors import Bug
-from oxidicom.notify.courier import Publisher
+from oxidicom.notify.cube_eager import EagerRegistrar
 from oxidicom.notify.cube_http import CubeClient
+from oxidicom.notify.cube_instances import InstanceRegistrar
 from oxidicom.notify.cube_publishers import InstancePublisher, SeriesPublisher
-from oxidicom.notify.early import EarlyPusher
-from oxidicom.notify.pushed import Pushed
-from oxidicom.notify.pushes import Pushes
+from oxidicom.notify.cube_registered_files import RegisteredFiles
+from oxidicom.notify.outbox_relay import Publisher
 from oxidicom.ports import SeriesKey
 from oxidicom.settings import Settings
 from oxidicom.store.shelf import Shelf
@@ -22,7 +22,7 @@ def publish_over_http(
     root_fd: int,
     telemetry: Telemetry,
     expected: Callable[[SeriesKey], int | None],
-) -> tuple[Publisher, EarlyPusher | None]:
+) -> tuple[Publisher, EagerRegistrar | None]:
     """On the loop that will use them. `expected` says how many instances the PACS has of an open
     series, as far as is known."""
     if settings.cube_url is None or settings.cube_username is None:
@@ -37,12 +37,12 @@ def publish_over_http(
     )
     if settings.http_register == "series":
         return SeriesPublisher(client), None
-    pushes = Pushes(
+    pushes = InstanceRegistrar(
         client,
         Shelf(root_fd, sync=settings.fsync),
-        Pushed(),
+        RegisteredFiles(),
         telemetry,
         show_files=settings.log_phi,
     )
-    early = EarlyPusher(pushes, expected, at_once=settings.pushers)
+    early = EagerRegistrar(pushes, expected, at_once=settings.pushers)
     return InstancePublisher(pushes, at_once=settings.pushers, begins=early.leave), early

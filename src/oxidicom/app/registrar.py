@@ -12,8 +12,8 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from oxidicom.logevents import describe, event, trace_fields
-from oxidicom.notify.courier import Courier
-from oxidicom.notify.nats import LonkPublisher
+from oxidicom.notify.lonk_publisher import LonkPublisher
+from oxidicom.notify.outbox_relay import OutboxRelay
 from oxidicom.observers import WAITS
 from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
 from oxidicom.series.journal import Journal
@@ -44,7 +44,7 @@ class Registrar:
         *,
         files_root: Path,
         journal: Journal,
-        courier: Courier,
+        courier: OutboxRelay,
         lonk: LonkPublisher | None,
         telemetry: Telemetry,
         completed: Callable[[SeriesCompleted], None],

@@ -23,7 +23,15 @@ from oxidicom.cli.console import (
     settings_of_environment,
 )
 from oxidicom.errors import OperatorError
-from oxidicom.notify.shelved import Found, Outcome, State, look_at, paths, put_back, state_of
+from oxidicom.notify.outbox_inspect import (
+    EntryState,
+    Found,
+    Outcome,
+    look_at,
+    paths,
+    put_back,
+    state_of,
+)
 from oxidicom.settings import Settings
 
 EXIT_NEEDS_YOU: Final = 3
@@ -122,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace, settings: Settings, folder: Path) -> int:
-    count: Counter[State] = Counter()
+    count: Counter[EntryState] = Counter()
     now = time.time()
     for found in _look_at_all(paths(folder)):
         if not count and not arguments.json:
@@ -133,8 +141,8 @@ def _list(arguments: argparse.Namespace, settings: Settings, folder: Path) -> in
         else:
             print(_summary(found, now, phi=arguments.phi))
     if not arguments.json:
-        print(", ".join(f"{count[state]} {state.value}" for state in State))
-    return EXIT_NEEDS_YOU if count[State.REFUSED] or count[State.CORRUPT] else 0
+        print(", ".join(f"{count[state]} {state.value}" for state in EntryState))
+    return EXIT_NEEDS_YOU if count[EntryState.REFUSED] or count[EntryState.CORRUPT] else 0
 
 
 def _summary(found: Found, now: float, *, phi: bool) -> str:
@@ -151,7 +159,7 @@ def _summary(found: Found, now: float, *, phi: bool) -> str:
         )
         if refusal is not None:
             tries = str(refusal.attempts)
-            more += [refusal.reason] if found.state is State.REFUSED else []
+            more += [refusal.reason] if found.state is EntryState.REFUSED else []
         if phi:
             more += [f"{name}={getattr(series, name) or ''}" for name in _PATIENT]
     if found.note is not None:
@@ -261,14 +269,14 @@ def _retry(arguments: argparse.Namespace, settings: Settings, folder: Path) -> i
             named = _named(folder, name)
             if not named:
                 status = EXIT_FAULT
-            aside = [path for path in named if state_of(path) is not State.PENDING]
+            aside = [path for path in named if state_of(path) is not EntryState.PENDING]
             wanted += aside or named
     else:
         wanted = [
             path
             for path in paths(folder)
-            if state_of(path) is State.REFUSED
-            or (arguments.all and state_of(path) is State.CORRUPT)
+            if state_of(path) is EntryState.REFUSED
+            or (arguments.all and state_of(path) is EntryState.CORRUPT)
         ]
     for path in wanted:
         outcome = put_back(path, sync=settings.fsync)

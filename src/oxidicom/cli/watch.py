@@ -16,7 +16,7 @@ from oxidicom.errors import OperatorError
 from oxidicom.settings import load_some
 
 if TYPE_CHECKING:
-    from oxidicom.notify.lonk import Heard
+    from oxidicom.notify.lonk_messages import LonkMessage
 
 _MORE: Final = """\
 NATS has no memory: what was told before is not seen. It may go and come back, which stderr says.
@@ -86,11 +86,11 @@ async def _listen(
     root: str,
     ca: Any,
     aet: str | None,
-    heard: Callable[[Heard], None],
+    heard: Callable[[LonkMessage], None],
     say: Callable[[str], None],
     draw: Callable[[], None] | None = None,
 ) -> None:
-    from oxidicom.notify.subscriber import LonkSubscriber
+    from oxidicom.notify.lonk_subscriber import LonkSubscriber
 
     try:
         subscriber = LonkSubscriber(address, root, heard, say, calling_ae_title=aet, ca=ca)
@@ -103,7 +103,7 @@ async def _listen(
     await listening
 
 
-def _print_as_json(heard: Heard) -> None:
+def _print_as_json(heard: LonkMessage) -> None:
     value: dict[str, Any] = {
         "at": round(time.time(), 3),
         "aet": heard.calling_ae_title,
@@ -117,7 +117,7 @@ def _print_as_json(heard: Heard) -> None:
     print_json(value)
 
 
-def _print_line(heard: Heard) -> None:
+def _print_line(heard: LonkMessage) -> None:
     if heard.ndicom is not None:
         what = f"{heard.ndicom} instances"
     elif heard.error is not None:

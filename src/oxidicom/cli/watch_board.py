@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Final
 
-from oxidicom.notify.lonk import Heard, Kind
+from oxidicom.notify.lonk_messages import LonkKind, LonkMessage
 
 _WINDOW: Final = 5.0
 """Seconds that a rate is taken over."""
@@ -24,17 +24,17 @@ class Row:
         self.changed_at = 0.0
         self._counts: deque[tuple[float, int]] = deque()
 
-    def take(self, heard: Heard, now: float) -> None:
+    def take(self, heard: LonkMessage, now: float) -> None:
         self.changed_at = now
-        if heard.kind is Kind.COUNT and heard.ndicom is not None:
+        if heard.kind is LonkKind.COUNT and heard.ndicom is not None:
             if self.done or heard.ndicom < self.count:  # received once more, from the first
                 self.done, self.error = False, None
                 self._counts.clear()
             self.count = heard.ndicom
             self._counts.append((now, heard.ndicom))
-        elif heard.kind is Kind.DONE:
+        elif heard.kind is LonkKind.DONE:
             self.done = True
-        elif heard.kind is Kind.ERROR:
+        elif heard.kind is LonkKind.ERROR:
             self.error = heard.error
 
     def rate(self, now: float) -> float:
@@ -57,7 +57,7 @@ class Board:
         self.errors = 0
         """Messages, of all time."""
 
-    def take(self, heard: Heard, now: float) -> None:
+    def take(self, heard: LonkMessage, now: float) -> None:
         key = heard.calling_ae_title, heard.series_instance_uid
         row = self._rows.get(key)
         if row is None:
@@ -65,8 +65,8 @@ class Board:
                 self._drop_one()
             row = self._rows[key] = Row(*key)
         row.take(heard, now)
-        self.done += heard.kind is Kind.DONE
-        self.errors += heard.kind is Kind.ERROR
+        self.done += heard.kind is LonkKind.DONE
+        self.errors += heard.kind is LonkKind.ERROR
 
     def rows(self, now: float) -> list[Row]:
         for key, row in list(self._rows.items()):

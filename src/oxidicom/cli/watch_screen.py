@@ -14,7 +14,7 @@ from rich.text import Text
 
 from oxidicom.cli.console import printable
 from oxidicom.cli.watch_board import Board, Row
-from oxidicom.notify.lonk import Heard
+from oxidicom.notify.lonk_messages import LonkMessage
 
 _AROUND: Final = 4
 """Lines of the screen that are no series."""
@@ -43,7 +43,7 @@ class Screen:
         self.draw()
         self._live.stop()
 
-    def heard(self, heard: Heard) -> None:
+    def heard(self, heard: LonkMessage) -> None:
         self._board.take(heard, time.monotonic())
 
     def say(self, state: str) -> None:

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 import httpx
 
 from oxidicom.errors import OxidicomError
-from oxidicom.notify.courier import RegistrationRefused
-from oxidicom.notify.cube_answers import BODY_LIMIT, Answer, Verdict, judge
+from oxidicom.notify.cube_responses import BODY_LIMIT, CubeResponse, CubeVerdict, judge
+from oxidicom.notify.outbox_relay import RegistrationRefused
 from oxidicom.notify.tls import client_context
 
 TIMEOUT: Final = 30.0
@@ -94,9 +94,9 @@ class CubeClient:
         pause = 1.0
         while True:
             answer = await self._attempt(resource, body, traceparent)
-            if answer.verdict is Verdict.DONE:
+            if answer.verdict is CubeVerdict.DONE:
                 return
-            if answer.verdict is Verdict.REFUSED:
+            if answer.verdict is CubeVerdict.REFUSED:
                 raise RegistrationRefused(answer.reason)
             left -= 1
             if left <= 0:
@@ -109,7 +109,7 @@ class CubeClient:
 
     async def _attempt(
         self, resource: str, body: Mapping[str, str | int | None], traceparent: str | None
-    ) -> Answer:
+    ) -> CubeResponse:
         async with self._slots:
             # Whoever asked before, we were put off.
             while (wait := self._not_before - self._clock()) > 0:
@@ -118,16 +118,18 @@ class CubeClient:
                 async with asyncio.timeout(self._timeout):
                     answer = await self._post(resource, body, traceparent)
             except TimeoutError:
-                return Answer(Verdict.AGAIN, f"CUBE does not answer within {self._timeout:.0f} s")
+                return CubeResponse(
+                    CubeVerdict.AGAIN, f"CUBE does not answer within {self._timeout:.0f} s"
+                )
             except (httpx.HTTPError, OSError) as error:
-                return Answer(Verdict.AGAIN, f"CUBE cannot be reached, {_cause(error)}")
+                return CubeResponse(CubeVerdict.AGAIN, f"CUBE cannot be reached, {_cause(error)}")
             if answer.retry_after is not None:
                 self._not_before = self._clock() + answer.retry_after
             return answer
 
     async def _post(
         self, resource: str, body: Mapping[str, str | int | None], traceparent: str | None
-    ) -> Answer:
+    ) -> CubeResponse:
         client = await self._connected()
         headers = {} if traceparent is None else {"traceparent": traceparent}
         async with client.stream(

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Final
 
 from oxidicom.logevents import describe
-from oxidicom.notify.courier import RegistrationRefused
 from oxidicom.notify.cube_bodies import ATTEMPTED, EXPECTED, SERIES, UNKNOWN, series_body
 from oxidicom.notify.cube_http import CubeClient
-from oxidicom.notify.pushed import SeriesPushes
-from oxidicom.notify.pushes import Pushes, side_by_side
+from oxidicom.notify.cube_instances import InstanceRegistrar, side_by_side
+from oxidicom.notify.cube_registered_files import SeriesRegistrations
+from oxidicom.notify.outbox_relay import RegistrationRefused
 from oxidicom.ports import Registration, SeriesKey
 from oxidicom.ulid import uuid_of
 
@@ -41,7 +41,7 @@ class InstancePublisher:
     """
 
     def __init__(
-        self, pushes: Pushes, *, at_once: int, begins: Callable[[SeriesKey], None]
+        self, pushes: InstanceRegistrar, *, at_once: int, begins: Callable[[SeriesKey], None]
     ) -> None:
         self._pushes = pushes
         self._at_once = at_once
@@ -88,10 +88,10 @@ class _Publication:
 
     def __init__(
         self,
-        pushes: Pushes,
+        pushes: InstanceRegistrar,
         registration: Registration,
         association: str,
-        known: SeriesPushes,
+        known: SeriesRegistrations,
         at_once: int,
     ) -> None:
         self._pushes = pushes

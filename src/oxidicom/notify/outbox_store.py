@@ -91,7 +91,7 @@ def entry_name(key: SeriesKey) -> str:
     return hashlib.sha256("\0".join(key).encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
-class Look(NamedTuple):
+class OutboxScan(NamedTuple):
     """What one look at the folder found."""
 
     names: list[str]
@@ -100,7 +100,7 @@ class Look(NamedTuple):
     """Others are so young that whoever wrote them may be at them: look again."""
 
 
-class Standing(NamedTuple):
+class OutboxCounts(NamedTuple):
     pending: int
     refused: int
     oldest_at: float | None
@@ -131,7 +131,7 @@ class Outbox:
         self.sweep()
         return self.look(lambda _: False, patience=0.0).names
 
-    def look(self, knows: Callable[[str], bool], *, patience: float = PATIENCE) -> Look:
+    def look(self, knows: Callable[[str], bool], *, patience: float = PATIENCE) -> OutboxScan:
         """Raises OSError. Of those that the caller knows nothing but the name is read."""
         found: list[tuple[int, str]] = []
         left = False
@@ -148,7 +148,7 @@ class Outbox:
                         left = True
                     else:
                         found.append((written, name))
-        return Look([name for _, name in sorted(found)], left)
+        return OutboxScan([name for _, name in sorted(found)], left)
 
     def _was_put_back(self, name: str) -> bool:
         try:
@@ -158,7 +158,7 @@ class Outbox:
         except OSError:
             return False
 
-    def standing(self) -> Standing:
+    def standing(self) -> OutboxCounts:
         """Raises OSError."""
         pending = refused = 0
         oldest: float | None = None
@@ -171,7 +171,7 @@ class Outbox:
                         written = entry.stat(follow_symlinks=False).st_mtime
                         pending += 1
                         oldest = written if oldest is None else min(oldest, written)
-        return Standing(pending, refused, oldest)
+        return OutboxCounts(pending, refused, oldest)
 
     def changed_at(self) -> int:
         """Of the folder: the same again if no entry came or went; raises OSError."""

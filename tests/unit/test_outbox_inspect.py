@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from oxidicom.notify import outbox as outbox_module
-from oxidicom.notify.outbox import Outbox, OutboxEntry, new_entry
-from oxidicom.notify.rounds import GLANCE, LONGEST, Rounds, Visit
-from oxidicom.notify.shelved import Found, Outcome, State, look_at, paths, put_back
+from oxidicom.notify import outbox_store as outbox_module
+from oxidicom.notify.outbox_inspect import EntryState, Found, Outcome, look_at, paths, put_back
+from oxidicom.notify.outbox_scanner import GLANCE, LONGEST, OutboxScanner, Visit
+from oxidicom.notify.outbox_store import Outbox, OutboxEntry, new_entry
 from tests.support.registrations import numbered
 
 ENTRY = new_entry(numbered(1, 5))
@@ -61,7 +61,7 @@ def later(ndicom: int = 6, seconds: float = 5) -> OutboxEntry:
 def test_a_refused_entry_says_why(outbox: Outbox, folder: Path) -> None:
     refused(outbox, reason="CUBE answers 400, at fault: path")
     (found,) = seen(folder)
-    assert (found.state, found.name, found.note) == (State.REFUSED, NAME, None)
+    assert (found.state, found.name, found.note) == (EntryState.REFUSED, NAME, None)
     assert found.entry is not None
     assert found.entry.refusal is not None
     assert found.entry.refusal.reason == "CUBE answers 400, at fault: path"
@@ -76,7 +76,7 @@ def test_one_of_an_earlier_version_can_be_read(outbox: Outbox, folder: Path) -> 
     assert "refusal" not in data, "earlier versions must be able to read ours"
     (folder / f"{NAME}.json").rename(folder / f"{NAME}.refused")
     (found,) = seen(folder)
-    assert (found.state, found.entry) == (State.REFUSED, ENTRY)
+    assert (found.state, found.entry) == (EntryState.REFUSED, ENTRY)
     assert put_back(found.path, sync=False) is Outcome.BACK
     assert outbox.read(NAME) == ENTRY
 
@@ -98,7 +98,7 @@ def test_corrupt_ones_say_what_is_wrong(folder: Path, data: bytes, says: str, su
     path = folder / (NAME + suffix)
     path.write_bytes(data)
     (found,) = seen(folder)
-    assert (found.state, found.entry) == (State.CORRUPT, None)
+    assert (found.state, found.entry) == (EntryState.CORRUPT, None)
     assert found.note is not None
     assert any(word in found.note for word in says.split("|")), found.note
     assert "Doe" not in found.note
@@ -111,7 +111,7 @@ def test_what_is_no_file_is_no_entry(folder: Path) -> None:
     (folder / f"{NAME}.refused").mkdir(parents=True)
     (folder / f"{'0' * 40}.json").symlink_to("/etc/passwd")
     for found in seen(folder):
-        assert found.state is State.CORRUPT
+        assert found.state is EntryState.CORRUPT
         assert (found.note or "").startswith("cannot be read: ")
 
 
@@ -185,7 +185,7 @@ def test_a_corrupt_one_that_somebody_repaired(outbox: Outbox, folder: Path) -> N
     outbox.put(ENTRY)
     (folder / f"{NAME}.json").rename(folder / f"{NAME}.corrupt")
     (found,) = seen(folder)
-    assert found.state is State.CORRUPT
+    assert found.state is EntryState.CORRUPT
     assert "retry puts it back" in (found.note or "")
     assert put_back(found.path, sync=False) is Outcome.BACK
     assert list(outbox.pending()) == [ENTRY]
@@ -251,7 +251,7 @@ def test_death_between_the_steps_of_a_retry(
     (found,) = seen(folder)
     assert found.entry is not None, "it is in sight, once"
     assert found.entry.task_id == ENTRY.task_id
-    assert found.state is (State.REFUSED if step < (2 if links else 3) else State.PENDING)
+    assert found.state is (EntryState.REFUSED if step < (2 if links else 3) else EntryState.PENDING)
     for path in paths(folder):
         put_back(path, sync=False)
     assert files(folder) == [".json"]
@@ -269,7 +269,7 @@ def test_death_between_the_steps_of_a_refusal(
     again = Outbox(folder, sync=False)
     (entry,) = again.pending()
     assert again.refuse(entry, "400")
-    assert [found.state for found in seen(folder)] == [State.REFUSED]
+    assert [found.state for found in seen(folder)] == [EntryState.REFUSED]
 
 
 def test_the_rest_of_a_retry_goes_with_its_delivery(outbox: Outbox, folder: Path) -> None:
@@ -313,7 +313,7 @@ def test_a_full_disk_does_not_keep_a_refusal_from_being_kept(
     monkeypatch.setattr(outbox_module, "write_atomically", full)
     assert outbox.refuse(ENTRY, "400")
     (found,) = seen(folder)
-    assert (found.state, found.entry) == (State.REFUSED, ENTRY)
+    assert (found.state, found.entry) == (EntryState.REFUSED, ENTRY)
 
 
 # ---- a receiver that looks again -----------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_whose_entries_are_taken(outbox: Outbox, folder: Path) -> None:
 
 
 class Visitor:
-    """Rounds with a clock that moves by their own sleeps."""
+    """OutboxScanner with a clock that moves by their own sleeps."""
 
     def __init__(self, outbox: Outbox) -> None:
         self.now = 0.0
@@ -347,7 +347,7 @@ class Visitor:
         self._turn = asyncio.Semaphore(0)
         self._done = asyncio.Event()
         self.slept: list[float] = []
-        self.rounds = Rounds(
+        self.rounds = OutboxScanner(
             outbox,
             self.known.__contains__,
             self.found.extend,

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from oxidicom.errors import OxidicomError
 from oxidicom.logevents import event, trace_fields
-from oxidicom.notify.outbox import Outbox, OutboxEntry, new_entry
+from oxidicom.notify.outbox_scanner import OutboxScanner, Visit
+from oxidicom.notify.outbox_store import Outbox, OutboxEntry, new_entry
 from oxidicom.notify.reasons import reason_of
-from oxidicom.notify.rounds import Rounds, Visit
 from oxidicom.ports import Registration, SeriesKey
 
 FIRST_RETRY: Final = 1.0
@@ -56,7 +56,7 @@ class _Unwritten(NamedTuple):
     settled: asyncio.Future[bool]
 
 
-class Courier:
+class OutboxRelay:
     """`publisher` None: registrations stay in the outbox until a later run has one.
 
     `clock` and `sleep` are in seconds; `glance` sleeps between looks at the outbox's folder. At
@@ -81,7 +81,7 @@ class Courier:
         self._settled = settled
         self._clock = clock
         self._sleep = sleep
-        self._rounds = Rounds(outbox, self._knows, self._adopt, self._visit, sleep=glance)
+        self._rounds = OutboxScanner(outbox, self._knows, self._adopt, self._visit, sleep=glance)
         # Not the loop's own threads: a hung resolver must not keep entries from the disk, nor hung
         # storage the resolver from a thread. One thread, so that writes keep their order.
         self._disk_thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")

@@ -36,30 +36,30 @@ _FIELDS: Final = frozenset(
 """What CUBE may call a fault by; nothing else that it says is repeated."""
 
 
-class Verdict(Enum):
+class CubeVerdict(Enum):
     DONE = "done"
     AGAIN = "again"
     REFUSED = "refused"
 
 
-class Answer(NamedTuple):
-    verdict: Verdict
+class CubeResponse(NamedTuple):
+    verdict: CubeVerdict
     reason: str = ""
     """For a person, without anything of the body but the names of fields."""
     retry_after: float | None = None
     """Seconds that the server asks us to wait."""
 
 
-def judge(status: int, body: bytes, retry_after: str | None, now: float) -> Answer:
+def judge(status: int, body: bytes, retry_after: str | None, now: float) -> CubeResponse:
     """`body` may be its beginning; `now` is seconds since the epoch."""
     if 200 <= status < 300:
-        return Answer(Verdict.DONE)
+        return CubeResponse(CubeVerdict.DONE)
     if status in (400, 409) and _DUPLICATE.search(body):
-        return Answer(Verdict.DONE, "already registered")
+        return CubeResponse(CubeVerdict.DONE, "already registered")
     reason = f"CUBE answers {status}{_advice(status)}"
     if 400 <= status < 500 and status not in _PASSING:
-        return Answer(Verdict.REFUSED, reason + _fields_at_fault(body))
-    return Answer(Verdict.AGAIN, reason, seconds_of(retry_after, now))
+        return CubeResponse(CubeVerdict.REFUSED, reason + _fields_at_fault(body))
+    return CubeResponse(CubeVerdict.AGAIN, reason, seconds_of(retry_after, now))
 
 
 def _advice(status: int) -> str:

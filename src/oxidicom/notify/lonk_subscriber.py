@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 import nats.errors
 from nats.aio.msg import Msg
 
-from oxidicom.notify import lonk
-from oxidicom.notify.nats import (
+from oxidicom.notify import lonk_messages
+from oxidicom.notify.lonk_publisher import (
     CONNECT_TIMEOUT,
     FIRST_RETRY,
     LAST_RETRY,
@@ -40,7 +40,7 @@ class LonkSubscriber:
         self,
         address: str,
         root_subject: str,
-        heard: Callable[[lonk.Heard], None],
+        heard: Callable[[lonk_messages.LonkMessage], None],
         state: Callable[[str], None],
         *,
         calling_ae_title: str | None = None,
@@ -48,7 +48,7 @@ class LonkSubscriber:
     ) -> None:
         self._servers = [with_scheme(each) for each in address.split(",") if each.strip()]
         self._root = root_subject
-        titles = "*" if calling_ae_title is None else lonk.token(calling_ae_title)
+        titles = "*" if calling_ae_title is None else lonk_messages.token(calling_ae_title)
         self._subjects = f"{root_subject}.{titles}.*"
         self._heard = heard
         self._state = state
@@ -112,7 +112,7 @@ class LonkSubscriber:
         )
 
         async def on_message(message: Msg) -> None:
-            heard = lonk.decode(self._root, message.subject, message.data)
+            heard = lonk_messages.decode(self._root, message.subject, message.data)
             if heard is None or self._fault is not None:
                 return
             try:

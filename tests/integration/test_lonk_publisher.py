@@ -18,8 +18,8 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from oxidicom.notify.lonk import ProgressLimiter
-from oxidicom.notify.nats import LonkPublisher
+from oxidicom.notify.lonk_messages import ProgressLimiter
+from oxidicom.notify.lonk_publisher import LonkPublisher
 from oxidicom.ports import SeriesInfo
 from tests.support.brokers import Gate, NatsServer
 from tests.support.ports import free_port
@@ -79,11 +79,11 @@ class Reasons(logging.Handler):
         self.texts.append(f"{record.getMessage()}: {fields.get('reason')}")
 
     def __enter__(self) -> Self:
-        logging.getLogger("oxidicom.notify.nats").addHandler(self)
+        logging.getLogger("oxidicom.notify.lonk_publisher").addHandler(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger("oxidicom.notify.nats").removeHandler(self)
+        logging.getLogger("oxidicom.notify.lonk_publisher").removeHandler(self)
 
 
 async def until(condition: Callable[[], object], limit: float = 10) -> None:

@@ -20,7 +20,7 @@ from oxidicom.notify.cube_bodies import (
 )
 from oxidicom.notify.cube_fields import Fields
 from oxidicom.notify.cube_http import CubeAway, CubeClient, Retry
-from oxidicom.notify.pushed import Pushed
+from oxidicom.notify.cube_registered_files import RegisteredFiles
 from oxidicom.ports import HttpRegistration, Registration, SeriesFiles, SeriesInfo
 
 INSTANCE: Final = ".dcm"
@@ -32,7 +32,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class PushTelemetry(Protocol):
+class HttpRegistrationObserver(Protocol):
     def push_began(self, association_id: str | None, started_ns: int) -> str | None: ...
 
     def pushed(self, push: HttpRegistration) -> None: ...
@@ -47,7 +47,7 @@ class PushTelemetry(Protocol):
     ) -> None: ...
 
 
-class Pushes:
+class InstanceRegistrar:
     """What CUBE has is noted in `pushed`. `show_files`: telemetry may know the files' paths.
 
     Every push raises RegistrationRefused, or CubeAway, also where it is the storage that fails.
@@ -57,8 +57,8 @@ class Pushes:
         self,
         client: CubeClient,
         files: SeriesFiles,
-        pushed: Pushed,
-        telemetry: PushTelemetry,
+        pushed: RegisteredFiles,
+        telemetry: HttpRegistrationObserver,
         *,
         show_files: bool = False,
     ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from oxidicom.filesystem import MAX_SMALL_FILE, read_small, remove_if_there, sync_folder
-from oxidicom.notify.outbox import CLAIMED, CORRUPT, PENDING, REFUSED, OutboxEntry, decode
+from oxidicom.notify.outbox_store import CLAIMED, CORRUPT, PENDING, REFUSED, OutboxEntry, decode
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 """What file systems without hard links say."""
@@ -23,21 +23,21 @@ _CUT_SHORT: Final = "its way back was cut short: retry it again"
 _READABLE: Final = "it can be read now: retry puts it back"
 
 
-class State(Enum):
+class EntryState(Enum):
     PENDING = "pending"
     REFUSED = "refused"
     CORRUPT = "corrupt"
 
 
 _STATES: Final = {
-    PENDING: State.PENDING,
-    REFUSED: State.REFUSED,
-    CLAIMED: State.REFUSED,
-    CORRUPT: State.CORRUPT,
+    PENDING: EntryState.PENDING,
+    REFUSED: EntryState.REFUSED,
+    CLAIMED: EntryState.REFUSED,
+    CORRUPT: EntryState.CORRUPT,
 }
 
 
-def state_of(path: Path) -> State:
+def state_of(path: Path) -> EntryState:
     """By its name alone."""
     return _STATES[path.suffix]
 
@@ -46,7 +46,7 @@ class Found(NamedTuple):
     """One file of the outbox."""
 
     path: Path
-    state: State
+    state: EntryState
     entry: OutboxEntry | None
     """None if it cannot be read."""
     written_at: float
@@ -110,7 +110,7 @@ def look_at(path: Path) -> Found | None:
     elif path.suffix == CORRUPT and entry is not None:
         note = _READABLE
     if entry is None:
-        state = State.CORRUPT
+        state = EntryState.CORRUPT
     return Found(path, state, entry, written_at, note)
 
 

@@ -12,7 +12,7 @@ MOST_NAMES: Final = 200_000
 """Of all series together. What is forgotten is pushed again, and CUBE says that it has it."""
 
 
-class SeriesPushes:
+class SeriesRegistrations:
     """One series, from its first push to the end of its publication."""
 
     __slots__ = ("done", "expected_told", "failed", "listed_at", "publishing", "turn")
@@ -31,28 +31,28 @@ class SeriesPushes:
         """Whose turn it is to push."""
 
 
-class Pushed:
+class RegisteredFiles:
     """Series by key, the one that was asked for last at the end."""
 
     def __init__(self, most_names: int = MOST_NAMES) -> None:
         self._most_names = most_names
-        self._series: OrderedDict[SeriesKey, SeriesPushes] = OrderedDict()
+        self._series: OrderedDict[SeriesKey, SeriesRegistrations] = OrderedDict()
         self._names = 0
         """And one for each series, which costs memory even without names."""
 
     def __len__(self) -> int:
         return self._names
 
-    def of(self, key: SeriesKey) -> SeriesPushes:
+    def of(self, key: SeriesKey) -> SeriesRegistrations:
         pushes = self._series.get(key)
         if pushes is None:
-            pushes = self._series[key] = SeriesPushes()
+            pushes = self._series[key] = SeriesRegistrations()
             self._names += 1
             self._forget_oldest()
         self._series.move_to_end(key)
         return pushes
 
-    def peek(self, key: SeriesKey) -> SeriesPushes | None:
+    def peek(self, key: SeriesKey) -> SeriesRegistrations | None:
         """If anything is known of the series."""
         return self._series.get(key)
 

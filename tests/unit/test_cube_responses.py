@@ -6,19 +6,19 @@ import json
 
 import pytest
 
-from oxidicom.notify.cube_answers import Verdict, judge, seconds_of
+from oxidicom.notify.cube_responses import CubeVerdict, judge, seconds_of
 from tests.support.cube_http import DUPLICATE, DUPLICATE_SERIES
 
 NOW = 1_700_000_000.0
 
 
-def verdict(status: int, body: object = None) -> Verdict:
+def verdict(status: int, body: object = None) -> CubeVerdict:
     return judge(status, json.dumps(body).encode(), None, NOW).verdict
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 def test_any_success_is_one_whatever_its_body(status: int) -> None:
-    assert judge(status, b"<html>\xff", None, NOW).verdict is Verdict.DONE
+    assert judge(status, b"<html>\xff", None, NOW).verdict is CubeVerdict.DONE
 
 
 @pytest.mark.parametrize(
@@ -26,12 +26,12 @@ def test_any_success_is_one_whatever_its_body(status: int) -> None:
     [401, 403, 408, 409, 429, 500, 502, 503, 504, 507, 599, 301, 302, 307, 308],
 )
 def test_time_or_the_operator_may_mend_it(status: int) -> None:
-    assert verdict(status) is Verdict.AGAIN
+    assert verdict(status) is CubeVerdict.AGAIN
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 413, 415, 422])
 def test_it_will_never_be_taken(status: int) -> None:
-    assert verdict(status, {"PatientID": ["This field may not be blank."]}) is Verdict.REFUSED
+    assert verdict(status, {"PatientID": ["This field may not be blank."]}) is CubeVerdict.REFUSED
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_it_will_never_be_taken(status: int) -> None:
     ],
 )
 def test_what_cube_has_already_is_done(body: object) -> None:
-    assert verdict(400, body) is Verdict.DONE
-    assert verdict(404, body) is Verdict.REFUSED
+    assert verdict(400, body) is CubeVerdict.DONE
+    assert verdict(404, body) is CubeVerdict.REFUSED
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_cube_has_already_is_done(body: object) -> None:
     ],
 )
 def test_other_faults_do_not_pass_for_duplicates(body: object) -> None:
-    assert verdict(400, body) is Verdict.REFUSED
+    assert verdict(400, body) is CubeVerdict.REFUSED
 
 
 def test_a_refusal_names_fields_and_repeats_no_value() -> None:

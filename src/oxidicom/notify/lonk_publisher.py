@@ -17,8 +17,8 @@ import nats.errors
 from nats.aio.client import Client
 
 from oxidicom.logevents import event
-from oxidicom.notify import lonk
-from oxidicom.notify.lonk import ProgressLimiter, Urgency
+from oxidicom.notify import lonk_messages
+from oxidicom.notify.lonk_messages import ProgressLimiter, Urgency
 from oxidicom.notify.reasons import reason_of
 from oxidicom.notify.tls import client_context
 from oxidicom.ports import SeriesInfo
@@ -119,20 +119,20 @@ class LonkPublisher:
     def progress(self, series: SeriesInfo, count: int, first: bool) -> None:
         subject = self._subject(series)
         if first:
-            self._put(subject, Urgency.FIRST, lonk.ndicom(count))
+            self._put(subject, Urgency.FIRST, lonk_messages.ndicom(count))
         elif self._queue or self._limiter.admits(subject, Urgency.COUNT, self._clock()):
-            self._put(subject, Urgency.COUNT, lonk.ndicom(count))
+            self._put(subject, Urgency.COUNT, lonk_messages.ndicom(count))
 
     def failed(self, calling_ae_title: str, series_instance_uid: str | None, error: str) -> None:
-        subject = lonk.subject(self._root_subject, calling_ae_title, series_instance_uid)
-        self._put(subject, Urgency.ERROR, lonk.error(error))
+        subject = lonk_messages.subject(self._root_subject, calling_ae_title, series_instance_uid)
+        self._put(subject, Urgency.ERROR, lonk_messages.error(error))
 
     def final(self, series: SeriesInfo, received: int) -> None:
-        self._put(self._subject(series), Urgency.FINAL, lonk.ndicom(received))
+        self._put(self._subject(series), Urgency.FINAL, lonk_messages.ndicom(received))
 
     def done(self, series: SeriesInfo, received: int) -> None:
         del received  # every done frees the subject's state, whatever was received
-        self._put(self._subject(series), Urgency.DONE, lonk.done())
+        self._put(self._subject(series), Urgency.DONE, lonk_messages.done())
 
     async def flush(self, timeout: float) -> bool:
         """Whether the server has everything within `timeout` seconds; no pauses meanwhile."""
@@ -177,7 +177,9 @@ class LonkPublisher:
     # ---- the queue --------------------------------------------------------------------------
 
     def _subject(self, series: SeriesInfo) -> str:
-        return lonk.subject(self._root_subject, series.calling_ae_title, series.series_instance_uid)
+        return lonk_messages.subject(
+            self._root_subject, series.calling_ae_title, series.series_instance_uid
+        )
 
     def _put(self, subject: str, urgency: Urgency, payload: bytes) -> None:
         full = len(self._queue) >= self._queue_length

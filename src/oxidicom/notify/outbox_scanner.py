@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from oxidicom.notify.outbox import Look, Outbox
+from oxidicom.notify.outbox_store import Outbox, OutboxScan
 
 GLANCE: Final = 1.0
 """Seconds between two glances."""
@@ -22,11 +22,11 @@ SHARE: Final = 100
 """Times the last look's duration before the next one, if that is longer than GLANCE."""
 
 
-Visit = tuple[int, Look | None, float]
+Visit = tuple[int, OutboxScan | None, float]
 """The folder's modification time, what was found if we looked, and for how many seconds."""
 
 
-class Rounds:
+class OutboxScanner:
     """`knows` is called on whatever thread looks, `found` on the loop's, with the names of pending
     entries that are nobody else's. `on_disk` calls what it is given where blocking is allowed."""
 

@@ -55,25 +55,25 @@ def token(text: str) -> str:
     return "".join(safe) or UNKNOWN
 
 
-class Kind(Enum):
+class LonkKind(Enum):
     COUNT = "count"
     DONE = "done"
     ERROR = "error"
     UNKNOWN = "unknown"
 
 
-class Heard(NamedTuple):
+class LonkMessage(NamedTuple):
     """A message as a subscriber reads it."""
 
     calling_ae_title: str
     """As far as the subject tells: in a title `_` may stand for what NATS reserves."""
     series_instance_uid: str
-    kind: Kind
+    kind: LonkKind
     ndicom: int | None = None
     error: str | None = None
 
 
-def decode(root: str, subject: str, payload: bytes) -> Heard | None:
+def decode(root: str, subject: str, payload: bytes) -> LonkMessage | None:
     """None for a subject that is not of this form; a payload that nobody knows is `UNKNOWN`."""
     parts = subject.removeprefix(f"{root}.").split(".")
     if len(parts) != 2 or not subject.startswith(f"{root}."):
@@ -81,12 +81,16 @@ def decode(root: str, subject: str, payload: bytes) -> Heard | None:
     title, uid = parts[0], parts[1].replace("_", ".") if parts[1] != UNKNOWN else UNKNOWN
     match payload[:1]:
         case b"\x00" if len(payload) == 1:
-            return Heard(title, uid, Kind.DONE)
+            return LonkMessage(title, uid, LonkKind.DONE)
         case b"\x01" if len(payload) == 5:
-            return Heard(title, uid, Kind.COUNT, ndicom=int.from_bytes(payload[1:], "little"))
+            return LonkMessage(
+                title, uid, LonkKind.COUNT, ndicom=int.from_bytes(payload[1:], "little")
+            )
         case b"\x02":
-            return Heard(title, uid, Kind.ERROR, error=payload[1:].decode("utf-8", "replace"))
-    return Heard(title, uid, Kind.UNKNOWN)
+            return LonkMessage(
+                title, uid, LonkKind.ERROR, error=payload[1:].decode("utf-8", "replace")
+            )
+    return LonkMessage(title, uid, LonkKind.UNKNOWN)
 
 
 def _cut(text: str, limit: int) -> str:

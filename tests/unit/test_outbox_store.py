@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oxidicom.notify.courier import Courier, Publisher, RegistrationRefused
-from oxidicom.notify.outbox import Outbox, OutboxEntry, new_entry
-from oxidicom.notify.shelved import Outcome, put_back
+from oxidicom.notify.outbox_inspect import Outcome, put_back
+from oxidicom.notify.outbox_relay import OutboxRelay, Publisher, RegistrationRefused
+from oxidicom.notify.outbox_store import Outbox, OutboxEntry, new_entry
 from oxidicom.ports import Registration
 from tests.support.registrations import numbered, registration
 
@@ -202,9 +202,9 @@ class FakeTime:
 @asynccontextmanager
 async def running(
     outbox: Outbox, broker: Publisher | None, time: FakeTime | None = None, in_flight: int = 8
-) -> AsyncIterator[Courier]:
+) -> AsyncIterator[OutboxRelay]:
     time = time or FakeTime()
-    courier = Courier(outbox, broker, in_flight=in_flight, clock=time.clock, sleep=time.sleep)
+    courier = OutboxRelay(outbox, broker, in_flight=in_flight, clock=time.clock, sleep=time.sleep)
     await courier.start()
     try:
         yield courier
@@ -349,7 +349,7 @@ class TestCourier:
         told: list[tuple[str, str | None]] = []
         broker, time = FakeBroker(), FakeTime()
         broker.refuses = {"1.2.826.1"}
-        courier = Courier(
+        courier = OutboxRelay(
             outbox,
             broker,
             sleep=time.sleep,
@@ -418,7 +418,7 @@ class TestCourier:
     async def test_stop_delivers_what_it_can(self, outbox: Outbox) -> None:
         broker, time = FakeBroker(), FakeTime()
         broker.down = True
-        courier = Courier(outbox, broker, clock=time.clock, sleep=time.sleep)
+        courier = OutboxRelay(outbox, broker, clock=time.clock, sleep=time.sleep)
         await courier.start()
         for number in range(5):
             await courier.submit(numbered(number))
@@ -432,7 +432,7 @@ class TestCourier:
     async def test_stop_gives_up_and_the_next_run_delivers(self, outbox: Outbox) -> None:
         broker = FakeBroker()
         broker.open.clear()
-        courier = Courier(outbox, broker)
+        courier = OutboxRelay(outbox, broker)
         await courier.start()
         confirmed = await courier.submit(numbered(1))
         await broker.arrived.wait()
@@ -481,7 +481,7 @@ class TestOthersEntries:
     ) -> None:
         broker, glances = FakeBroker(), FakeTime()
         broker.refuses = {"1.2.826.1"}
-        courier = Courier(outbox, broker, glance=glances.sleep)
+        courier = OutboxRelay(outbox, broker, glance=glances.sleep)
         await courier.start()
         assert not await (await courier.submit(numbered(1)))
         broker.refuses.clear()
@@ -499,7 +499,7 @@ class TestOthersEntries:
         self, outbox: Outbox, tmp_path: Path
     ) -> None:
         broker, glances = FakeBroker(), FakeTime()
-        courier = Courier(outbox, broker, glance=glances.sleep)
+        courier = OutboxRelay(outbox, broker, glance=glances.sleep)
         await courier.start()
         await (await courier.submit(numbered(1)))
         dead = new_entry(numbered(2))

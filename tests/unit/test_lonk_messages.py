@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxidicom.notify import lonk
-from oxidicom.notify.lonk import ProgressLimiter, Urgency
+from oxidicom.notify import lonk_messages
+from oxidicom.notify.lonk_messages import ProgressLimiter, Urgency
 
 VECTORS = json.loads((Path(__file__).parents[1] / "support" / "vectors.json").read_text())
 
@@ -32,16 +32,16 @@ VECTORS = json.loads((Path(__file__).parents[1] / "support" / "vectors.json").re
     ],
 )
 def test_subject(aet: str, uid: str | None, expected: str) -> None:
-    assert lonk.subject("oxidicom", aet, uid) == expected
+    assert lonk_messages.subject("oxidicom", aet, uid) == expected
 
 
 def test_the_root_may_have_several_tokens() -> None:
-    assert lonk.subject("hospital.oxidicom", "A", "1") == "hospital.oxidicom.A.1"
+    assert lonk_messages.subject("hospital.oxidicom", "A", "1") == "hospital.oxidicom.A.1"
 
 
 @given(st.text(), st.none() | st.text())
 def test_every_subject_is_three_tokens_that_nats_takes(aet: str, uid: str | None) -> None:
-    made = lonk.subject("oxidicom", aet, uid)
+    made = lonk_messages.subject("oxidicom", aet, uid)
     encoded = made.encode()
     assert len(encoded) <= 1024
     assert not set(encoded) & set(b" \t\r\n\x00*>")
@@ -49,18 +49,18 @@ def test_every_subject_is_three_tokens_that_nats_takes(aet: str, uid: str | None
 
 
 def test_a_long_subject_is_cut_between_characters() -> None:
-    made = lonk.subject("r", "A", "é" * 2000)
+    made = lonk_messages.subject("r", "A", "é" * 2000)
     assert made == "r.A." + "é" * 510
     assert len(made.encode()) == 1024
 
 
 def test_payloads() -> None:
-    assert lonk.done() == b"\x00"
-    assert lonk.ndicom(192) == b"\x01\xc0\x00\x00\x00"
-    assert lonk.ndicom(2**32 - 1) == lonk.ndicom(2**40) == b"\x01\xff\xff\xff\xff"
-    assert lonk.error("é") == b"\x02\xc3\xa9"
-    assert len(lonk.error("é" * 100_000)) == 1 + 8 * 1024
-    assert lonk.error("\ud800") == b"\x02?"
+    assert lonk_messages.done() == b"\x00"
+    assert lonk_messages.ndicom(192) == b"\x01\xc0\x00\x00\x00"
+    assert lonk_messages.ndicom(2**32 - 1) == lonk_messages.ndicom(2**40) == b"\x01\xff\xff\xff\xff"
+    assert lonk_messages.error("é") == b"\x02\xc3\xa9"
+    assert len(lonk_messages.error("é" * 100_000)) == 1 + 8 * 1024
+    assert lonk_messages.error("\ud800") == b"\x02?"
 
 
 class Wire:
@@ -80,12 +80,12 @@ class Wire:
 
     def count(self, number: int, subject: str = "s") -> bool:
         return self.send(
-            Urgency.FIRST if number == 1 else Urgency.COUNT, lonk.ndicom(number), subject
+            Urgency.FIRST if number == 1 else Urgency.COUNT, lonk_messages.ndicom(number), subject
         )
 
     def finish(self, received: int, subject: str = "s") -> None:
-        self.send(Urgency.FINAL, lonk.ndicom(received), subject)
-        self.send(Urgency.DONE, lonk.done(), subject)
+        self.send(Urgency.FINAL, lonk_messages.ndicom(received), subject)
+        self.send(Urgency.DONE, lonk_messages.done(), subject)
 
 
 def play(case: dict[str, Any]) -> list[str]:
@@ -97,7 +97,7 @@ def play(case: dict[str, Any]) -> list[str]:
         if "lacks StudyDate" in case["name"] and number == 1:
             wire.send(
                 Urgency.ERROR,
-                lonk.error("DICOM file does not have the required tag: StudyDate"),
+                lonk_messages.error("DICOM file does not have the required tag: StudyDate"),
             )
     wire.finish(received)
     return wire.sent
@@ -130,7 +130,7 @@ def test_messages_of_other_kinds_do_not_count_as_the_last_one() -> None:
     wire.count(1)
     wire.count(2)
     wire.now += 0.4
-    assert wire.send(Urgency.ERROR, lonk.error("x"))
+    assert wire.send(Urgency.ERROR, lonk_messages.error("x"))
     wire.now += 0.1
     assert wire.count(3)
 
@@ -151,7 +151,7 @@ def test_nothing_of_a_series_stays(received: int) -> None:
     wire = Wire(0.5)
     for number in range(1, received + 1):
         wire.count(number)
-    wire.send(Urgency.ERROR, lonk.error("x"))
+    wire.send(Urgency.ERROR, lonk_messages.error("x"))
     wire.finish(received)
     assert len(wire.limiter) == 0
 

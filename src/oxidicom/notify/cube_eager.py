@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from oxidicom.logevents import event
-from oxidicom.notify.courier import RegistrationRefused
 from oxidicom.notify.cube_bodies import EXPECTED
 from oxidicom.notify.cube_http import CubeAway
-from oxidicom.notify.pushed import SeriesPushes
-from oxidicom.notify.pushes import Pushes, side_by_side
+from oxidicom.notify.cube_instances import InstanceRegistrar, side_by_side
+from oxidicom.notify.cube_registered_files import SeriesRegistrations
+from oxidicom.notify.outbox_relay import RegistrationRefused
 from oxidicom.ports import Registration, SeriesInfo, SeriesKey
 from oxidicom.ulid import uuid_of
 
@@ -42,7 +42,7 @@ class _Waiting(NamedTuple):
     association_id: str
 
 
-class EarlyPusher:
+class EagerRegistrar:
     """`expected` says how many instances the PACS has of an open series, as far as is known.
 
     Used on one loop; `clock` and `sleep` are in seconds.
@@ -50,7 +50,7 @@ class EarlyPusher:
 
     def __init__(
         self,
-        pushes: Pushes,
+        pushes: InstanceRegistrar,
         expected: Callable[[SeriesKey], int | None],
         *,
         at_once: int,
@@ -147,7 +147,7 @@ class EarlyPusher:
                 SeriesInstanceUID=series.series_instance_uid,
             )
 
-    async def _push_new(self, registration: Registration, known: SeriesPushes) -> None:
+    async def _push_new(self, registration: Registration, known: SeriesRegistrations) -> None:
         known.listed_at = self._clock()
         names = await self._pushes.instances(registration.series)
         new = [name for name in names if name not in known.done and name not in known.failed]
@@ -166,7 +166,7 @@ class EarlyPusher:
 
         await side_by_side(new[:AT_A_TURN], push, self._at_once)
 
-    async def _tell_expected(self, registration: Registration, known: SeriesPushes) -> None:
+    async def _tell_expected(self, registration: Registration, known: SeriesRegistrations) -> None:
         """As soon as CUBE has one instance and the PACS has said how many there are."""
         expected = self._expected(registration.series.key)
         if known.expected_told or expected is None:
