@@ -268,7 +268,7 @@ def test_a_tree_that_keeps_the_rules_passes(tree: Path) -> None:
             "notify.lonk_publisher imports wire",
         ),
         ("telemetry/logs.py", "from oxidicom import notify", "telemetry.logs imports notify"),
-        ("query/find.py", "from oxidicom import notify", "query.find imports notify"),
+        ("query/find.py", "from oxidicom import notify", "scu.find imports notify"),
         ("app/serve.py", "from oxidicom import cli", "app.serve imports cli: app may not"),
         ("cli/send.py", "from oxidicom import wire", "cli.send imports wire: cli may not"),
         (

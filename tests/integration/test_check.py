@@ -634,7 +634,7 @@ class TestPacs:
         def hang(*arguments: object) -> None:
             released.wait(10)
 
-        monkeypatch.setattr("oxidicom.query.echo.echo", hang)
+        monkeypatch.setattr("oxidicom.scu.pacs_echo.echo", hang)
         finding = only(self.probe(free_port()))
         released.set()
         assert finding.verdict is Verdict.WARNING

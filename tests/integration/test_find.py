@@ -16,8 +16,8 @@ import pytest
 
 from oxidicom.query import association as module
 from oxidicom.query import find as find_module
-from oxidicom.query.find import find_count
-from oxidicom.query.question import Answer, Question
+from oxidicom.scu.count_query import CountAnswer, CountQuery
+from oxidicom.scu.find import find_count
 from oxidicom.settings.addresses import PacsAddress
 from tests.support.data import Instance, encode, padded, part_10
 from tests.support.orthanc import ORTHANC, Orthanc
@@ -54,9 +54,9 @@ SHORT = 0.6
 """Seconds for a PACS that never will answer."""
 
 
-def ask(port: int, series: str = SERIES, within: float = ENOUGH, pacs: str = "PACS") -> Answer:
+def ask(port: int, series: str = SERIES, within: float = ENOUGH, pacs: str = "PACS") -> CountAnswer:
     address = PacsAddress(pacs, "127.0.0.1", port)
-    return find_count(Question(address, "ChRIS", f"{series}.0", series), within)
+    return find_count(CountQuery(address, "ChRIS", f"{series}.0", series), within)
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +88,8 @@ def test_orthanc(tmp_path: Path) -> None:
         for instance in [*instances, *series_of(3)]:
             orthanc.upload(instance)
         found = ask(orthanc.dicom_port, instances[0].series, pacs="ORTHANC")
-        assert found == Answer(7, 0x0000, None)
-        assert ask(orthanc.dicom_port, pacs="ORTHANC") == Answer(None, 0x0000, "no match")
+        assert found == CountAnswer(7, 0x0000, None)
+        assert ask(orthanc.dicom_port, pacs="ORTHANC") == CountAnswer(None, 0x0000, "no match")
 
 
 @pytest.mark.skipif(DCMQRSCP is None, reason="DCMTK is not installed")
@@ -108,10 +108,10 @@ def test_dcmtk(tmp_path: Path) -> None:
         keys = ["QueryRetrieveLevel=SERIES", f"StudyInstanceUID={series}.0"]
         keys += [f"SeriesInstanceUID={series}", "NumberOfSeriesRelatedInstances"]
         theirs = dcmtk("findscu", "-S", *where, *(part for key in keys for part in ("-k", key)))
-        assert ask(port, pacs="QRSCP") == Answer(None, 0x0000, "no match")
+        assert ask(port, pacs="QRSCP") == CountAnswer(None, 0x0000, "no match")
     assert series in theirs
     assert "NumberOfSeriesRelatedInstances" not in theirs.partition("Find Response: 1")[2]
-    assert found == Answer(None, 0x0000, "no match has a count")
+    assert found == CountAnswer(None, 0x0000, "no match has a count")
 
 
 def dcmtk(program: str, *arguments: str) -> str:
@@ -134,7 +134,7 @@ def test_the_question(transfer_syntax: str) -> None:
         pacs.finish()
 
     with scripted_pacs(script) as pacs:
-        assert ask(pacs.port) == Answer(12, 0x0000, None)
+        assert ask(pacs.port) == CountAnswer(12, 0x0000, None)
     [(request, identifier)] = asked
     assert (request.called, request.calling) == ("PACS", "ChRIS")
     assert request.contexts == {1: (STUDY_ROOT_FIND, [EXPLICIT, IMPLICIT])}
@@ -199,7 +199,7 @@ def test_the_first_match_with_a_count_wins(
         read.append(True)
 
     with scripted_pacs(script) as pacs:
-        assert ask(pacs.port) == Answer(count, 0x0000, error)
+        assert ask(pacs.port) == CountAnswer(count, 0x0000, error)
     assert read, "all matches were read, and the association was released"
 
 
@@ -337,7 +337,7 @@ def test_trouble_costs_the_count_and_no_more_than_its_time(
 ) -> None:
     with scripted_pacs(script) as pacs:
         began = time.monotonic()
-        assert ask(pacs.port, within=SHORT) == Answer(None, status, error)
+        assert ask(pacs.port, within=SHORT) == CountAnswer(None, status, error)
         assert time.monotonic() - began < SHORT + 1.5
 
 
@@ -371,14 +371,14 @@ def test_hangs_at_accept() -> None:
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", port))
         began = time.monotonic()
-        assert ask(port, within=SHORT) == Answer(None, None, IN_TIME)
+        assert ask(port, within=SHORT) == CountAnswer(None, None, IN_TIME)
         assert time.monotonic() - began < SHORT + 1.5
         for filler in fillers:
             filler.close()
 
 
 def test_a_name_that_does_not_resolve() -> None:
-    question = Question(PacsAddress("PACS", "nowhere.invalid", 104), "ChRIS", "1.2", "1.2.3")
+    question = CountQuery(PacsAddress("PACS", "nowhere.invalid", 104), "ChRIS", "1.2", "1.2.3")
     error = find_count(question, ENOUGH).error
     assert error is not None
     assert error.startswith("gaierror: ")
@@ -395,7 +395,7 @@ def test_endless_matches(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with scripted_pacs(script) as pacs:
         answer = ask(pacs.port)
-    assert answer == Answer(None, PENDING, "more than 50 matches")
+    assert answer == CountAnswer(None, PENDING, "more than 50 matches")
 
 
 def test_more_data_than_anybody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,7 +409,7 @@ def test_more_data_than_anybody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
             pacs.send(bytes(65536))
 
     with scripted_pacs(script) as pacs:
-        assert ask(pacs.port) == Answer(None, None, "too much data")
+        assert ask(pacs.port) == CountAnswer(None, None, "too much data")
 
 
 def test_a_count_stands_whatever_comes_after_it() -> None:

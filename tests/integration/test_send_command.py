@@ -22,7 +22,7 @@ from pynetdicom.sop_class import CTImageStorage
 from oxidicom.errors import OperatorError
 from oxidicom.scu.association import Peer
 from oxidicom.scu.files import candidates
-from oxidicom.scu.sending import Sending, Tally
+from oxidicom.scu.sending import Sending, SendTally
 from oxidicom.uids import abstract_syntaxes
 from tests.integration.test_dcmtk import storescp
 from tests.support.authority import Authority, found_authority
@@ -218,7 +218,7 @@ def test_what_fails_is_sent_again(
 
 def sent_to(
     port: int, folder: Path, *, retries: int, associations: int
-) -> tuple[Tally, list[tuple[Path, str]]]:
+) -> tuple[SendTally, list[tuple[Path, str]]]:
     """Without the command's pauses."""
     failed: list[tuple[Path, str]] = []
     sending = Sending(

@@ -18,7 +18,7 @@ from pydicom.uid import UID_dictionary
 from oxidicom import constants, uids
 from oxidicom.net import listener, timeouts
 from oxidicom.query import find, inquiries, question
-from oxidicom.query.association import MAX_BYTES
+from oxidicom.scu.find_association import MAX_BYTES
 from oxidicom.settings import Settings
 from oxidicom.settings.model import variables
 from oxidicom.store import inflate, naming

@@ -22,8 +22,8 @@ from oxidicom.ports import (
     SeriesCompleted,
     SeriesInfo,
 )
-from oxidicom.query.inquiries import Inquiries
-from oxidicom.query.question import Answer, Question
+from oxidicom.scu.count_queries import CountQueries
+from oxidicom.scu.count_query import CountAnswer, CountQuery
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings.addresses import PacsAddress
 from oxidicom.telemetry import Telemetry
@@ -327,7 +327,7 @@ class Asking:
         self.tracker = SeriesTracker(3600, 0.0)
         self.asked: list[str] = []
         self.answered = asyncio.Event()
-        self.inquiries = Inquiries(
+        self.inquiries = CountQueries(
             [PacsAddress("PACS", "127.0.0.1", 104)], "ChRIS", self._find, self._take
         )
         self.plane = ControlPlane(
@@ -339,9 +339,9 @@ class Asking:
             inquiries=self.inquiries,
         )
 
-    def _find(self, question: Question) -> Answer:
+    def _find(self, question: CountQuery) -> CountAnswer:
         self.asked.append(question.series_instance_uid)
-        return Answer(40 + len(self.asked), 0, None)
+        return CountAnswer(40 + len(self.asked), 0, None)
 
     def _take(self, asked: SeriesAsked) -> None:
         assert asked.expected is not None

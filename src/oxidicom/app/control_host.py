@@ -25,7 +25,7 @@ from oxidicom.notify.lonk_publisher import LonkPublisher
 from oxidicom.notify.outbox_relay import IN_FLIGHT, OutboxRelay, Publisher
 from oxidicom.notify.outbox_store import Outbox
 from oxidicom.ports import Reports, SeriesAsked, SeriesCompleted, SeriesInfo
-from oxidicom.query.inquiries import Inquiries
+from oxidicom.scu.count_queries import CountQueries
 from oxidicom.series.journal import Journal
 from oxidicom.series.roll import Roll
 from oxidicom.series.tracker import SeriesTracker
@@ -185,20 +185,20 @@ class ControlHost:
             clock=time.monotonic,
         )
 
-    def _make_inquiries(self, telemetry: Telemetry) -> Inquiries | None:
+    def _make_inquiries(self, telemetry: Telemetry) -> CountQueries | None:
         """On the control plane's loop."""
         settings = self._settings
         if not settings.pacs_addresses:
             return None
         # Imported only by those who have somebody to ask.
-        from oxidicom.query.find import find_count
+        from oxidicom.scu.find import find_count
 
         def answered(asked: SeriesAsked) -> None:
             if asked.expected is not None:
                 self.tracker.expect(asked.series.key, asked.expected)
             telemetry.series_asked(asked)
 
-        return Inquiries(settings.pacs_addresses, settings.scp_aet, find_count, answered)
+        return CountQueries(settings.pacs_addresses, settings.scp_aet, find_count, answered)
 
     def _keep_newest(self, series: SeriesInfo) -> None:
         keep_newest(self._root_fd, series.path.encode())

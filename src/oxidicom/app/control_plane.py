@@ -33,7 +33,7 @@ from oxidicom.ports import (
     SeriesInfo,
     SeriesProgress,
 )
-from oxidicom.query.inquiries import Inquiries
+from oxidicom.scu.count_queries import CountQueries
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.telemetry import Telemetry
 
@@ -77,7 +77,7 @@ class ControlPlane:
         lonk: LonkPublisher | None,
         telemetry: Telemetry,
         early: EagerRegistrar | None = None,
-        inquiries: Inquiries | None = None,
+        inquiries: CountQueries | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._early = early
@@ -197,7 +197,7 @@ class ControlPlane:
             carrier = self._tracker.carrier_of(report.series.key)
             self._early.stored(report.series, carrier or report.association_id)
 
-    def _ask(self, inquiries: Inquiries, report: InstanceStored) -> None:
+    def _ask(self, inquiries: CountQueries, report: InstanceStored) -> None:
         try:
             inquiries.stored(report.series, report.association_id)
         except Exception as error:  # no thread to be had, perhaps; the instance counts all the same

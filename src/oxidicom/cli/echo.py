@@ -10,7 +10,7 @@ from oxidicom.cli.arguments import add_json, describe, number
 from oxidicom.cli.console import EXIT_FAULT, complain, print_json
 from oxidicom.cli.peer import add_peer, advice, peer_of
 from oxidicom.scu.association import ECHO, Association, Peer
-from oxidicom.scu.trouble import Trouble
+from oxidicom.scu.errors import SendError
 
 _MORE: Final = """\
 examples:
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         _echo(peer, arguments.count, found, say=not arguments.json)
         found["ok"] = True
-    except Trouble as error:
+    except SendError as error:
         trouble = error
         found |= {"fault": error.fault.value, "error": str(error)}
     if arguments.json:

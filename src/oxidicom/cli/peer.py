@@ -11,7 +11,7 @@ from typing import Final
 from oxidicom.cli.arguments import FILE, ae_title, number, seconds
 from oxidicom.cli.console import BadArguments
 from oxidicom.scu.association import Peer
-from oxidicom.scu.trouble import Fault, Trouble
+from oxidicom.scu.errors import Fault, SendError
 
 
 def add_peer(parser: argparse.ArgumentParser, timeout: float) -> None:
@@ -94,7 +94,7 @@ _ADVICE: Final[Mapping[Fault, str]] = {
 }
 
 
-def advice(trouble: Trouble, peer: Peer) -> str:
+def advice(trouble: SendError, peer: Peer) -> str:
     """What to do about it."""
     if trouble.fault is Fault.REJECTED:
         text = str(trouble)

@@ -23,7 +23,7 @@ from oxidicom.cli.peer import add_peer, peer_of
 from oxidicom.errors import OperatorError
 from oxidicom.scu.association import Peer
 from oxidicom.scu.files import Candidate, candidates, read_listed, write_listed
-from oxidicom.scu.sending import Sending, Tally
+from oxidicom.scu.sending import Sending, SendTally
 
 _SHOWN: Final = 10
 """Failures that are told one by one on stderr."""
@@ -179,7 +179,7 @@ def _carry_out(sending: Sending, failures: _Failures, shown: list[str] | None) -
     """Whether it was interrupted; a second interruption is KeyboardInterrupt. Draws progress for
     the paths `shown`."""
     with contextlib.ExitStack() as stack:
-        draw: Callable[[Tally], None] = _draw_nothing
+        draw: Callable[[SendTally], None] = _draw_nothing
         if shown is not None:
             from oxidicom.cli.send_progress import Drawing
 
@@ -199,11 +199,11 @@ def _carry_out(sending: Sending, failures: _Failures, shown: list[str] | None) -
     return False
 
 
-def _draw_nothing(tally: Tally) -> None:
+def _draw_nothing(tally: SendTally) -> None:
     """Not on a terminal."""
 
 
-def _report(peer: Peer, tally: Tally, seconds: float, interrupted: bool) -> dict[str, Any]:
+def _report(peer: Peer, tally: SendTally, seconds: float, interrupted: bool) -> dict[str, Any]:
     return {
         "peer": peer.where,
         "called_aet": peer.called,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from oxidicom.scu.files import candidates
-from oxidicom.scu.sending import Tally
+from oxidicom.scu.sending import SendTally
 
 _WINDOW: Final = 5.0
 """Seconds that a rate is taken over."""
@@ -58,7 +58,7 @@ class Drawing:
         """Above the bar."""
         self._progress.console.print(f"oxidicom: {line}", markup=False, highlight=False)
 
-    def update(self, tally: Tally) -> None:
+    def update(self, tally: SendTally) -> None:
         settled = tally.stored + tally.failed + tally.skipped
         known = max(self._total, tally.looked_at)
         instances, size = self._rates(tally)
@@ -71,7 +71,7 @@ class Drawing:
             failed=f"{tally.failed} failed" if tally.failed else "",
         )
 
-    def _rates(self, tally: Tally) -> tuple[float, float]:
+    def _rates(self, tally: SendTally) -> tuple[float, float]:
         now = time.monotonic()
         samples = self._samples
         samples.append((now, tally.stored, tally.bytes))

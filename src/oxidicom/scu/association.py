@@ -23,7 +23,7 @@ from oxidicom.constants import (
     PduType,
 )
 from oxidicom.errors import PeerError
-from oxidicom.scu.trouble import Fault, Trouble, connection_trouble
+from oxidicom.scu.errors import Fault, SendError, connection_trouble
 from oxidicom.wire.pdus import encode_abort, p_data
 from oxidicom.wire.requesting import (
     Context,
@@ -93,7 +93,7 @@ ECHO: Final = (Context(VERIFICATION, IMPLICIT_VR_LITTLE_ENDIAN),)
 class Association:
     """Established once made; as a context manager it is released, after an exception aborted.
 
-    Every method raises Trouble; after a fatal one the association is over.
+    Every method raises SendError; after a fatal one the association is over.
     """
 
     def __init__(self, peer: Peer, contexts: Sequence[Context]) -> None:
@@ -111,7 +111,7 @@ class Association:
             kind, body = self._pdu(MAX_ASSOCIATE_RQ_LENGTH)
             if kind == PduType.A_ASSOCIATE_RJ and len(body) == 4:
                 text = f"association rejected: {rejection_text(*body[1:])}"
-                raise Trouble(Fault.REJECTED, text, permanent=body[1] == 1)
+                raise SendError(Fault.REJECTED, text, permanent=body[1] == 1)
             if kind != PduType.A_ASSOCIATE_AC:
                 raise self._protocol_trouble("it answers a request with something else")
             try:
@@ -157,12 +157,12 @@ class Association:
         if response.status != 0:
             comment = f" ({response.comment})" if response.comment else ""
             text = f"it answers with status {status_text(response.status)}{comment}"
-            raise Trouble(Fault.STATUS, text, fatal=False)
+            raise SendError(Fault.STATUS, text, fatal=False)
 
     def store(self, data_set: DataSet) -> tuple[Response, int]:
         """C-STORE (PS3.7 9.1.1); the response, and how many bytes of data set went out.
 
-        A Trouble that is not fatal means that nothing was sent.
+        A SendError that is not fatal means that nothing was sent.
         """
         context_id = self._context_id(data_set.context)
         command = encode_store_request(
@@ -189,7 +189,7 @@ class Association:
         except OSError as error:
             raise _file_trouble(error, fatal=False) from error
         if not fragment:
-            raise Trouble(Fault.FILE, "the file has no data set", fatal=False)
+            raise SendError(Fault.FILE, "the file has no data set", fatal=False)
         buffer += before
         while fragment:
             try:
@@ -211,7 +211,7 @@ class Association:
         """A-RELEASE, and what the peer makes of it does not matter any more."""
         if self._socket is None:
             return
-        with suppress(OSError, Trouble):
+        with suppress(OSError, SendError):
             self._socket.settimeout(min(_PARTING, self._peer.timeout))
             self._send(_RELEASE_RQ)
             self._pdu(_MAX_PDU_LENGTH)
@@ -250,11 +250,11 @@ class Association:
             hung_up = not isinstance(error, TimeoutError)
             raise (hung_up and self._parting_words()) or self._lost(error) from error
 
-    def _parting_words(self) -> Trouble | None:
+    def _parting_words(self) -> SendError | None:
         """What a peer said before it hung up on us: an A-ABORT that still waits to be read."""
         try:
             self._pdu(_MAX_PDU_LENGTH)
-        except Trouble as trouble:
+        except SendError as trouble:
             return trouble if trouble.fault is Fault.ABORTED else None
         return None
 
@@ -297,7 +297,7 @@ class Association:
         if kind == PduType.A_ABORT and length == 4:
             self._close()
             text = f"{self._peer.where} aborted the association, {abort_text(*body[2:])}"
-            raise Trouble(Fault.ABORTED, text)
+            raise SendError(Fault.ABORTED, text)
         return kind, body
 
     def _read(self, size: int) -> bytes:
@@ -310,29 +310,31 @@ class Association:
                 raise self._lost(error) from error
             if not data:
                 self._close()
-                raise Trouble(Fault.CLOSED, f"{self._peer.where} closed the connection")
+                raise SendError(Fault.CLOSED, f"{self._peer.where} closed the connection")
             received += data
         taken = bytes(received[:size])
         del received[:size]
         return taken
 
-    def _lost(self, error: OSError) -> Trouble:
+    def _lost(self, error: OSError) -> SendError:
         if isinstance(error, TimeoutError):
             self.abort()
         self._close()
         return connection_trouble(error, self._peer.where, self._peer.timeout)
 
-    def _protocol_trouble(self, text: str) -> Trouble:
+    def _protocol_trouble(self, text: str) -> SendError:
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.sendall(encode_abort(2, AbortReason.UNEXPECTED_PDU))
         self._close()
-        return Trouble(Fault.PROTOCOL, f"{self._peer.where} does not speak DICOM as we do: {text}")
+        return SendError(
+            Fault.PROTOCOL, f"{self._peer.where} does not speak DICOM as we do: {text}"
+        )
 
     def _context_id(self, context: Context) -> int:
         context_id = self._accepted.get(context)
         if context_id is None:
-            raise Trouble(Fault.CONTEXT, context_text(context), fatal=False)
+            raise SendError(Fault.CONTEXT, context_text(context), fatal=False)
         return context_id
 
     def _next_message_id(self) -> int:
@@ -351,5 +353,5 @@ def context_text(context: Context) -> str:
     return f"not accepted: SOP class {context.sop_class} in {context.transfer_syntax}"
 
 
-def _file_trouble(error: OSError, *, fatal: bool) -> Trouble:
-    return Trouble(Fault.FILE, f"cannot be read: {error.strerror}", fatal=fatal)
+def _file_trouble(error: OSError, *, fatal: bool) -> SendError:
+    return SendError(Fault.FILE, f"cannot be read: {error.strerror}", fatal=fatal)

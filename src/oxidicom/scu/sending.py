@@ -17,9 +17,9 @@ from typing import IO, Final
 
 from oxidicom.errors import Bug, OxidicomError
 from oxidicom.scu.association import Association, Peer
-from oxidicom.scu.backlog import Backlog, Item
+from oxidicom.scu.errors import Fault, SendError
 from oxidicom.scu.files import Candidate, NotDicom, recognise
-from oxidicom.scu.trouble import Fault, Trouble
+from oxidicom.scu.send_queue import Item, SendQueue
 from oxidicom.wire.requesting import Context, is_stored, status_text
 
 FIRST_PAUSE: Final = 0.5
@@ -34,7 +34,7 @@ Failed = Callable[[Path, str], None]
 """Told of each file that finally failed, and why; from any thread, one at a time."""
 
 
-class Tally:
+class SendTally:
     """What has come of it so far. Read at any time, written under the sending's lock."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Sending:
         retries: int,
         first_pause: float = FIRST_PAUSE,
     ) -> None:
-        self.tally = Tally()
+        self.tally = SendTally()
         self._peer = peer
         self._candidates = candidates
         self._failed = failed
@@ -84,7 +84,7 @@ class Sending:
         self._over = threading.Event()
         self._why_over = ""
         self._skip_rest = False
-        self._backlog = Backlog()
+        self._backlog = SendQueue()
         self._working = 0
         """Threads that have not given up."""
         self._bug: BaseException | None = None
@@ -142,7 +142,7 @@ class Sending:
             self._ended.set()
 
     def _round(self, source: Iterable[Candidate], *, first: bool) -> None:
-        backlog = self._backlog = Backlog()
+        backlog = self._backlog = SendQueue()
         self._working = self._associations
         workers = [
             threading.Thread(target=self._work, args=(backlog,), name=f"send {i}", daemon=True)
@@ -182,7 +182,7 @@ class Sending:
 
     # ---- an association's thread ---------------------------------------------------------------
 
-    def _work(self, backlog: Backlog) -> None:
+    def _work(self, backlog: SendQueue) -> None:
         line = _Line(self._peer)
         try:
             while not self._over.is_set() and not line.given_up:
@@ -209,13 +209,13 @@ class Sending:
         if last and line.given_up:
             self._end(line.given_up)
 
-    def _associated(self, item: Item, line: _Line, backlog: Backlog) -> bool:
+    def _associated(self, item: Item, line: _Line, backlog: SendQueue) -> bool:
         """Whether `line` is fit for it."""
         if item.data_set.context in line.proposed:
             return True
         try:
             line.associate(backlog.contexts(item.data_set.context))
-        except Trouble as trouble:
+        except SendError as trouble:
             self._bear(line, trouble)
             return False
         with self._lock:
@@ -226,7 +226,7 @@ class Sending:
         assert line.association is not None
         try:
             response, size = line.association.store(item.data_set)
-        except Trouble as trouble:
+        except SendError as trouble:
             self._fail_for_now(item, str(trouble), permanent=trouble.permanent)
             if trouble.fatal:
                 line.abort()
@@ -244,7 +244,7 @@ class Sending:
         if not stored:
             self._fail_for_now(item, f"status {status_text(response.status)}")
 
-    def _bear(self, line: _Line, trouble: Trouble, *, at_least: int = 0) -> None:
+    def _bear(self, line: _Line, trouble: SendError, *, at_least: int = 0) -> None:
         """Pause, or give up: if all threads have, sending is over."""
         line.troubles += 1
         if trouble.permanent or line.troubles > max(self._retries, at_least):

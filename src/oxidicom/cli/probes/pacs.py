@@ -48,7 +48,7 @@ def _start(address: PacsAddress, calling_ae_title: str) -> Future[None]:
 
     def run() -> None:
         try:
-            from oxidicom.query.echo import echo  # late, like all that only one command needs
+            from oxidicom.scu.pacs_echo import echo  # late, like all that only one command needs
 
             echo(address, calling_ae_title, LIMIT)
             future.set_result(None)

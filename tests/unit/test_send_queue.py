@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from oxidicom.scu.association import DataSet
-from oxidicom.scu.backlog import Backlog, Item
+from oxidicom.scu.send_queue import Item, SendQueue
 from oxidicom.wire.requesting import MAX_CONTEXTS, Context
 
 
@@ -19,7 +19,7 @@ def context(sop_class: str) -> Context:
 
 
 def test_what_fits_the_association_comes_first() -> None:
-    backlog = Backlog()
+    backlog = SendQueue()
     for sop_class in ("CT", "MR", "CT", "US"):
         backlog.put(item(sop_class))
     taken = [backlog.take([context("MR"), context("US")]) for _ in range(4)]
@@ -27,7 +27,7 @@ def test_what_fits_the_association_comes_first() -> None:
 
 
 def test_what_waits_is_proposed_before_what_was_seen() -> None:
-    backlog = Backlog(limit=1000)
+    backlog = SendQueue(limit=1000)
     for number in range(MAX_CONTEXTS + 2):
         backlog.put(item(f"class {number}"))
     assert backlog.take() == item("class 0")
@@ -39,7 +39,7 @@ def test_what_waits_is_proposed_before_what_was_seen() -> None:
 
 
 def test_it_ends_when_nothing_can_come_back() -> None:
-    backlog = Backlog()
+    backlog = SendQueue()
     backlog.put(item("CT"))
     first = backlog.take()
     assert first is not None
@@ -59,7 +59,7 @@ def test_it_ends_when_nothing_can_come_back() -> None:
 
 
 def test_whoever_fills_it_waits_for_room() -> None:
-    backlog = Backlog(limit=1)
+    backlog = SendQueue(limit=1)
     backlog.put(item("CT", 1))
     put: list[bool] = []
     filling = threading.Thread(target=lambda: put.append(backlog.put(item("CT", 2))))

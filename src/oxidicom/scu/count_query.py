@@ -11,7 +11,7 @@ LIMIT: Final = 30.0
 """Seconds for one question: to connect, associate and read every answer (decision 43)."""
 
 
-class Question(NamedTuple):
+class CountQuery(NamedTuple):
     address: PacsAddress
     """Its AE title is the called one."""
     calling_ae_title: str
@@ -20,7 +20,7 @@ class Question(NamedTuple):
     series_instance_uid: str
 
 
-class Answer(NamedTuple):
+class CountAnswer(NamedTuple):
     """A count stands, whatever went wrong after it."""
 
     expected: int | None
@@ -31,5 +31,5 @@ class Answer(NamedTuple):
     """No patient data."""
 
 
-Finder = Callable[[Question], Answer]
+Finder = Callable[[CountQuery], CountAnswer]
 """Blocks for `LIMIT` at most, if the resolver of names lets it."""

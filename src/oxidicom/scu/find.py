@@ -10,8 +10,8 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from oxidicom.logevents import describe
-from oxidicom.query.association import NoAnswer, Requested, associated
-from oxidicom.query.question import LIMIT, Answer, Question
+from oxidicom.scu.count_query import LIMIT, CountAnswer, CountQuery
+from oxidicom.scu.find_association import NoAnswer, Requested, associated
 
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 
@@ -30,7 +30,7 @@ _COUNT: Final = re.compile(rb"\+?[0-9]{1,12}")
 """An integer string (PS3.5 table 6.2-1) that is no less than 0."""
 
 
-def find_count(question: Question, within: float = LIMIT) -> Answer:
+def find_count(question: CountQuery, within: float = LIMIT) -> CountAnswer:
     """Ask, for `within` seconds at most; never raises."""
     finding = _Finding(question.series_instance_uid)
     error = None
@@ -43,7 +43,7 @@ def find_count(question: Question, within: float = LIMIT) -> Answer:
         error = str(no_answer)
     except Exception as failure:
         error = describe(failure)
-    return Answer(finding.expected, finding.status, error or finding.shortcoming())
+    return CountAnswer(finding.expected, finding.status, error or finding.shortcoming())
 
 
 class _Finding:
@@ -83,7 +83,7 @@ class _Finding:
                 self.expected = int(count)
 
 
-def _identifier(question: Question) -> Dataset:
+def _identifier(question: CountQuery) -> Dataset:
     identifier = Dataset()
     for tag, vr, value in (
         (_QUERY_RETRIEVE_LEVEL, "CS", "SERIES"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oxidicom.constants import VERIFICATION
-from oxidicom.query.association import NoAnswer, associated
+from oxidicom.scu.find_association import NoAnswer, associated
 from oxidicom.settings.addresses import PacsAddress
 
 

@@ -39,7 +39,7 @@ class Fault(Enum):
 _PERMANENT = frozenset((Fault.NAME, Fault.TLS, Fault.CONTEXT, Fault.FILE))
 
 
-class Trouble(OxidicomError):
+class SendError(OxidicomError):
     """`str()` is for a person and holds no patient data.
 
     `fatal`: the association is over. `permanent`: it would be no better in a minute.
@@ -54,22 +54,22 @@ class Trouble(OxidicomError):
         self.permanent = permanent or fault in _PERMANENT
 
 
-def connection_trouble(error: OSError | UnicodeError, where: str, timeout: float) -> Trouble:
+def connection_trouble(error: OSError | UnicodeError, where: str, timeout: float) -> SendError:
     match error:
         case socket.gaierror() | UnicodeError():  # the latter: it cannot be one (RFC 3490)
-            return Trouble(Fault.NAME, f"the name in {where} does not resolve")
+            return SendError(Fault.NAME, f"the name in {where} does not resolve")
         case ssl.SSLCertVerificationError():
             text = f"the certificate of {where} is not trusted: {error.verify_message}"
-            return Trouble(Fault.TLS, text)
+            return SendError(Fault.TLS, text)
         case ssl.SSLError():
             reason = (error.reason or "no TLS there").lower().replace("_", " ")
-            return Trouble(Fault.TLS, f"no TLS connection with {where}: {reason}")
+            return SendError(Fault.TLS, f"no TLS connection with {where}: {reason}")
         case ConnectionRefusedError():
-            return Trouble(Fault.REFUSED, f"connection refused: nothing listens at {where}")
+            return SendError(Fault.REFUSED, f"connection refused: nothing listens at {where}")
         case TimeoutError():
             text = f"{where} does not answer within {timeout:g} s: down, hung or behind a firewall"
-            return Trouble(Fault.TIMEOUT, text)
+            return SendError(Fault.TIMEOUT, text)
         case ConnectionError():
-            return Trouble(Fault.CLOSED, f"{where} closed the connection")
+            return SendError(Fault.CLOSED, f"{where} closed the connection")
     words = os.strerror(error.errno) if error.errno else "network error"
-    return Trouble(Fault.UNREACHABLE, f"no way to {where}: {words}")
+    return SendError(Fault.UNREACHABLE, f"no way to {where}: {words}")

@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from oxidicom.ports import SeriesAsked, SeriesInfo, SeriesKey
 from oxidicom.query import inquiries as module
-from oxidicom.query.inquiries import DROPPED, THREADS, Inquiries
-from oxidicom.query.question import Answer, Question
+from oxidicom.scu.count_queries import DROPPED, THREADS, CountQueries
+from oxidicom.scu.count_query import CountAnswer, CountQuery
 from oxidicom.settings.addresses import PacsAddress
 from tests.support.otlp import SERIES as OTHER_SERIES
 
@@ -36,16 +36,16 @@ class FakePacs:
     """A finder that answers when it is told to."""
 
     def __init__(self) -> None:
-        self.questions: list[Question] = []
+        self.questions: list[CountQuery] = []
         self.at_once = 0
         self.most_at_once = 0
-        self.answer: Answer | Exception = Answer(5, 0, None)
+        self.answer: CountAnswer | Exception = CountAnswer(5, 0, None)
         self.arrived = threading.Semaphore(0)
         self._lock = threading.Lock()
         self.free = threading.Event()
         self.free.set()
 
-    def find(self, question: Question) -> Answer:
+    def find(self, question: CountQuery) -> CountAnswer:
         with self._lock:
             self.questions.append(question)
             self.at_once += 1
@@ -68,7 +68,7 @@ class Bench:
         self.pacs = FakePacs()
         self.asked: list[SeriesAsked] = []
         self.loop_thread = threading.get_ident()
-        self.inquiries = Inquiries([PACS], "ChRIS", self.pacs.find, self._answered)
+        self.inquiries = CountQueries([PACS], "ChRIS", self.pacs.find, self._answered)
 
     def _answered(self, asked: SeriesAsked) -> None:
         assert threading.get_ident() == self.loop_thread
@@ -91,7 +91,7 @@ async def bench() -> AsyncIterator[Bench]:
 async def test_the_answer(bench: Bench) -> None:
     bench.inquiries.stored(series(), "A")
     assert await bench.answers(1) == [5]
-    assert bench.pacs.questions == [Question(PACS, "ChRIS", series().study_instance_uid, "1.2.1")]
+    assert bench.pacs.questions == [CountQuery(PACS, "ChRIS", series().study_instance_uid, "1.2.1")]
     [asked] = bench.asked
     assert asked._replace(asked_ns=0, began_ns=0, ended_ns=0) == SeriesAsked(
         series=series(),
@@ -124,7 +124,7 @@ async def test_once_per_reception(bench: Bench) -> None:
     assert len(bench.pacs.questions) == 1
     bench.inquiries.completed(key())
     assert await bench.answers(1) == [5], "who registers it may still ask"
-    bench.pacs.answer = Answer(6, 0, None)
+    bench.pacs.answer = CountAnswer(6, 0, None)
     bench.inquiries.stored(series(), "D")
     await bench.pacs.wait_for_questions(2)
     bench.inquiries.completed(key())
@@ -159,13 +159,13 @@ async def test_a_pacs_that_hangs_leaves_the_others_a_thread() -> None:
     addresses = [PacsAddress(f"PACS{n}", "127.0.0.1", 104 + n) for n in range(3)]
     hung, freed = threading.Semaphore(0), threading.Event()
 
-    def find(question: Question) -> Answer:
+    def find(question: CountQuery) -> CountAnswer:
         if question.address.port < 106:
             hung.release()
             freed.wait(10)
-        return Answer(question.address.port, 0, None)
+        return CountAnswer(question.address.port, 0, None)
 
-    inquiries = Inquiries(addresses, "ChRIS", find, lambda asked: None)
+    inquiries = CountQueries(addresses, "ChRIS", find, lambda asked: None)
     for number in range(20):
         inquiries.stored(series(number, f"PACS{number % 2}"), "A")
     for _ in range(2):
@@ -228,8 +228,10 @@ async def test_trouble_is_told_once_and_its_end_too(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "oxidicom.query")
-    away, back = Answer(None, None, "away"), Answer(5, 0, None)
-    for number, answer in enumerate([back, away, away, Answer(None, 0, "no match"), back, back]):
+    away, back = CountAnswer(None, None, "away"), CountAnswer(5, 0, None)
+    for number, answer in enumerate(
+        [back, away, away, CountAnswer(None, 0, "no match"), back, back]
+    ):
         bench.pacs.answer = answer
         bench.inquiries.stored(series(number), "A")
         await bench.answers(number)

@@ -16,7 +16,7 @@ from typing import Final
 
 from oxidicom.logevents import describe, event
 from oxidicom.ports import SeriesAsked, SeriesInfo, SeriesKey
-from oxidicom.query.question import LIMIT, Answer, Finder, Question
+from oxidicom.scu.count_query import LIMIT, CountAnswer, CountQuery, Finder
 from oxidicom.settings.addresses import PacsAddress
 
 logger = logging.getLogger("oxidicom.query")
@@ -33,14 +33,14 @@ REMEMBERED: Final = 1024
 DROPPED: Final = "too many questions wait"
 
 
-class _Inquiry:
+class _PendingQuery:
     """One reception's question."""
 
     __slots__ = ("answer", "asked_ns", "association_id", "deadline", "question", "series")
 
     def __init__(
         self,
-        question: Question,
+        question: CountQuery,
         series: SeriesInfo,
         association_id: str,
         loop: asyncio.AbstractEventLoop,
@@ -53,7 +53,7 @@ class _Inquiry:
         self.answer: asyncio.Future[int | None] = loop.create_future()
 
 
-class Inquiries:
+class CountQueries:
     """Made, and called, on one running loop, on which `answered` is called, too: once for each
     question. `finder` is called from threads."""
 
@@ -69,8 +69,8 @@ class Inquiries:
         self._finder = finder
         self._answered = answered
         self._loop = asyncio.get_running_loop()
-        self._open: dict[SeriesKey, _Inquiry] = {}
-        self._completed: OrderedDict[SeriesKey, _Inquiry] = OrderedDict()
+        self._open: dict[SeriesKey, _PendingQuery] = {}
+        self._completed: OrderedDict[SeriesKey, _PendingQuery] = OrderedDict()
         self._troubles: dict[str, str] = {}
         """What was told of a PACS that gives no counts, by AE title."""
         self.dropped = 0
@@ -78,7 +78,7 @@ class Inquiries:
         self._threads = 0
         # Below: shared with the threads.
         self._changed = threading.Condition()
-        self._waiting: deque[_Inquiry] = deque()
+        self._waiting: deque[_PendingQuery] = deque()
         self._idle = 0
         self._busy: Counter[str] = Counter()
         """Questions on their way, by AE title."""
@@ -93,17 +93,17 @@ class Inquiries:
         address = self._addresses.get(series.calling_ae_title)
         if address is None or series.key in self._open:
             return
-        question = Question(
+        question = CountQuery(
             address,
             self._calling_ae_title,
             series.study_instance_uid,
             series.series_instance_uid,
         )
-        inquiry = _Inquiry(question, series, association_id, self._loop)
+        inquiry = _PendingQuery(question, series, association_id, self._loop)
         self._open[series.key] = inquiry
         self._ask(inquiry)
 
-    def _ask(self, inquiry: _Inquiry) -> None:
+    def _ask(self, inquiry: _PendingQuery) -> None:
         dropped = None
         with self._changed:
             if self._closed:
@@ -120,7 +120,7 @@ class Inquiries:
             self._threads += 1
         if dropped is not None:
             self.dropped += 1
-            self._take(dropped, None, Answer(None, None, DROPPED))
+            self._take(dropped, None, CountAnswer(None, None, DROPPED))
 
     def completed(self, key: SeriesKey) -> None:
         """What comes of the series from now on belongs to another reception."""
@@ -152,7 +152,7 @@ class Inquiries:
             if not inquiry.answer.done():
                 inquiry.answer.set_result(None)
 
-    def _take(self, inquiry: _Inquiry, began_ns: int | None, answer: Answer) -> None:
+    def _take(self, inquiry: _PendingQuery, began_ns: int | None, answer: CountAnswer) -> None:
         if self._closed:
             return
         if not inquiry.answer.done():
@@ -175,7 +175,7 @@ class Inquiries:
             )
         )
 
-    def _tell(self, inquiry: _Inquiry, answer: Answer) -> None:
+    def _tell(self, inquiry: _PendingQuery, answer: CountAnswer) -> None:
         """Once, until something else is the matter: a PACS may be away for days."""
         title = inquiry.question.address.ae_title
         if answer.expected is not None:
@@ -200,7 +200,7 @@ class Inquiries:
             try:
                 answer = self._finder(inquiry.question)
             except Exception as error:
-                answer = Answer(None, None, describe(error))
+                answer = CountAnswer(None, None, describe(error))
             with self._changed:
                 self._busy[inquiry.question.address.ae_title] -= 1
             try:
@@ -208,7 +208,7 @@ class Inquiries:
             except RuntimeError:  # the loop has ended meanwhile
                 return
 
-    def _next(self) -> _Inquiry | None:
+    def _next(self) -> _PendingQuery | None:
         """None: all is over."""
         with self._changed:
             self._idle += 1
@@ -222,7 +222,7 @@ class Inquiries:
             self._busy[inquiry.question.address.ae_title] += 1
             return inquiry
 
-    def _oldest_possible(self) -> _Inquiry | None:
+    def _oldest_possible(self) -> _PendingQuery | None:
         for inquiry in self._waiting:
             if self._busy[inquiry.question.address.ae_title] < self._most_busy:
                 return inquiry

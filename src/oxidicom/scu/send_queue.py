@@ -20,7 +20,7 @@ class Item(NamedTuple):
     """Bytes of the data set."""
 
 
-class Backlog:
+class SendQueue:
     """Filled by one thread, emptied by several."""
 
     def __init__(self, limit: int = WAITING) -> None:
