@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.series.roll import PATIENCE
+from oxidicom.series.leases import PATIENCE
 from tests.support.data import Instance
 from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import Receiver

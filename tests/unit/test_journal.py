@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from oxidicom import filesystem
 from oxidicom.ports import SeriesInfo, SeriesJournal, SeriesKey
 from oxidicom.series.journal import Faults, Journal, JournalEntry
-from oxidicom.series.recovery import RecoveredSeries, count_instances, recover
+from oxidicom.series.journal_recovery import RecoveredSeries, count_instances, recover
 from oxidicom.ulid import new_ulid
 
 PATIENT = "Dröge^Jürgen"

@@ -12,7 +12,7 @@ import pytest
 from oxidicom.app.takeover import Recovered, Takeover
 from oxidicom.ports import SeriesInfo
 from oxidicom.series.journal import Journal
-from oxidicom.series.roll import PATIENCE, Roll
+from oxidicom.series.leases import PATIENCE, ReceiverLeases
 
 SERIES = SeriesInfo(
     calling_ae_title="PACS",
@@ -29,7 +29,7 @@ class Place:
     """A receiver's, and the traces of one of another host that died."""
 
     def __init__(self, folder: Path) -> None:
-        self.roll = Roll(folder / "receivers")
+        self.roll = ReceiverLeases(folder / "receivers")
         self.roll.sign_on()
         self.dead = "other" + self.roll.name
         self.journal = Journal(folder / "journal", False, self.roll.name)

@@ -27,7 +27,7 @@ from oxidicom.notify.outbox_store import Outbox
 from oxidicom.ports import Reports, SeriesAsked, SeriesCompleted, SeriesInfo
 from oxidicom.scu.count_queries import CountQueries
 from oxidicom.series.journal import Journal
-from oxidicom.series.roll import Roll
+from oxidicom.series.leases import ReceiverLeases
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings import Settings
 from oxidicom.store.folders import keep_newest
@@ -102,7 +102,7 @@ class ControlHost:
         settings.files_root.mkdir(parents=True, exist_ok=True)
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root_fd = os.open(settings.files_root, os.O_RDONLY | os.O_DIRECTORY)
-        self._roll = Roll(settings.state_dir / "receivers")
+        self._roll = ReceiverLeases(settings.state_dir / "receivers")
         self._roll.sign_on()
         self.journal = journal_of(settings, self.name)
         self._outbox = Outbox(settings.state_dir / "outbox", sync=settings.fsync)

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 from oxidicom.logevents import event
 from oxidicom.ports import SeriesInfo
 from oxidicom.series.journal import Faults, Journal
-from oxidicom.series.recovery import recover
-from oxidicom.series.roll import BEAT, Roll
+from oxidicom.series.journal_recovery import recover
+from oxidicom.series.leases import BEAT, ReceiverLeases
 from oxidicom.store.folders import list_instances
 
 logger = logging.getLogger("oxidicom")
@@ -41,7 +41,7 @@ def owner_of(writer: str) -> str:
 class Takeover:
     """`at_start`, then `start` and `stop` on the control plane's loop."""
 
-    def __init__(self, journal: Journal, roll: Roll, root_fd: int) -> None:
+    def __init__(self, journal: Journal, roll: ReceiverLeases, root_fd: int) -> None:
         self._journal = journal
         self._roll = roll
         self._root_fd = root_fd

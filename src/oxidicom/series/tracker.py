@@ -30,7 +30,7 @@ ENDED_REMEMBERED: Final = 16_384
 """Associations. A straggler's record trails the end of its association by milliseconds."""
 
 
-class _Reception:
+class _SeriesSession:
     """One series from its first instance to its completion."""
 
     __slots__ = (
@@ -94,15 +94,15 @@ class SeriesTracker:
     def __init__(self, settle: float, recovery_settle: float) -> None:
         self._settle = settle
         self._recovery_settle = max(settle, recovery_settle)
-        self._receptions: dict[SeriesKey, _Reception] = {}
-        self._carried: dict[str, set[_Reception]] = {}
+        self._receptions: dict[SeriesKey, _SeriesSession] = {}
+        self._carried: dict[str, set[_SeriesSession]] = {}
         """By open association."""
         self._ended: OrderedDict[str, None] = OrderedDict()
-        self._queue: list[tuple[float, int, _Reception]] = []
+        self._queue: list[tuple[float, int, _SeriesSession]] = []
         """A heap by deadline. Deadlines mostly move later, so an entry may come up too early;
         it is then put back, instead of being replaced at each touch."""
         self._serial = count()
-        self._latest: _Reception | None = None
+        self._latest: _SeriesSession | None = None
         self._latest_series: SeriesInfo | None = None
         """What the latest record gave as its series: most give the same one again."""
 
@@ -125,11 +125,11 @@ class SeriesTracker:
             notices += self._touch(reception, report.association_id, report.at)
         return notices
 
-    def _reception_of(self, series: SeriesInfo, at: float) -> _Reception:
+    def _reception_of(self, series: SeriesInfo, at: float) -> _SeriesSession:
         key = series.key
         reception = self._receptions.get(key)
         if reception is None:
-            reception = self._receptions[key] = _Reception(series, at)
+            reception = self._receptions[key] = _SeriesSession(series, at)
         self._latest, self._latest_series = reception, series
         return reception
 
@@ -182,7 +182,7 @@ class SeriesTracker:
         """
         reception = self._receptions.get(series.key)
         if reception is None:
-            reception = self._receptions[series.key] = _Reception(series, at)
+            reception = self._receptions[series.key] = _SeriesSession(series, at)
         known = len(reception.instances)
         reception.instances.update(instances)
         reception.attempted += len(reception.instances) - known
@@ -245,7 +245,7 @@ class SeriesTracker:
     def open_series(self) -> list[OpenSeries]:
         return [reception.line() for reception in self._receptions.values()]
 
-    def _touch(self, reception: _Reception, association_id: str, at: float) -> list[Notice]:
+    def _touch(self, reception: _SeriesSession, association_id: str, at: float) -> list[Notice]:
         if at > reception.touched:
             reception.touched = at
         if association_id in reception.users:
@@ -259,20 +259,20 @@ class SeriesTracker:
             return self._begin_settling(reception)
         return []
 
-    def _begin_settling(self, reception: _Reception) -> list[Notice]:
+    def _begin_settling(self, reception: _SeriesSession) -> list[Notice]:
         deadline = max(reception.touched + self._settle, reception.not_before)
         if deadline <= reception.touched:
             return [self._complete(reception)]
         self._enqueue(reception, deadline)
         return []
 
-    def _enqueue(self, reception: _Reception, deadline: float) -> None:
+    def _enqueue(self, reception: _SeriesSession, deadline: float) -> None:
         reception.deadline = deadline
         if reception.queued is None or reception.queued > deadline:
             reception.queued = deadline
             heapq.heappush(self._queue, (deadline, next(self._serial), reception))
 
-    def _first_to_settle(self) -> tuple[float, _Reception] | None:
+    def _first_to_settle(self) -> tuple[float, _SeriesSession] | None:
         while self._queue:
             at, _, reception = self._queue[0]
             if at == reception.deadline:
@@ -284,7 +284,7 @@ class SeriesTracker:
                     self._enqueue(reception, reception.deadline)
         return None
 
-    def _complete(self, reception: _Reception) -> SeriesCompleted:
+    def _complete(self, reception: _SeriesSession) -> SeriesCompleted:
         completed = reception.completed()
         self._latest = self._latest_series = None
         del self._receptions[reception.series.key]

@@ -28,7 +28,7 @@ _HEIR: Final = "@"
 _PLACE: Final = re.compile(r"^(?P<host>[^-]*)-.*-ns(?P<space>\d+)$")
 
 
-class Roll:
+class ReceiverLeases:
     """A folder, made if it is not there. Methods block and raise OSError."""
 
     def __init__(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.series.roll import PATIENCE, Roll
+from oxidicom.series.leases import PATIENCE, ReceiverLeases
 
 
 @pytest.fixture
@@ -19,15 +19,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def roll(folder: Path) -> Roll:
+def roll(folder: Path) -> ReceiverLeases:
     """Of a receiver that has run for a while."""
-    roll = Roll(folder)
+    roll = ReceiverLeases(folder)
     roll.sign_on()
     assert roll.beat()
     return roll
 
 
-def elsewhere(folder: Path, roll: Roll, silent_for: float) -> str:
+def elsewhere(folder: Path, roll: ReceiverLeases, silent_for: float) -> str:
     """A receiver of another host, that touched its file so long ago."""
     name = "other" + roll.name
     (folder / name).touch()
@@ -36,10 +36,10 @@ def elsewhere(folder: Path, roll: Roll, silent_for: float) -> str:
     return name
 
 
-def test_of_this_machine_a_process_tells_by_itself(folder: Path, roll: Roll) -> None:
+def test_of_this_machine_a_process_tells_by_itself(folder: Path, roll: ReceiverLeases) -> None:
     program = (
-        "import sys; from pathlib import Path; from oxidicom.series.roll import Roll\n"
-        f"roll = Roll(Path({str(folder)!r})); roll.sign_on(); print(roll.name, flush=True)\n"
+        "import sys; from pathlib import Path; from oxidicom.series.leases import ReceiverLeases\n"
+        f"roll = ReceiverLeases(Path({str(folder)!r})); roll.sign_on(); print(roll.name, flush=True)\n"
         "sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -61,7 +61,7 @@ def test_of_this_machine_a_process_tells_by_itself(folder: Path, roll: Roll) -> 
     assert roll.take_over_dead() == [name]
 
 
-def test_of_another_host_its_file_tells(folder: Path, roll: Roll) -> None:
+def test_of_another_host_its_file_tells(folder: Path, roll: ReceiverLeases) -> None:
     name = elsewhere(folder, roll, PATIENCE - 5)
     assert roll.lives(name)
     name = elsewhere(folder, roll, PATIENCE + 5)
@@ -71,10 +71,10 @@ def test_of_another_host_its_file_tells(folder: Path, roll: Roll) -> None:
     assert not roll.lives(name)
 
 
-def test_who_starts_judges_nobody_of_another_host_yet(folder: Path, roll: Roll) -> None:
+def test_who_starts_judges_nobody_of_another_host_yet(folder: Path, roll: ReceiverLeases) -> None:
     """Storage may have hung for all of them."""
     name = elsewhere(folder, roll, 2 * PATIENCE)
-    late = Roll(folder)
+    late = ReceiverLeases(folder)
     late.sign_on()
     assert late.lives(name)
     assert late.take_over_dead() == []
@@ -86,7 +86,7 @@ def test_host_names_that_look_alike_are_two_hosts(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "ct-1")
-    roll = Roll(folder)
+    roll = ReceiverLeases(folder)
     roll.sign_on()
     gone = roll.name.replace(f"-{os.getpid()}-", "-999999999-")
     assert gone.startswith("ct+1-")
@@ -97,7 +97,7 @@ def test_host_names_that_look_alike_are_two_hosts(
     assert roll.lives(other)
 
 
-def test_another_namespace_is_another_host(folder: Path, roll: Roll) -> None:
+def test_another_namespace_is_another_host(folder: Path, roll: ReceiverLeases) -> None:
     """There, our process number is another process, or none."""
     name = f"{roll.name[:-1]}{(int(roll.name[-1]) + 1) % 10}".replace(
         f"-{os.getpid()}-", "-999999999-"
@@ -107,7 +107,7 @@ def test_another_namespace_is_another_host(folder: Path, roll: Roll) -> None:
     assert roll.lives(name)
 
 
-def test_time_is_that_of_our_latest_beat(folder: Path, roll: Roll) -> None:
+def test_time_is_that_of_our_latest_beat(folder: Path, roll: ReceiverLeases) -> None:
     name = elsewhere(folder, roll, 0)
     before = time.time() - 2 * PATIENCE
     os.utime(folder / name, (before, before))
@@ -119,7 +119,7 @@ def test_time_is_that_of_our_latest_beat(folder: Path, roll: Roll) -> None:
     assert not roll.lives(name)
 
 
-def test_a_beat_says_whether_it_comes_late(folder: Path, roll: Roll) -> None:
+def test_a_beat_says_whether_it_comes_late(folder: Path, roll: ReceiverLeases) -> None:
     assert roll.beat()
     long_ago = time.time() - PATIENCE
     os.utime(folder / roll.name, (long_ago, long_ago))
@@ -129,7 +129,7 @@ def test_a_beat_says_whether_it_comes_late(folder: Path, roll: Roll) -> None:
     assert not roll.beat()
 
 
-def test_signing_off_and_on_again(folder: Path, roll: Roll) -> None:
+def test_signing_off_and_on_again(folder: Path, roll: ReceiverLeases) -> None:
     roll.sign_off()
     roll.sign_off()
     assert os.listdir(folder) == []
@@ -137,9 +137,9 @@ def test_signing_off_and_on_again(folder: Path, roll: Roll) -> None:
     assert os.listdir(folder) == [roll.name]
 
 
-def test_one_of_several_takes_over_what_a_dead_one_left(folder: Path, roll: Roll) -> None:
+def test_one_of_several_takes_over_what_a_dead_one_left(folder: Path, roll: ReceiverLeases) -> None:
     name = elsewhere(folder, roll, 2 * PATIENCE)
-    other = Roll(folder)
+    other = ReceiverLeases(folder)
     other.sign_on()
     other.beat()
     assert other.take_over_dead() == [name]
@@ -149,7 +149,7 @@ def test_one_of_several_takes_over_what_a_dead_one_left(folder: Path, roll: Roll
     assert os.listdir(folder) == [roll.name]
 
 
-def test_an_heir_that_dies_has_an_heir(folder: Path, roll: Roll) -> None:
+def test_an_heir_that_dies_has_an_heir(folder: Path, roll: ReceiverLeases) -> None:
     heir = elsewhere(folder, roll, 2 * PATIENCE)
     dead = "yet" + heir
     (folder / f"{dead}@{heir}").touch()
@@ -158,12 +158,14 @@ def test_an_heir_that_dies_has_an_heir(folder: Path, roll: Roll) -> None:
     assert roll.holders() == {dead: roll.name, heir: roll.name}
 
 
-def test_one_that_was_taken_for_dead_and_lives_keeps_its_own(folder: Path, roll: Roll) -> None:
+def test_one_that_was_taken_for_dead_and_lives_keeps_its_own(
+    folder: Path, roll: ReceiverLeases
+) -> None:
     alive = elsewhere(folder, roll, 0)
     (folder / f"{alive}@dead{roll.name}").touch()
     assert roll.take_over_dead() == []
 
 
 @pytest.mark.parametrize("name", ["", "01M8A9337E7S9WXZPYKZ58W81B", "notes.txt"])
-def test_entries_of_before_there_was_a_roll_are_nobodys(roll: Roll, name: str) -> None:
+def test_entries_of_before_there_was_a_roll_are_nobodys(roll: ReceiverLeases, name: str) -> None:
     assert not roll.lives(name)
