@@ -2,7 +2,7 @@
 """What of DIMSE and of names the fast path reads and writes for every instance: C-STORE-RQ,
 C-STORE-RSP, the two values that tell an instance from others of its series, its file's name.
 
-Each reader knows the usual only, and says so of all else; wire.dimse and store.names know
+Each reader knows the usual only, and says so of all else; wire.dimse and store.identity know
 everything, and agree with it (a test).
 """
 
@@ -121,7 +121,7 @@ cdef bint read_number(const uint8_t *value, int size, uint32_t *number) noexcept
 
 
 cdef int write_name(char *name, uint32_t instance_number, Uid *uid) noexcept nogil:
-    """The name of an instance's file (store.naming), ended by a NUL; its length."""
+    """The name of an instance's file (store.paths), ended by a NUL; its length."""
     cdef char digits[LONGEST_NUMBER]
     cdef int count = 0
     cdef char *p = name

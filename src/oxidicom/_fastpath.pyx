@@ -37,7 +37,7 @@ cdef enum:
     UNSERVED = -1
 
 cdef int64_t SLOW_NS = 5_000_000
-"""As store.writing has it: what took longer is told to the policy."""
+"""As store.executors has it: what took longer is told to the policy."""
 
 
 @cython.final

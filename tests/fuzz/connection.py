@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from oxidicom.store.writing import Completions, Done, InlineLane
+from oxidicom.store.executors import Completions, Done, InlineExecutor
 from tests.fuzz.inputs import Script, cut, flags_cuts_payload
 from tests.support import raw_peer as peer
 from tests.support.data import Instance
@@ -73,7 +73,9 @@ class LateLane:
         self.deliver()
         for _ in range(min(jobs, len(self._jobs))):
             job, done = self._jobs.popleft()
-            InlineLane().run(job, lambda *result, done=done: self._ready.append((done, *result)))
+            InlineExecutor().run(
+                job, lambda *result, done=done: self._ready.append((done, *result))
+            )
 
     def deliver(self) -> None:
         while self._ready:

@@ -19,7 +19,7 @@ from oxidicom._dimse cimport (
 )
 from oxidicom._pdu cimport A_ASSOCIATE_RQ, Command, Consumer, Data, Framer, Pdu, Violation
 
-from oxidicom.store.naming import instance_file_name
+from oxidicom.store.paths import instance_file_name
 from oxidicom.store.tags import text_of as value_text
 from oxidicom.wire.dimse import decode_command, encode_store_response
 from oxidicom.wire.pdus import p_data

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 
 from oxidicom.errors import PeerError
-from oxidicom.store.names import read_series
+from oxidicom.store.identity import read_series
 from oxidicom.store.part10 import around_instance, file_header
 
 Context = namedtuple("Context", "transfer_syntax encoding")

@@ -11,7 +11,7 @@ from oxidicom._dimse import success, usual_file_name, usual_store_command
 from oxidicom._pdu import Command, Data, Framer, Pdu, Violation
 from oxidicom.constants import APPLICATION_CONTEXT, Encoding, PduType
 from oxidicom.errors import AssociationRejected, PeerError
-from oxidicom.store.naming import instance_file_name
+from oxidicom.store.paths import instance_file_name
 from oxidicom.store.tags import text_of
 from oxidicom.wire.dimse import (
     _any_command,

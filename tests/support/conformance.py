@@ -21,7 +21,7 @@ from oxidicom.query import find, inquiries, question
 from oxidicom.scu.find_association import MAX_BYTES
 from oxidicom.settings import Settings
 from oxidicom.settings.model import variables
-from oxidicom.store import inflate, naming
+from oxidicom.store import paths, readers
 from oxidicom.wire.negotiation import Policy
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "conformance.md"
@@ -141,8 +141,8 @@ def _limits() -> str:
             f"{listener.REQUEST_MEMORY >> 20} MiB",
             "fixed",
         ),
-        ("Deflated data, inflated for its tags", f"{inflate.INFLATED_LIMIT >> 20} MiB", "fixed"),
-        ("Path below the files root", f"{naming.PATH_LIMIT} characters", "fixed"),
+        ("Deflated data, inflated for its tags", f"{readers.INFLATED_LIMIT >> 20} MiB", "fixed"),
+        ("Path below the files root", f"{paths.PATH_LIMIT} characters", "fixed"),
     ]
     return _table(("Limit", "Value", "Set by"), rows)
 

@@ -13,8 +13,8 @@ from oxidicom.buffers import BufferPool
 from oxidicom.net.protocol import AssociationProtocol
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import InstanceStore, Report, SeriesInfo, SeriesKey
+from oxidicom.store.executors import WriteMode, WritePolicy, Writers
 from oxidicom.store.storage import Storage
-from oxidicom.store.writing import WriteMode, WritePolicy, Writers
 from oxidicom.wire.negotiation import Policy
 from tests.support import raw_peer as peer
 from tests.support.raw_peer import Context

@@ -23,7 +23,7 @@ import asyncio, gc, logging, threading, time, warnings
 
 import oxidicom.notify.outbox_store as outbox
 import oxidicom.series.tracker as tracker
-import oxidicom.store.names as names
+import oxidicom.store.identity as names
 
 
 class Doomed:

@@ -12,7 +12,7 @@ import pytest
 import oxidicom
 from oxidicom.constants import AbortReason, ContextResult, DimseStatus
 from oxidicom.settings.model import variables
-from oxidicom.store.names import REQUIRED
+from oxidicom.store.identity import REQUIRED
 from tests.support.conformance import DOCUMENT, block, pydicom_version, renewed, tables, uids_of
 
 SOURCE = Path(oxidicom.__file__).parent

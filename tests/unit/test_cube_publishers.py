@@ -21,7 +21,7 @@ from oxidicom.notify.cube_registered_files import RegisteredFiles
 from oxidicom.notify.outbox_relay import OutboxRelay, RegistrationRefused
 from oxidicom.notify.outbox_store import Outbox
 from oxidicom.ports import HttpRegistration, Registration, SeriesInfo, SeriesKey
-from oxidicom.store.shelf import Shelf
+from oxidicom.store.series_files import LocalSeriesFiles
 from tests.unit.test_cube_bodies import FOLDER
 from tests.unit.test_cube_bodies import series as series_info
 from tests.unit.test_outbox_store import FakeTime, until
@@ -109,7 +109,7 @@ class Bench:
         self.pushed = RegisteredFiles(most_names)
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         self.pushes = InstanceRegistrar(
-            self.client, Shelf(self.fd, sync=False), self.pushed, self.spans
+            self.client, LocalSeriesFiles(self.fd, sync=False), self.pushed, self.spans
         )
         self.time = FakeTime()
         self.expected: dict[SeriesKey, int] = {}
@@ -244,10 +244,10 @@ class TestPublication:
     async def test_storage_that_fails_is_told_without_names(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(shelf: Shelf, path: str) -> list[str]:
+        def fail(shelf: LocalSeriesFiles, path: str) -> list[str]:
             raise OSError(5, "Input/output error", "P1-Doe")
 
-        monkeypatch.setattr(Shelf, "names", fail)
+        monkeypatch.setattr(LocalSeriesFiles, "names", fail)
         with pytest.raises(CubeAway, match="the storage fails: OSError: EIO") as failure:
             await bench.publish(registration())
         assert "Doe" not in str(failure.value)
@@ -290,7 +290,7 @@ class TestPublication:
 
     async def test_paths_are_shown_to_who_may_see_patients(self, bench: Bench) -> None:
         bench.store("0001-1.1.dcm")
-        shelf = Shelf(bench.fd, sync=False)
+        shelf = LocalSeriesFiles(bench.fd, sync=False)
         shown = InstanceRegistrar(bench.client, shelf, bench.pushed, bench.spans, show_files=True)
         await shown.instance(registration(), "0001-1.1.dcm")
         await shown.close()

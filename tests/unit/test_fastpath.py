@@ -22,7 +22,7 @@ from oxidicom.buffers import BufferPool
 from oxidicom.errors import InstanceError
 from oxidicom.net.protocol import Phase
 from oxidicom.ports import InstanceRefused, InstanceStored, Report
-from oxidicom.store.writing import TOO_SLOW_NS
+from oxidicom.store.executors import TOO_SLOW_NS
 from tests.support import raw_peer as peer
 from tests.support.data import Instance
 from tests.support.line import CT, Line
@@ -199,7 +199,7 @@ def test_names_that_break_the_code_refuse_one_instance_only(
         raise RuntimeError
 
     monkeypatch.setattr("oxidicom.store.storage.read_series", broken)
-    monkeypatch.setattr("oxidicom.store.names.read_series", broken)
+    monkeypatch.setattr("oxidicom.store.identity.read_series", broken)
     line.receive(message(instance(2, series=SERIES[1])))
     assert statuses(line.taken()) == [0x0110]
     monkeypatch.undo()

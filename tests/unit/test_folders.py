@@ -25,7 +25,7 @@ from oxidicom.store.folders import (
     open_folder,
     remove_file,
 )
-from oxidicom.store.naming import instance_file_name
+from oxidicom.store.paths import instance_file_name
 
 PATH = b"SERVICES/PACS/AET/patient/study/series"
 

@@ -30,10 +30,10 @@ from oxidicom.ports import (
     StoreOutcome,
     StoreRequest,
 )
+from oxidicom.store.executors import WritePolicy, Writers
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.sink import StorageSink
 from oxidicom.store.storage import Storage
-from oxidicom.store.writing import WritePolicy, Writers
 from tests.support.data import Instance, new_uid
 from tests.support.raw_peer import DEFLATED, EXPLICIT, IMPLICIT, MR_IMAGE_STORAGE
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from oxidicom._dimse import success, usual_file_name, usual_store_command
 from oxidicom.errors import PeerError
-from oxidicom.store.naming import instance_file_name
+from oxidicom.store.paths import instance_file_name
 from oxidicom.store.tags import text_of
 from oxidicom.wire.dimse import decode_command, encode_store_response
 from oxidicom.wire.pdus import p_data

@@ -21,10 +21,10 @@ from oxidicom.net.shared_port import Seats, SharedPort
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import Reports, SeriesJournal
 from oxidicom.settings import Settings
+from oxidicom.store.executors import LOCAL_FILE_SYSTEMS, WritePolicy, Writers
 from oxidicom.store.folders import SeriesFolders
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.storage import Storage
-from oxidicom.store.writing import LOCAL_FILE_SYSTEMS, WritePolicy, Writers
 from oxidicom.wire.negotiation import Policy
 
 logger = logging.getLogger("oxidicom")

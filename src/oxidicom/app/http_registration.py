@@ -13,7 +13,7 @@ from oxidicom.notify.cube_registered_files import RegisteredFiles
 from oxidicom.notify.outbox_relay import Publisher
 from oxidicom.ports import SeriesKey
 from oxidicom.settings import Settings
-from oxidicom.store.shelf import Shelf
+from oxidicom.store.series_files import LocalSeriesFiles
 from oxidicom.telemetry import Telemetry
 
 
@@ -39,7 +39,7 @@ def publish_over_http(
         return SeriesPublisher(client), None
     pushes = InstanceRegistrar(
         client,
-        Shelf(root_fd, sync=settings.fsync),
+        LocalSeriesFiles(root_fd, sync=settings.fsync),
         RegisteredFiles(),
         telemetry,
         show_files=settings.log_phi,

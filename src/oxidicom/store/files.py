@@ -14,6 +14,7 @@ from oxidicom._writer import Gather, PartFile
 from oxidicom.constants import DimseStatus
 from oxidicom.errors import InstanceError
 from oxidicom.ports import Reports, SeriesJournal
+from oxidicom.store.executors import Writers
 from oxidicom.store.folders import (
     SeriesFolder,
     SeriesFolders,
@@ -24,7 +25,6 @@ from oxidicom.store.folders import (
 )
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.temporary import TemporaryFolder
-from oxidicom.store.writing import Writers
 
 _TRIES: Final = 3
 """Folders made anew for one file: whoever removes them again at once gets an error."""

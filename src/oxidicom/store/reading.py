@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oxidicom._dataset import Walker
 from oxidicom.constants import Encoding
-from oxidicom.store.inflate import Inflater
+from oxidicom.store.readers import Inflater
 
 Reader = Walker | Inflater
 

@@ -20,14 +20,14 @@ from oxidicom.ports import (
     StoreOutcome,
     StoreRequest,
 )
+from oxidicom.store.executors import SLOW_NS, ignore
 from oxidicom.store.files import FilesRoot
 from oxidicom.store.folders import SeriesFolder
-from oxidicom.store.names import InstanceNames, read_names, series_uid_of
-from oxidicom.store.naming import pacs_name_of
+from oxidicom.store.identity import InstanceNames, read_names, series_uid_of
 from oxidicom.store.part10 import file_header
+from oxidicom.store.paths import pacs_name_of
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.reading import Reader, reader_for
-from oxidicom.store.writing import SLOW_NS, ignore
 
 Begun = tuple[Walker, PartFile, Gather, int]
 """What has come of an instance: read, written, gathered, and the bytes in all."""

@@ -16,11 +16,11 @@ from oxidicom.ports import (
     StoreRequest,
     UsableContext,
 )
+from oxidicom.store.executors import ignore
 from oxidicom.store.files import FilesRoot
-from oxidicom.store.names import read_series
+from oxidicom.store.identity import read_series
 from oxidicom.store.part10 import around_instance
 from oxidicom.store.sink import Begun, StorageSink
-from oxidicom.store.writing import ignore
 
 
 class Storage(FilesRoot):

@@ -15,7 +15,7 @@ _NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """What opening says of a missing folder, a file, a link."""
 
 
-class Shelf:
+class LocalSeriesFiles:
     """`root_fd` is the open files root; `sync`: what is put there is on the device when `put_empty`
     returns. The methods block; they may be called from any thread."""
 

@@ -16,9 +16,9 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from oxidicom.constants import Encoding
 from oxidicom.errors import InstanceError
-from oxidicom.store import names
-from oxidicom.store.names import read_names, read_series, series_uid_of
-from oxidicom.store.naming import check_path, instance_file_name, pacs_name_of, series_folder
+from oxidicom.store import identity
+from oxidicom.store.identity import read_names, read_series, series_uid_of
+from oxidicom.store.paths import check_path, instance_file_name, pacs_name_of, series_folder
 from oxidicom.store.reading import Reader, reader_for
 from oxidicom.store.seahash import short_hash
 from tests.unit.test_dataset_walk import element, pixels
@@ -224,9 +224,9 @@ def test_series_is_decoded_once() -> None:
 def test_memory_is_bounded() -> None:
     huge = reader_of({**REQUIRED, "StudyDescription": b"x" * 60_000}, Encoding.IMPLICIT_LE)
     assert read_names(huge, "A").series is not read_names(huge, "A").series
-    for n in range(names.REMEMBERED + 10):
+    for n in range(identity.REMEMBERED + 10):
         read_names(reader_of({**REQUIRED, "PatientID": str(n)}), "A")
-    assert len(names._remembered) <= names.REMEMBERED
+    assert len(identity._remembered) <= identity.REMEMBERED
 
 
 def test_remembered_series_cost_microseconds() -> None:

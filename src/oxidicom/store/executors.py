@@ -49,14 +49,14 @@ def ignore(result: object, error: BaseException | None) -> None:
     """What becomes of it is nobody's concern."""
 
 
-class Lane(Protocol):
+class StorageExecutor(Protocol):
     """Runs jobs one after the other, in the order of `run`."""
 
     def run(self, job: Callable[[], Any], done: Done) -> None:
         """`done(result, None)` or `done(None, error)` follows on the loop's thread."""
 
 
-class InlineLane:
+class InlineExecutor:
     """At once, on the caller's thread."""
 
     def run(self, job: Callable[[], Any], done: Done) -> None:
@@ -68,7 +68,7 @@ class InlineLane:
             done(result, None)
 
 
-class ThreadLane:
+class ThreadExecutor:
     """One thread of its own; many completions share one wake-up of the loop."""
 
     def __init__(self, name: str, completions: Completions, clock: Callable[[], float]) -> None:
@@ -192,13 +192,13 @@ class Writers:
         self.abandoned = False
         """Threads were left behind amid a storage call that never returned."""
         self._clock = clock
-        self._inline = InlineLane()
+        self._inline = InlineExecutor()
         self.completions = Completions(loop)
         self._most = max(1, threads)
-        self._threads: list[ThreadLane] = []
+        self._threads: list[ThreadExecutor] = []
         self._next = 0
 
-    def lane(self) -> Lane:
+    def lane(self) -> StorageExecutor:
         """For one instance, all of whose jobs run in it, in order."""
         now = self._clock()
         if self.policy.inline(now) and not (
@@ -214,14 +214,14 @@ class Writers:
             for thread in self._threads
         )
 
-    def thread_lane(self) -> Lane:
+    def thread_lane(self) -> StorageExecutor:
         if len(self._threads) < self._most:
             name = f"writer-{len(self._threads)}"
-            self._threads.append(ThreadLane(name, self.completions, self._clock))
+            self._threads.append(ThreadExecutor(name, self.completions, self._clock))
         self._next = (self._next + 1) % len(self._threads)
         return self._threads[self._next]
 
-    def is_inline(self, lane: Lane) -> bool:
+    def is_inline(self, lane: StorageExecutor) -> bool:
         return lane is self._inline
 
     def stop(self, timeout: float) -> None:

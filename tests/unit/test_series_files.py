@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.store.shelf import Shelf
+from oxidicom.store.series_files import LocalSeriesFiles
 
 FOLDER = "SERVICES/PACS/P/s"
 
 
 @pytest.fixture(params=[False, True])
-def shelf(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Shelf]:
+def shelf(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LocalSeriesFiles]:
     (tmp_path / "root").mkdir()
     fd = os.open(tmp_path / "root", os.O_RDONLY | os.O_DIRECTORY)
-    yield Shelf(fd, sync=request.param)
+    yield LocalSeriesFiles(fd, sync=request.param)
     os.close(fd)
 
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_names_are_of_regular_files_in_order(shelf: Shelf, folder: Path) -> None:
+def test_names_are_of_regular_files_in_order(shelf: LocalSeriesFiles, folder: Path) -> None:
     for name in ("b.dcm", "a.dcm", "notes", "ü.dcm"):
         (folder / name).touch()
     (folder / "folder.dcm").mkdir()
@@ -42,7 +42,7 @@ def test_names_are_of_regular_files_in_order(shelf: Shelf, folder: Path) -> None
     "path", ["SERVICES/PACS/Q", "a/b", f"{FOLDER}/file", "../outside", f"{FOLDER}/../s", "/etc", ""]
 )
 def test_a_folder_that_is_none_has_no_names(
-    shelf: Shelf, folder: Path, tmp_path: Path, path: str
+    shelf: LocalSeriesFiles, folder: Path, tmp_path: Path, path: str
 ) -> None:
     (folder / "file").touch()
     (tmp_path / "outside").mkdir()
@@ -54,7 +54,7 @@ def test_a_folder_that_is_none_has_no_names(
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(
-    shelf: Shelf, folder: Path, monkeypatch: pytest.MonkeyPatch
+    shelf: LocalSeriesFiles, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(fd: int) -> None:
         raise OSError(5, "Input/output error")
@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(
         shelf.names(FOLDER)
 
 
-def test_an_empty_file_with_its_folders(shelf: Shelf, tmp_path: Path) -> None:
+def test_an_empty_file_with_its_folders(shelf: LocalSeriesFiles, tmp_path: Path) -> None:
     shelf.put_empty(f"{FOLDER}/x", "K=5")
     file = tmp_path / "root" / FOLDER / "x" / "K=5"
     assert file.read_bytes() == b""
@@ -80,7 +80,9 @@ def current_umask() -> int:
     return umask
 
 
-def test_nothing_is_put_through_a_link(shelf: Shelf, folder: Path, tmp_path: Path) -> None:
+def test_nothing_is_put_through_a_link(
+    shelf: LocalSeriesFiles, folder: Path, tmp_path: Path
+) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (folder / "away").symlink_to(outside)
@@ -96,7 +98,7 @@ def test_nothing_is_put_through_a_link(shelf: Shelf, folder: Path, tmp_path: Pat
     ("path", "name"), [("../x", "K"), (FOLDER, "../K"), (FOLDER, ".."), ("/x", "K"), (FOLDER, "")]
 )
 def test_nothing_is_put_elsewhere(
-    shelf: Shelf, folder: Path, tmp_path: Path, path: str, name: str
+    shelf: LocalSeriesFiles, folder: Path, tmp_path: Path, path: str, name: str
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(OSError, match="Invalid argument"):
@@ -104,7 +106,7 @@ def test_nothing_is_put_elsewhere(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_something_else_of_that_name_is_an_error(shelf: Shelf, folder: Path) -> None:
+def test_something_else_of_that_name_is_an_error(shelf: LocalSeriesFiles, folder: Path) -> None:
     os.mkfifo(folder / "K=5")
     (folder / "K=6").mkdir()
     for name in ("K=5", "K=6"):
