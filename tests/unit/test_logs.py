@@ -24,7 +24,7 @@ import pytest
 from oxidicom.errors import InstanceError, OperatorError
 from oxidicom.logevents import describe, event, trace_fields
 from oxidicom.telemetry import logs
-from oxidicom.telemetry.lines import LineHandler
+from oxidicom.telemetry.stream_handler import BoundedStreamHandler
 
 MARKER = "Zwiebelmarker"
 PATH = f"/data/SERVICES/PACS/AE/{MARKER}/1.dcm"
@@ -38,7 +38,7 @@ def restore() -> Iterator[None]:
     logging.getLogger("pydicom").setLevel(logging.NOTSET)
     yield
     root = logging.getLogger()
-    for handler in [h for h in root.handlers if isinstance(h, LineHandler)]:
+    for handler in [h for h in root.handlers if isinstance(h, BoundedStreamHandler)]:
         root.removeHandler(handler)
         handler.close()
     root.setLevel(logging.WARNING)
@@ -98,7 +98,7 @@ def test_console_line() -> None:
 
 def hand(name: str, template: str, *arguments: object) -> None:
     """A record for our handler alone: pytest's own would stumble over one that is wrong."""
-    [handler] = [h for h in logging.getLogger().handlers if isinstance(h, LineHandler)]
+    [handler] = [h for h in logging.getLogger().handlers if isinstance(h, BoundedStreamHandler)]
     handler.handle(logging.LogRecord(name, logging.WARNING, __file__, 1, template, arguments, None))
 
 

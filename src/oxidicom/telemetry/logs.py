@@ -26,7 +26,7 @@ from typing import Any, Final, Literal, TextIO
 
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import describe, event
-from oxidicom.telemetry.lines import LineHandler
+from oxidicom.telemetry.stream_handler import BoundedStreamHandler
 
 LEVELS: Final = {
     "trace": logging.DEBUG,
@@ -88,7 +88,7 @@ def configure(
     if number is None:
         raise OperatorError(f"log level {level!r}: expected one of {', '.join(LEVELS)}")
     target = sys.stdout if stream is None else stream
-    handler = LineHandler(target)
+    handler = BoundedStreamHandler(target)
     if format == "json":
         handler.setFormatter(JsonFormatter(log_phi))
     else:
@@ -96,7 +96,7 @@ def configure(
     if always:
         handler.addFilter(partial(_add_fields, always))
     root = logging.getLogger()
-    for old in [old for old in root.handlers if isinstance(old, LineHandler)]:
+    for old in [old for old in root.handlers if isinstance(old, BoundedStreamHandler)]:
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)

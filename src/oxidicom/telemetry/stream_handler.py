@@ -21,7 +21,7 @@ _CHUNK: Final = select.PIPE_BUF
 """Bytes: a pipe that polls writable takes this many at once (POSIX)."""
 
 
-class LineHandler(logging.Handler):
+class BoundedStreamHandler(logging.Handler):
     """Write records to `stream`, each within `PATIENCE_S` or not at all; never raises."""
 
     def __init__(self, stream: TextIO) -> None:
