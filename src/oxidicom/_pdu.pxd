@@ -37,7 +37,7 @@ cdef class Pdu:
     cdef readonly int type
     cdef readonly bytes body
 
-cdef class Command:
+cdef class CommandSet:
     cdef readonly int context_id
     cdef readonly bytes data
 

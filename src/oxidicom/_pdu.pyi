@@ -9,7 +9,7 @@ class Pdu:
     def __init__(self, type: int, body: bytes) -> None: ...
 
 @final
-class Command:
+class CommandSet:
     context_id: int
     data: bytes
     def __init__(self, context_id: int, data: bytes) -> None: ...
@@ -35,7 +35,7 @@ class Consumer:
     def active(self) -> bool:
         """A data set is under way, and comes here."""
 
-FramerEvent = Pdu | Command | Data | Violation
+FramerEvent = Pdu | CommandSet | Data | Violation
 
 @final
 class Framer:

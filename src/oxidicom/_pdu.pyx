@@ -36,7 +36,7 @@ cdef class Pdu:
 
 @cython.final
 @cython.freelist(8)
-cdef class Command:
+cdef class CommandSet:
     """A whole command set (PS3.7 6.3), its fragments joined."""
 
     def __init__(self, int context_id, bytes data):
@@ -44,7 +44,7 @@ cdef class Command:
         self.data = data
 
     def __repr__(self):
-        return f"Command(context_id={self.context_id}, data=<{len(self.data)} bytes>)"
+        return f"CommandSet(context_id={self.context_id}, data=<{len(self.data)} bytes>)"
 
 
 @cython.final
@@ -307,7 +307,7 @@ cdef class Framer:
         if self.consumer is not None and not events and size:
             if self.consumer.on_command(self.context_id, command, size):
                 return 0
-        events.append(Command(self.context_id, b"" if size == 0 else command[:size]))
+        events.append(CommandSet(self.context_id, b"" if size == 0 else command[:size]))
         return 0
 
     cdef int violated(self, int reason, str text, list events) except -1:

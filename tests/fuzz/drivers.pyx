@@ -17,7 +17,7 @@ from oxidicom._dimse cimport (
     NAME_ROOM, RESPONSE_ROOM, StoreCommand, Uid, read_number, read_store_command, read_uid,
     text_of, write_name, write_store_response,
 )
-from oxidicom._pdu cimport A_ASSOCIATE_RQ, Command, Consumer, Data, Framer, Pdu, Violation
+from oxidicom._pdu cimport A_ASSOCIATE_RQ, CommandSet, Consumer, Data, Framer, Pdu, Violation
 
 from oxidicom.store.paths import instance_file_name
 from oxidicom.store.tags import text_of as value_text
@@ -181,9 +181,9 @@ cdef class Log(Consumer):
         if isinstance(event, Data):
             data = event
             self.add_fragment(data.context_id, data.start, data.stop, data.last)
-        elif isinstance(event, Command):
-            command = (<Command> event).data
-            self.add(COMMAND, (<Command> event).context_id, 0, <const char *> command, len(command))
+        elif isinstance(event, CommandSet):
+            command = (<CommandSet> event).data
+            self.add(COMMAND, (<CommandSet> event).context_id, 0, <const char *> command, len(command))
         elif isinstance(event, Pdu):
             body = (<Pdu> event).body
             self.add(PDU, (<Pdu> event).type, 0, <const char *> body, len(body))
@@ -208,7 +208,7 @@ cdef class Log(Consumer):
             elif one.kind == VIOLATION:
                 yield Violation, one.context_id, content.decode()
             else:
-                yield Pdu if one.kind == PDU else Command, one.context_id, content
+                yield Pdu if one.kind == PDU else CommandSet, one.context_id, content
 
 
 cdef uint32_t advertised[4]

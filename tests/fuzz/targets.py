@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from oxidicom._dimse import success, usual_file_name, usual_store_command
-from oxidicom._pdu import Command, Data, Framer, Pdu, Violation
+from oxidicom._pdu import CommandSet, Data, Framer, Pdu, Violation
 from oxidicom.constants import APPLICATION_CONTEXT, Encoding, PduType
 from oxidicom.errors import AssociationRejected, PeerError
 from oxidicom.store.paths import instance_file_name
@@ -61,8 +61,8 @@ def framed(payload: bytes, flags: int, cuts: Iterable[int]) -> list[tuple[object
             if isinstance(event, Data):
                 assert 0 <= event.start <= event.stop <= len(part)
                 add_fragment(found, event.context_id, part[event.start : event.stop], event.last)
-            elif isinstance(event, Command):
-                found.append((Command, event.context_id, event.data))
+            elif isinstance(event, CommandSet):
+                found.append((CommandSet, event.context_id, event.data))
             elif isinstance(event, Pdu):
                 found.append((Pdu, event.type, event.body))
                 if not associated and event.type == PduType.A_ASSOCIATE_RQ:

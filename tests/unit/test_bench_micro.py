@@ -10,7 +10,7 @@ import pytest
 from benchmarks import micro
 from benchmarks.encoding import EXPLICIT_VR_LITTLE_ENDIAN, associate_rq
 from oxidicom._dataset import EXPLICIT_LE, Walker
-from oxidicom._pdu import Command, Data, Framer
+from oxidicom._pdu import CommandSet, Data, Framer
 
 
 def test_every_case_is_one_that_the_parsers_take() -> None:
@@ -24,7 +24,7 @@ def test_tiny_fragments_are_as_many_as_is_said() -> None:
     request = associate_rq("ChRIS", "BENCHMARK", EXPLICIT_VR_LITTLE_ENDIAN)
     framer.feed(request, 0, len(request))
     command, *data = framer.feed(stream, 0, len(stream))
-    assert isinstance(command, Command)
+    assert isinstance(command, CommandSet)
     assert len(data) == 100
     assert all(isinstance(one, Data) and one.stop - one.start == 2 for one in data)
     assert isinstance(data[-1], Data)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import oxidicom
 from oxidicom import constants
-from oxidicom._pdu import Command, Data, Framer, Pdu, Violation
+from oxidicom._pdu import CommandSet, Data, Framer, Pdu, Violation
 from oxidicom.constants import AbortReason, PduType
 from tests.support.raw_peer import abort, p_data, pdu, pdv, release_rq
 
@@ -23,7 +23,7 @@ INVALID = AbortReason.INVALID_PDU_PARAMETER_VALUE
 
 RQ = pdu(PduType.A_ASSOCIATE_RQ, b"request")
 
-Event = Pdu | Command | Data | Violation
+Event = Pdu | CommandSet | Data | Violation
 Plain = tuple[object, ...]
 
 
@@ -36,7 +36,7 @@ def associated(max_length: int = 0, strict: bool = False) -> Framer:
 def plain(event: Event, buffer: bytes) -> Plain:
     if isinstance(event, Data):
         return ("data", event.context_id, buffer[event.start : event.stop], event.last)
-    if isinstance(event, Command):
+    if isinstance(event, CommandSet):
         return ("command", event.context_id, event.data)
     if isinstance(event, Pdu):
         return ("pdu", event.type, event.body)
@@ -99,7 +99,7 @@ def test_command_and_data_are_offsets_into_what_was_fed() -> None:
     )
     padding = b"x" * 11
     command, data = associated().feed(padding + stream, len(padding), len(padding + stream))
-    assert isinstance(command, Command)
+    assert isinstance(command, CommandSet)
     assert (command.context_id, command.data) == (1, b"command")
     assert isinstance(data, Data)
     assert (padding + stream)[data.start : data.stop] == b"data"
@@ -305,7 +305,7 @@ def test_events_show_no_data() -> None:
     events = associated().feed(
         stream := p_data(pdv(1, b"SECRET", command=True, last=True)), 0, len(stream)
     )
-    assert repr(events) == "[Command(context_id=1, data=<6 bytes>)]"
+    assert repr(events) == "[CommandSet(context_id=1, data=<6 bytes>)]"
     assert repr(Pdu(1, b"SECRET")) == "Pdu(type=1, body=<6 bytes>)"
     assert repr(Data(1, 2, 3, True)) == "Data(context_id=1, start=2, stop=3, last=True)"
     assert repr(Violation(6, "why")) == "Violation(reason=6, text='why')"

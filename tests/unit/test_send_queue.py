@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oxidicom.scu.association import DataSet
 from oxidicom.scu.send_queue import Item, SendQueue
-from oxidicom.wire.requesting import MAX_CONTEXTS, Context
+from oxidicom.wire.requestor import MAX_CONTEXTS, Context
 
 
 def item(sop_class: str, number: int = 0) -> Item:

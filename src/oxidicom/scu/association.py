@@ -25,7 +25,7 @@ from oxidicom.constants import (
 from oxidicom.errors import PeerError
 from oxidicom.scu.errors import Fault, SendError, connection_trouble
 from oxidicom.wire.pdus import encode_abort, p_data
-from oxidicom.wire.requesting import (
+from oxidicom.wire.requestor import (
     Context,
     Response,
     abort_text,

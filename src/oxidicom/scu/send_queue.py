@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from oxidicom.scu.association import DataSet
-from oxidicom.wire.requesting import MAX_CONTEXTS, Context
+from oxidicom.wire.requestor import MAX_CONTEXTS, Context
 
 WAITING: Final = 1024
 """Instances found ahead of sending: enough to see which presentation contexts are needed."""

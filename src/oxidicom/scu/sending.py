@@ -20,7 +20,7 @@ from oxidicom.scu.association import Association, Peer
 from oxidicom.scu.errors import Fault, SendError
 from oxidicom.scu.files import Candidate, NotDicom, recognise
 from oxidicom.scu.send_queue import Item, SendQueue
-from oxidicom.wire.requesting import Context, is_stored, status_text
+from oxidicom.wire.requestor import Context, is_stored, status_text
 
 FIRST_PAUSE: Final = 0.5
 """Seconds before an association is tried again; doubled each time."""

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Final
 
-from oxidicom._pdu import Command, Data, Framer, Pdu, Violation
+from oxidicom._pdu import CommandSet, Data, Framer, Pdu, Violation
 from oxidicom.constants import AbortReason, CommandField, PduType
 from oxidicom.errors import AssociationRejected, PeerError
 from oxidicom.ports import FastPath, StoreOutcome, StoreRequest
 from oxidicom.wire import dimse, items, pdus
-from oxidicom.wire.agreements import agree
 from oxidicom.wire.events import Associated, Ended, Event, FramerEvent, Output, StoreBegan
 from oxidicom.wire.negotiation import AcceptedContext, Policy
+from oxidicom.wire.negotiation_cache import agree
 
 _RESPONSE = 0x8000
 
@@ -112,7 +112,7 @@ class Acceptor:
             try:
                 if type(event) is Data:
                     self._on_data(event, events)
-                elif type(event) is Command:
+                elif type(event) is CommandSet:
                     self._on_command(event, events)
                 elif type(event) is Pdu:
                     self._on_pdu(event, events)
@@ -213,7 +213,7 @@ class Acceptor:
             )
         return context
 
-    def _on_command(self, event: Command, events: list[Event]) -> None:
+    def _on_command(self, event: CommandSet, events: list[Event]) -> None:
         self._messages += 1
         context = self._context(event.context_id)
         if self._amid_data:

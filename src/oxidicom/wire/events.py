@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from oxidicom._pdu import Command, Pdu, Violation
+from oxidicom._pdu import CommandSet, Pdu, Violation
 from oxidicom._pdu import Data as Data
 from oxidicom.ports import StoreRequest
 from oxidicom.wire.items import AssociateRequest
@@ -40,7 +40,7 @@ class Ended(NamedTuple):
     """The peer may still read responses that are due: they go out before (PS3.8 9.2, Sta8)."""
 
 
-FramerEvent = Pdu | Command | Data | Violation
+FramerEvent = Pdu | CommandSet | Data | Violation
 """What a framer makes of received bytes, from which an acceptor makes the records above."""
 
 Event = Output | Associated | StoreBegan | Data | Ended

@@ -20,7 +20,7 @@ from oxidicom.wire.items import (
     decode_associate_rq,
     encode_associate_ac,
 )
-from oxidicom.wire.requesting import (
+from oxidicom.wire.requestor import (
     Context,
     Response,
     abort_text,

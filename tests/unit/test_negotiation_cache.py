@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from oxidicom.errors import AssociationRejected, PeerError
-from oxidicom.wire import agreements
-from oxidicom.wire.agreements import REMEMBERED, REMEMBERED_BYTES, Agreement, agree
+from oxidicom.wire import negotiation_cache
 from oxidicom.wire.items import AssociateRequest
 from oxidicom.wire.negotiation import Policy
+from oxidicom.wire.negotiation_cache import REMEMBERED, REMEMBERED_BYTES, Agreement, agree
 from tests.support import raw_peer as peer
 from tests.support.raw_peer import Context
 
@@ -19,9 +19,9 @@ CONTEXT = Context(1, peer.CT_IMAGE_STORAGE, [peer.EXPLICIT])
 
 @pytest.fixture(autouse=True)
 def forgetful() -> Iterator[None]:
-    agreements._remembered.clear()
+    negotiation_cache._remembered.clear()
     yield
-    agreements._remembered.clear()
+    negotiation_cache._remembered.clear()
 
 
 def body(calling: bytes = b"A", user_items: bytes = b"", contexts: int = 1) -> bytes:
@@ -69,7 +69,7 @@ def test_what_is_refused_is_not_remembered() -> None:
         agreed(body(), Policy(allowed_calling=frozenset({"B"})))
     with pytest.raises(PeerError):
         agreed(b"\0")
-    assert not agreements._remembered
+    assert not negotiation_cache._remembered
 
 
 def test_memory_is_bounded_and_the_oldest_goes() -> None:
@@ -78,7 +78,7 @@ def test_memory_is_bounded_and_the_oldest_goes() -> None:
         agreed(body(b"%d" % n))
     assert agreed(body(b"0")) is first
     agreed(body(b"one more"))
-    assert len(agreements._remembered) == REMEMBERED
+    assert len(negotiation_cache._remembered) == REMEMBERED
     assert agreed(body(b"0")) is not first
     long = body(user_items=peer.item(0x57, bytes(REMEMBERED_BYTES)))
     assert agreed(long) is not agreed(long)
@@ -88,4 +88,4 @@ def test_passwords_are_not_kept() -> None:
     identity = bytes((2, 0)) + b"\0\4user\0\6secret"
     request = body(user_items=peer.item(0x58, identity))
     assert agreed(request).request.user.identity is not None
-    assert not agreements._remembered
+    assert not negotiation_cache._remembered
