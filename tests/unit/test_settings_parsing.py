@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxidicom.settings.parsing import (
-    Unfit,
+    InvalidValue,
     parse_duration,
     parse_rust_log,
     parse_size,
@@ -69,7 +69,7 @@ def test_what_is_shown_of_a_duration_reads_back(nanoseconds: int) -> None:
 def test_a_duration_is_finite_and_not_negative_or_unfit(text: str) -> None:
     try:
         seconds = parse_duration(text)
-    except Unfit:
+    except InvalidValue:
         return
     assert 0 <= seconds <= 100 * 365.25 * 86400
 
@@ -105,7 +105,7 @@ def test_a_duration_is_finite_and_not_negative_or_unfit(text: str) -> None:
     ],
 )
 def test_no_duration(text: str) -> None:
-    with pytest.raises(Unfit):
+    with pytest.raises(InvalidValue):
         parse_duration(text)
 
 
@@ -136,7 +136,7 @@ def test_fractions_of_units() -> None:
 def test_a_size_is_written_in_one_way_or_unfit(text: str) -> None:
     try:
         value = parse_size(text)
-    except Unfit:
+    except InvalidValue:
         return
     assert re.match(r"[0-9]", text)
     assert 0 <= value < 2**63
@@ -167,7 +167,7 @@ def test_a_size_is_written_in_one_way_or_unfit(text: str) -> None:
     ],
 )
 def test_no_size(text: str) -> None:
-    with pytest.raises(Unfit):
+    with pytest.raises(InvalidValue):
         parse_size(text)
 
 
@@ -175,7 +175,7 @@ def test_no_size(text: str) -> None:
 def test_rust_s_directives_never_do_harm(text: str) -> None:
     try:
         level = parse_rust_log(text)
-    except Unfit:
+    except InvalidValue:
         assert "oxidicom" in text
     else:
         assert level in {"debug", "info", "warning", "error", "critical"}

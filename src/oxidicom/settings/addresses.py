@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from oxidicom.settings.parsing import Unfit, is_ae_title, items
+from oxidicom.settings.parsing import InvalidValue, is_ae_title, items
 
 
 class PacsAddress(NamedTuple):
@@ -22,22 +22,24 @@ class PacsAddress(NamedTuple):
 
 
 def _split_url(text: str) -> SplitResult:
-    """Its host is not empty and its port a number; raises Unfit."""
+    """Its host is not empty and its port a number; raises InvalidValue."""
     if not text.isprintable() or " " in text:
-        raise Unfit("it holds spaces or characters that cannot be printed")
+        raise InvalidValue("it holds spaces or characters that cannot be printed")
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise Unfit(
+        raise InvalidValue(
             "its host or port is malformed (in a password, write %40 for @, %2F for /)"
         ) from None
     if not parts.hostname:
-        raise Unfit("it names no host")
+        raise InvalidValue("it names no host")
     if port == 0:
-        raise Unfit("there is no port 0 to connect to")
+        raise InvalidValue("there is no port 0 to connect to")
     if "@" in parts.path + parts.query + parts.fragment:
-        raise Unfit("there is an @ behind its host (in a password, write %40 for @, %2F for /)")
+        raise InvalidValue(
+            "there is an @ behind its host (in a password, write %40 for @, %2F for /)"
+        )
     return parts
 
 
@@ -45,29 +47,29 @@ def parse_broker(text: str) -> str:
     """The URL of an AMQP or Redis broker, as written."""
     scheme = text.partition(":")[0].lower()
     if scheme not in ("amqp", "amqps", "redis", "rediss") or "://" not in text:
-        raise Unfit
+        raise InvalidValue
     parts = _split_url(text)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     required = options.pop("ssl_cert_reqs", "required").lower().removeprefix("cert_")
     if "no_verify_ssl" in options or required != "required":
-        raise Unfit(
+        raise InvalidValue(
             "verification of TLS cannot be turned off: set OXIDICOM_BROKER_CA to the authority's"
             " certificates instead"
         )
     if scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]{0,5}", parts.path):
-        raise Unfit("behind the host stands the number of a database, or nothing")
+        raise InvalidValue("behind the host stands the number of a database, or nothing")
     return text
 
 
 def parse_cube_url(text: str) -> str:
     """The URL that the API's resources are relative to, with a slash at its end."""
     if text.partition("://")[0].lower() not in ("http", "https") or "://" not in text:
-        raise Unfit
+        raise InvalidValue
     parts = _split_url(text)
     if parts.username is not None:
-        raise Unfit("user and password have variables of their own")
+        raise InvalidValue("user and password have variables of their own")
     if parts.query or parts.fragment:
-        raise Unfit("nothing may stand behind its path")
+        raise InvalidValue("nothing may stand behind its path")
     return text if text.endswith("/") else text + "/"
 
 
@@ -77,16 +79,16 @@ def parse_pacs_addresses(text: str) -> tuple[PacsAddress, ...]:
     for item in items(text):
         title, equals, address = (part.strip() for part in item.partition("="))
         if not equals:
-            raise Unfit("a title and an address are joined by =")
+            raise InvalidValue("a title and an address are joined by =")
         if not is_ae_title(title):
-            raise Unfit("an AE title has 1 to 16 characters")
+            raise InvalidValue("an AE title has 1 to 16 characters")
         parts = _split_url(f"dicom://{address}")
         if parts.netloc != address or parts.port is None:
-            raise Unfit("an address is host:port")
+            raise InvalidValue("an address is host:port")
         assert parts.hostname is not None
         addresses[title] = PacsAddress(title, parts.hostname, parts.port)
     if not addresses:
-        raise Unfit
+        raise InvalidValue
     return tuple(addresses.values())
 
 
@@ -94,11 +96,11 @@ def parse_nats(text: str) -> str:
     """The servers of one NATS cluster, as written: with or without scheme and port."""
     servers = items(text)
     if not servers:
-        raise Unfit
+        raise InvalidValue
     for server in servers:
         with_scheme = server if "://" in server else f"nats://{server}"
         if with_scheme.partition("://")[0] not in ("nats", "tls"):
-            raise Unfit
+            raise InvalidValue
         _split_url(with_scheme)
     return text
 
@@ -113,7 +115,7 @@ def mask_url(text: str) -> str:
     has_scheme = "://" in text
     try:
         parts = _split_url(text if has_scheme else f"nats://{text}")
-    except Unfit:
+    except InvalidValue:
         return "***"
     userinfo, at, host = parts.netloc.rpartition("@")
     if at:  # a name without a password is NATS' form of a token

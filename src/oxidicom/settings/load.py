@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 from oxidicom.errors import OperatorError
 from oxidicom.settings.addresses import mask_url
 from oxidicom.settings.model import Settings, variables
-from oxidicom.settings.parsing import Unfit, is_ae_title, printable
-from oxidicom.settings.variable import Kind, Variable
+from oxidicom.settings.parsing import InvalidValue, is_ae_title, printable
+from oxidicom.settings.variable import ValueFormat, Variable
 
 _OVER_HTTP: Final = ("cube_username", "cube_password", "http_attempts", "pushers", "http_register")
 """The rest of what CHRIS_URL turns on."""
@@ -27,7 +27,7 @@ _SERVICE_LINK: Final = re.compile(
 class _Found(NamedTuple):
     name: str
     text: str
-    kind: Kind
+    kind: ValueFormat
 
 
 class _Environment:
@@ -129,16 +129,16 @@ def _read(
         name, text, kind = found[0]
         try:
             values[field] = kind.parse(text)
-        except Unfit as why:
+        except InvalidValue as why:
             faults.append(_fault(name, text, kind, str(why)))
 
 
-def _shown(text: str, kind: Kind) -> str:
+def _shown(text: str, kind: ValueFormat) -> str:
     mask = kind.mask or (mask_url if "://" in text else str)
     return printable(mask(text))
 
 
-def _fault(name: str, text: str, kind: Kind, why: str) -> str:
+def _fault(name: str, text: str, kind: ValueFormat, why: str) -> str:
     reason = f"{why}; " if why else ""
     return (
         f"{name}={_shown(text, kind)}: {reason}expected {kind.expected},"

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, get_type_hints
 
 import msgspec
 
-from oxidicom.settings import kinds as k
+from oxidicom.settings import value_formats as k
 from oxidicom.settings.addresses import PacsAddress
 from oxidicom.settings.variable import Older, Variable
 

@@ -1,6 +1,6 @@
 """From the text of an environment variable to a value, and back to text for a person.
 
-Every parser takes text that is neither empty nor padded and raises `Unfit`; no text of an error
+Every parser takes text that is neither empty nor padded and raises `InvalidValue`; no text of an error
 repeats the value, which may be a secret.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 
-class Unfit(ValueError):
+class InvalidValue(ValueError):
     """A value that does not do; the text says why, where more than the expectation can be said."""
 
 
@@ -28,7 +28,7 @@ def parse_bool(text: str) -> bool:
         return True
     if word in _FALSE:
         return False
-    raise Unfit
+    raise InvalidValue
 
 
 def show_bool(value: bool) -> str:
@@ -64,20 +64,20 @@ _LONGEST: Final = 100 * _NANOSECONDS["y"]
 def parse_duration(text: str) -> float:
     """Seconds, 0 to 100 years, of number and unit pairs such as `1m 30s`."""
     if _BARE_NUMBER.fullmatch(text):
-        raise Unfit("a unit is missing")
+        raise InvalidValue("a unit is missing")
     total = Fraction(0)
     position = 0
     while position < len(text):
         part = _DURATION_PART.match(text, position)
         if part is None:
-            raise Unfit
+            raise InvalidValue
         number, unit = part.groups()
         if unit not in _NANOSECONDS:
-            raise Unfit("there is no such unit of time")
+            raise InvalidValue("there is no such unit of time")
         total += Fraction(number) * _NANOSECONDS[unit]
         position = part.end()
     if total > _LONGEST:
-        raise Unfit("longer than 100 years")
+        raise InvalidValue("longer than 100 years")
     return float(total / 10**9)
 
 
@@ -85,7 +85,7 @@ def parse_time_limit(text: str) -> float:
     """Seconds, above 0: a limit of none at all would end everything at once."""
     seconds = parse_duration(text)
     if seconds <= 0:
-        raise Unfit("a time limit is above 0s")
+        raise InvalidValue("a time limit is above 0s")
     return seconds
 
 
@@ -112,10 +112,10 @@ def integer(low: int, high: int | None = None) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         if not _INTEGER.fullmatch(text):
-            raise Unfit
+            raise InvalidValue
         value = int(text)
         if value < low or (high is not None and value > high):
-            raise Unfit
+            raise InvalidValue
         return value
 
     return parse
@@ -130,13 +130,13 @@ def parse_size(text: str) -> int:
     """Bytes below 2**63, of a number alone or with a binary unit in any case."""
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise Unfit
+        raise InvalidValue
     number, unit = match.groups()
     value = Fraction(number) * (_SIZE_UNITS[unit.lower()] if unit else 1)
     if value.denominator != 1:
-        raise Unfit("not a whole number of bytes")
+        raise InvalidValue("not a whole number of bytes")
     if value >= 1 << 63:
-        raise Unfit("2**63 bytes or more")
+        raise InvalidValue("2**63 bytes or more")
     return int(value)
 
 
@@ -148,7 +148,7 @@ def size(low: int, high: int | None = None, *, or_zero: bool = False) -> Callabl
         if or_zero and value == 0:
             return value
         if value < low or (high is not None and value > high):
-            raise Unfit
+            raise InvalidValue
         return value
 
     return parse
@@ -171,7 +171,7 @@ def word_of(words: Mapping[str, str]) -> Callable[[str], str]:
         try:
             return words[text.lower()]
         except KeyError:
-            raise Unfit from None
+            raise InvalidValue from None
 
     return parse
 
@@ -181,9 +181,9 @@ def text_of(max_bytes: int) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if not text.isprintable():
-            raise Unfit("it holds characters that cannot be printed")
+            raise InvalidValue("it holds characters that cannot be printed")
         if len(text.encode()) > max_bytes:
-            raise Unfit(f"longer than {max_bytes} bytes")
+            raise InvalidValue(f"longer than {max_bytes} bytes")
         return text
 
     return parse
@@ -193,7 +193,7 @@ def parse_subject(text: str) -> str:
     """The literal beginning of NATS subjects: tokens between dots, no wildcards."""
     parse = text_of(255)
     if not all(parse(text).split(".")) or any(each in " *>" for each in text):
-        raise Unfit("spaces, *, > and empty parts between dots are not for subjects")
+        raise InvalidValue("spaces, *, > and empty parts between dots are not for subjects")
     return text
 
 
@@ -215,7 +215,7 @@ def items(text: str) -> list[str]:
 def parse_ae_titles(text: str) -> tuple[str, ...]:
     titles = items(text)
     if not titles or not all(map(is_ae_title, titles)):
-        raise Unfit
+        raise InvalidValue
     return tuple(dict.fromkeys(titles))
 
 
@@ -228,10 +228,10 @@ def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
             try:
                 meant = ip_network(item, strict=False)
             except ValueError:
-                raise Unfit from None
-            raise Unfit(f"bits of a host are set in it, is {meant} meant?") from None
+                raise InvalidValue from None
+            raise InvalidValue(f"bits of a host are set in it, is {meant} meant?") from None
     if not networks:
-        raise Unfit
+        raise InvalidValue
     return tuple(dict.fromkeys(networks))
 
 
@@ -248,11 +248,11 @@ def parse_host(text: str) -> str:
     """A name or an address, without brackets; whether it can be bound to is not asked."""
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,255}", host):
-        raise Unfit
+        raise InvalidValue
     try:
         host.encode("idna")  # as whoever resolves it does
     except UnicodeError as error:
-        raise Unfit("between dots stand 1 to 63 characters") from error
+        raise InvalidValue("between dots stand 1 to 63 characters") from error
     return host
 
 
@@ -297,7 +297,7 @@ def parse_rust_log(text: str) -> str:
                 ours = "debug"
         elif target.strip() == "oxidicom":
             if level.strip().lower() not in _RUST_LEVELS:
-                raise Unfit("there is no such level")
+                raise InvalidValue("there is no such level")
             ours = _RUST_LEVELS[level.strip().lower()]
     return ours or bare or "info"
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
-class Kind:
+class ValueFormat:
     """A form of values: how to read it, how to ask for it, how to show it."""
 
     parse: Callable[[str], Any]
@@ -27,7 +27,7 @@ class Older(NamedTuple):
     """A name of an earlier generation, read only where no newer one is set."""
 
     name: str
-    kind: Kind | None = None
+    kind: ValueFormat | None = None
     """Where the older variable was written differently."""
 
 
@@ -36,7 +36,7 @@ class Variable:
     """One setting's environment variable."""
 
     name: str
-    kind: Kind
+    kind: ValueFormat
     meaning: str
     """One line for the operator, in Markdown."""
     same: tuple[str, ...] = ()
