@@ -172,9 +172,9 @@ def _watch(endpoint: _Endpoint, *, as_json: bool) -> None:
             except _NoAnswer as error:
                 complain(str(error))
             time.sleep(_INTERVAL)
-    from oxidicom.cli.status_view import Screen
+    from oxidicom.cli.status_view import StatusScreen
 
-    with Screen() as screen:
+    with StatusScreen() as screen:
         while True:
             try:
                 screen.update(_asked(endpoint)[1])

@@ -29,7 +29,7 @@ def show(status: ReceiverStatus) -> None:
     console.print(view(status))
 
 
-class Screen:
+class StatusScreen:
     """The same, again and again in one place."""
 
     def __init__(self) -> None:

@@ -59,9 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     elif not is_terminal(sys.stdout):
         asyncio.run(_listen(address, root, ca, arguments.aet, _print_line, complain))
     else:
-        from oxidicom.cli.watch_screen import Screen
+        from oxidicom.cli.watch_screen import WatchScreen
 
-        with Screen(arguments.rows) as screen:
+        with WatchScreen(arguments.rows) as screen:
             asyncio.run(
                 _listen(address, root, ca, arguments.aet, screen.heard, screen.say, screen.draw)
             )

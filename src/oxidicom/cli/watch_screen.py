@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oxidicom.cli.console import printable
-from oxidicom.cli.watch_board import Board, Row
+from oxidicom.cli.watch_model import Row, WatchModel
 from oxidicom.notify.lonk_messages import LonkMessage
 
 _AROUND: Final = 4
@@ -23,10 +23,10 @@ _TAIL: Final = 24
 """Characters of a UID; what tells series apart is at its end."""
 
 
-class Screen:
+class WatchScreen:
     def __init__(self, rows: int, console: Console | None = None) -> None:
         self._console = console or Console()
-        self._board = Board(max(1, min(rows, self._console.height - _AROUND)))
+        self._board = WatchModel(max(1, min(rows, self._console.height - _AROUND)))
         self._state = "connecting"
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
 

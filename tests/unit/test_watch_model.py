@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from oxidicom.cli.watch_board import Board
-from oxidicom.cli.watch_screen import Screen
+from oxidicom.cli.watch_model import WatchModel
+from oxidicom.cli.watch_screen import WatchScreen
 from oxidicom.notify import lonk_messages
 from oxidicom.notify.lonk_messages import LonkKind, LonkMessage
 
@@ -57,7 +57,7 @@ def test_other_subjects_are_not_read(subject: str) -> None:
 
 
 def test_a_series_counts_up_and_is_done() -> None:
-    board = Board(10)
+    board = WatchModel(10)
     for second in range(11):
         board.take(count("1", 100 * second), float(second))
     (row,) = board.rows(10.0)
@@ -70,7 +70,7 @@ def test_a_series_counts_up_and_is_done() -> None:
 
 
 def test_a_series_that_comes_again_begins_anew() -> None:
-    board = Board(10)
+    board = WatchModel(10)
     for heard in (count("1", 9), LonkMessage("CT1", "1", LonkKind.ERROR, error="bad"), done("1")):
         board.take(heard, 0.0)
     board.take(count("1", 1), 1.0)
@@ -79,7 +79,7 @@ def test_a_series_that_comes_again_begins_anew() -> None:
 
 
 def test_rows_are_bounded_and_what_is_done_goes_first() -> None:
-    board = Board(2)
+    board = WatchModel(2)
     board.take(count("old", 1), 0.0)
     board.take(done("done"), 1.0)
     board.take(count("new", 1), 2.0)
@@ -91,7 +91,7 @@ def test_rows_are_bounded_and_what_is_done_goes_first() -> None:
 def test_the_screen_shows_it_without_control_characters() -> None:
     text = io.StringIO()
     console = Console(file=text, width=120, height=20, force_terminal=False)
-    screen = Screen(10, console)
+    screen = WatchScreen(10, console)
     screen.say("listening to oxidicom.*.*")
     screen.heard(count("1.2." + "3" * 40, 42))
     screen.heard(LonkMessage("MR\x1b[2J", "1.2", LonkKind.ERROR, error="no\x07 date"))

@@ -47,7 +47,7 @@ class Row:
         return (self.count - count) / max(now - then, 0.001)
 
 
-class Board:
+class WatchModel:
     """At most `limit` series: those that changed last, in the order in which they began."""
 
     def __init__(self, limit: int) -> None:
