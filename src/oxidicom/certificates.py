@@ -244,3 +244,12 @@ def expired_authorities(client_ca: Path) -> list[str]:
             parts = dict(pair for part in subject for pair in part)
             names.append(str(parts.get("commonName", "one without a common name")))
     return names
+
+
+def client_context(ca: Path | None = None) -> ssl.SSLContext:
+    """Verify the broker's certificate and name, with the certificates of `ca` (PEM) instead of the
+    system's trust store where one is given; SSL_CERT_FILE is OpenSSL's own and honoured by it.
+
+    Raises OSError (ssl.SSLError included) if `ca` cannot be read.
+    """
+    return ssl.create_default_context(cafile=ca)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from oxidicom._dataset import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, WANTED_TAGS, Walker
 from oxidicom.constants import Encoding
-from oxidicom.store.reading import reader_for
+from oxidicom.store.readers import reader_for
 from tests.unit.test_dataset_walk import (
     ALL,
     UNDEFINED,

@@ -291,7 +291,7 @@ def test_nobody_who_receives_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     admin = Admin(settings)
     now = 0.0
     admin.liveness = Liveness(lambda: now)
-    admin.pulse.beat(1)
+    admin.liveness.beat(1)
     now = DEAD - 1
     assert admin.death() is None
     now = DEAD

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.query import association as module
-from oxidicom.query import find as find_module
+from oxidicom.scu import find as find_module
+from oxidicom.scu import find_association as module
 from oxidicom.scu.count_query import CountAnswer, CountQuery
 from oxidicom.scu.find import find_count
 from oxidicom.settings.addresses import PacsAddress

@@ -17,7 +17,7 @@ from pydicom.uid import UID_dictionary
 
 from oxidicom import constants, uids
 from oxidicom.net import listener, timeouts
-from oxidicom.query import find, inquiries, question
+from oxidicom.scu import count_queries, count_query, find
 from oxidicom.scu.find_association import MAX_BYTES
 from oxidicom.settings import Settings
 from oxidicom.settings.model import variables
@@ -149,11 +149,11 @@ def _limits() -> str:
 
 def _query_limits() -> str:
     rows = (
-        ("Time for one question, association included", f"{question.LIMIT:g} s"),
+        ("Time for one question, association included", f"{count_query.LIMIT:g} s"),
         ("Matches read of one question", find.MAX_MATCHES),
         ("Data received in one association", f"{MAX_BYTES >> 20} MiB"),
-        ("Associations at once, all PACS", inquiries.THREADS),
-        ("Questions that wait", inquiries.WAITING),
+        ("Associations at once, all PACS", count_queries.THREADS),
+        ("Questions that wait", count_queries.WAITING),
     )
     return _table(("Limit", "Value"), rows)
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from oxidicom.ports import SeriesAsked, SeriesInfo, SeriesKey
-from oxidicom.query import inquiries as module
+from oxidicom.scu import count_queries as module
 from oxidicom.scu.count_queries import DROPPED, THREADS, CountQueries
 from oxidicom.scu.count_query import CountAnswer, CountQuery
 from oxidicom.settings.addresses import PacsAddress

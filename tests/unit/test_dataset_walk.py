@@ -24,8 +24,7 @@ from pydicom.filereader import (
 
 from oxidicom._dataset import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, WANTED_TAGS, Walker
 from oxidicom.constants import Encoding
-from oxidicom.store.readers import INFLATED_LIMIT, Inflater
-from oxidicom.store.reading import Reader, reader_for
+from oxidicom.store.readers import INFLATED_LIMIT, Inflater, Reader, reader_for
 
 LONG_FORM = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT"}
 LONG_FORM.add(b"UV")

@@ -180,7 +180,7 @@ def test_what_a_dead_process_was_writing_goes_at_once(
     program = (
         "import os, pathlib, signal, sys; from oxidicom import filesystem\n"
         "os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "disk.write_atomically(pathlib.Path(sys.argv[1]), 'a', b'1', sync=False)"
+        "filesystem.write_atomically(pathlib.Path(sys.argv[1]), 'a', b'1', sync=False)"
     )
     killed = subprocess.run([sys.executable, "-c", program, tmp_path], check=False)
     assert killed.returncode == -signal.SIGKILL

@@ -41,8 +41,8 @@ class Bench:
         self.draining = False
         self.min_free_space = 0
         self.workers = 1
-        self.pulse = Liveness(lambda: self.now)
-        self.pulse.beat(1)
+        self.liveness = Liveness(lambda: self.now)
+        self.liveness.beat(1)
 
     def watched(self, answer: object) -> Watched[object]:
         watched = Watched[object](unasked, str, lambda: self.now)
@@ -59,7 +59,7 @@ class Bench:
             courier=lambda: self.courier,
             nats=lambda: self.nats,
             draining=lambda: self.draining,
-            pulse=self.pulse,
+            liveness=self.liveness,
             workers=self.workers,
         )
 
@@ -95,13 +95,13 @@ def test_draining(bench: Bench) -> None:
 def test_workers(bench: Bench) -> None:
     bench.workers = 2
     assert bench.check("workers") == ("degraded", "1 of 2 receiving processes answer")
-    bench.pulse.beat(2)
+    bench.liveness.beat(2)
     assert bench.check("workers")[0] == "ok"
-    bench.pulse.died(1)
+    bench.liveness.died(1)
     assert bench.check("workers")[0] == "degraded"
     bench.now += SILENT
     assert bench.check("workers") == ("failed", "0 of 2 receiving processes answer")
-    assert bench.pulse.silence() == SILENT
+    assert bench.liveness.silence() == SILENT
 
 
 def test_storage(bench: Bench) -> None:

@@ -39,7 +39,8 @@ def elsewhere(folder: Path, roll: ReceiverLeases, silent_for: float) -> str:
 def test_of_this_machine_a_process_tells_by_itself(folder: Path, roll: ReceiverLeases) -> None:
     program = (
         "import sys; from pathlib import Path; from oxidicom.series.leases import ReceiverLeases\n"
-        f"roll = ReceiverLeases(Path({str(folder)!r})); roll.sign_on(); print(roll.name, flush=True)\n"
+        f"leases = ReceiverLeases(Path({str(folder)!r}))\n"
+        "leases.sign_on(); print(leases.name, flush=True)\n"
         "sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -19,7 +19,7 @@ from oxidicom.errors import InstanceError
 from oxidicom.store import identity
 from oxidicom.store.identity import read_names, read_series, series_uid_of
 from oxidicom.store.paths import check_path, instance_file_name, pacs_name_of, series_folder
-from oxidicom.store.reading import Reader, reader_for
+from oxidicom.store.readers import Reader, reader_for
 from oxidicom.store.seahash import short_hash
 from tests.unit.test_dataset_walk import element, pixels
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.app import data_plane
+from oxidicom.app import data_plane, takeover
 from oxidicom.app.receiver import Receiver
 from oxidicom.errors import OperatorError
 from oxidicom.settings import load
@@ -22,7 +22,7 @@ async def test_a_journal_that_cannot_be_listed_is_the_operators(
     def fail(*_: object) -> None:
         raise OSError(errno.EACCES, "Permission denied", str(tmp_path / ".oxidicom/journal"))
 
-    monkeypatch.setattr(recovery, "recover", fail)
+    monkeypatch.setattr(takeover, "recover", fail)
     settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path)})
     with pytest.raises(OperatorError, match="cannot use the storage: Permission denied"):
         await Receiver(settings).start()
@@ -44,7 +44,7 @@ async def test_writes_inline_only_where_files_and_journal_are_both_on_local_stor
     def filesystem_type(fd: int) -> int:
         return nfs if os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) == remote else ext4
 
-    monkeypatch.setattr(reception, "filesystem_type", filesystem_type)
+    monkeypatch.setattr(data_plane, "filesystem_type", filesystem_type)
     folders = {"OXIDICOM_FILES_ROOT": "files", "OXIDICOM_STATE_DIR": "state"}
     settings, _ = load({name: str(tmp_path / folder) for name, folder in folders.items()})
     for folder in folders.values():

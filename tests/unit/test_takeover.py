@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from oxidicom.app import takeover
 from oxidicom.app.takeover import Recovered, Takeover
 from oxidicom.ports import SeriesInfo
 from oxidicom.series.journal import Journal
@@ -57,7 +58,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(recovery, "BEAT", 0.01)
+    monkeypatch.setattr(takeover, "BEAT", 0.01)
     place = Place(tmp_path)
     yield place
     os.close(place.root_fd)

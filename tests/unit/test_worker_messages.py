@@ -1,4 +1,4 @@
-"""What workers and the notifier say to each other: whatever goes in comes out (app.worker_messages)."""
+"""What workers and the control process say to each other: whatever goes in comes out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oxidicom.app import worker_messages
 from oxidicom.app.worker_messages import (
     Alive,
     Begin,
@@ -108,7 +109,7 @@ def heard_stored(decoder: Decoder, frame: bytes) -> list[InstanceStored]:
 
 
 def test_numbers_are_given_anew_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "SERIES_REMEMBERED", 3)
+    monkeypatch.setattr(worker_messages, "SERIES_REMEMBERED", 3)
     encoder, decoder = Encoder(), Decoder()
     for turn in range(20):
         batch = [stored(info(f"1.{turn}.{n}")) for n in (1, 2, 3, 4)]

@@ -160,7 +160,7 @@ class Health:
         courier: Callable[[], Deliveries],
         nats: Callable[[], bool | None],
         draining: Callable[[], bool],
-        pulse: Liveness,
+        liveness: Liveness,
         workers: int,
     ) -> None:
         self._storage = storage
@@ -170,7 +170,7 @@ class Health:
         self._courier = courier
         self._nats = nats
         self._draining = draining
-        self._pulse = pulse
+        self._liveness = liveness
         self._workers = workers
 
     def checks(self) -> list[Check]:
@@ -201,7 +201,7 @@ class Health:
         return _check("draining", "ok", "open for associations")
 
     def _workers_check(self) -> Check:
-        answering, all_of_them = self._pulse.answering(), self._workers
+        answering, all_of_them = self._liveness.answering(), self._workers
         detail = f"{answering} of {all_of_them} receiving processes answer"
         if answering >= all_of_them:
             return _check("workers", "ok", detail)

@@ -13,12 +13,11 @@ from oxidicom.admin.liveness import DEAD, Liveness
 from oxidicom.admin.server import AdminServer
 from oxidicom.admin.status_board import StatusBoard
 from oxidicom.errors import OperatorError
-from oxidicom.logevents import describe, event
+from oxidicom.logevents import describe, event, reason_of
 from oxidicom.net.shared_port import listening_sockets
 from oxidicom.notify.lonk_publisher import LonkPublisher
 from oxidicom.notify.outbox_relay import OutboxRelay
 from oxidicom.notify.outbox_store import Outbox
-from oxidicom.notify.reasons import reason_of
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings import Settings
 
@@ -52,7 +51,7 @@ class Admin:
                 "machine"
             ) from error
         self.port: int = self._sockets[0].getsockname()[1]
-        self.pulse = Liveness(time.monotonic)
+        self.liveness = Liveness(time.monotonic)
         self.draining = False
         """Set on any thread: from then on we are not ready."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -79,7 +78,7 @@ class Admin:
             courier=lambda: self._courier,
             nats=lambda: None if self._lonk is None else self._lonk.connected,
             draining=lambda: self.draining,
-            pulse=self.pulse,
+            liveness=self.liveness,
             workers=settings.workers,
         )
         self.board = StatusBoard(
@@ -108,7 +107,7 @@ class Admin:
 
     def death(self) -> str | None:
         """Why we should be started again, if we should."""
-        silence = self.pulse.silence()
+        silence = self.liveness.silence()
         if silence < DEAD or self.draining:
             return None
         return f"no receiving process has answered for {silence:.0f} s"

@@ -242,11 +242,11 @@ class ControlHost:
     def alive(self, number: int) -> None:
         """A receiving process' loop turns."""
         if self.admin is not None:
-            self.admin.pulse.beat(number)
+            self.admin.liveness.beat(number)
 
     def dead(self, number: int) -> None:
         if self.admin is not None:
-            self.admin.pulse.died(number)
+            self.admin.liveness.died(number)
 
     async def worker_lost(self, writer: str, associations: Iterable[str]) -> int:
         """It died with these open. Returns how many series the journal has of it."""

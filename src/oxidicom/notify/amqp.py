@@ -13,10 +13,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelClosed, DeliveryError, PublishError
 from yarl import URL
 
-from oxidicom.logevents import event
+from oxidicom.certificates import client_context
+from oxidicom.logevents import event, reason_of
 from oxidicom.notify.celery_message import encode, our_origin
-from oxidicom.notify.reasons import reason_of
-from oxidicom.notify.tls import client_context
 from oxidicom.ports import Registration
 
 CONNECT_TIMEOUT: Final = 10.0

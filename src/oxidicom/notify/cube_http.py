@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 
 import httpx
 
+from oxidicom.certificates import client_context
 from oxidicom.errors import OxidicomError
 from oxidicom.notify.cube_responses import BODY_LIMIT, CubeResponse, CubeVerdict, judge
 from oxidicom.notify.outbox_relay import RegistrationRefused
-from oxidicom.notify.tls import client_context
 
 TIMEOUT: Final = 30.0
 """Seconds from the first byte of a request to the last one of its answer, connecting included."""

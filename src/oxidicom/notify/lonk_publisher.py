@@ -16,11 +16,10 @@ from urllib.parse import unquote, urlsplit
 import nats.errors
 from nats.aio.client import Client
 
-from oxidicom.logevents import event
+from oxidicom.certificates import client_context
+from oxidicom.logevents import event, reason_of
 from oxidicom.notify import lonk_messages
 from oxidicom.notify.lonk_messages import ProgressLimiter, Urgency
-from oxidicom.notify.reasons import reason_of
-from oxidicom.notify.tls import client_context
 from oxidicom.ports import SeriesInfo
 
 DEFAULT_PORT: Final = 4222

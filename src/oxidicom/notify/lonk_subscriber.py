@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 import nats.errors
 from nats.aio.msg import Msg
 
+from oxidicom.certificates import client_context
+from oxidicom.logevents import reason_of
 from oxidicom.notify import lonk_messages
 from oxidicom.notify.lonk_publisher import (
     CONNECT_TIMEOUT,
@@ -22,8 +24,6 @@ from oxidicom.notify.lonk_publisher import (
     close_client,
     with_scheme,
 )
-from oxidicom.notify.reasons import reason_of
-from oxidicom.notify.tls import client_context
 
 _TOO_MANY: Final = (nats.errors.SlowConsumerError,)
 

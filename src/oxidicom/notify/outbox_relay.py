@@ -16,10 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from oxidicom.errors import OxidicomError
-from oxidicom.logevents import event, trace_fields
+from oxidicom.logevents import event, reason_of, trace_fields
 from oxidicom.notify.outbox_scanner import OutboxScanner, Visit
 from oxidicom.notify.outbox_store import Outbox, OutboxEntry, new_entry
-from oxidicom.notify.reasons import reason_of
 from oxidicom.ports import Registration, SeriesKey
 
 FIRST_RETRY: Final = 1.0

@@ -16,10 +16,9 @@ import msgspec
 from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
-from oxidicom.logevents import event
+from oxidicom.certificates import client_context
+from oxidicom.logevents import event, reason_of
 from oxidicom.notify.celery_message import CeleryMessage, encode, our_origin
-from oxidicom.notify.reasons import reason_of
-from oxidicom.notify.tls import client_context
 from oxidicom.ports import Registration
 from oxidicom.redis_connection import ask, connection_to, greet, part
 

@@ -1,6 +1,6 @@
 """From the text of an environment variable to a value, and back to text for a person.
 
-Every parser takes text that is neither empty nor padded and raises `InvalidValue`; no text of an error
+Every parser takes text that is neither empty nor padded and raises `InvalidValue`; no error text
 repeats the value, which may be a secret.
 """
 

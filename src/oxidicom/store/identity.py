@@ -13,7 +13,7 @@ from oxidicom.errors import InstanceError
 from oxidicom.ports import SeriesInfo
 from oxidicom.store.paths import check_path, instance_file_name, pacs_name_of, series_folder
 from oxidicom.store.patient_age import days_of_age
-from oxidicom.store.reading import Reader
+from oxidicom.store.readers import Reader
 from oxidicom.store.tags import KEYWORDS, TAGS, charset_of, is_text, iso_date, text_of, vr_of
 
 REMEMBERED: Final = 1024

@@ -6,6 +6,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from oxidicom._dataset import EXPLICIT_LE, Walker
+from oxidicom.constants import Encoding
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -114,3 +115,11 @@ class Inflater:
     @property
     def truncated(self) -> tuple[int, ...]:
         return self._walker.truncated
+
+
+Reader = Walker | Inflater
+
+
+def reader_for(encoding: Encoding) -> Reader:
+    """A fresh reader for one data set."""
+    return Inflater() if encoding is Encoding.DEFLATED else Walker(encoding)

@@ -27,7 +27,7 @@ from oxidicom.store.identity import InstanceNames, read_names, series_uid_of
 from oxidicom.store.part10 import file_header
 from oxidicom.store.paths import pacs_name_of
 from oxidicom.store.quarantine import Quarantine
-from oxidicom.store.reading import Reader, reader_for
+from oxidicom.store.readers import Reader, reader_for
 
 Begun = tuple[Walker, PartFile, Gather, int]
 """What has come of an instance: read, written, gathered, and the bytes in all."""
