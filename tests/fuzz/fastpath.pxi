@@ -184,11 +184,11 @@ cdef class Association:
             if data.last:
                 self.tell()
             return 0
-        if isinstance(event, Command) and self.request is None and not self.fast_path.active:
+        if isinstance(event, CommandSet) and self.request is None and not self.fast_path.active:
             return self.on_command(event)
         return self.end()
 
-    cdef int on_command(self, Command command) except -1:
+    cdef int on_command(self, CommandSet command) except -1:
         context_id = command.context_id
         try:
             read = decode_command(command.data)
