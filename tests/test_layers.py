@@ -14,7 +14,16 @@ SOURCE = Path(__file__).parents[1] / "src" / "oxidicom"
 LONGEST_FILE = 450
 
 BASE = {
-    *("__init__", "buffers", "certificates", "constants", "filesystem", "errors"),
+    *(
+        "__init__",
+        "backoff",
+        "buffers",
+        "certificates",
+        "constants",
+        "disk_executor",
+        "filesystem",
+        "errors",
+    ),
     *("logevents", "ports"),
     *("redis_connection", "settings", "process_signature", "uids", "ulid"),
 }

@@ -1,0 +1,34 @@
+"""Delays between attempts that fail: doubled from a first delay up to a greatest one."""
+
+from __future__ import annotations
+
+
+class Backoff:
+    """The delay before the next attempt, in seconds.
+
+    Call `failed` after each failure and `reset` after a success. `first` must be positive and at
+    most `greatest`; ValueError otherwise.
+    """
+
+    __slots__ = ("_first", "_greatest", "delay")
+
+    def __init__(self, first: float, greatest: float) -> None:
+        if not 0 < first <= greatest:
+            raise ValueError("the first delay must be positive and at most the greatest")
+        self._first = first
+        self._greatest = greatest
+        self.delay = 0.0
+        """Seconds to wait before the next attempt; 0.0 while attempts succeed."""
+
+    def __bool__(self) -> bool:
+        """Whether the latest attempt failed."""
+        return self.delay > 0
+
+    def failed(self) -> float:
+        """Return the delay before the next attempt."""
+        self.delay = min(self.delay * 2, self._greatest) if self.delay else self._first
+        return self.delay
+
+    def reset(self) -> None:
+        """Begin again with the first delay after the next failure."""
+        self.delay = 0.0

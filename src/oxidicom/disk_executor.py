@@ -1,0 +1,65 @@
+"""Storage calls that block, run on threads of their own beside an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+from oxidicom.backoff import Backoff
+
+FIRST_RETRY_S: Final = 0.1
+GREATEST_RETRY_S: Final = 5.0
+"""Seconds between attempts of a storage call that fails; doubled from the first to the greatest."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class DiskExecutor:
+    """Threads for the storage calls of one component.
+
+    They are not the loop's default executor: a name resolver that hangs must not delay storage
+    calls, and storage that hangs must not take the resolver's threads. With one thread, calls keep
+    their order. `name` prefixes the names of the threads; `sleep` takes seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        threads: int = 1,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._sleep = sleep
+
+    async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return what `call` returns; raises what it raises."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: call(*args, **kwargs))
+
+    async def run_until_done(
+        self,
+        on_first_failure: Callable[[OSError], None],
+        call: Callable[P, R],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Repeat `call` while it raises OSError, without a limit; other exceptions are raised.
+
+        `on_first_failure` is called once, with the first OSError.
+        """
+        backoff = Backoff(FIRST_RETRY_S, GREATEST_RETRY_S)
+        while True:
+            try:
+                return await self.run(call, *args, **kwargs)
+            except OSError as error:
+                if not backoff:
+                    on_first_failure(error)
+            await self._sleep(backoff.failed())
+
+    def close(self) -> None:
+        """Cancel calls that have not begun; one that hangs is left behind."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
