@@ -192,7 +192,12 @@ class Certificates:
         self.context = server_context(files)
         trouble = validity(files).trouble
         if trouble is not None:
-            event(logger, logging.WARNING, "peers will refuse our certificate", reason=trouble)
+            event(
+                logger,
+                logging.WARNING,
+                "certificate not valid; peers will refuse it",
+                reason=trouble,
+            )
 
     def _stamps(self) -> tuple[object, ...]:
         return tuple(self._stamp(path) for _, path in self._files.named)
@@ -219,10 +224,10 @@ class Certificates:
                     " certificate that is valid now"
                 )
         except OperatorError as error:
-            event(logger, logging.WARNING, "new certificate not taken", reason=str(error))
+            event(logger, logging.WARNING, "new certificate rejected", reason=str(error))
             return
         self.context = context
-        event(logger, logging.INFO, "certificate read again")
+        event(logger, logging.INFO, "certificate reloaded")
 
 
 def _stamp(path: Path) -> object:

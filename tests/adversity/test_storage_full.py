@@ -100,7 +100,7 @@ def test_a_series_ends_when_there_is_no_space(full: Full) -> None:
         ballast.fill()
         peer.release()
         receiver.wait_for_log("association released")
-        wait_until(lambda: "the outbox cannot be used" in str(receiver.log()), "it to fail")
+        wait_until(lambda: "outbox unusable" in str(receiver.log()), "it to fail")
         assert receiver.outbox() == []
         assert list((receiver.state / "journal").iterdir()) != [], "in case we die meanwhile"
     with RawPeer(receiver.port) as other:

@@ -42,7 +42,7 @@ def test_journal_entry_without_the_file(receiver: Receiver) -> None:
     store_and_kill(receiver, instance)
     receiver.path_of(instance.sop_instance).unlink()
     receiver.start()
-    told = receiver.wait_for_log("series without instances is not registered")
+    told = receiver.wait_for_log("series has no instances; not registered")
     assert told["SeriesInstanceUID"] == instance.series
     assert journal(receiver) == []
     assert receiver.outbox() == []

@@ -79,11 +79,11 @@ class Reasons(logging.Handler):
         self.texts.append(f"{record.getMessage()}: {fields.get('reason')}")
 
     def __enter__(self) -> Self:
-        logging.getLogger("oxidicom.notify.lonk_publisher").addHandler(self)
+        logging.getLogger("oxidicom.lonk").addHandler(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger("oxidicom.notify.lonk_publisher").removeHandler(self)
+        logging.getLogger("oxidicom.lonk").removeHandler(self)
 
 
 async def until(condition: Callable[[], object], limit: float = 10) -> None:

@@ -162,13 +162,13 @@ def test_whom_the_authority_does_not_know_is_refused(
     for context in (trusting(ours), trusting(ours, Pair(stranger.certificate, stranger.key))):
         with pytest.raises((ssl.SSLError, EOFError)), RawPeer(mutual.tls_port, tls=context) as peer:
             peer.associate()
-    mutual.wait_for_log("certificate refused")
-    mutual.wait_for_log("no TLS handshake")
+    mutual.wait_for_log("peer certificate refused")
+    mutual.wait_for_log("TLS handshake failed")
     with RawPeer(mutual.tls_port, tls=trusting(ours, client)) as peer:
         peer.associate()
         peer.echo()
         peer.release()
-    assert len(mutual.log("certificate refused")) == 1
+    assert len(mutual.log("peer certificate refused")) == 1
 
 
 def test_nothing_else_listens(mutual: Receiver) -> None:
@@ -300,18 +300,18 @@ def test_a_new_certificate_for_new_connections(
         with RawPeer(port, tls=context) as peer:
             peer.associate()
             install(*names[1])
-            receiver.wait_for_log("certificate read again", count=count)
+            receiver.wait_for_log("certificate reloaded", count=count)
             assert subject_of(port, ours) == shown[1]
             peer.echo()
 
             install(names[2].certificate, names[1].key)
-            refused = receiver.wait_for_log("new certificate not taken", count=count)
+            refused = receiver.wait_for_log("new certificate rejected", count=count)
             assert refused["level"] == "WARN"
             assert "is not the key of the certificate" in refused["reason"]
             assert subject_of(port, ours) == shown[1]
 
             install(*names[2])
-            receiver.wait_for_log("certificate read again", count=2 * count)
+            receiver.wait_for_log("certificate reloaded", count=2 * count)
             assert subject_of(port, ours) == shown[2]
             peer.echo()
             peer.release()

@@ -371,7 +371,7 @@ async def test_plain_text_is_one_line_for_debugging(
 
     await bench.by_peer(script)
     ((level, message, fields),) = lines(caplog)
-    assert (level, message) == (logging.DEBUG, "no TLS handshake")
+    assert (level, message) == (logging.DEBUG, "TLS handshake failed")
     assert fields["peer"] == "127.0.0.1"
 
 
@@ -418,12 +418,12 @@ async def test_a_client_must_show_a_certificate_of_the_authority(
     assert lines(caplog) == []
     await asyncio.to_thread(refused, Pair(stranger.certificate, stranger.key))
     ((level, message, fields),) = lines(caplog)
-    assert (level, message) == (logging.WARNING, "certificate refused")
+    assert (level, message) == (logging.WARNING, "peer certificate refused")
     assert fields["peer"] == "127.0.0.1"
     caplog.clear()
     await asyncio.to_thread(refused, None)
     ((level, message, fields),) = lines(caplog)
-    assert (level, message) == (logging.DEBUG, "no TLS handshake")
+    assert (level, message) == (logging.DEBUG, "TLS handshake failed")
     assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in fields["reason"]
     assert len(bench.ends) == 1
 

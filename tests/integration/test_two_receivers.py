@@ -40,7 +40,7 @@ def test_who_starts_leaves_alone_what_another_receives(pair: tuple[Receiver, Rec
             store(their_peer, theirs)
             their_peer.release()
             assert other.wait_for_registration(theirs.series)["ndicom"] == 1
-            assert other.log("series found open after a crash") == []
+            assert other.log("open series recovered from the journal") == []
             store(peer, Instance(series=series, number=2))
             peer.release()
             assert one.wait_for_registration(series)["ndicom"] == 2
@@ -66,7 +66,7 @@ def test_what_one_that_died_has_left_another_takes_over(pair: tuple[Receiver, Re
             for entry in (one.state / "journal").glob("*.json")
         )
         one.kill()
-        told = other.wait_for_log("series taken over from a receiver that died", 20)
+        told = other.wait_for_log("series taken over from a dead receiver", 20)
         assert told["series"] == 1
         assert other.wait_for_registration(instance.series)["ndicom"] == 1
         (heir,) = (name for name in os.listdir(other.state / "receivers") if "@" not in name)
@@ -91,7 +91,7 @@ def test_a_series_that_was_taken_over_goes_on_in_its_folder(tmp_path: Path, work
             peer.associate()
             store(peer, first)
             one.kill()
-        other.wait_for_log("series taken over from a receiver that died", 20)
+        other.wait_for_log("series taken over from a dead receiver", 20)
         with RawPeer(other.port) as peer:
             peer.associate()
             store(peer, Instance(series=first.series, number=2, SeriesDescription="after"))
@@ -115,11 +115,11 @@ def test_what_an_heir_leaves_is_taken_over_with_what_it_had_inherited(tmp_path: 
             store(peer, instance)
             first.kill()
         heir.start()
-        assert heir.log("series found open after a crash")
+        assert heir.log("open series recovered from the journal")
         stack.enter_context(other)
-        assert other.log("series found open after a crash") == []
+        assert other.log("open series recovered from the journal") == []
         heir.kill()
-        told = other.wait_for_log("series taken over from a receiver that died", 20)
+        told = other.wait_for_log("series taken over from a dead receiver", 20)
         assert told["series"] == 1
         assert other.wait_for_registration(instance.series)["ndicom"] == 1
     assert os.listdir(other.state / "receivers") == []
@@ -138,8 +138,8 @@ def test_one_of_another_host_is_waited_for(tmp_path: Path) -> None:
         elsewhere = roll.rename(roll.with_name(f"other{roll.name}"))
         entry.write_text(entry.read_text().replace(roll.name, elsewhere.name))
         receiver.start()
-        assert receiver.log("series found open after a crash") == []
+        assert receiver.log("open series recovered from the journal") == []
         long_ago = elsewhere.stat().st_mtime - 2 * PATIENCE
         os.utime(elsewhere, (long_ago, long_ago))
-        receiver.wait_for_log("series taken over from a receiver that died", 20)
+        receiver.wait_for_log("series taken over from a dead receiver", 20)
         assert receiver.wait_for_registration(instance.series)["ndicom"] == 1

@@ -224,7 +224,7 @@ def test_a_broken_pair_is_one_warning_and_the_old_one_stays(
         installed.certificates.look()
     assert not installed.taken
     (record,) = caplog.records
-    assert (record.levelno, record.message) == (logging.WARNING, "new certificate not taken")
+    assert (record.levelno, record.message) == (logging.WARNING, "new certificate rejected")
     installed.install(*other)
     for _ in range(2):
         installed.certificates.look()
@@ -238,7 +238,7 @@ def test_an_expired_certificate_at_the_start_is_a_warning(
     (record,) = caplog.records
     assert (record.levelno, record.message) == (
         logging.WARNING,
-        "peers will refuse our certificate",
+        "certificate not valid; peers will refuse it",
     )
 
 

@@ -260,7 +260,7 @@ class TestPublication:
         series = series_info(path=deep)
         await bench.publish(Registration(series, 1, 1, None, ULID))
         assert bench.client.taken == [f"{deep}/0001-1.1.dcm"]
-        assert "custom metadata left out" in caplog.text
+        assert "custom metadata omitted" in caplog.text
 
     async def test_spans(self, bench: Bench) -> None:
         bench.store("0001-1.1.dcm")

@@ -180,7 +180,7 @@ def test_without_an_answer_it_goes_on_with_its_own_names(
     monkeypatch.setattr(module, "IMPATIENCE", 5.0)
     names.claim("B", ONE)
     assert bench.claims.claim(TWO) is TWO
-    assert "going on with its own names" in caplog.text
+    assert "using this worker's folder name" in caplog.text
     assert bench.claims._patience == module.IMPATIENCE
     # The late answer is not taken for the next one's.
     other = series("P9", "9.9")

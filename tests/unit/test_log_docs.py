@@ -12,7 +12,7 @@ from tests.support.log_calls import LogCall, direct_calls, log_calls
 
 DOCS = Path(__file__).parents[2] / "docs" / "logs.md"
 
-BESIDE = {"log lines were dropped"}
+BESIDE = {"log lines dropped"}
 """Written past `event`, by what writes the lines themselves."""
 
 ALWAYS = {"timestamp", "level", "logger", "message"}

@@ -159,7 +159,7 @@ async def test_one_report_that_cannot_be_said_is_the_only_one_lost(
     await two.until(2)
     decoder = Decoder()
     assert [decoder.decode(frame) for frame in two.frames] == [[ended("a")], [ended("b")]]
-    assert "a report could not be sent" in caplog.text
+    assert "report not sent to the control process" in caplog.text
     one.channel.close()
     two.channel.close()
 
@@ -194,13 +194,13 @@ async def test_a_worker_whose_reports_nobody_reads_stands_still(
     assert one.channel.wait_until_sent(0, 10)
     one.channel.close()
     assert await reading == list(range(60))
-    assert "the notifier reads again" in caplog.text
+    assert "control process reading reports again; reception resumed" in caplog.text
     theirs.close()
 
 
 def tell_of(standing: threading.Event) -> Callable[[logging.LogRecord], bool]:
     def look(record: logging.LogRecord) -> bool:
-        if "standing still" in record.getMessage():
+        if "reception paused" in record.getMessage():
             standing.set()
         return True
 

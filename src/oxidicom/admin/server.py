@@ -103,7 +103,9 @@ class AdminServer:
                 well = True
             except Exception as error:  # the next second may be better
                 if well:
-                    event(logger, logging.ERROR, "a bug of ours, please report it", exc_info=error)
+                    event(
+                        logger, logging.ERROR, "bug in oxidicom, please report it", exc_info=error
+                    )
                 well = False
 
     def _publish(self) -> None:
@@ -179,7 +181,7 @@ class _Guard:
             await self._application(scope, receive, send_guarded)
         except Exception as error:
             # Starlette has answered 500.
-            event(logger, logging.ERROR, "a bug of ours, please report it", exc_info=error)
+            event(logger, logging.ERROR, "bug in oxidicom, please report it", exc_info=error)
 
 
 def _read_page() -> tuple[bytes, str]:

@@ -131,7 +131,7 @@ class Admin:
 
 def _complain(serving: asyncio.Task[None]) -> None:
     if not serving.cancelled() and (error := serving.exception()) is not None:
-        event(logger, logging.ERROR, "the admin endpoint ended", exc_info=error)
+        event(logger, logging.ERROR, "admin endpoint failed", exc_info=error)
 
 
 def _broker_fault(error: Exception) -> str:

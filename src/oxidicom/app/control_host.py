@@ -271,7 +271,11 @@ class ControlHost:
             await asyncio.wait_for(self._on_control(self._finish(within)), within)
         except TimeoutError:
             # A client library that does not let go; the outbox has everything.
-            event(logger, logging.WARNING, "a broker or NATS did not answer in time")
+            event(
+                logger,
+                logging.WARNING,
+                "broker or NATS did not answer before the shutdown deadline",
+            )
         self.abandon()
 
     async def _finish(self, within: float) -> None:

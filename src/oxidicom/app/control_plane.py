@@ -154,10 +154,10 @@ class ControlPlane:
         self._registrar.close()
         if self._lonk is not None:
             if not await self._lonk.flush(max(0.2, min(1.0, deadline - self._clock()))):
-                event(logger, logging.WARNING, "progress was not delivered to NATS")
+                event(logger, logging.WARNING, "progress messages lost at shutdown")
             await self._lonk.close()
         if left:
-            event(logger, logging.WARNING, "registrations stay in the outbox", registrations=left)
+            event(logger, logging.WARNING, "registrations left in the outbox", registrations=left)
         await asyncio.to_thread(self._telemetry.shutdown, max(0.2, deadline - self._clock()))
         return registered
 
@@ -180,7 +180,7 @@ class ControlPlane:
             try:
                 self._take(report)
             except Exception as error:
-                event(logger, logging.ERROR, "a report could not be taken", exc_info=error)
+                event(logger, logging.ERROR, "report processing failed", exc_info=error)
         self._arm()
 
     def _take_stored(self, report: InstanceStored) -> None:
@@ -201,7 +201,7 @@ class ControlPlane:
         try:
             inquiries.stored(report.series, report.association_id)
         except Exception as error:  # no thread to be had, perhaps; the instance counts all the same
-            event(logger, logging.ERROR, "a PACS could not be asked", exc_info=error)
+            event(logger, logging.ERROR, "PACS query could not be started", exc_info=error)
 
     def _take(self, report: Report) -> None:
         match report:
@@ -268,7 +268,7 @@ class ControlPlane:
             try:
                 self._pass_on(notice)
             except Exception as error:  # the next notice may complete a series
-                event(logger, logging.ERROR, "a notice could not be passed on", exc_info=error)
+                event(logger, logging.ERROR, "notification failed", exc_info=error)
 
     def _pass_on(self, notice: Notice) -> None:
         match notice:

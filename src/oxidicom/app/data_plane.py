@@ -100,7 +100,7 @@ class DataPlane:
             self.storage.folders = folders
         swept = self.storage.temporary.sweep()
         if swept:
-            event(logger, logging.INFO, "removed incomplete instances", instances=swept)
+            event(logger, logging.INFO, "incomplete instances removed", instances=swept)
         self.listener = Listener(
             policy=policy_of(settings),
             limits=TimeLimits(settings.artim_timeout, settings.idle_timeout),
@@ -194,4 +194,4 @@ def _is_local(folder: Path) -> bool:
 
 
 def on_bug(error: BaseException) -> None:
-    event(logger, logging.ERROR, "a bug of ours, please report it", exc_info=error)
+    event(logger, logging.ERROR, "bug in oxidicom, please report it", exc_info=error)

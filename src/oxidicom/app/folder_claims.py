@@ -131,7 +131,7 @@ class ClaimClient:
             event(
                 logger,
                 logging.ERROR,
-                "no answer to how a series' folder is called, going on with its own names",
+                "folder claim timed out; using this worker's folder name",
                 error=error,
                 SeriesInstanceUID=series.series_instance_uid,
             )

@@ -95,8 +95,7 @@ class Registrar:
             event(
                 logger,
                 logging.ERROR,
-                "a series could not be registered; what the journal has of it is tried again at "
-                "the next start",
+                "series registration failed; retried from the journal at the next start",
                 exc_info=error,
                 SeriesInstanceUID=completed.series.series_instance_uid,
                 **trace_fields(traceparent),
@@ -152,7 +151,7 @@ class Registrar:
         event(
             logger,
             logging.INFO if well else logging.WARNING,
-            "series complete" if ndicom else "series without instances is not registered",
+            "series complete" if ndicom else "series has no instances; not registered",
             pacs_name=series.pacs_name,
             SeriesInstanceUID=series.series_instance_uid,
             ndicom=ndicom,
@@ -190,7 +189,7 @@ class Registrar:
                 return await loop.run_in_executor(self._disk, call, *arguments)
             except OSError as error:
                 if delay == _FIRST_RETRY:
-                    event(logger, logging.ERROR, "storage fails, trying again", error=error)
+                    event(logger, logging.ERROR, "storage call failed; retrying", error=error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_RETRY)
 

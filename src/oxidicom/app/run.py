@@ -31,7 +31,7 @@ def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
     logs.configure(settings.log_level, settings.log_format, log_phi=settings.log_phi)
     logs.capture_strays()
     for warning in warnings:
-        event(logger, logging.WARNING, "a doubt about the settings", doubt=warning)
+        event(logger, logging.WARNING, "suspicious setting", doubt=warning)
     _allow_many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(logs.on_loop_error)

@@ -136,7 +136,7 @@ class Supervisor:
             try:
                 await self._bury(worker)
             except Exception as error:  # others are to go on
-                event(logger, logging.ERROR, "a worker's end went wrong", exc_info=error)
+                event(logger, logging.ERROR, "worker clean-up failed", exc_info=error)
             young = time.monotonic() - worker.began < YOUNG
             replacement = await self._replace(worker.number, delay)
             if replacement is None:
@@ -154,12 +154,17 @@ class Supervisor:
             try:
                 worker = self._workers[number] = self._start_worker(number)
             except OSError as error:
-                event(logger, logging.ERROR, "no worker can be started", error=error)
+                event(
+                    logger,
+                    logging.ERROR,
+                    "worker process could not be created; retrying",
+                    error=error,
+                )
                 delay = min(delay * 2, LAST_RESTART)
                 continue
             await worker.ready.wait()
             for fault in worker.faults:
-                event(logger, logging.ERROR, "a worker cannot start", fault=fault)
+                event(logger, logging.ERROR, "worker cannot start", fault=fault)
             if not worker.ended.is_set():
                 worker.send(Drain() if self._draining.is_set() else Begin())
                 event(logger, logging.INFO, "worker replaced", worker=number, pid=worker.pid)
@@ -180,7 +185,7 @@ class Supervisor:
         event(
             logger,
             logging.ERROR,
-            "a worker died",
+            "worker died",
             worker=worker.number,
             pid=worker.pid,
             end=_in_words(status),
@@ -213,7 +218,9 @@ class Supervisor:
         patience = drain + DRAIN_EXTRA + WRITERS_STOP + LAST_WORDS
         _, late = await asyncio.wait(self._keepers, timeout=patience)
         if late:
-            event(logger, logging.WARNING, "workers did not end in time", workers=len(late))
+            event(
+                logger, logging.WARNING, "workers did not stop in time; killed", workers=len(late)
+            )
             for worker in self._workers.values():
                 worker.kill()
             await asyncio.wait(late, timeout=FLUSH / 10)

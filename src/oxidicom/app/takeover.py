@@ -73,7 +73,7 @@ class Takeover:
             event(
                 logger,
                 logging.WARNING,
-                "series found open after a crash",
+                "open series recovered from the journal",
                 series=len(recovered),
             )
         return recovered
@@ -98,7 +98,7 @@ class Takeover:
         try:
             return await self._of(lambda other: other == writer)
         except OSError as error:
-            event(logger, logging.ERROR, "the journal cannot be read", error=error)
+            event(logger, logging.ERROR, "journal unreadable; retrying", error=error)
             self._owed.append(writer)
             return []
 
@@ -147,7 +147,7 @@ class Takeover:
                     event(
                         logger,
                         logging.ERROR,
-                        "other receivers on this folder cannot be watched, trying again",
+                        "receiver leases unreadable; retrying",
                         error=error,
                     )
                 well = False
@@ -163,7 +163,7 @@ class Takeover:
             event(
                 logger,
                 logging.WARNING,
-                "series taken over from a receiver that died",
+                "series taken over from a dead receiver",
                 series=len(recovered),
             )
 
@@ -181,10 +181,10 @@ class Takeover:
             for series, associations in recover(self._journal, faults, accepts, names)
         ]
         for fault in faults.useless:
-            event(logger, logging.ERROR, "journal entry is of no use", fault=f"journal: {fault}")
+            event(logger, logging.ERROR, "journal entry invalid", fault=f"journal: {fault}")
         for name, why in faults.unreadable.items():
             fault = f"journal: {name}: {why}"
-            event(logger, logging.ERROR, "journal entry cannot be read, trying again", fault=fault)
+            event(logger, logging.ERROR, "journal entry unreadable; retrying", fault=fault)
         return recovered, faults.unreadable.keys()
 
     def _instances_of(self, series: SeriesInfo) -> frozenset[str]:

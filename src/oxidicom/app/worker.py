@@ -98,9 +98,11 @@ class Reporter:
                 self._channel.send(payload)
         if self._channel.waiting > MOST_WAITING:
             # Nothing is received meanwhile: what waits does not grow.
-            event(logger, logging.ERROR, "the notifier does not read, standing still")
+            event(logger, logging.ERROR, "control process not reading reports; reception paused")
             self._channel.wait_until_sent(MOST_WAITING // 2)
-            event(logger, logging.WARNING, "the notifier reads again")
+            event(
+                logger, logging.WARNING, "control process reading reports again; reception resumed"
+            )
 
     def _encoded(self, messages: deque[Message]) -> list[bytes]:
         try:
@@ -112,7 +114,9 @@ class Reporter:
             try:
                 payloads.append(self._encoder.encode((message,)))
             except ValueError as error:
-                event(logger, logging.ERROR, "a report could not be sent", exc_info=error)
+                event(
+                    logger, logging.ERROR, "report not sent to the control process", exc_info=error
+                )
         return payloads
 
 
@@ -175,7 +179,7 @@ class Worker:
     def _tell_the_rest(self) -> None:
         self.report.flush()
         if not self._channel.wait_until_sent(0, LAST_REPORTS):
-            event(logger, logging.ERROR, "the notifier did not read the last reports")
+            event(logger, logging.ERROR, "control process did not read the last reports")
 
     def _names_released(self, key: SeriesKey) -> None:
         self.report(NamesReleased(*key))
@@ -197,7 +201,7 @@ class Worker:
 
 def _notifier_is_gone() -> None:
     """All that was acknowledged is in its journal; what is under way is its sender's again."""
-    event(logger, logging.ERROR, "the notifier is gone, ending")
+    event(logger, logging.ERROR, "control process gone; worker exits")
     os._exit(1)
 
 

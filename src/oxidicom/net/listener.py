@@ -317,8 +317,8 @@ class Listener:
         if self._peers is not None and not self._peers.may_associate(peer_address):
             raise AssociationRejected(2, 3, 2, "peer's limit of associations exceeded")
         if self._allowed_networks and not self._is_allowed(peer_address):
-            event(logger, logging.WARNING, "peer's network is not allowed", peer=peer_address)
-            raise AssociationRejected(1, 1, 3, "peer's network is not allowed")
+            event(logger, logging.WARNING, "peer network not allowed", peer=peer_address)
+            raise AssociationRejected(1, 1, 3, "peer network not allowed")
 
     def _is_allowed(self, peer_address: str) -> bool:
         try:

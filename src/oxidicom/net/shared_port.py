@@ -167,7 +167,7 @@ class SharedPort:
             connection, _ = listening.accept()
         except OSError as error:
             if error.errno in _SCARCE:
-                event(logger, logging.ERROR, "cannot accept connections for now", error=error)
+                event(logger, logging.ERROR, "cannot accept connections; retrying", error=error)
                 if listening not in self._waiting:
                     self._step_aside(listening, NO_HANDLES)
             # Else another process took it, or the peer is gone already.
@@ -185,7 +185,7 @@ class SharedPort:
         except OSError as error:
             self._seats.connections -= 1
             connection.close()
-            event(logger, logging.DEBUG, "a connection was lost at once", error=error)
+            event(logger, logging.DEBUG, "connection lost before it was accepted", error=error)
 
 
 def listening_sockets(host: str, port: int, backlog: int) -> list[socket.socket]:

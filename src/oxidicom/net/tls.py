@@ -208,12 +208,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._send_pending()
         state, self._state = self._state, State.DEAF
         if state is not State.HANDSHAKE:
-            event(logger, logging.DEBUG, "TLS broken", peer=self._peer, error=error)
+            event(logger, logging.DEBUG, "TLS connection broken", peer=self._peer, error=error)
             self._lower.close()
             return
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = error.verify_message
-            event(logger, logging.WARNING, "certificate refused", peer=self._peer, reason=reason)
+            event(
+                logger, logging.WARNING, "peer certificate refused", peer=self._peer, reason=reason
+            )
         else:
             self._log_failure(describe(error))
         # Closing with unread bytes would destroy the alert; the ARTIM timer sees to the rest.
@@ -222,7 +224,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self._lower.write_eof()
 
     def _log_failure(self, reason: str) -> None:
-        event(logger, logging.DEBUG, "no TLS handshake", peer=self._peer, reason=reason)
+        event(logger, logging.DEBUG, "TLS handshake failed", peer=self._peer, reason=reason)
 
     # ---- transport to what is above ------------------------------------------------------
 

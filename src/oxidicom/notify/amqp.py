@@ -25,7 +25,7 @@ CLOSE_TIMEOUT: Final = 2.0
 HEARTBEAT: Final = 20
 """Seconds (AMQP 0-9-1 4.2.7)."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("oxidicom.amqp")
 
 
 class AmqpPublisher:
@@ -48,7 +48,7 @@ class AmqpPublisher:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._ready()
         except Exception as error:
-            event(log, logging.WARNING, "the AMQP broker is away", reason=reason_of(error))
+            event(logger, logging.WARNING, "AMQP broker unreachable", reason=reason_of(error))
             return False
         return True
 
@@ -74,9 +74,9 @@ class AmqpPublisher:
                     await self._publish(channel, message)
                 except PublishError:
                     event(
-                        log,
+                        logger,
                         logging.WARNING,
-                        "the queue is gone, declared again",
+                        "queue was deleted; declared again",
                         queue=self._queue_name,
                     )
                     await self._declare()
@@ -143,9 +143,9 @@ class AmqpPublisher:
             # It exists with other arguments (a quorum queue, a length limit), or we may not
             # declare: the operator's choice, and a queue all the same.
             event(
-                log,
+                logger,
                 logging.INFO,
-                "the queue is used as it is",
+                "queue exists with other arguments; used as it is",
                 queue=self._queue_name,
                 reason=reason_of(error),
             )

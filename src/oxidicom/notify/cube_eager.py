@@ -34,7 +34,7 @@ FIRST_PAUSE: Final = 1.0
 LAST_PAUSE: Final = 30.0
 """Seconds for which CUBE is left alone after it failed."""
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("oxidicom.cube")
 
 
 class _Waiting(NamedTuple):
@@ -142,7 +142,7 @@ class EagerRegistrar:
             event(
                 logger,
                 logging.ERROR,
-                "instances could not be pushed early",
+                "eager registration failed",
                 exc_info=error,
                 SeriesInstanceUID=series.series_instance_uid,
             )

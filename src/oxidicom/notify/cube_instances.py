@@ -29,7 +29,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("oxidicom.cube")
 
 
 class HttpRegistrationObserver(Protocol):
@@ -106,7 +106,7 @@ class InstanceRegistrar:
             event(
                 logger,
                 logging.WARNING,
-                "custom metadata left out: its path would be too long for CUBE",
+                "custom metadata omitted; its path exceeds CUBE's limit",
                 SeriesInstanceUID=registration.series.series_instance_uid,
                 key=key,
             )

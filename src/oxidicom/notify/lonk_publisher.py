@@ -34,7 +34,7 @@ ROUND_TRIP_TIMEOUT: Final = 3 * PING_INTERVAL
 MAX_UNSENT: Final = 256 * 1024
 """Bytes in the client's own buffer; beyond, our queue fills instead."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("oxidicom.lonk")
 
 
 class _Message(NamedTuple):
@@ -221,7 +221,7 @@ class LonkPublisher:
             self._connected.clear()
             self._queue.appendleft(message)
         except Exception as error:
-            event(log, logging.WARNING, "a LONK message cannot be sent", error=error)
+            event(logger, logging.WARNING, "LONK message not sent", error=error)
             self._drop(message)
         else:
             self._limiter.sent(message.subject, message.urgency, self._clock())
@@ -246,16 +246,16 @@ class LonkPublisher:
                 await client.connect(**self._options(closed))
                 self._client = client
                 self._connected.set()
-                event(log, logging.INFO, "connected to NATS")
+                event(logger, logging.INFO, "connected to NATS")
                 away, delay = False, FIRST_RETRY
                 await closed.wait()
                 raise nats.errors.ConnectionClosedError
             except Exception as error:
                 if not away:
                     event(
-                        log,
+                        logger,
                         logging.WARNING,
-                        "NATS is away, progress is dropped",
+                        "NATS unreachable; progress dropped",
                         reason=reason_of(error),
                     )
                 away = True
@@ -310,5 +310,5 @@ async def close_client(client: BoundedClient) -> None:
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await client.close()
     except Exception as error:
-        event(log, logging.DEBUG, "the NATS connection does not close", reason=reason_of(error))
+        event(logger, logging.DEBUG, "NATS connection did not close", reason=reason_of(error))
         client.abort()

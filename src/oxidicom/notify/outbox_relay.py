@@ -34,7 +34,7 @@ LAST_DISK_RETRY: Final = 5.0
 P = ParamSpec("P")
 R = TypeVar("R")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("oxidicom.outbox")
 
 
 class RegistrationRefused(OxidicomError):
@@ -151,9 +151,9 @@ class OutboxRelay:
                 await self._idle.wait()
         except TimeoutError:
             event(
-                log,
+                logger,
                 logging.WARNING,
-                "registrations stay in the outbox until the next start",
+                "registrations left in the outbox until the next start",
                 registrations=self.depth,
             )
         tasks = [*self._tasks, *self._flying.values()]
@@ -266,7 +266,7 @@ class OutboxRelay:
 
     def _on_settled(self, entry: OutboxEntry, refusal: str | None) -> None:
         if self._retry_delay:
-            event(log, logging.INFO, "registrations are delivered again")
+            event(logger, logging.INFO, "registration delivery resumed")
         self._retry_delay = 0.0
         self.trouble = None
         if self._settled is not None:
@@ -284,7 +284,12 @@ class OutboxRelay:
         self._waiting.setdefault(name)
         self.trouble = reason_of(error)
         if not self._retry_delay:
-            event(log, logging.WARNING, "registrations wait in the outbox", reason=reason_of(error))
+            event(
+                logger,
+                logging.WARNING,
+                "registration delivery failed; retrying",
+                reason=reason_of(error),
+            )
             self._retry_delay = FIRST_RETRY
         elif (
             began > self._failed_at
@@ -321,7 +326,7 @@ class OutboxRelay:
         # Behind our own, so that two receivers do not go through one list side by side.
         for name in names:
             self._waiting.setdefault(name)
-        event(log, logging.INFO, "found more registrations in the outbox", registrations=len(names))
+        event(logger, logging.INFO, "registrations found in the outbox", registrations=len(names))
         self._delivery_wanted.set()
 
     async def _visit(self, call: Callable[[], Visit]) -> Visit:
@@ -341,9 +346,7 @@ class OutboxRelay:
                 return await self._on_disk(call, *args, **kwargs)
             except OSError as error:
                 if delay == FIRST_DISK_RETRY:
-                    event(
-                        log, logging.ERROR, "the outbox cannot be used, trying again", error=error
-                    )
+                    event(logger, logging.ERROR, "outbox unusable; retrying", error=error)
             await self._sleep(delay)
             delay = min(delay * 2, LAST_DISK_RETRY)
 
@@ -363,9 +366,9 @@ class OutboxRelay:
 def _tell_refused(entry: OutboxEntry, refusal: RegistrationRefused) -> None:
     registration = entry.registration
     event(
-        log,
+        logger,
         logging.ERROR,
-        "registration refused, see `oxidicom outbox show`",
+        "registration refused; see `oxidicom outbox show`",
         entry=entry.name[:12],
         pacs_name=registration.series.pacs_name,
         SeriesInstanceUID=registration.series.series_instance_uid,

@@ -47,7 +47,7 @@ LONGEST_REASON: Final = 2000
 _SUFFIX: Final = len(PENDING)
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("oxidicom.outbox")
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -190,9 +190,9 @@ class Outbox:
             except ValueError:
                 self._set_aside_as_corrupt(name)
                 event(
-                    log,
+                    logger,
                     logging.ERROR,
-                    "outbox entry is corrupt, see `oxidicom outbox show`",
+                    "outbox entry corrupt; see `oxidicom outbox show`",
                     entry=name[:12],
                 )
                 return None

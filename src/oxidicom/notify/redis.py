@@ -26,7 +26,7 @@ CONNECT_TIMEOUT: Final = 10.0
 PUBLISH_TIMEOUT: Final = 30.0
 """From the call to the confirmation, connecting and those before it included."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("oxidicom.redis")
 
 
 def envelope(message: CeleryMessage) -> bytes:
@@ -74,7 +74,7 @@ class RedisPublisher:
             async with asyncio.timeout(CONNECT_TIMEOUT), self._turn:
                 await self._ready()
         except Exception as error:
-            event(log, logging.WARNING, "the Redis broker is away", reason=reason_of(error))
+            event(logger, logging.WARNING, "Redis broker unreachable", reason=reason_of(error))
             return False
         return True
 

@@ -180,13 +180,13 @@ class CountQueries:
         title = inquiry.question.address.ae_title
         if answer.expected is not None:
             if self._troubles.pop(title, None) is not None:
-                event(logger, logging.INFO, "the PACS counts instances again", aet=title)
+                event(logger, logging.INFO, "PACS answers count queries again", aet=title)
         elif answer.error is not None and self._troubles.get(title) != answer.error:
             self._troubles[title] = answer.error
             event(
                 logger,
                 logging.WARNING,
-                "the PACS does not say how many instances a series has",
+                "PACS gave no instance count",
                 aet=title,
                 SeriesInstanceUID=inquiry.series.series_instance_uid,
                 reason=answer.error,

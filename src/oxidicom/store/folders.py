@@ -224,7 +224,7 @@ class SeriesFolders:
             event(
                 logger,
                 logging.WARNING,
-                "instances with names of another folder went into their series' own",
+                "instances with other patient or study attributes stored in the series folder",
                 SeriesInstanceUID=folder.series.series_instance_uid,
                 instances=folder.differing,
             )

@@ -7,7 +7,7 @@ import logging
 from oxidicom.logevents import event
 from oxidicom.observers import Telemetry
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("oxidicom.telemetry")
 
 __all__ = ["Telemetry", "start"]
 

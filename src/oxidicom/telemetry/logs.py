@@ -67,7 +67,7 @@ _COMPLAINTS: Final = (
 )
 """How messages of asyncio and uvloop begin; arguments of callbacks may follow."""
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("oxidicom.telemetry")
 
 
 def configure(
@@ -334,4 +334,4 @@ def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 
 def _on_thread_death(death: threading.ExceptHookArgs) -> None:
     name = death.thread.name if death.thread else None
-    event(_logger, logging.ERROR, "a thread died", exc_info=death.exc_value, thread=name)
+    event(_logger, logging.ERROR, "thread died", exc_info=death.exc_value, thread=name)

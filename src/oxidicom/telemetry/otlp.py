@@ -50,7 +50,7 @@ WARN_EVERY_S: Final = 600.0
 _FLUSH_SHARE: Final = 0.8
 """Of the time for shutdown; the rest is for exports that have to be broken off."""
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("oxidicom.telemetry")
 
 
 def start(protocol: str, service_version: str) -> Telemetry | None:
@@ -72,12 +72,12 @@ def start(protocol: str, service_version: str) -> Telemetry | None:
             event(
                 _logger,
                 logging.WARNING,
-                "an OTEL_* variable is not understood: nothing is exported",
+                "invalid OTEL_* variable; signal not exported",
                 signal=signal,
                 reason=describe(error, phi=True),  # of the environment, no patient in sight
             )
         else:
-            event(_logger, logging.INFO, "exporting", signal=signal, protocol=chosen)
+            event(_logger, logging.INFO, "telemetry export started", signal=signal, protocol=chosen)
     sdk_log.starting, sdk_log.words = False, None
     return Exporting(pipelines) if pipelines else None
 
@@ -209,7 +209,7 @@ class Pipeline:
         try:
             self._shut_down()
         except Exception as error:
-            event(_logger, logging.WARNING, "telemetry was lost at shutdown", exc_info=error)
+            event(_logger, logging.WARNING, "telemetry lost at shutdown", exc_info=error)
 
 
 class SdkLog(logging.Handler):
@@ -229,7 +229,7 @@ class SdkLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self.starting and record.levelno >= logging.WARNING:
             # The arguments may be a header's secret.
-            event(_logger, logging.WARNING, "OpenTelemetry's settings", complaint=str(record.msg))
+            event(_logger, logging.WARNING, "OpenTelemetry SDK warning", complaint=str(record.msg))
         tells_why = isinstance(record.args, tuple) and len(record.args) > 1
         if tells_why or self.words is None:
             try:
@@ -259,7 +259,7 @@ class Outage:
                 self._failing.discard(signal)
                 if self._told and not self._failing:
                     self._told = False
-                    event(_logger, logging.INFO, "telemetry is exported again")
+                    event(_logger, logging.INFO, "telemetry export resumed")
                 return
             self._failing.add(signal)
             now = self._clock()
@@ -268,7 +268,7 @@ class Outage:
                 event(
                     _logger,
                     logging.WARNING,
-                    "telemetry cannot be exported; what its buffers do not hold is lost",
+                    "telemetry export failed; data beyond the buffers is lost",
                     signal=signal,
                     reason=self._reason(),
                 )
@@ -380,7 +380,7 @@ def _wanted(signal: str) -> bool:
         event(
             _logger,
             logging.WARNING,
-            "only otlp and none are known as exporters: nothing is exported",
+            "unknown exporter; signal not exported",
             variable=f"OTEL_{signal.upper()}_EXPORTER",
         )
     endpoint = _variable(signal, "EXPORTER_OTLP_{}_ENDPOINT")
@@ -396,7 +396,7 @@ def _protocol(signal: str, general: str) -> _Protocol | None:
     event(
         _logger,
         logging.WARNING,
-        "OTLP is spoken as grpc or http/protobuf only: nothing is exported",
+        "unknown OTLP protocol; signal not exported",
         signal=signal,
         protocol=protocol,
     )

@@ -53,7 +53,7 @@ class BoundedStreamHandler(logging.Handler):
 
     def _confession(self) -> logging.LogRecord:
         record = logging.LogRecord(
-            __name__, logging.WARNING, __file__, 0, "log lines were dropped", None, None
+            __name__, logging.WARNING, __file__, 0, "log lines dropped", None, None
         )
         record.fields = {"count": self._dropped}
         return record
