@@ -36,8 +36,8 @@ cdef enum:
     MOST_KEPT = 8192        # bytes of a series' values that are kept as long as the association
     UNSERVED = -1
 
-cdef int64_t SLOW_NS = 5_000_000
-"""As store.executors has it: what took longer is told to the policy."""
+cdef int64_t SLOW_CALL_NS = 5_000_000
+"""As store.write_policy has it: what took longer is told to the policy."""
 
 
 @cython.final
@@ -66,8 +66,8 @@ cdef class StoreFastPath(Consumer):
     def __cinit__(self, storage, association, owner, contexts, stored_report):
         self.storage = storage
         self.owner = owner
-        self.policy = storage.writers.policy
-        self.completions = storage.writers.completions
+        self.policy = storage.executors.policy
+        self.completions = storage.executors.completions
         self.clock = storage.clock
         self.reports = storage.reports
         self.stored_report = stored_report
@@ -105,7 +105,7 @@ cdef class StoreFastPath(Consumer):
     cdef bint may_begin(self):
         # Whatever is not written inline at once goes the general way, and what hangs there shows.
         # So does what follows on a fault of the storage: it clears away what that left.
-        return self.policy.quick and not self.completions.outstanding and not self.left
+        return self.policy.writes_inline and not self.completions.outstanding and not self.left
 
     cdef int encoding_of(self, int context_id) except -2:
         """A walker's; UNSERVED for a context that was not accepted, or whose data are deflated."""
@@ -214,7 +214,7 @@ cdef class StoreFastPath(Consumer):
         cdef int number
         cdef int64_t began
         # Storage may have become slow since, in another association's hands.
-        if self.walker.failed or not self.policy.quick or not self.has_space():
+        if self.walker.failed or not self.policy.writes_inline or not self.has_space():
             return self.hand_over(under_way=True)
         if self.gather.count == 0:
             return 0
@@ -225,10 +225,10 @@ cdef class StoreFastPath(Consumer):
         if number:
             return self.hand_over(under_way=True)
         self.gather.clear()
-        if self.part.slowest_ns >= SLOW_NS:
+        if self.part.slowest_ns >= SLOW_CALL_NS:
             self.policy.observe(self.part.slowest_ns, self.clock())
             self.part.slowest_ns = 0
-            if not self.policy.quick:
+            if not self.policy.writes_inline:
                 return self.hand_over(under_way=True)
         return 0
 
@@ -247,7 +247,7 @@ cdef class StoreFastPath(Consumer):
         cdef double began = self.clock()
         cdef Destination to = None
         self.walker.finish()
-        if self.is_usual() and self.policy.quick and self.has_space():
+        if self.is_usual() and self.policy.writes_inline and self.has_space():
             to = self.destination_of_this()
         if to is not None and self.store(to):
             self.active = False
@@ -323,7 +323,7 @@ cdef class StoreFastPath(Consumer):
         cdef double now = self.clock()
         to.folder.stored += 1
         to.unregistered.add(self.association_id)
-        if self.part.slowest_ns >= SLOW_NS:
+        if self.part.slowest_ns >= SLOW_CALL_NS:
             self.policy.observe(self.part.slowest_ns, now)
         fields = (
             self.association_id,

@@ -55,7 +55,7 @@ def _folder() -> Path:
     return folder
 
 
-class LateLane:
+class LateExecutor:
     """Stands for a writer thread (WRITE_MODE=threads) that gets to its jobs when the input says so,
     and whose results the loop learns later still. A real thread would find less, and not again."""
 
@@ -204,20 +204,20 @@ def outcome(
     """
     root = _folder() / f"{os.getpid()}-{next(_numbers)}"
     line = Line(root, _loop(), fast_path=fast_path, mode="threads" if late else "inline")
-    lane = LateLane(line.writers.completions)
-    line.writers.thread_lane = lambda: lane  # type: ignore[method-assign]
+    executor = LateExecutor(line.executors.completions)
+    line.executors.next_thread = lambda: executor  # type: ignore[method-assign]
     try:
         if associated:
             line.associate()
         for part in cut(stream, cuts):
             if part:
                 line.receive(part)
-            lane.work(late >> 2 & 3)
+            executor.work(late >> 2 & 3)
         if not late >> 4 & 1:
-            lane.finish()
+            executor.finish()
         line.transport.closing = True
         line.protocol.connection_lost(None)
-        lane.finish()
+        executor.finish()
         result = whatever_the_cuts(seen(line))
     finally:
         line.close()

@@ -39,7 +39,7 @@ class Folder:
 
 
 class Storage:
-    """As store.storage.Storage, for one association after the other. `quick`: written inline."""
+    """As store.storage.Storage, for one association after the other. `writes_inline` as the policy has it."""
     fsync = False
     min_free_space = outstanding = 0
     association_id = "A"
@@ -55,14 +55,14 @@ class Storage:
         self.root_fd = os.open(root, os.O_RDONLY)
         self.parts_fd = os.open(f"{root}/tmp", os.O_RDONLY)
         self.folder_fd = os.open(f"{root}/S", os.O_RDONLY)
-        self.writers = self.policy = self.completions = self.temporary = self
+        self.executors = self.policy = self.completions = self.temporary = self
 
     def begin(self, reports):
         self.reports = reports
         self.left = []
         self.numbers = count()
         self.folder = Folder()
-        self.quick = True
+        self.writes_inline = True
 
     def clock(self):
         return 0.0
@@ -229,7 +229,7 @@ cdef list associated(const Input *given, int slow):
         size = given.ends[i] - start
         memcpy(<char *> buffer, given.payload + start, size)
         start = given.ends[i]
-        _storage.quick = not slow >> (i & 7) & 1
+        _storage.writes_inline = not slow >> (i & 7) & 1
         association.receive(buffer, size)
     if association.fast_path.active:
         association.fast_path.hand_over(True)

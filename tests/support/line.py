@@ -13,8 +13,9 @@ from oxidicom.buffers import BufferPool
 from oxidicom.net.protocol import AssociationProtocol
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import InstanceStore, Report, SeriesInfo, SeriesKey
-from oxidicom.store.executors import WriteMode, WritePolicy, Writers
+from oxidicom.store.executors import StorageExecutors
 from oxidicom.store.storage import Storage
+from oxidicom.store.write_policy import WriteMode, WritePolicy
 from oxidicom.wire.negotiation import Policy
 from tests.support import raw_peer as peer
 from tests.support.raw_peer import Context
@@ -122,10 +123,12 @@ class Line:
         self.root = root
         self.reports: list[Report] = []
         self.journal = Journal()
-        self.writers = Writers(loop, WritePolicy(mode, local=True, fsync=False), 1, time.monotonic)
+        self.executors = StorageExecutors(
+            loop, WritePolicy(mode, local=True, fsync=False), 1, time.monotonic
+        )
         self.storage = (Storage if fast_path else WithoutFastPath)(
             root,
-            writers=self.writers,
+            executors=self.executors,
             journal=self.journal,
             reports=self.reports.append,  # type: ignore[arg-type]
             clock=time.monotonic,
@@ -182,7 +185,7 @@ class Line:
     def close(self) -> None:
         self.transport.closing = True
         self.protocol.connection_lost(None)
-        self.writers.stop(5)
+        self.executors.stop(5)
         self.storage.close()
         self.ours.close()
         self.theirs.close()

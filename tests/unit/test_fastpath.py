@@ -22,7 +22,7 @@ from oxidicom.buffers import BufferPool
 from oxidicom.errors import InstanceError
 from oxidicom.net.protocol import Phase
 from oxidicom.ports import InstanceRefused, InstanceStored, Report
-from oxidicom.store.executors import TOO_SLOW_NS
+from oxidicom.store.write_policy import TOO_SLOW_CALL_NS
 from tests.support import raw_peer as peer
 from tests.support.data import Instance
 from tests.support.line import CT, Line
@@ -225,10 +225,10 @@ def test_a_file_too_large(make: Make) -> None:
 
 def test_while_storage_is_slow_all_goes_the_general_way(make: Make) -> None:
     line = prepared(make)
-    line.storage.writers.policy.quick = False
+    line.storage.executors.policy.writes_inline = False
     line.receive(message(instance(2)))
     assert (statuses(line.taken()), line.transport.writes, line.fast) == ([0], 3, 1)
-    line.storage.writers.policy.quick = True
+    line.storage.executors.policy.writes_inline = True
     line.receive(message(instance(3)))
     assert (statuses(line.taken()), line.transport.writes, line.fast) == ([0], 3, 2)
 
@@ -239,7 +239,7 @@ def test_a_slow_write_hands_over_amid_an_instance(make: Make) -> None:
     line.protocol.pool = BufferPool(1 << 30, 256 << 20)
     line.associate()
     line.receive(message(instance(1, pixels=250 << 20), max_length=0)[: 240 << 20])
-    assert not line.storage.writers.policy.quick
+    assert not line.storage.executors.policy.writes_inline
     assert line.fast == 1
     assert line.protocol._sink is not None
 
@@ -250,7 +250,7 @@ def test_what_others_found_slow_is_left_to_threads_amid_an_instance(make: Make) 
     half = pdus(whole, 300_000)
     line.receive(half)
     assert line.protocol._sink is None
-    line.storage.writers.policy.observe(TOO_SLOW_NS, time.monotonic())
+    line.storage.executors.policy.observe(TOO_SLOW_CALL_NS, time.monotonic())
     line.receive(whole[len(half) : len(half) + 1000])
     sink: Any = line.protocol._sink
     assert not sink._inline
@@ -265,7 +265,7 @@ def test_slow_storage_is_left_to_threads_amid_an_instance_of_the_general_way(mak
     line.receive(half)
     sink: Any = line.protocol._sink
     assert sink._inline
-    line.storage.writers.policy.observe(TOO_SLOW_NS, time.monotonic())
+    line.storage.executors.policy.observe(TOO_SLOW_CALL_NS, time.monotonic())
     line.receive(whole[len(half) : len(half) + 1000])
     assert not sink._inline
     line.receive(peer.abort())
@@ -430,7 +430,7 @@ def test_with_it_and_without_it_is_the_same(
             line.protocol.connection_lost(None)
             outcomes.append(seen(line))
             assert line.host.bugs == []
-            line.writers.stop(5)
+            line.executors.stop(5)
             line.storage.close()
             line.ours.close()
             line.theirs.close()
@@ -468,7 +468,7 @@ def test_slow_storage_is_not_waited_for_when_associations_end(make: Make, fast_p
     assert statuses(line.taken()) == [0]
     line.receive(pdus(message(instance(2, pixels=900_000)), 400_000))
     assert len(os.listdir(line.root / ".oxidicom/tmp")) == 1
-    line.writers.policy.observe(TOO_SLOW_NS, time.monotonic())
-    assert line.writers._threads == []
+    line.executors.policy.observe(TOO_SLOW_CALL_NS, time.monotonic())
+    assert line.executors._threads == []
     line.receive(peer.abort())
-    assert len(line.writers._threads) == 1
+    assert len(line.executors._threads) == 1

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.app import data_plane, takeover
+from oxidicom.app import takeover
 from oxidicom.app.receiver import Receiver
 from oxidicom.errors import OperatorError
 from oxidicom.settings import load
+from oxidicom.store import executors
 
 
 async def test_a_journal_that_cannot_be_listed_is_the_operators(
@@ -44,11 +45,11 @@ async def test_writes_inline_only_where_files_and_journal_are_both_on_local_stor
     def filesystem_type(fd: int) -> int:
         return nfs if os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) == remote else ext4
 
-    monkeypatch.setattr(data_plane, "filesystem_type", filesystem_type)
+    monkeypatch.setattr(executors, "filesystem_type", filesystem_type)
     folders = {"OXIDICOM_FILES_ROOT": "files", "OXIDICOM_STATE_DIR": "state"}
     settings, _ = load({name: str(tmp_path / folder) for name, folder in folders.items()})
     for folder in folders.values():
         (tmp_path / folder).mkdir()
-    writers = data_plane.make_writers(settings, 1)
-    assert writers.policy.inline(0.0) is (remote is None)
+    made = executors.make_executors(settings, 1)
+    assert made.policy.decide(0.0) is (remote is None)
     assert sys.getswitchinterval() < 0.001, "writer threads beside a busy loop"

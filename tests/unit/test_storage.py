@@ -30,10 +30,11 @@ from oxidicom.ports import (
     StoreOutcome,
     StoreRequest,
 )
-from oxidicom.store.executors import WritePolicy, Writers
+from oxidicom.store.executors import StorageExecutors
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.sink import StorageSink
 from oxidicom.store.storage import Storage
+from oxidicom.store.write_policy import WritePolicy
 from tests.support.data import Instance, new_uid
 from tests.support.raw_peer import DEFLATED, EXPLICIT, IMPLICIT, MR_IMAGE_STORAGE
 
@@ -135,10 +136,12 @@ class Bench:
         self.reports: list[Report] = []
         self.bugs: list[BaseException] = []
         self.policy = WritePolicy(mode, local=True, fsync=settings.get("fsync", False))
-        self.writers = Writers(asyncio.get_running_loop(), self.policy, 2, time.monotonic)
+        self.executors = StorageExecutors(
+            asyncio.get_running_loop(), self.policy, 2, time.monotonic
+        )
         self.storage = Storage(
             root,
-            writers=self.writers,
+            executors=self.executors,
             journal=self.journal,
             reports=self._report,
             clock=time.monotonic,
@@ -219,15 +222,15 @@ class Bench:
         return [report for report in self.reports if isinstance(report, InstanceRefused)]
 
     async def quiet(self) -> None:
-        """Every lane has done what it was given."""
+        """Wait until every executor has done what it was given."""
         done = [asyncio.Event() for _ in range(2)]
         for event in done:
-            self.writers.thread_lane().run(lambda: None, lambda result, error, e=event: e.set())  # type: ignore[misc]
+            self.executors.next_thread().run(lambda: None, lambda result, error, e=event: e.set())  # type: ignore[misc]
         for event in done:
             await event.wait()
 
     async def close(self) -> None:
-        await asyncio.to_thread(self.writers.stop, 5)
+        await asyncio.to_thread(self.executors.stop, 5)
         self.storage.close()
 
 
@@ -596,7 +599,7 @@ async def test_the_rest_of_a_failed_instance_is_dropped(bench: Bench) -> None:
         assert bench.feed(sink, bytes(BLOCK), last=False) == 0
     assert sink._gather.size == 0
     assert len(gc.get_objects()) - before < 50
-    assert bench.temporary == [] or bench.writers.policy.inline(0) is False
+    assert bench.temporary == [] or bench.executors.policy.decide(0) is False
     bench.feed(sink, b"end")
     assert (await bench.owner.outcome()).status == 0xC000
 
@@ -891,7 +894,7 @@ async def test_one_slow_call_is_told_once(tmp_path: Path) -> None:
     sink._part.slowest_ns = 6_000_000
     for _ in range(5):
         bench.feed(sink, bytes(100), last=False)
-    assert bench.policy.inline(time.monotonic()), "one slow call counted three times"
+    assert bench.policy.decide(time.monotonic()), "one slow call counted three times"
     sink.discard()
     await bench.close()
 
@@ -928,7 +931,7 @@ async def test_hung_storage_does_not_draw_the_loop_in(tmp_path: Path) -> None:
     """A quiet time is not over while a call has not come back."""
     now = 0.0
     policy = WritePolicy("auto", local=True, fsync=False)
-    writers = Writers(asyncio.get_running_loop(), policy, 2, lambda: now)
+    executors = StorageExecutors(asyncio.get_running_loop(), policy, 2, lambda: now)
     gate, begun, ended = threading.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -937,24 +940,24 @@ async def test_hung_storage_does_not_draw_the_loop_in(tmp_path: Path) -> None:
         gate.wait(10)
 
     policy.observe(25_000_000, now)
-    lane = writers.lane()
-    assert not writers.is_inline(lane)
-    lane.run(hang, lambda result, error: ended.set())
+    executor = executors.choose()
+    assert not executors.is_inline(executor)
+    executor.run(hang, lambda result, error: ended.set())
     await begun.wait()
     now = 1000.0
-    assert policy.inline(now)
-    assert not writers.is_inline(writers.lane())
+    assert policy.decide(now)
+    assert not executors.is_inline(executors.choose())
     gate.set()
     await ended.wait()
-    assert writers.is_inline(writers.lane())
-    await asyncio.to_thread(writers.stop, 5)
-    assert not writers.abandoned
+    assert executors.is_inline(executors.choose())
+    await asyncio.to_thread(executors.stop, 5)
+    assert not executors.abandoned
 
 
 async def test_a_busy_thread_is_not_a_hung_one() -> None:
     now = 0.0
     policy = WritePolicy("auto", local=True, fsync=False)
-    writers = Writers(asyncio.get_running_loop(), policy, 2, lambda: now)
+    executors = StorageExecutors(asyncio.get_running_loop(), policy, 2, lambda: now)
     gate, begun = threading.Event(), asyncio.Event()
     done = [asyncio.Event(), asyncio.Event(), asyncio.Event()]
     loop = asyncio.get_running_loop()
@@ -964,17 +967,17 @@ async def test_a_busy_thread_is_not_a_hung_one() -> None:
         gate.wait(10)
 
     for event in done[:2]:
-        writers.thread_lane().run(lambda: None, lambda result, error, event=event: event.set())  # type: ignore[misc]
+        executors.next_thread().run(lambda: None, lambda result, error, event=event: event.set())  # type: ignore[misc]
         await event.wait()
     now = 1000.0
-    writers.thread_lane().run(busy, lambda result, error: done[2].set())
+    executors.next_thread().run(busy, lambda result, error: done[2].set())
     await begun.wait()
-    assert writers.is_inline(writers.lane())
+    assert executors.is_inline(executors.choose())
     now = 1000.1
-    assert not writers.is_inline(writers.lane())
+    assert not executors.is_inline(executors.choose())
     gate.set()
     await done[2].wait()
-    await asyncio.to_thread(writers.stop, 5)
+    await asyncio.to_thread(executors.stop, 5)
 
 
 async def test_threads_that_hang_are_left_behind_together(tmp_path: Path) -> None:
@@ -982,27 +985,29 @@ async def test_threads_that_hang_are_left_behind_together(tmp_path: Path) -> Non
     bench = Bench(tmp_path, "threads")
     ended = [asyncio.Event(), asyncio.Event()]
     for event in ended:
-        bench.writers.thread_lane().run(
+        bench.executors.next_thread().run(
             lambda: gate.wait(10),
             lambda result, error, event=event: event.set(),  # type: ignore[misc]
         )
     began = time.monotonic()
-    await asyncio.to_thread(bench.writers.stop, 0.5)
+    await asyncio.to_thread(bench.executors.stop, 0.5)
     assert time.monotonic() - began < 0.95, "each waited its own time"
-    assert bench.writers.abandoned
+    assert bench.executors.abandoned
     bench.storage.close()
     os.fstat(bench.storage.root_fd)  # theirs still
     gate.set()
     async with asyncio.timeout(5):
         for event in ended:
             await event.wait()
-    bench.writers.abandoned = False
+    bench.executors.abandoned = False
     bench.storage.close()
 
 
 async def test_one_completion_that_fails_does_not_stop_the_others() -> None:
     loop = asyncio.get_running_loop()
-    writers = Writers(loop, WritePolicy("threads", local=True, fsync=False), 1, time.monotonic)
+    executors = StorageExecutors(
+        loop, WritePolicy("threads", local=True, fsync=False), 1, time.monotonic
+    )
     faults: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda loop, context: faults.append(context))
     delivered = asyncio.Event()
@@ -1011,15 +1016,15 @@ async def test_one_completion_that_fails_does_not_stop_the_others() -> None:
     def failing(result: None, error: BaseException | None) -> None:
         raise RuntimeError
 
-    lane = writers.lane()
-    lane.run(lambda: gate.wait(10), lambda result, error: None)
-    lane.run(lambda: None, failing)
-    lane.run(lambda: None, lambda result, error: delivered.set())
+    executor = executors.choose()
+    executor.run(lambda: gate.wait(10), lambda result, error: None)
+    executor.run(lambda: None, failing)
+    executor.run(lambda: None, lambda result, error: delivered.set())
     gate.set()
     await asyncio.wait_for(delivered.wait(), 5)
     assert [type(fault["exception"]) for fault in faults] == [RuntimeError]
     loop.set_exception_handler(None)
-    await asyncio.to_thread(writers.stop, 5)
+    await asyncio.to_thread(executors.stop, 5)
 
 
 # ---- the policy --------------------------------------------------------------------------
@@ -1028,9 +1033,9 @@ MS = 1_000_000
 
 
 def test_auto_writes_inline_where_storage_is_local_and_not_synced() -> None:
-    assert WritePolicy("auto", local=True, fsync=False).inline(0)
-    assert not WritePolicy("auto", local=False, fsync=False).inline(0)
-    assert not WritePolicy("auto", local=True, fsync=True).inline(0)
+    assert WritePolicy("auto", local=True, fsync=False).decide(0)
+    assert not WritePolicy("auto", local=False, fsync=False).decide(0)
+    assert not WritePolicy("auto", local=True, fsync=True).decide(0)
 
 
 @pytest.mark.parametrize("slowest", [0, 4 * MS, 30 * MS, 1000 * MS])
@@ -1041,18 +1046,18 @@ def test_who_chooses_gets_what_he_chose(slowest: int) -> None:
         for policy in (inline, threads):
             for at in range(5):
                 policy.observe(slowest, at / 10)
-        assert inline.inline(1)
-        assert not threads.inline(1000)
+        assert inline.decide(1)
+        assert not threads.decide(1000)
 
 
 def test_one_very_slow_call_is_enough_until_it_was_quiet() -> None:
     policy = WritePolicy("auto", local=True, fsync=False)
     policy.observe(25 * MS, 100.0)
-    assert not policy.inline(100.0)
-    assert not policy.inline(129.9)
+    assert not policy.decide(100.0)
+    assert not policy.decide(129.9)
     policy.observe(25 * MS, 129.9)
-    assert not policy.inline(159.8)
-    assert policy.inline(160.0)
+    assert not policy.decide(159.8)
+    assert policy.decide(160.0)
 
 
 def test_three_slow_calls_within_a_second() -> None:
@@ -1060,8 +1065,8 @@ def test_three_slow_calls_within_a_second() -> None:
     for at in (0.0, 0.6, 1.2, 1.8):
         policy.observe(6 * MS, at)
         policy.observe(4 * MS, at)
-        assert policy.inline(at)
+        assert policy.decide(at)
     policy.observe(6 * MS, 1.9)
     policy.observe(6 * MS, 2.0)
-    assert not policy.inline(2.0)
-    assert policy.inline(32.1)
+    assert not policy.decide(2.0)
+    assert policy.decide(32.1)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import sys
 import time
-from pathlib import Path
 from typing import Final, NamedTuple
 
-from oxidicom._writer import filesystem_type
 from oxidicom.app.control_plane import FLUSH
 from oxidicom.buffers import BufferPool
 from oxidicom.certificates import Certificates, tls_files
@@ -21,7 +17,7 @@ from oxidicom.net.shared_port import Seats, SharedPort
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import Reports, SeriesJournal
 from oxidicom.settings import Settings
-from oxidicom.store.executors import LOCAL_FILE_SYSTEMS, WritePolicy, Writers
+from oxidicom.store.executors import make_executors
 from oxidicom.store.folders import SeriesFolders
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.storage import Storage
@@ -33,10 +29,6 @@ DRAIN_EXTRA: Final = FLUSH / 2
 """Seconds beyond the drain time-out for instances in flight."""
 WRITERS_STOP: Final = FLUSH / 5
 """Seconds for writer threads to end."""
-TURN: Final = 0.0005
-"""Seconds that one thread may keep the others from Python. A writer thread asks for it after every
-storage call, forty times for the first instance of a series: at the interpreter's 5 ms each that is
-a fifth of a second while another peer floods the loop (promise 6)."""
 LOOK: Final = 2.0
 """Seconds from one look at the certificate's files to the next."""
 
@@ -84,10 +76,10 @@ class DataPlane:
         self._certificates = Certificates(files) if files is not None else None
         self._watcher: asyncio.Task[None] | None = None
         self._reload = asyncio.Event()
-        self._writers = make_writers(settings, -(-settings.writer_threads // processes))
+        self._executors = make_executors(settings, -(-settings.writer_threads // processes))
         self.storage = Storage(
             settings.files_root,
-            writers=self._writers,
+            executors=self._executors,
             journal=journal,
             reports=reports,
             clock=time.monotonic,
@@ -170,27 +162,11 @@ class DataPlane:
             self._watcher.cancel()
         await self.listener.stop_accepting()
         await self.listener.drain(self._settings.drain_timeout, DRAIN_EXTRA)
-        await asyncio.to_thread(self._writers.stop, WRITERS_STOP)
+        await asyncio.to_thread(self._executors.stop, WRITERS_STOP)
         await asyncio.sleep(0)  # completions that the writers posted last
 
     def close(self) -> None:
         self.storage.close()
-
-
-def make_writers(settings: Settings, threads: int) -> Writers:
-    # The journal is written beside the first instance of each series.
-    local = all(map(_is_local, (settings.files_root, settings.state_dir)))
-    policy = WritePolicy(settings.write_mode, local=local, fsync=settings.fsync)
-    sys.setswitchinterval(TURN)
-    return Writers(asyncio.get_running_loop(), policy, threads, time.monotonic)
-
-
-def _is_local(folder: Path) -> bool:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return filesystem_type(fd) in LOCAL_FILE_SYSTEMS
-    finally:
-        os.close(fd)
 
 
 def on_bug(error: BaseException) -> None:

@@ -1,63 +1,50 @@
 """Two ways to run storage calls, behind one interface: inline, or on writer threads.
 
-Inline, on the loop's thread, reaches the speed of the machine but ties the loop to the storage;
-threads cost a quarter of a single sender's throughput and tie it to nothing (measured).
+`WritePolicy` decides which of them an instance uses.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
-WriteMode = Literal["auto", "inline", "threads"]
+from oxidicom._writer import filesystem_type
+from oxidicom.settings import Settings
+from oxidicom.store.write_policy import LOCAL_FILE_SYSTEMS, TOO_SLOW_CALL_NS, WritePolicy
 
-# statfs(2) f_type of file systems whose calls end in memory or on a local device.
-LOCAL_FILE_SYSTEMS: Final = frozenset(
-    {
-        0xEF53,  # ext2, ext3, ext4
-        0x58465342,  # XFS
-        0x9123683E,  # Btrfs
-        0x01021994,  # tmpfs
-        0x858458F6,  # ramfs
-        0x794C7630,  # overlayfs
-        0x2FC12FC1,  # ZFS
-        0xF2F52010,  # F2FS
-        0xCA451A4E,  # bcachefs
-        0x3153464A,  # JFS
-        0x52654973,  # ReiserFS
-    }
-)
+HANGING_CALL_S: Final = TOO_SLOW_CALL_NS / 1e9
+"""Seconds after which a storage call that has not returned yet counts as too slow."""
 
-SLOW_NS: Final = 5_000_000
-"""A storage call longer than this is slow; three within a second are too many."""
-TOO_SLOW_NS: Final = 20_000_000
-"""One call this long already delays every other association too much."""
-STUCK: Final = TOO_SLOW_NS / 1e9
-"""Seconds after which a call that has not returned is too slow already."""
-QUIET: Final = 30.0
-"""Seconds without a slow call after which `auto` writes inline again."""
+GIL_SWITCH_S: Final = 0.0005
+"""Seconds for which one thread may keep the others from running Python code. A writer thread takes
+the GIL again after each storage call, forty times for the first instance of a series: with the
+interpreter's default of 5 ms these waits add up to 0.2 s while another peer keeps the loop busy
+(promise 6)."""
 
 Done = Callable[[Any, BaseException | None], None]
 
 
 def ignore(result: object, error: BaseException | None) -> None:
-    """What becomes of it is nobody's concern."""
+    """Ignore how a job has ended."""
 
 
 class StorageExecutor(Protocol):
-    """Runs jobs one after the other, in the order of `run`."""
+    """Runs jobs one after the other, in the order of the calls of `run`."""
 
     def run(self, job: Callable[[], Any], done: Done) -> None:
-        """`done(result, None)` or `done(None, error)` follows on the loop's thread."""
+        """Run `job`, then call `done(result, None)` or `done(None, error)` on the loop's thread."""
 
 
 class InlineExecutor:
-    """At once, on the caller's thread."""
+    """Runs each job at once, on the caller's thread."""
 
     def run(self, job: Callable[[], Any], done: Done) -> None:
         try:
@@ -69,12 +56,12 @@ class InlineExecutor:
 
 
 class ThreadExecutor:
-    """One thread of its own; many completions share one wake-up of the loop."""
+    """Runs jobs on one thread of its own. Many completions share one wake-up of the loop."""
 
     def __init__(self, name: str, completions: Completions, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.busy_since: float | None = None
-        """When the job that runs now began."""
+        """Time at which the running job began; None between jobs."""
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Done] | None] = SimpleQueue()
         self._completions = completions
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -85,11 +72,11 @@ class ThreadExecutor:
         self._jobs.put((job, done))
 
     def end(self) -> None:
-        """Once the jobs are done."""
+        """Let the thread end after the jobs that it was given before."""
         self._jobs.put(None)
 
     def join(self, timeout: float) -> bool:
-        """Whether the thread has ended within `timeout` seconds."""
+        """Wait up to `timeout` seconds for the thread; return whether it has ended."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -104,33 +91,34 @@ class ThreadExecutor:
             else:
                 self._completions.put(done, result, None)
             self.busy_since = None
-            # Nothing of a finished job is kept alive while the thread waits for the next.
+            # A finished job must not keep its buffers alive while the thread waits for the next.
             del item, job, done
             result = None
 
 
 class Completions:
-    """Carries results from the writer threads to the loop."""
+    """Carries the results of jobs from the writer threads to the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._ready: deque[tuple[Done, Any, BaseException | None]] = deque()
         self._woken = False
         self.outstanding = 0
-        """Jobs begun and not delivered; of the loop's thread."""
+        """Jobs given to writer threads and not delivered yet; used on the loop's thread only."""
 
     def put(self, done: Done, result: Any, error: BaseException | None) -> None:
+        """Let the loop call `done(result, error)` soon; called on a writer thread."""
         self._ready.append((done, result, error))
         if not self._woken:
             self._woken = True
             try:
                 self._loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:
-                # The loop is closed: a second signal ended the process amid a write.
+                # The loop is closed: a second signal ended the process during a write.
                 self._ready.clear()
 
     def _deliver(self) -> None:
-        # Cleared first: a completion that comes while we deliver asks for another wake-up.
+        # Cleared first: a completion that arrives during the delivery needs another wake-up.
         self._woken = False
         while self._ready:
             done, result, error = self._ready.popleft()
@@ -138,48 +126,14 @@ class Completions:
             try:
                 done(result, error)
             except Exception as bug:
-                # One association's trouble: the others' completions are behind it.
+                # It concerns one association; completions of others are queued behind it.
                 self._loop.call_exception_handler(
                     {"message": "a storage completion failed", "exception": bug}
                 )
 
 
-class WritePolicy:
-    """Decides how each instance is written; sans-IO, times in seconds of one clock."""
-
-    def __init__(self, mode: WriteMode, *, local: bool, fsync: bool) -> None:
-        self._mode = mode
-        self._auto_inline = local and not fsync
-        self._slow_calls: deque[float] = deque(maxlen=3)
-        self._threads_until = float("-inf")
-        self.quick = mode == "inline" or (mode == "auto" and self._auto_inline)
-        """Inline, without a look at the clock. Comes back with a look at it."""
-
-    @property
-    def may_change(self) -> bool:
-        """Whether it is up to us who writes."""
-        return self._mode == "auto"
-
-    def inline(self, now: float) -> bool:
-        if self._mode != "auto":
-            return self._mode == "inline"
-        self.quick = self._auto_inline and now >= self._threads_until
-        return self.quick
-
-    def observe(self, slowest_ns: int, now: float) -> None:
-        """Of each instance: its longest stretch of storage calls."""
-        if slowest_ns < SLOW_NS:
-            return
-        self._slow_calls.append(now)
-        if slowest_ns >= TOO_SLOW_NS or (
-            len(self._slow_calls) == 3 and now - self._slow_calls[0] < 1.0
-        ):
-            self._threads_until = now + QUIET
-            self.quick = self._mode == "inline"
-
-
-class Writers:
-    """Hands out lanes: the inline one, or the writer threads in turn."""
+class StorageExecutors:
+    """The inline executor and the writer threads of a process, started as they are needed."""
 
     def __init__(
         self,
@@ -190,39 +144,41 @@ class Writers:
     ) -> None:
         self.policy = policy
         self.abandoned = False
-        """Threads were left behind amid a storage call that never returned."""
+        """Whether `stop` left threads behind in a storage call that had not returned."""
         self._clock = clock
         self._inline = InlineExecutor()
         self.completions = Completions(loop)
-        self._most = max(1, threads)
+        self._max_threads = max(1, threads)
         self._threads: list[ThreadExecutor] = []
         self._next = 0
 
-    def lane(self) -> StorageExecutor:
-        """For one instance, all of whose jobs run in it, in order."""
+    def choose(self) -> StorageExecutor:
+        """Return the executor for all jobs of one instance, as the policy decides."""
         now = self._clock()
-        if self.policy.inline(now) and not (
-            self.completions.outstanding and self.policy.may_change and self._stuck(now)
+        if self.policy.decide(now) and not (
+            self.completions.outstanding and self.policy.is_automatic and self._is_hanging(now)
         ):
             return self._inline
-        return self.thread_lane()
+        return self.next_thread()
 
-    def _stuck(self, now: float) -> bool:
-        """Whether a thread waits for the storage right now: the loop's would have to wait too."""
+    def _is_hanging(self, now: float) -> bool:
+        """Return whether a thread waits for the storage now: the loop would have to wait too."""
         return any(
-            (since := thread.busy_since) is not None and now - since > STUCK
+            (since := thread.busy_since) is not None and now - since > HANGING_CALL_S
             for thread in self._threads
         )
 
-    def thread_lane(self) -> StorageExecutor:
-        if len(self._threads) < self._most:
+    def next_thread(self) -> StorageExecutor:
+        """Return a writer thread, each in turn."""
+        if len(self._threads) < self._max_threads:
             name = f"writer-{len(self._threads)}"
             self._threads.append(ThreadExecutor(name, self.completions, self._clock))
         self._next = (self._next + 1) % len(self._threads)
         return self._threads[self._next]
 
-    def is_inline(self, lane: StorageExecutor) -> bool:
-        return lane is self._inline
+    def is_inline(self, executor: StorageExecutor) -> bool:
+        """Return whether `executor` is the inline one."""
+        return executor is self._inline
 
     def stop(self, timeout: float) -> None:
         """End the threads once their jobs are done; leave them behind after `timeout` seconds."""
@@ -233,3 +189,23 @@ class Writers:
             if not thread.join(max(0.0, deadline - time.monotonic())):
                 self.abandoned = True
         self._threads.clear()
+
+
+def make_executors(settings: Settings, threads: int) -> StorageExecutors:
+    """Return the executors of a process with up to `threads` writer threads, on the running loop.
+
+    Raises OSError where the files root or the state folder cannot be opened.
+    """
+    # The journal entry of a series is written with its first instance, by the same executor.
+    local = all(map(_is_local, (settings.files_root, settings.state_dir)))
+    policy = WritePolicy(settings.write_mode, local=local, fsync=settings.fsync)
+    sys.setswitchinterval(GIL_SWITCH_S)
+    return StorageExecutors(asyncio.get_running_loop(), policy, threads, time.monotonic)
+
+
+def _is_local(folder: Path) -> bool:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return filesystem_type(fd) in LOCAL_FILE_SYSTEMS
+    finally:
+        os.close(fd)

@@ -14,7 +14,7 @@ from oxidicom._writer import Gather, PartFile
 from oxidicom.constants import DimseStatus
 from oxidicom.errors import InstanceError
 from oxidicom.ports import Reports, SeriesJournal
-from oxidicom.store.executors import Writers
+from oxidicom.store.executors import StorageExecutors
 from oxidicom.store.folders import (
     SeriesFolder,
     SeriesFolders,
@@ -41,7 +41,7 @@ class FilesRoot:
         self,
         files_root: Path,
         *,
-        writers: Writers,
+        executors: StorageExecutors,
         journal: SeriesJournal,
         reports: Reports,
         clock: Callable[[], float],
@@ -57,7 +57,7 @@ class FilesRoot:
             os.close(self.root_fd)
             raise
         self.folders = SeriesFolders()
-        self.writers = writers
+        self.executors = executors
         self.journal = journal
         self.reports = reports
         self.clock = clock
@@ -67,7 +67,7 @@ class FilesRoot:
         self.on_bug = on_bug
 
     def close(self) -> None:
-        if self.writers.abandoned:
+        if self.executors.abandoned:
             # A thread that comes back from hung storage must not meet other files under these
             # numbers. The process is about to end.
             return

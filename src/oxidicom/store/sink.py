@@ -20,7 +20,7 @@ from oxidicom.ports import (
     StoreOutcome,
     StoreRequest,
 )
-from oxidicom.store.executors import SLOW_NS, ignore
+from oxidicom.store.executors import ignore
 from oxidicom.store.files import FilesRoot
 from oxidicom.store.folders import SeriesFolder
 from oxidicom.store.identity import InstanceNames, read_names, series_uid_of
@@ -28,6 +28,7 @@ from oxidicom.store.part10 import file_header
 from oxidicom.store.paths import pacs_name_of
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.readers import Reader, reader_for
+from oxidicom.store.write_policy import SLOW_CALL_NS
 
 Begun = tuple[Walker, PartFile, Gather, int]
 """What has come of an instance: read, written, gathered, and the bytes in all."""
@@ -62,7 +63,7 @@ def _nothing() -> None:
 class StorageSink:
     """One instance in reception (ports.InstanceSink).
 
-    Methods named `_…_job` run in a lane, perhaps on a writer thread, one after the other; all
+    Methods named `_…_job` run in an executor, perhaps on a writer thread, one after the other; all
     others on the loop's thread.
     """
 
@@ -73,10 +74,10 @@ class StorageSink:
         "_checked",
         "_dropped",
         "_error",
+        "_executor",
         "_finished",
         "_gather",
         "_inline",
-        "_lane",
         "_owner",
         "_part",
         "_reader",
@@ -97,8 +98,8 @@ class StorageSink:
         self._association = association
         self._request = request
         self._owner = owner
-        self._lane = storage.writers.lane()
-        self._inline = storage.writers.is_inline(self._lane)
+        self._executor = storage.executors.choose()
+        self._inline = storage.executors.is_inline(self._executor)
         self._reader: Reader
         self._reader, self._part, self._gather, self._size = begun or self._begin()
         self._error: InstanceError | None = None
@@ -142,9 +143,9 @@ class StorageSink:
         gather, self._gather = self._gather, Gather()
         if gather.size <= SMALL:
             gather.detach()
-            self._lane.run(partial(self._write_job, gather), self._written)
+            self._executor.run(partial(self._write_job, gather), self._written)
             return True
-        self._lane.run(partial(self._write_job, gather), partial(self._written_from, buffer))
+        self._executor.run(partial(self._write_job, gather), partial(self._written_from, buffer))
         return False
 
     def _write_inline(self, gather: Gather) -> None:
@@ -156,10 +157,10 @@ class StorageSink:
 
     def _look_again(self) -> None:
         """Once storage is slow, in whosever hands, the rest goes where the next instance goes."""
-        writers = self._storage.writers
-        if self._inline and not writers.policy.quick:
-            self._lane = writers.lane()
-            self._inline = writers.is_inline(self._lane)
+        executors = self._storage.executors
+        if self._inline and not executors.policy.writes_inline:
+            self._executor = executors.choose()
+            self._inline = executors.is_inline(self._executor)
 
     def _write_job(self, gather: Gather) -> None:
         self._begin_job()
@@ -187,9 +188,9 @@ class StorageSink:
     def _observe(self) -> None:
         """Tell the policy, once, if storage calls were slow."""
         slowest_ns = self._part.slowest_ns
-        if slowest_ns >= SLOW_NS:
+        if slowest_ns >= SLOW_CALL_NS:
             self._part.slowest_ns = 0
-            self._storage.writers.policy.observe(slowest_ns, self._storage.clock())
+            self._storage.executors.policy.observe(slowest_ns, self._storage.clock())
 
     # ---- the end -------------------------------------------------------------------------
 
@@ -240,7 +241,7 @@ class StorageSink:
             except Exception as error:
                 self._placed(folder, names, None, error)
                 return True
-            if not folder.listed and storage.writers.policy.may_change:
+            if not folder.listed and storage.executors.policy.is_automatic:
                 # Nobody knows how much an earlier reception left there.
                 self._leave_loop()
         if self._inline or self._gather.size <= SMALL:
@@ -249,15 +250,15 @@ class StorageSink:
             self._place(folder, names)
             return True
         self._place(folder, names)
-        # Behind it in the same lane, so that it has done with the buffer.
-        self._lane.run(_nothing, lambda result, error: self._owner.buffer_released(buffer))
+        # Behind it in the same executor, so that it has done with the buffer.
+        self._executor.run(_nothing, lambda result, error: self._owner.buffer_released(buffer))
         return False
 
     def _leave_loop(self) -> None:
         """What remains may take long: a writer thread does it, and needs no receive buffer."""
         if self._inline:
             self._gather.detach()
-            self._lane = self._storage.writers.thread_lane()
+            self._executor = self._storage.executors.next_thread()
             self._inline = False
 
     def _place(self, folder: SeriesFolder, names: InstanceNames) -> None:
@@ -270,7 +271,7 @@ class StorageSink:
                 self._placed(folder, names, None, None)
             return
         folder.placing[names.sop_instance_uid] = deque()
-        self._lane.run(
+        self._executor.run(
             partial(self._place_job, folder, names), partial(self._placed, folder, names)
         )
 
@@ -343,7 +344,7 @@ class StorageSink:
         self._dropped = True
         self._gather.clear()
         self._look_again()
-        self._lane.run(self._part.discard, ignore)
+        self._executor.run(self._part.discard, ignore)
 
     def _quarantine_for(self, error: InstanceError) -> Quarantine | None:
         # Only of whole instances: one that a write broke has a hole.
@@ -379,7 +380,7 @@ class StorageSink:
             self._leave_loop()
         else:
             self._gather.detach()
-        self._lane.run(
+        self._executor.run(
             partial(self._quarantine_job, quarantine),
             lambda result, failure: self._owner.instance_done(outcome),
         )

@@ -35,7 +35,7 @@ class Storage(FilesRoot):
         for key in self.folders.association_ended(association_id):
             # Nobody registers it, and nobody else would remove what the journal may have of it.
             forget = partial(self.journal.remove, key, (association_id,))
-            self.writers.lane().run(forget, ignore)
+            self.executors.choose().run(forget, ignore)
 
     # ---- the fast path ----------------------------------------------------------------
 
@@ -56,7 +56,7 @@ class Storage(FilesRoot):
     def discard(self, part: PartFile) -> None:
         """On the loop's thread only while storage is quick: of many associations at once, perhaps,
         whose peer has given up because it is slow."""
-        self.writers.lane().run(part.discard, ignore)
+        self.executors.choose().run(part.discard, ignore)
 
     def destination(self, walker: Walker, association: AssociationContext) -> Destination | None:
         """Where the instance goes that was read, if the association has stored one of its series
