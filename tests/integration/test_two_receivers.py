@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.series.leases import PATIENCE
+from oxidicom.series.leases import LEASE_LIFETIME_S
 from tests.support.data import Instance
 from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import Receiver
@@ -139,7 +139,7 @@ def test_one_of_another_host_is_waited_for(tmp_path: Path) -> None:
         entry.write_text(entry.read_text().replace(roll.name, elsewhere.name))
         receiver.start()
         assert receiver.log("open series recovered from the journal") == []
-        long_ago = elsewhere.stat().st_mtime - 2 * PATIENCE
+        long_ago = elsewhere.stat().st_mtime - 2 * LEASE_LIFETIME_S
         os.utime(elsewhere, (long_ago, long_ago))
         receiver.wait_for_log("series taken over from a dead receiver", 20)
         assert receiver.wait_for_registration(instance.series)["ndicom"] == 1

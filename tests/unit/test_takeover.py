@@ -13,7 +13,7 @@ from oxidicom.app import takeover
 from oxidicom.app.takeover import Recovered, Takeover
 from oxidicom.ports import SeriesInfo
 from oxidicom.series.journal import Journal
-from oxidicom.series.leases import PATIENCE, ReceiverLeases
+from oxidicom.series.leases import LEASE_LIFETIME_S, ReceiverLeases
 
 SERIES = SeriesInfo(
     calling_ae_title="PACS",
@@ -31,7 +31,7 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.roll = ReceiverLeases(folder / "receivers")
-        self.roll.sign_on()
+        self.roll.acquire()
         self.dead = "other" + self.roll.name
         self.journal = Journal(folder / "journal", False, self.roll.name)
         self.folder = folder
@@ -44,7 +44,7 @@ class Place:
     def leave(self, series: SeriesInfo | None) -> None:
         file = self.folder / "receivers" / self.dead
         file.touch()
-        long_ago = file.stat().st_mtime - 2 * PATIENCE
+        long_ago = file.stat().st_mtime - 2 * LEASE_LIFETIME_S
         os.utime(file, (long_ago, long_ago))
         if series is not None:
             Journal(self.folder / "journal", False, self.dead).enter("01A", series)
@@ -58,7 +58,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(takeover, "BEAT", 0.01)
+    monkeypatch.setattr(takeover, "LEASE_RENEWAL_S", 0.01)
     place = Place(tmp_path)
     yield place
     os.close(place.root_fd)
@@ -95,7 +95,7 @@ def test_after_storage_that_hung_others_have_their_turn_first(place: Place) -> N
     """Their files are as old as ours was."""
     place.leave(SERIES)
     ours, own = place.recovery(), place.folder / "receivers" / place.roll.name
-    long_ago = own.stat().st_mtime - 2 * PATIENCE
+    long_ago = own.stat().st_mtime - 2 * LEASE_LIFETIME_S
     os.utime(own, (long_ago, long_ago))
     ours._claim_of_others()
     assert place.names() == {place.roll.name, place.dead}

@@ -103,7 +103,7 @@ class ControlHost:
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root_fd = os.open(settings.files_root, os.O_RDONLY | os.O_DIRECTORY)
         self._roll = ReceiverLeases(settings.state_dir / "receivers")
-        self._roll.sign_on()
+        self._roll.acquire()
         self.journal = journal_of(settings, self.name)
         self._outbox = Outbox(settings.state_dir / "outbox", sync=settings.fsync)
         self._recovery = Takeover(self.journal, self._roll, self._root_fd)
@@ -289,7 +289,7 @@ class ControlHost:
         all_told = await self._plane.finish(within)
         if all_told and self._recovery.found_all:
             with suppress(OSError):
-                await asyncio.to_thread(self._roll.sign_off)
+                await asyncio.to_thread(self._roll.release)
         if self.admin is not None:
             await self.admin.stop()
 

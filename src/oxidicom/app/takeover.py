@@ -12,7 +12,7 @@ from oxidicom.logevents import event
 from oxidicom.ports import SeriesInfo
 from oxidicom.series.journal import Faults, Journal
 from oxidicom.series.journal_recovery import recover
-from oxidicom.series.leases import BEAT, ReceiverLeases
+from oxidicom.series.leases import LEASE_RENEWAL_S, ReceiverLeases
 from oxidicom.store.folders import list_instances
 
 logger = logging.getLogger("oxidicom")
@@ -55,13 +55,13 @@ class Takeover:
         """Whatever no living receiver has; raises OSError."""
         # First: of several that start at once, each takes what it has claimed, and what nobody can.
         ours = set(self._roll.take_over_dead())
-        holders = self._roll.holders()
+        holders = self._roll.successors()
         lives: dict[str, bool] = {}
 
         def is_nobodys(writer: str) -> bool:
             owner = owner_of(writer)
             if owner not in lives:
-                lives[owner] = owner not in ours and self._roll.lives(holders.get(owner, owner))
+                lives[owner] = owner not in ours and self._roll.is_alive(holders.get(owner, owner))
             return not lives[owner]
 
         recovered, self._unreadable = self._recover(is_nobodys)
@@ -135,7 +135,7 @@ class Takeover:
     async def _watch_others(self) -> None:
         well = True
         while True:
-            await asyncio.sleep(BEAT)
+            await asyncio.sleep(LEASE_RENEWAL_S)
             try:
                 await asyncio.to_thread(self._claim_of_others)
                 while self._owed:
@@ -168,7 +168,7 @@ class Takeover:
             )
 
     def _claim_of_others(self) -> None:
-        if self._roll.beat():
+        if self._roll.renew():
             self._owed += self._roll.take_over_dead()
 
     def _recover(

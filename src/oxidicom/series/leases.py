@@ -1,9 +1,10 @@
-"""Which receivers use a state folder, so that none takes the open series of another that lives.
+"""Leases show which receivers that share a state folder are alive, so that no receiver takes over
+the open series of another one that is running.
 
-Each has a file there and touches it now and then; there are no locks, which network file systems
-keep badly, and all times are of the one clock of that file system. The file of one that died is
-renamed to `dead@heir` by whoever takes over what it left: if the heir dies before all is
-registered, so does whoever comes next.
+A lease is a file that its receiver touches at intervals. There are no locks, which network file
+systems implement unreliably, and all times are those of one clock, the file system's. The
+successor of a dead receiver renames the lease to `dead@successor`; if the successor dies before all
+series are registered, the next receiver that finds the lease becomes the successor.
 """
 
 from __future__ import annotations
@@ -17,99 +18,120 @@ from typing import Final
 from oxidicom import filesystem
 from oxidicom.process_signature import is_left_behind, is_signed, sign
 
-BEAT: Final = 10.0
-"""Seconds from one touch to the next."""
+LEASE_RENEWAL_S: Final = 10.0
+"""Seconds from one renewal of a lease to the next."""
 
-PATIENCE: Final = 60.0
-"""Seconds without one after which a receiver of another host is dead."""
+LEASE_LIFETIME_S: Final = 60.0
+"""Seconds without a renewal after which a receiver of another host counts as dead."""
 
-_HEIR: Final = "@"
+_SUCCESSOR_MARK: Final = "@"
 
-_PLACE: Final = re.compile(r"^(?P<host>[^-]*)-.*-ns(?P<space>\d+)$")
+_HOST: Final = re.compile(r"^(?P<host>[^-]*)-.*-ns(?P<namespace>\d+)$")
 
 
 class ReceiverLeases:
-    """A folder, made if it is not there. Methods block and raise OSError."""
+    """The folder of all leases, as one receiver uses it. Methods block and raise OSError.
+
+    `acquire` makes the folder where it is missing.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
-        self.name = f"{sign()}-ns{space}"
-        """Ours, and nobody else's. A number of a process tells nothing in another namespace."""
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        self.name = f"{sign()}-ns{namespace}"
+        """Name of this receiver and of its lease, unique among all receivers. It includes the PID
+        namespace, because a process number means nothing in another one."""
         self._path = folder / self.name
-        self._judges = False
-        """Whether others have had time to touch their files since we can tell: not at the start,
-        for storage may have hung for all until a moment ago."""
+        self._can_judge = False
+        """Whether receivers of other hosts have had time to renew. Not at the start, because the
+        storage may have hung for all of them until then, nor after a late renewal."""
 
-    def sign_on(self) -> None:
+    def acquire(self) -> None:
+        """Create the lease of this receiver."""
         filesystem.create_folder(self._folder, sync=False)
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
-    def beat(self) -> bool:
-        """Whether the one before was not long ago. If it was, storage has hung, or this machine;
-        others may not have had their turn since, and are not to be judged now."""
-        self._judges = False
+    def renew(self) -> bool:
+        """Renew the lease; return whether the renewal before was recent.
+
+        If it was not, the storage or this machine has hung. The others may not have been able to
+        renew since, so none of them is taken for dead until the next renewal.
+        """
+        self._can_judge = False
         try:
             before = os.stat(self._path).st_mtime
             os.utime(self._path)
-        except FileNotFoundError:  # somebody cleaned up, or thought that we were dead
-            self.sign_on()
+        except FileNotFoundError:  # an operator removed it, or a receiver took this one for dead
+            self.acquire()
             return False
-        self._judges = os.stat(self._path).st_mtime - before < PATIENCE / 2
-        return self._judges
+        self._can_judge = os.stat(self._path).st_mtime - before < LEASE_LIFETIME_S / 2
+        return self._can_judge
 
-    def sign_off(self) -> None:
-        """All that we had, and took over, is registered."""
+    def release(self) -> None:
+        """Remove the lease, and those taken over: all series of them are registered."""
         for name in filesystem.names(self._folder):
             if _holder(name) == self.name:
                 filesystem.remove_if_there(self._folder / name)
 
-    def lives(self, name: str) -> bool:
-        """As of our latest beat. What is no name of a receiver does not live."""
+    def is_alive(self, name: str) -> bool:
+        """Return whether the receiver `name` was alive at the latest renewal of this one.
+
+        False for what is not the name of a receiver.
+        """
         if name == self.name:
             return True
         if not is_signed(name):
             return False
-        if _place(name) == _place(self.name):
+        if _host(name) == _host(self.name):
             return not is_left_behind(name)
         try:
             latest = os.stat(self._folder / name).st_mtime
         except FileNotFoundError:
             return False
-        return not self._judges or latest > os.stat(self._path).st_mtime - PATIENCE
+        return not self._can_judge or latest > os.stat(self._path).st_mtime - LEASE_LIFETIME_S
 
-    def holders(self) -> dict[str, str]:
-        """By the name of one that died, who has taken over what it left."""
-        pairs = (name.split(_HEIR, 1) for name in filesystem.names(self._folder) if _HEIR in name)
+    def successors(self) -> dict[str, str]:
+        """Return the name of the successor of each dead receiver that has one."""
+        pairs = (
+            name.split(_SUCCESSOR_MARK, 1)
+            for name in filesystem.names(self._folder)
+            if _SUCCESSOR_MARK in name
+        )
         return dict(pairs)
 
     def take_over_dead(self) -> list[str]:
-        """Names of receivers that have died without signing off, or whose heir has: what they left
-        is ours. Of several who find one dead, one gets it."""
-        found = [name for name in filesystem.names(self._folder) if not self.lives(_holder(name))]
-        claimed = [_owner(name) for name in found if self._claim(name)]
-        # One that only seemed dead, to an heir that died since, has its own.
-        return [name for name in claimed if not self.lives(name)]
+        """Become the successor of receivers that died without releasing their leases, or whose
+        successor did; return their names.
+
+        Where several receivers try, each dead one gets one successor.
+        """
+        dead = [name for name in filesystem.names(self._folder) if not self.is_alive(_holder(name))]
+        claimed = [_original_holder(name) for name in dead if self._claim(name)]
+        # A receiver that was taken for dead by a successor that has died keeps its own series.
+        return [name for name in claimed if not self.is_alive(name)]
 
     def forget(self, name: str) -> None:
-        """One whose place we took, and who has left nothing."""
-        filesystem.remove_if_there(self._folder / f"{name}{_HEIR}{self.name}")
+        """Remove the lease of a dead receiver that has left nothing, taken over by this one."""
+        filesystem.remove_if_there(self._folder / f"{name}{_SUCCESSOR_MARK}{self.name}")
 
     def _claim(self, name: str) -> bool:
+        claimed = f"{_original_holder(name)}{_SUCCESSOR_MARK}{self.name}"
         with suppress(FileNotFoundError):
-            os.rename(self._folder / name, self._folder / f"{_owner(name)}{_HEIR}{self.name}")
+            os.rename(self._folder / name, self._folder / claimed)
             return True
         return False
 
 
-def _owner(name: str) -> str:
-    return name.partition(_HEIR)[0]
+def _original_holder(name: str) -> str:
+    return name.partition(_SUCCESSOR_MARK)[0]
 
 
 def _holder(name: str) -> str:
-    return name.rpartition(_HEIR)[2]
+    """Return the receiver that must be alive: the successor where there is one."""
+    return name.rpartition(_SUCCESSOR_MARK)[2]
 
 
-def _place(name: str) -> tuple[str, str] | None:
-    match = _PLACE.match(name)
-    return match and (match["host"], match["space"])
+def _host(name: str) -> tuple[str, str] | None:
+    """Return host name and PID namespace: where both are equal, process numbers can be compared."""
+    match = _HOST.match(name)
+    return match and (match["host"], match["namespace"])
