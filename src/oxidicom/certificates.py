@@ -94,6 +94,7 @@ def server_context(files: Files) -> ssl.SSLContext:
                 f"OXIDICOM_TLS_CLIENT_CA={files.client_ca}: there is no certificate in it;"
                 " expected those of the authorities that sign your peers', as PEM"
             ) from error
+        _accept_old_authorities(context)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -252,9 +253,19 @@ def expired_authorities(client_ca: Path) -> list[str]:
 
 
 def client_context(ca: Path | None = None) -> ssl.SSLContext:
-    """Verify the broker's certificate and name, with the certificates of `ca` (PEM) instead of the
-    system's trust store where one is given; SSL_CERT_FILE is OpenSSL's own and honoured by it.
+    """Return a context that verifies a server's certificate and host name.
 
-    Raises OSError (ssl.SSLError included) if `ca` cannot be read.
+    With `ca` (PEM), only the authorities in that file are trusted, and OpenSSL's strict checks of
+    RFC 5280 are off: hospitals' own authorities often lack the extensions that it requires. Without
+    `ca`, the system's trust store counts and the checks are as Python sets them (strict from Python
+    3.13 on); OpenSSL reads SSL_CERT_FILE. Raises OSError (ssl.SSLError included) if `ca` cannot be
+    read.
     """
-    return ssl.create_default_context(cafile=ca)
+    context = ssl.create_default_context(cafile=ca)
+    if ca is not None:
+        _accept_old_authorities(context)
+    return context
+
+
+def _accept_old_authorities(context: ssl.SSLContext) -> None:
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 from typing import Any, Final
 
 from oxidicom.errors import OxidicomError
@@ -67,12 +68,29 @@ def _system_text(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return str(error.strerror or "")
     if type(error).__module__ == "ssl":  # its numbers are OpenSSL's, not the system's
-        texts = (getattr(error, name, None) for name in ("reason", "verify_message"))
+        refusal = isinstance(error, ssl.SSLCertVerificationError) and verification_text(error)
+        texts = (getattr(error, "reason", None), refusal)
         return ", ".join(str(text) for text in texts if text)
     number = error.errno
     if number is None or number not in errno.errorcode:
         return ""
     return f"{errno.errorcode[number]} {os.strerror(number)}"
+
+
+_STRICT_REFUSALS: Final = {
+    85: "the certificate lacks the authority key identifier extension",
+    86: "the authority's certificate lacks the subject key identifier extension",
+    89: "the authority's certificate does not mark its basic constraints extension critical",
+    92: "the authority's certificate lacks the key usage extension",
+}
+"""OpenSSL's codes (x509_vfy.h) for what its strict checks require of extensions (RFC 5280)."""
+
+
+def verification_text(error: ssl.SSLCertVerificationError) -> str:
+    """Return why a certificate was not trusted; the text names an extension that is missing."""
+    # An error that OpenSSL did not raise has neither attribute.
+    text = _STRICT_REFUSALS.get(getattr(error, "verify_code", 0))
+    return text if text is not None else str(getattr(error, "verify_message", ""))
 
 
 _CLIENTS: Final = frozenset(("aio_pika", "aiormq", "nats", "pamqp", "redis"))
@@ -83,6 +101,8 @@ def reason_of(error: BaseException) -> str:
     """The error's type, and its text where that is known to hold no patient data: of the clients'
     own errors, and of the system's, which here concern lines and the outbox' files."""
     kind = type(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{kind.__name__}: {verification_text(error)}"
     if not isinstance(error, OSError) and kind.__module__.partition(".")[0] not in _CLIENTS:
         return describe(error)
     text = str(error)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import ssl
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,13 +17,15 @@ from oxidicom.certificates import (
     CIPHERS,
     Certificates,
     Files,
+    client_context,
     expired_authorities,
     server_context,
     validity,
 )
-from oxidicom.cli.probes import Finding, Verdict
+from oxidicom.cli.probes import Finding, Server, Verdict, connection_trouble
 from oxidicom.cli.probes.tls import probe_tls
 from oxidicom.errors import OperatorError
+from oxidicom.logevents import describe, reason_of
 from oxidicom.settings import Settings
 from tests.support.authority import Authority, Pair, found_authority
 
@@ -75,6 +79,88 @@ def test_what_it_allows(good: Pair) -> None:
 
 def test_with_an_authority_a_certificate_is_required(ours: Authority, good: Pair) -> None:
     assert server_context(files(good, ours.ca)).verify_mode == ssl.CERT_REQUIRED
+
+
+# ---- authorities without the extensions that strict checks require ----------------------------
+
+
+@pytest.fixture
+def strict_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.13 and later set VERIFY_X509_STRICT in `ssl.create_default_context`."""
+    create = ssl.create_default_context
+
+    def strict(*args: Any, **kwargs: Any) -> ssl.SSLContext:
+        context = create(*args, **kwargs)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+
+
+@pytest.mark.usefixtures("strict_by_default")
+def test_strict_checks_are_off_for_a_broker_authority_that_the_operator_names(
+    ours: Authority,
+) -> None:
+    assert not client_context(ours.ca).verify_flags & ssl.VERIFY_X509_STRICT
+
+
+@pytest.mark.usefixtures("strict_by_default")
+def test_strict_checks_stay_as_python_sets_them_for_the_trust_store_of_the_system() -> None:
+    assert client_context().verify_flags & ssl.VERIFY_X509_STRICT
+
+
+def test_the_trust_store_of_the_system_is_checked_as_python_does() -> None:
+    default = ssl.create_default_context().verify_flags
+    assert client_context().verify_flags == default
+
+
+def test_strict_checks_are_off_for_the_authorities_of_peers(
+    monkeypatch: pytest.MonkeyPatch, ours: Authority, good: Pair
+) -> None:
+    load = ssl.SSLContext.load_verify_locations
+
+    def load_and_turn_on_strict_checks(context: ssl.SSLContext, ca: Path) -> None:
+        load(context, ca)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", load_and_turn_on_strict_checks)
+    assert not server_context(files(good, ours.ca)).verify_flags & ssl.VERIFY_X509_STRICT
+
+
+@pytest.mark.usefixtures("strict_by_default")
+def test_an_authority_without_a_key_usage_extension_is_trusted(ours: Authority, good: Pair) -> None:
+    assert handshake_error(client_context(ours.ca), server_context(files(good))) is None
+
+
+def test_a_strict_refusal_names_the_missing_extension(ours: Authority, good: Pair) -> None:
+    client = client_context(ours.ca)
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    error = handshake_error(client, server_context(files(good)))
+    missing = "the authority's certificate lacks the key usage extension"
+    assert error is not None
+    assert reason_of(error) == f"SSLCertVerificationError: {missing}"
+    assert describe(error) == f"SSLCertVerificationError: CERTIFICATE_VERIFY_FAILED, {missing}"
+    server = Server("broker:5671", "AMQP 0-9-1", "OXIDICOM_CELERY_BROKER")
+    assert f"is not trusted ({missing})" in connection_trouble(error, server)
+
+
+def handshake_error(
+    client: ssl.SSLContext, server: ssl.SSLContext
+) -> ssl.SSLCertVerificationError | None:
+    """Run a handshake in memory; return why the client does not trust the server."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    near = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    far = server.wrap_bio(to_server, to_client, server_side=True)
+    while True:
+        try:
+            near.do_handshake()
+        except ssl.SSLWantReadError:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                far.do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            return error
+        else:
+            return None
 
 
 # ---- what can be wrong -----------------------------------------------------------------------

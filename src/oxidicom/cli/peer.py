@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from oxidicom.certificates import client_context
 from oxidicom.cli.arguments import FILE, ae_title, number, seconds
 from oxidicom.cli.console import BadArguments
 from oxidicom.scu.association import Peer
@@ -61,7 +62,7 @@ def _tls_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     if not (arguments.tls or arguments.ca or arguments.cert):
         return None
     try:
-        context = ssl.create_default_context(cafile=arguments.ca)
+        context = client_context(arguments.ca)
     except OSError as error:
         raise BadArguments(f"--ca {arguments.ca}: {_words(error)}") from error
     if arguments.cert:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, Protocol, cast
 
-from oxidicom.logevents import describe, event
+from oxidicom.logevents import describe, event, verification_text
 
 logger = logging.getLogger("oxidicom.tls")
 
@@ -212,7 +212,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._lower.close()
             return
         if isinstance(error, ssl.SSLCertVerificationError):
-            reason = error.verify_message
+            reason = verification_text(error)
             event(
                 logger, logging.WARNING, "peer certificate refused", peer=self._peer, reason=reason
             )

@@ -8,6 +8,7 @@ import ssl
 from enum import Enum
 
 from oxidicom.errors import OxidicomError
+from oxidicom.logevents import verification_text
 
 
 class Fault(Enum):
@@ -59,7 +60,7 @@ def connection_trouble(error: OSError | UnicodeError, where: str, timeout: float
         case socket.gaierror() | UnicodeError():  # the latter: it cannot be one (RFC 3490)
             return SendError(Fault.NAME, f"the name in {where} does not resolve")
         case ssl.SSLCertVerificationError():
-            text = f"the certificate of {where} is not trusted: {error.verify_message}"
+            text = f"the certificate of {where} is not trusted: {verification_text(error)}"
             return SendError(Fault.TLS, text)
         case ssl.SSLError():
             reason = (error.reason or "no TLS there").lower().replace("_", " ")

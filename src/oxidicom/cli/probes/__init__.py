@@ -9,6 +9,8 @@ import ssl
 from enum import Enum
 from typing import Final, NamedTuple
 
+from oxidicom import certificates
+from oxidicom.logevents import verification_text
 from oxidicom.settings import Settings
 
 LIMIT: Final = 5.0
@@ -41,7 +43,7 @@ class NoCertificates(Exception):
 def client_context(settings: Settings) -> ssl.SSLContext:
     """SSL_CERT_FILE is honoured where OXIDICOM_BROKER_CA is not set; raises NoCertificates."""
     try:
-        return ssl.create_default_context(cafile=settings.broker_ca)
+        return certificates.client_context(settings.broker_ca)
     except OSError as error:
         words = "it holds none" if isinstance(error, ssl.SSLError) else error.strerror
         raise NoCertificates(
@@ -72,7 +74,7 @@ def connection_trouble(error: BaseException, server: Server) -> str:
                 return f"the name in {where} does not resolve: correct {variable} or your DNS"
             case ssl.SSLCertVerificationError():
                 return (
-                    f"the certificate of {where} is not trusted ({cause.verify_message}): set"
+                    f"the certificate of {where} is not trusted ({verification_text(cause)}): set"
                     " OXIDICOM_BROKER_CA or SSL_CERT_FILE to the certificates of its authority,"
                     f" or correct the host in {variable}"
                 )
