@@ -16,6 +16,7 @@ LONGEST_FILE = 450
 BASE = {
     *(
         "__init__",
+        "association_tally",
         "backoff",
         "buffers",
         "certificates",
@@ -25,7 +26,7 @@ BASE = {
         "errors",
     ),
     *("logevents", "ports"),
-    *("redis_connection", "settings", "process_signature", "uids", "ulid"),
+    *("redis_connection", "settings", "process_signature", "thread_names", "uids", "ulid"),
 }
 """Modules and packages below which there is nothing of ours."""
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
 from oxidicom.backoff import Backoff
+from oxidicom.thread_names import pool_thread_namer
 
 FIRST_RETRY_S: Final = 0.1
 GREATEST_RETRY_S: Final = 5.0
@@ -32,7 +33,9 @@ class DiskExecutor:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._threads = ThreadPoolExecutor(
+            threads, thread_name_prefix=name, initializer=pool_thread_namer(name)
+        )
         self._sleep = sleep
 
     async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -311,7 +311,7 @@ def test_the_thread_runs_a_loop_of_its_own_until_it_is_stopped() -> None:
     async def name() -> str:
         return threading.current_thread().name
 
-    assert asyncio.run_coroutine_threadsafe(name(), thread.loop).result(5) == "control"
+    assert asyncio.run_coroutine_threadsafe(name(), thread.loop).result(5) == "ox-control"
     thread.stop(5)
     assert thread.loop.is_closed()
 

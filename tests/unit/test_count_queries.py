@@ -252,7 +252,7 @@ async def test_the_end_waits_for_nobody(bench: Bench) -> None:
     assert await bench.answers(1, THREADS) == [None, None]
     bench.inquiries.stored(series(99), "A")
     assert await bench.answers(99) == [None]
-    workers = [each for each in threading.enumerate() if each.name.startswith("C-FIND")]
+    workers = [each for each in threading.enumerate() if each.name.startswith("ox-c-find")]
     assert workers
     assert all(each.daemon for each in workers)
     bench.pacs.free.set()

@@ -14,6 +14,7 @@ from oxidicom.admin.liveness import Liveness
 from oxidicom.admin.model import Check, OutboxStatus, State
 from oxidicom.logevents import describe
 from oxidicom.process_signature import sign
+from oxidicom.thread_names import pool_thread_namer
 
 INTERVAL: Final = 5.0
 """Seconds from one question to the next, more where answers take long."""
@@ -95,7 +96,7 @@ class StorageProbe:
         self._folders = folders
         self._root = root
         self._look = look
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="storage probe")
+        self._thread = ThreadPoolExecutor(1, initializer=pool_thread_namer("ox-storage-probe"))
         # The names by which the folders' users know what the dead have left.
         self._names = (f"{sign()}-probe.part", f".{sign()}-probe.tmp")
 

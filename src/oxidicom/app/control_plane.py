@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from oxidicom.app.registrar import Registrar
+from oxidicom.association_tally import AssociationTally
 from oxidicom.errors import Bug
 from oxidicom.logevents import event, trace_fields
 from oxidicom.notify.lonk_publisher import LonkPublisher
@@ -36,6 +36,7 @@ from oxidicom.ports import (
 from oxidicom.scu.count_queries import CountQueries
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.telemetry import Telemetry
+from oxidicom.thread_names import NamedThread
 
 if TYPE_CHECKING:
     from oxidicom.notify.cube_eager import (
@@ -51,18 +52,6 @@ WORKER_DIED: Final = "the receiving process died"
 
 FLUSH: Final = 5.0
 """Seconds for registrations, progress and spans at the end (decision 38)."""
-
-
-class AssociationTally:
-    """What one association brought, for its line in the log."""
-
-    __slots__ = ("began", "refused", "size", "stored")
-
-    def __init__(self, began: AssociationBegan) -> None:
-        self.began = began
-        self.stored = 0
-        self.refused = 0
-        self.size = 0
 
 
 class ControlPlane:
@@ -186,8 +175,7 @@ class ControlPlane:
     def _take_stored(self, report: InstanceStored) -> None:
         tally = self._tallies.get(report.association_id)
         if tally is not None:
-            tally.stored += 1
-            tally.size += report.size
+            tally.count_stored(report)
         if self._inquiries is not None:
             # Before it is counted, which may complete its series.
             self._ask(self._inquiries, report)
@@ -210,7 +198,7 @@ class ControlPlane:
             case InstanceRefused():
                 tally = self._tallies.get(report.association_id)
                 if tally is not None:
-                    tally.refused += 1
+                    tally.count_refused(report)
                 self._act(self._tracker.refused(report))
                 self._telemetry.instance_refused(report)
                 event(
@@ -250,8 +238,8 @@ class ControlPlane:
             peer=began.peer_address,
             aet=began.calling_ae_title,
             stored=tally.stored,
-            refused=tally.refused,
-            bytes=tally.size,
+            refused=tally.refused.total(),
+            bytes=tally.bytes_stored,
             seconds=round((ended.wall_ns - began.wall_ns) / 1e9, 3),
             end=ended.error or "released",
             **where,
@@ -314,7 +302,7 @@ class ControlThread:
     def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
         self._loop_factory = loop_factory
         self._started: Future[None] = Future()
-        self._thread = threading.Thread(target=self._main, name="control", daemon=True)
+        self._thread = NamedThread(target=self._main, name="ox-control", daemon=True)
         self.loop: asyncio.AbstractEventLoop
 
     def start(self) -> None:

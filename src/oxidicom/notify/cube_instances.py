@@ -22,6 +22,7 @@ from oxidicom.notify.cube_fields import Fields
 from oxidicom.notify.cube_http import CubeAway, CubeClient, Retry
 from oxidicom.notify.cube_registered_files import RegisteredFiles
 from oxidicom.ports import HttpRegistration, Registration, SeriesFiles, SeriesInfo
+from oxidicom.thread_names import pool_thread_namer
 
 INSTANCE: Final = ".dcm"
 
@@ -68,7 +69,7 @@ class InstanceRegistrar:
         self._files = files
         self._show_files = show_files
         # Of our own: storage that hangs takes this thread, not the loop's.
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="pushes")
+        self._disk = ThreadPoolExecutor(1, initializer=pool_thread_namer("ox-cube-files"))
 
     async def instances(self, series: SeriesInfo) -> list[str]:
         """Names of the files in the series' folder."""

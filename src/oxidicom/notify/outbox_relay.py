@@ -20,6 +20,7 @@ from oxidicom.logevents import event, reason_of, trace_fields
 from oxidicom.notify.outbox_scanner import OutboxScanner, Visit
 from oxidicom.notify.outbox_store import Outbox, OutboxEntry, new_entry
 from oxidicom.ports import Registration, SeriesKey
+from oxidicom.thread_names import pool_thread_namer
 
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 30.0
@@ -83,7 +84,7 @@ class OutboxRelay:
         self._rounds = OutboxScanner(outbox, self._knows, self._adopt, self._visit, sleep=glance)
         # Not the loop's own threads: a hung resolver must not keep entries from the disk, nor hung
         # storage the resolver from a thread. One thread, so that writes keep their order.
-        self._disk_thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")
+        self._disk_thread = ThreadPoolExecutor(1, initializer=pool_thread_namer("ox-outbox"))
 
         self._unwritten: deque[_Unwritten] = deque()
         self._waiting: dict[str, None] = {}

@@ -18,6 +18,7 @@ from oxidicom.logevents import describe, event
 from oxidicom.ports import SeriesAsked, SeriesInfo, SeriesKey
 from oxidicom.scu.count_query import LIMIT, CountAnswer, CountQuery, Finder
 from oxidicom.settings.addresses import PacsAddress
+from oxidicom.thread_names import NamedThread
 
 logger = logging.getLogger("oxidicom.query")
 
@@ -115,8 +116,8 @@ class CountQueries:
             self._changed.notify()
             wanted = len(self._waiting) > self._idle and self._threads < THREADS
         if wanted:
-            name = f"C-FIND {self._threads + 1}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            name = f"ox-c-find-{self._threads}"
+            NamedThread(target=self._work, name=name, daemon=True).start()
             self._threads += 1
         if dropped is not None:
             self.dropped += 1

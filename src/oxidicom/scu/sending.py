@@ -20,6 +20,7 @@ from oxidicom.scu.association import Association, Peer
 from oxidicom.scu.errors import Fault, SendError
 from oxidicom.scu.files import Candidate, NotDicom, recognise
 from oxidicom.scu.send_queue import Item, SendQueue
+from oxidicom.thread_names import NamedThread
 from oxidicom.wire.requestor import Context, is_stored, status_text
 
 FIRST_PAUSE: Final = 0.5
@@ -89,7 +90,7 @@ class Sending:
         """Threads that have not given up."""
         self._bug: BaseException | None = None
         self._ended = threading.Event()
-        self._conductor = threading.Thread(target=self._conduct, name="send", daemon=True)
+        self._conductor = NamedThread(target=self._conduct, name="ox-send", daemon=True)
 
     def start(self) -> None:
         self._conductor.start()
@@ -145,7 +146,7 @@ class Sending:
         backlog = self._backlog = SendQueue()
         self._working = self._associations
         workers = [
-            threading.Thread(target=self._work, args=(backlog,), name=f"send {i}", daemon=True)
+            NamedThread(target=self._work, args=(backlog,), name=f"ox-send-{i}", daemon=True)
             for i in range(self._associations)
         ]
         for worker in workers:

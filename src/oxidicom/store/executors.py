@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any, Final, Protocol
 from oxidicom._writer import filesystem_type
 from oxidicom.settings import Settings
 from oxidicom.store.write_policy import LOCAL_FILE_SYSTEMS, TOO_SLOW_CALL_NS, WritePolicy
+from oxidicom.thread_names import NamedThread
 
 HANGING_CALL_S: Final = TOO_SLOW_CALL_NS / 1e9
 """Seconds after which a storage call that has not returned yet counts as too slow."""
@@ -64,7 +64,7 @@ class ThreadExecutor:
         """Time at which the running job began; None between jobs."""
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Done] | None] = SimpleQueue()
         self._completions = completions
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread = NamedThread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def run(self, job: Callable[[], Any], done: Done) -> None:
@@ -83,17 +83,17 @@ class ThreadExecutor:
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
             job, done = item
+            result = failure = None
             self.busy_since = self._clock()
             try:
                 result = job()
             except Exception as error:
-                self._completions.put(done, None, error)
-            else:
-                self._completions.put(done, result, None)
+                failure = error
+            # Before the completion, or the loop could take a finished job for a hanging one.
             self.busy_since = None
+            self._completions.put(done, result, failure)
             # A finished job must not keep its buffers alive while the thread waits for the next.
-            del item, job, done
-            result = None
+            del item, job, done, result, failure
 
 
 class Completions:
@@ -171,7 +171,7 @@ class StorageExecutors:
     def next_thread(self) -> StorageExecutor:
         """Return a writer thread, each in turn."""
         if len(self._threads) < self._max_threads:
-            name = f"writer-{len(self._threads)}"
+            name = f"ox-writer-{len(self._threads)}"
             self._threads.append(ThreadExecutor(name, self.completions, self._clock))
         self._next = (self._next + 1) % len(self._threads)
         return self._threads[self._next]

@@ -39,6 +39,7 @@ from oxidicom.ports import (
 )
 from oxidicom.telemetry.metrics import Measurements
 from oxidicom.telemetry.tracing import Spans
+from oxidicom.thread_names import NamedThread
 
 _Signal = Literal["traces", "metrics"]
 _Protocol = Literal["grpc", "http/protobuf"]
@@ -178,7 +179,7 @@ class Exporting(Telemetry):
         pipelines, self._pipelines = self._pipelines, ()
         began = time.monotonic()
         threads = [
-            threading.Thread(target=pipeline.finish, name="telemetry-shutdown", daemon=True)
+            NamedThread(target=pipeline.finish, name="ox-otlp-finish", daemon=True)
             for pipeline in pipelines
         ]
         for thread in threads:
