@@ -18,6 +18,7 @@ BASE = {
         "__init__",
         "association_tally",
         "backoff",
+        "below_root",
         "buffers",
         "certificates",
         "constants",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from oxidicom import filesystem
 from oxidicom.ports import SeriesInfo, SeriesJournal, SeriesKey
 from oxidicom.series.journal import Faults, Journal, JournalEntry
-from oxidicom.series.journal_recovery import RecoveredSeries, count_instances, recover
+from oxidicom.series.journal_recovery import RecoveredSeries, recover
 from oxidicom.ulid import new_ulid
 
 PATIENT = "Dröge^Jürgen"
@@ -277,42 +277,6 @@ def test_kill_9_loses_nothing_that_was_entered(folder: Path) -> None:
         assert all_entries(journal) == []
 
 
-# ---- how many instances stand on disk --------------------------------------------------------
-
-
-def test_counts_what_cube_will_find(tmp_path: Path) -> None:
-    """Decision 29."""
-    below = tmp_path / series().path
-    below.mkdir(parents=True)
-    assert count_instances(tmp_path, series()) == 0
-    for name in ("0001-1.dcm", "0002-2.dcm", ".dcm", "3.DCM", "4.dcm.tmp", "dcm"):
-        (below / name).touch()
-    (below / "folder.dcm").mkdir()
-    (below / "folder.dcm" / "5.dcm").touch()
-    (below / "link.dcm").symlink_to(below / "0001-1.dcm")
-    assert count_instances(tmp_path, series()) == 3
-
-
-def test_no_folder_no_instances(tmp_path: Path) -> None:
-    assert count_instances(tmp_path, series()) == 0
-    (tmp_path / "SERVICES").touch()
-    assert count_instances(tmp_path, series()) == 0
-
-
-@pytest.mark.parametrize("linked", range(1, 7))
-def test_no_link_below_the_root_is_followed(tmp_path: Path, linked: int) -> None:
-    """Decision 25."""
-    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
-    (elsewhere / series().path).mkdir(parents=True)
-    (elsewhere / series().path / "1.dcm").touch()
-    assert count_instances(elsewhere, series()) == 1
-    link = Path(*series().path.split("/")[:linked])
-    (root / link).parent.mkdir(parents=True)
-    (root / link).symlink_to(elsewhere / link)
-    assert (root / series().path / "1.dcm").exists()
-    assert count_instances(root, series()) == 0
-
-
 def test_what_one_of_several_writers_left(folder: Path, journal: Journal) -> None:
     one, two = Journal(folder, sync=False, writer="one"), Journal(folder, sync=False, writer="two")
     journal.enter("A", series())
@@ -327,34 +291,3 @@ def test_what_one_of_several_writers_left(folder: Path, journal: Journal) -> Non
     assert recover(journal, faults, "three".__eq__) == []
     assert {each.associations for each in recover(journal, faults)} == {("A", "B", "C"), ("C",)}
     assert faults == Faults()
-
-
-def test_the_root_may_be_a_link(tmp_path: Path) -> None:
-    (tmp_path / "real" / series().path).mkdir(parents=True)
-    (tmp_path / "real" / series().path / "1.dcm").touch()
-    (tmp_path / "root").symlink_to("real")
-    assert count_instances(tmp_path / "root", series()) == 1
-
-
-@pytest.mark.parametrize("path", ["", "/", "../out", "a/../../out", "./a", "a//b", "a\0b", "/a"])
-def test_a_path_that_is_none(tmp_path: Path, path: str) -> None:
-    for each in ("out", "root/a/b"):
-        (tmp_path / each).mkdir(parents=True)
-        (tmp_path / each / "1.dcm").touch()
-    (tmp_path / "root" / "1.dcm").touch()
-    assert count_instances(tmp_path / "root", series(path=path)) == 0
-
-
-def test_a_missing_root_is_no_empty_series(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        count_instances(tmp_path / "not mounted", series())
-
-
-def test_counting_leaves_no_descriptor_open(tmp_path: Path) -> None:
-    (tmp_path / series().path).mkdir(parents=True)
-    before = os.listdir("/proc/self/fd")
-    count_instances(tmp_path, series())
-    count_instances(tmp_path, series(path="SERVICES/PACS/none/below"))
-    with pytest.raises(OSError, match="too long"):
-        count_instances(tmp_path, series(path="SERVICES/" + "x" * 300))
-    assert os.listdir("/proc/self/fd") == before

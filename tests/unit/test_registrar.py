@@ -16,7 +16,7 @@ from oxidicom.app import registrar as module
 from oxidicom.app.registrar import Registrar
 from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
 from oxidicom.series.journal import Faults, Journal
-from oxidicom.series.journal_recovery import count_instances
+from oxidicom.store.instance_files import count_instances
 from oxidicom.telemetry import Telemetry
 
 FOLDER = "SERVICES/PACS/PACS1/P1--/S-A-20240131/00001-D-abcdef0"

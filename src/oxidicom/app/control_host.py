@@ -18,6 +18,7 @@ from oxidicom import __version__
 from oxidicom.app.control_plane import ControlPlane, ControlThread
 from oxidicom.app.registrar import Registrar
 from oxidicom.app.takeover import Recovered, Takeover
+from oxidicom.below_root import open_root
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
 from oxidicom.notify.lonk_messages import ProgressLimiter
@@ -30,7 +31,7 @@ from oxidicom.series.journal import Journal
 from oxidicom.series.leases import ReceiverLeases
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings import Settings
-from oxidicom.store.folders import keep_newest
+from oxidicom.store.instance_files import keep_newest
 from oxidicom.telemetry import Telemetry
 from oxidicom.telemetry import start as start_telemetry
 from oxidicom.telemetry.both import both
@@ -101,7 +102,7 @@ class ControlHost:
         settings = self._settings
         settings.files_root.mkdir(parents=True, exist_ok=True)
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._root_fd = os.open(settings.files_root, os.O_RDONLY | os.O_DIRECTORY)
+        self._root_fd = open_root(settings.files_root)
         self._roll = ReceiverLeases(settings.state_dir / "receivers")
         self._roll.acquire()
         self.journal = journal_of(settings, self.name)

@@ -17,7 +17,7 @@ from oxidicom.notify.outbox_relay import OutboxRelay
 from oxidicom.observers import WAITS
 from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
 from oxidicom.series.journal import Journal
-from oxidicom.series.journal_recovery import count_instances
+from oxidicom.store.instance_files import count_instances
 from oxidicom.telemetry import Telemetry
 
 logger = logging.getLogger("oxidicom.series")

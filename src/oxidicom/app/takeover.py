@@ -13,7 +13,7 @@ from oxidicom.ports import SeriesInfo
 from oxidicom.series.journal import Faults, Journal
 from oxidicom.series.journal_recovery import recover
 from oxidicom.series.leases import LEASE_RENEWAL_S, ReceiverLeases
-from oxidicom.store.folders import list_instances
+from oxidicom.store.instance_files import list_instances
 
 logger = logging.getLogger("oxidicom")
 

@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 from oxidicom._writer import filesystem_type
+from oxidicom.below_root import open_root
 from oxidicom.settings import Settings
 from oxidicom.store.write_policy import LOCAL_FILE_SYSTEMS, TOO_SLOW_CALL_NS, WritePolicy
 from oxidicom.thread_names import NamedThread
@@ -204,7 +205,7 @@ def make_executors(settings: Settings, threads: int) -> StorageExecutors:
 
 
 def _is_local(folder: Path) -> bool:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fd = open_root(folder)
     try:
         return filesystem_type(fd) in LOCAL_FILE_SYSTEMS
     finally:

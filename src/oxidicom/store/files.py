@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from oxidicom._writer import Gather, PartFile
+from oxidicom.below_root import make_folders, open_root, remove_file
 from oxidicom.constants import DimseStatus
 from oxidicom.errors import InstanceError
 from oxidicom.ports import Reports, SeriesJournal
@@ -19,10 +20,8 @@ from oxidicom.store.folders import (
     SeriesFolder,
     SeriesFolders,
     SharedSeriesFolder,
-    instance_uid_of,
-    make_folders,
-    remove_file,
 )
+from oxidicom.store.instance_files import instance_uid_of
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.temporary import TemporaryFolder
 
@@ -50,7 +49,7 @@ class FilesRoot:
         quarantine: Quarantine | None = None,
         on_bug: Callable[[BaseException], None] | None = None,
     ) -> None:
-        self.root_fd = os.open(files_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.root_fd = open_root(files_root)
         try:
             self.temporary = TemporaryFolder(self.root_fd)
         except BaseException:
@@ -99,7 +98,7 @@ class FilesRoot:
         Raises OSError.
         """
         if not folder.made:
-            if make_folders(self.root_fd, folder.path, self.fsync):
+            if make_folders(self.root_fd, folder.path, sync=self.fsync):
                 folder.listed = True
             folder.made = True
         if association_id not in folder.journaled:
@@ -125,7 +124,7 @@ class FilesRoot:
             began = time.monotonic_ns()
             self.prepare(folder, association_id)
             if not folder.listed:
-                folder.list(self.root_fd)
+                folder.list_files(self.root_fd)
             part.slowest_ns = max(part.slowest_ns, time.monotonic_ns() - began)
         try:
             self._rename(part, gather, folder, file_name.encode())
@@ -148,7 +147,7 @@ class FilesRoot:
         ):
             return False
         try:
-            remove_file(self.root_fd, folder.path, file_name)
+            remove_file(self.root_fd, folder.path, os.fsencode(file_name))
         except OSError:
             return False
         return True
@@ -159,7 +158,7 @@ class FilesRoot:
             return  # another worker may just have placed it: the notifier knows the newest
         # The instance is stored: a stale file that stays is no reason to say otherwise.
         with suppress(OSError):
-            remove_file(self.root_fd, folder.path, file_name)
+            remove_file(self.root_fd, folder.path, os.fsencode(file_name))
 
     def _rename(
         self, part: PartFile, gather: Gather, folder: SeriesFolder, file_name: bytes
@@ -171,7 +170,7 @@ class FilesRoot:
         except FileNotFoundError:
             self.temporary.make_again()
         for _ in range(_TRIES):
-            make_folders(self.root_fd, folder.path, self.fsync)
+            make_folders(self.root_fd, folder.path, sync=self.fsync)
             if part.place(gather, self.root_fd, folder.path, file_name, sync):
                 return
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

@@ -1,4 +1,4 @@
-"""Refused instances, kept for a person to look at (decision 22)."""
+"""Refused instances, kept for an operator to examine (decision 22)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from oxidicom._writer import Gather, PartFile
-from oxidicom.store.folders import make_folders
+from oxidicom.below_root import make_folders, open_root
 from oxidicom.ulid import new_ulid
 
 _BESIDE_TEMPORARY: Final = b".oxidicom/quarantine"
+"""A folder in the files root, into which a temporary file can be renamed."""
 
 
 class Quarantine:
-    """Keeps Part 10 files in `state_dir`/quarantine, each under a fresh ULID."""
+    """Keeps Part 10 files in `state_dir`/quarantine, each under a new ULID."""
 
     def __init__(self, files_root: Path, state_dir: Path) -> None:
         self._files_root = files_root
@@ -25,13 +26,13 @@ class Quarantine:
         self._elsewhere = self._folder.resolve() != self._beside.resolve()
 
     def keep(self, part: PartFile, gather: Gather) -> None:
-        """Write what is left of the instance and move it into quarantine.
+        """Write the rest of the instance and move its file into quarantine.
 
-        Raises OSError, and then leaves nothing in `state_dir`; what was whole by then stays beside
-        the temporary files.
+        Raises OSError, and then leaves nothing in `state_dir`; a file that was complete by then
+        stays in the folder beside the temporary files.
         """
         name = f"{new_ulid()}.dcm"
-        root_fd = os.open(self._files_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        root_fd = open_root(self._files_root)
         try:
             while not part.place(gather, root_fd, _BESIDE_TEMPORARY, name.encode()):
                 make_folders(root_fd, _BESIDE_TEMPORARY, sync=False)

@@ -1,78 +1,38 @@
-"""The folders below the files root as those see them who tell CUBE of files (promise: no link
-below the root is followed)."""
+"""Access to the folders of series for registration over HTTP."""
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-from typing import Final
 
-from oxidicom.filesystem import close_folder
-from oxidicom.store.folders import make_folders, open_folder
-
-_NO_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-"""What opening says of a missing folder, a file, a link."""
+from oxidicom import below_root
 
 
 class LocalSeriesFiles:
-    """`root_fd` is the open files root; `sync`: what is put there is on the device when `put_empty`
-    returns. The methods block; they may be called from any thread."""
+    """Files in the folders of series below the open files root (ports.SeriesFiles).
+
+    With `sync` a file that `put_empty` has created is on the device when it returns. The methods
+    block; they may be called from any thread.
+    """
 
     def __init__(self, root_fd: int, *, sync: bool) -> None:
         self._root_fd = root_fd
         self._sync = sync
 
     def names(self, path: str) -> list[str]:
-        """Of the regular files in the folder `path`, sorted; none if there is no such folder.
+        """Return the names of the regular files in the folder `path`, sorted.
 
-        Names that are no text are left out: nobody could be told of them. Raises OSError for
-        anything that keeps us from knowing.
+        Names that are not printable text are left out, because CUBE cannot be told of them. Where
+        there is no such folder there are no names. Raises OSError for anything that leaves the
+        names unknown.
         """
-        if not is_below(path):
-            return []
-        try:
-            fd = open_folder(self._root_fd, path.encode())
-        except OSError as error:
-            if error.errno in _NO_FOLDER:
-                return []
-            raise
-        try:
-            with os.scandir(fd) as entries:
-                return sorted(
-                    entry.name
-                    for entry in entries
-                    if entry.name.isprintable() and entry.is_file(follow_symlinks=False)
-                )
-        finally:
-            close_folder(fd)
+        names = below_root.list_files(self._root_fd, path.encode(), missing_ok=True)
+        return sorted(name for name in names if name.isprintable())
 
     def put_empty(self, path: str, name: str) -> None:
-        """See to it that the empty file `name` stands in `path`, folders included.
+        """Create the empty file `name` in the folder `path`, and the folder where it is missing.
 
-        An empty file is whole from its beginning. Raises OSError: ELOOP, ENOTDIR or EEXIST where
-        something else stands in the way, EINVAL for a path that leads elsewhere.
+        A file that exists is kept. No temporary file is needed: an empty file is never half
+        written. Raises OSError as `below_root.create_empty_file` does.
         """
-        if not is_below(f"{path}/{name}"):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        make_folders(self._root_fd, path.encode(), self._sync)
-        fd = open_folder(self._root_fd, path.encode())
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            file = os.open(name, flags, 0o644, dir_fd=fd)
-            try:
-                if not stat.S_ISREG(os.fstat(file).st_mode):
-                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-                if self._sync:
-                    os.fsync(file)
-            finally:
-                os.close(file)
-            if self._sync:
-                os.fsync(fd)
-        finally:
-            close_folder(fd)
-
-
-def is_below(path: str) -> bool:
-    """Whether it leads to something below the folder that it is relative to."""
-    return "\0" not in path and not {"", ".", ".."}.intersection(path.split("/"))
+        file_name = os.fsencode(name)
+        below_root.create_empty_file(self._root_fd, path.encode(), file_name, sync=self._sync)

@@ -230,7 +230,7 @@ class StorageSink:
         self._look_again()
         storage = self._storage
         folder = storage.folders.claim(names.series, self._association.association_id)
-        if not folder.enter(names.sop_instance_uid, partial(self._place, folder, names)):
+        if not folder.may_place(names.sop_instance_uid, partial(self._place, folder, names)):
             self._gather.detach()
             return True
         if self._inline and not folder.listed:
@@ -286,7 +286,7 @@ class StorageSink:
     def _placed(
         self, folder: SeriesFolder, names: InstanceNames, _: None, error: BaseException | None
     ) -> None:
-        self._storage.folders.settled(
+        self._storage.folders.release(
             folder, self._association.association_id, stored=error is None
         )
         self._observe()
@@ -294,7 +294,7 @@ class StorageSink:
             self._refuse(self._fail(error))
         else:
             self._tell_stored(folder, names)
-        folder.leave(names.sop_instance_uid)
+        folder.placed(names.sop_instance_uid)
 
     def _tell_stored(self, folder: SeriesFolder, names: InstanceNames) -> None:
         now = self._storage.clock()

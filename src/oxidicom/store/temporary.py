@@ -1,8 +1,9 @@
 """The folder of temporary files, `.oxidicom/tmp` in the files root (promise 3).
 
-Signed names, so that the next start sweeps what a crash left behind and not what another process
-is writing. Two containers of one host name on one root may still sweep each other's at a start:
-those instances are refused, and their senders try again.
+A name begins with the signature of its process, so that the next start removes the files of dead
+processes and keeps those that other processes are writing. Two containers that share a host name
+and a files root may still remove each other's files at a start; these instances are refused, and
+their senders try again.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from itertools import count
 from typing import Final
 
 from oxidicom._writer import PartFile
+from oxidicom.below_root import make_folders, open_folder
 from oxidicom.process_signature import is_left_behind, is_signed, sign
-from oxidicom.store.folders import make_folders, open_folder
 
-PATH: Final = b".oxidicom/tmp"
-_STALE_SECONDS: Final = 24 * 3600.0
-"""Nothing is a day in reception; a file of another host that is older has no writer any more."""
+TEMPORARY_PATH: Final = b".oxidicom/tmp"
+
+STALE_PART_FILE_S: Final = 24 * 3600.0
+"""Seconds after which a part file of another host is taken for left behind: no instance takes a day
+to receive."""
 
 _SUFFIX: Final = ".part"
-_NOT_OURS: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.EPERM})
-"""What removing says of no file, a folder, and one that an administrator keeps from being removed:
-trying again is of no use, and would keep instances from the fast path for ever."""
+_NOT_REMOVABLE: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.EPERM})
+"""The errnos of removing nothing, a folder, or a file that an administrator has made immutable.
+Trying again would not help, and as long as a file is left to remove no instance takes the fast
+path."""
 
 
 class TemporaryFolder:
@@ -35,44 +39,43 @@ class TemporaryFolder:
         self._root_fd = root_fd
         self.prefix = f"{sign()}-".encode()
         self.numbers = count()
-        """With the prefix they make names that nobody else gives."""
+        """Numbers that make, after the prefix, names that no other process gives."""
         self.left: list[bytes] = []
-        """Names of files that should be gone, and that failing storage did not let go."""
+        """Names of files to remove for which removing has failed."""
         self._make()
-        self.fd = open_folder(root_fd, PATH)
+        self.fd = open_folder(root_fd, TEMPORARY_PATH)
 
     def _make(self) -> None:
-        with suppress(FileExistsError):
-            # Patient data on its way: nobody else's to read.
-            os.mkdir(PATH.partition(b"/")[0], 0o700, dir_fd=self._root_fd)
-        make_folders(self._root_fd, PATH, sync=False)
+        # The first folder is ours only: part files hold patient data before they are complete.
+        make_folders(self._root_fd, TEMPORARY_PATH, sync=False, first_mode=0o700)
 
     def part_file(self, header: bytes) -> PartFile:
+        """Return a part file of a new name, which begins with `header`."""
         name = b"%s%d.part" % (self.prefix, next(self.numbers))
         return PartFile(self.fd, name, header, self.left)
 
     def remove_left(self) -> None:
-        """Try again to remove what should be gone; never raises. From any thread."""
-        with suppress(IndexError):  # another thread was quicker
+        """Try again to remove the files in `left`; never raises. May run on any thread."""
+        with suppress(IndexError):  # another thread took the last name
             while self.left:
                 name = self.left.pop()
                 try:
                     os.unlink(name, dir_fd=self.fd)
                 except OSError as error:
-                    if error.errno not in _NOT_OURS:
+                    if error.errno not in _NOT_REMOVABLE:
                         self.left.append(name)
                         return
 
     def make_again(self) -> None:
-        """After somebody removed the folder. Files in reception know the descriptor's number, so
-        the number stays."""
+        """Make the folder again that was removed, and open it under the same descriptor number,
+        which part files under way keep."""
         self._make()
-        fd = open_folder(self._root_fd, PATH)
+        fd = open_folder(self._root_fd, TEMPORARY_PATH)
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
 
     def sweep(self) -> int:
-        """Remove what dead processes left; returns how many files. Raises OSError."""
+        """Remove the files of dead processes; return their number. Raises OSError."""
         removed = 0
         for name in os.listdir(self.fd):
             if not name.endswith(_SUFFIX) or not is_signed(name):
@@ -84,8 +87,9 @@ class TemporaryFolder:
         return removed
 
     def _is_stale(self, name: str) -> bool:
-        return time.time() - os.stat(name, dir_fd=self.fd).st_mtime > _STALE_SECONDS
+        return time.time() - os.stat(name, dir_fd=self.fd).st_mtime > STALE_PART_FILE_S
 
     def close(self) -> None:
+        """Try once more to remove what is left, then close the folder."""
         self.remove_left()
         os.close(self.fd)
