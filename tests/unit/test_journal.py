@@ -1,3 +1,5 @@
+"""The journal of open series and its recovery (promise 4)."""
+
 from __future__ import annotations
 
 import errno
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from oxidicom import filesystem
 from oxidicom.ports import SeriesInfo, SeriesJournal, SeriesKey
-from oxidicom.series.journal import Faults, Journal, JournalEntry
+from oxidicom.series.journal import Journal, JournalEntry, JournalFaults
 from oxidicom.series.journal_recovery import RecoveredSeries, recover
 from oxidicom.ulid import new_ulid
 
@@ -41,9 +43,9 @@ def series(
 
 
 def all_entries(journal: Journal) -> list[JournalEntry]:
-    faults = Faults()
+    faults = JournalFaults()
     found = list(journal.entries(faults))
-    assert faults == Faults()
+    assert faults == JournalFaults()
     return found
 
 
@@ -57,29 +59,29 @@ def journal(folder: Path) -> Journal:
     return Journal(folder, sync=False)
 
 
-def test_is_the_port(journal: Journal) -> None:
+def test_the_journal_is_a_series_journal(journal: Journal) -> None:
     port: SeriesJournal = journal
     port.enter("A", series())
 
 
-def test_folder_is_private(journal: Journal, folder: Path) -> None:
+def test_the_folder_is_readable_by_its_user_only(journal: Journal, folder: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert all_entries(journal) == []
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_what_was_entered_is_found_by_another_process(folder: Path, sync: bool) -> None:
+def test_another_process_finds_an_entry(folder: Path, sync: bool) -> None:
     Journal(folder, sync).enter("A", series())
     assert all_entries(Journal(folder, sync)) == [JournalEntry("A", series())]
 
 
-def test_entering_twice_is_entering_once(journal: Journal, folder: Path) -> None:
+def test_an_entry_is_written_once(journal: Journal, folder: Path) -> None:
     journal.enter("A", series())
     journal.enter("A", series())
     assert len(os.listdir(folder)) == 1
 
 
-def test_sync_reaches_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_are_synced_if_that_is_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: list[bool] = []
     monkeypatch.setattr(filesystem, "write_atomically", lambda *_, sync: wanted.append(sync))
     for sync in (False, True):
@@ -87,12 +89,12 @@ def test_sync_reaches_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert wanted == [False, True]
 
 
-def test_removes_exactly_what_a_completion_consumed(journal: Journal) -> None:
+def test_only_the_entries_of_a_registration_are_removed(journal: Journal) -> None:
     for association in ("A", "B", "C"):
         for uid in ("1.2", "1.3"):
             journal.enter(association, series(uid))
     journal.enter("A", series("1.2", pacs_name="OTHER"))
-    journal.remove(series("1.2").key, ["A", "C", "never entered"])
+    journal.remove(series("1.2").key, ["A", "C", "without an entry"])
     journal.remove(series("1.2").key, ("A", "C"))
     assert sorted((entry.association_id, *entry.series.key) for entry in all_entries(journal)) == [
         ("A", "OTHER", "1.2"),
@@ -103,7 +105,7 @@ def test_removes_exactly_what_a_completion_consumed(journal: Journal) -> None:
     ]
 
 
-def test_nothing_is_kept_in_memory(folder: Path) -> None:
+def test_the_journal_keeps_nothing_in_memory(folder: Path) -> None:
     one, other = Journal(folder, False), Journal(folder, False)
     one.enter("A", series())
     other.remove(series().key, ["A"])
@@ -112,14 +114,14 @@ def test_nothing_is_kept_in_memory(folder: Path) -> None:
     assert len(all_entries(other)) == 1
 
 
-def test_a_folder_that_was_cleaned_away_is_made_again(journal: Journal, folder: Path) -> None:
+def test_a_removed_folder_is_made_again(journal: Journal, folder: Path) -> None:
     folder.rmdir()
     folder.parent.rmdir()
     journal.enter("A", series())
     assert len(all_entries(journal)) == 1
 
 
-def test_a_full_disk_is_the_callers_to_answer(
+def test_a_full_disk_raises_and_leaves_no_file(
     journal: Journal, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> int:
@@ -136,7 +138,7 @@ def test_a_full_disk_is_the_callers_to_answer(
     pacs_name=st.text(st.characters(exclude_categories=["Cs"])),
     uid=st.text(st.characters(exclude_categories=["Cs"]), max_size=300),
 )
-def test_any_text_makes_a_name_and_comes_back(
+def test_a_series_with_any_characters_can_be_entered_and_read(
     tmp_path_factory: pytest.TempPathFactory, pacs_name: str, uid: str
 ) -> None:
     folder = tmp_path_factory.mktemp("journal")
@@ -147,13 +149,15 @@ def test_any_text_makes_a_name_and_comes_back(
     assert os.listdir(folder) == []
 
 
-def test_the_two_halves_of_a_key_do_not_run_together(journal: Journal) -> None:
+def test_keys_with_the_same_joined_text_have_two_entries(journal: Journal) -> None:
     journal.enter("A", series("21.2", "PACS"))
     journal.enter("A", series("1.2", "PACS2"))
     assert len(all_entries(journal)) == 2
 
 
-def test_whatever_lies_there_does_not_stop_the_start(journal: Journal, folder: Path) -> None:
+def test_a_file_that_is_not_an_entry_is_renamed_and_reported_once(
+    journal: Journal, folder: Path
+) -> None:
     journal.enter("A", series())
     (name,) = os.listdir(folder)
     whole = (folder / name).read_bytes()
@@ -176,21 +180,21 @@ def test_whatever_lies_there_does_not_stop_the_start(journal: Journal, folder: P
             os.chdir(here)
     (folder / ".0123.tmp").write_bytes(whole[:5])
 
-    faults = Faults()
+    faults = JournalFaults()
     assert list(journal.entries(faults)) == [JournalEntry("A", series())]
     bad = {
         "torn.json", "empty.json", "latin.json", "copy.json", "other.json", "huge.json",
         "notes.txt", "folder", "link", "pipe", "socket",
     }  # fmt: skip
-    assert {fault.split()[0] for fault in faults.useless} == bad
-    assert len(faults.useless) == len(bad)
-    assert not any(PATIENT in fault or "1.2" in fault for fault in faults.useless)
+    assert {fault.split()[0] for fault in faults.invalid} == bad
+    assert len(faults.invalid) == len(bad)
+    assert not any(PATIENT in fault or "1.2" in fault for fault in faults.invalid)
     assert set(os.listdir(folder)) == {name, ".0123.tmp"} | {each + ".bad" for each in bad}
     assert (folder / "notes.txt.bad").read_bytes() == b"do not delete"
-    assert all_entries(journal) == [JournalEntry("A", series())], "each is reported once"
+    assert all_entries(journal) == [JournalEntry("A", series())], "it is not reported again"
 
 
-def test_what_cannot_be_read_now_stays_for_the_next_start(
+def test_an_entry_that_cannot_be_read_is_kept(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for association in "ABC":
@@ -201,21 +205,21 @@ def test_what_cannot_be_read_now_stays_for_the_next_start(
         if path.name.startswith("A"):
             raise OSError(errno.ESTALE, "Stale file handle", str(path))
         if path.name.startswith("B"):
-            raise FileNotFoundError(errno.ENOENT, "completed by a replica", str(path))
+            raise FileNotFoundError(errno.ENOENT, "registered by another receiver", str(path))
         return read(path)
 
-    faults = Faults()
+    faults = JournalFaults()
     with monkeypatch.context() as patched:
         patched.setattr(filesystem, "read_small", stale)
         assert [entry.association_id for entry in journal.entries(faults)] == ["C"]
     ((name, why),) = faults.unreadable.items()
     assert name.startswith("A-")
     assert why == "Stale file handle"
-    assert [entry.association_id for entry in journal.entries(Faults(), [name])] == ["A"]
+    assert [entry.association_id for entry in journal.entries(JournalFaults(), [name])] == ["A"]
     assert [entry.association_id for entry in all_entries(journal)] == ["A", "B", "C"]
 
 
-def test_a_newer_versions_entry_is_understood(journal: Journal, folder: Path) -> None:
+def test_an_entry_of_a_newer_version_can_be_read(journal: Journal, folder: Path) -> None:
     journal.enter("A", series())
     (name,) = os.listdir(folder)
     content = msgspec.json.decode((folder / name).read_bytes())
@@ -232,25 +236,25 @@ def test_recovery_merges_associations_oldest_first(journal: Journal) -> None:
     journal.enter(early, series(path="SERVICES/PACS/PACS/early"))
     journal.enter(middle, series("1.3"))
     journal.enter(late, series("1.3", "OTHER"))
-    assert sorted(recover(journal, Faults()), key=lambda found: found.series.key[::-1]) == [
+    assert sorted(recover(journal, JournalFaults()), key=lambda found: found.series.key[::-1]) == [
         RecoveredSeries(series(path="SERVICES/PACS/PACS/early"), (early, late)),
         RecoveredSeries(series("1.3", "OTHER"), (late,)),
         RecoveredSeries(series("1.3"), (middle,)),
     ]
-    for found in recover(journal, Faults()):
+    for found in recover(journal, JournalFaults()):
         journal.remove(found.series.key, found.associations)
-    assert recover(journal, Faults()) == []
+    assert recover(journal, JournalFaults()) == []
 
 
-def test_recovery_hands_on_faults(journal: Journal, folder: Path) -> None:
+def test_recovery_reports_faults(journal: Journal, folder: Path) -> None:
     journal.enter("A", series())
     (folder / "foreign").touch()
-    faults = Faults()
+    faults = JournalFaults()
     assert recover(journal, faults) == [RecoveredSeries(series(), ("A",))]
-    assert len(faults.useless) == 1
+    assert len(faults.invalid) == 1
 
 
-def _enter_for_ever(folder: Path, entered: Any) -> None:
+def _enter_until_killed(folder: Path, entered: Any) -> None:
     journal = Journal(folder, sync=False)
     number = 0
     while True:
@@ -259,11 +263,11 @@ def _enter_for_ever(folder: Path, entered: Any) -> None:
         entered.value = number
 
 
-def test_kill_9_loses_nothing_that_was_entered(folder: Path) -> None:
+def test_kill_9_loses_no_entry(folder: Path) -> None:
     context = multiprocessing.get_context("spawn")
     for _ in range(2):
         entered = context.Value("q", 0)
-        writer = context.Process(target=_enter_for_ever, args=(folder, entered))
+        writer = context.Process(target=_enter_until_killed, args=(folder, entered))
         writer.start()
         while entered.value < 50:
             assert writer.is_alive()
@@ -277,17 +281,19 @@ def test_kill_9_loses_nothing_that_was_entered(folder: Path) -> None:
         assert all_entries(journal) == []
 
 
-def test_what_one_of_several_writers_left(folder: Path, journal: Journal) -> None:
+def test_recovery_reads_the_entries_of_accepted_writers_only(
+    folder: Path, journal: Journal
+) -> None:
     one, two = Journal(folder, sync=False, writer="one"), Journal(folder, sync=False, writer="two")
     journal.enter("A", series())
     one.enter("B", series())
     two.enter("C", series())
     two.enter("C", series("1.3"))
-    faults = Faults()
+    faults = JournalFaults()
     assert recover(journal, faults, "two".__eq__) == [
         RecoveredSeries(series(), ("C",)),
         RecoveredSeries(series("1.3"), ("C",)),
     ]
     assert recover(journal, faults, "three".__eq__) == []
     assert {each.associations for each in recover(journal, faults)} == {("A", "B", "C"), ("C",)}
-    assert faults == Faults()
+    assert faults == JournalFaults()

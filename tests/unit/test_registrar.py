@@ -15,7 +15,7 @@ import pytest_asyncio
 from oxidicom.app import registrar as module
 from oxidicom.app.registrar import Registrar
 from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
-from oxidicom.series.journal import Faults, Journal
+from oxidicom.series.journal import Journal, JournalFaults
 from oxidicom.store.instance_files import count_instances
 from oxidicom.telemetry import Telemetry
 
@@ -77,7 +77,7 @@ class Bench:
         )
 
     def _on_completed(self, key: object) -> None:
-        self.story.events.append(("completed", not list(self.journal.entries(Faults()))))
+        self.story.events.append(("completed", not list(self.journal.entries(JournalFaults()))))
         self.completed.set()
 
     def store(self, *names: str) -> None:
@@ -251,7 +251,7 @@ async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journ
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "P1" not in caplog.records[0].getMessage()
     assert told == ["ValueError"]
-    assert [entry.association_id for entry in bench.journal.entries(Faults())] == ["A"]
+    assert [entry.association_id for entry in bench.journal.entries(JournalFaults())] == ["A"]
     assert not bench.completed.is_set()
 
 

@@ -1,4 +1,4 @@
-"""The tracker beside its rules written down a second time, in the plainest way."""
+"""The series tracker compared with a second, simple implementation of its rules."""
 
 from __future__ import annotations
 
@@ -10,23 +10,33 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from oxidicom.ports import SeriesCompleted, SeriesFailed, SeriesInfo, SeriesKey
 from oxidicom.series.tracker import SeriesTracker
-from tests.unit.test_tracker import ended, lines, progress, refused, series, stored, uid_of
+from tests.unit.test_tracker import (
+    ended,
+    open_without_times,
+    progress,
+    refused,
+    series,
+    stored,
+    uid_of,
+)
 
 
 @dataclass
 class Model:
+    """One session of a series."""
+
     info: SeriesInfo
     instances: set[str] = field(default_factory=set)
     attempted: int = 0
-    users: set[str] = field(default_factory=set)
+    carriers: set[str] = field(default_factory=set)
     associations: list[str] = field(default_factory=list)
-    touched: float = 0.0
+    changed_at: float = 0.0
     recovered_at: float | None = None
 
     def deadline(self, settle: float, recovery_settle: float) -> float | None:
-        if self.users:
+        if self.carriers:
             return None
-        settled = self.touched + settle
+        settled = self.changed_at + settle
         if self.recovered_at is None:
             return settled
         return max(settled, self.recovered_at + recovery_settle)
@@ -40,10 +50,10 @@ class Model:
 UIDS = st.sampled_from(["1.1", "1.2", "1.3"])
 INSTANCES = st.sampled_from("12345")
 LAG = st.sampled_from([0.0, 0.0, 0.5, 3.0])
-"""How long a record was under way when it reaches the tracker."""
+"""Seconds from the time of a report until it reaches the tracker."""
 
 
-class Receiving(RuleBasedStateMachine):
+class TrackerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.settle = 2.0
@@ -59,21 +69,21 @@ class Receiving(RuleBasedStateMachine):
         self.names += 1
         return f"a{self.names}"
 
-    def touch(self, model: Model, association: str, at: float) -> None:
-        model.touched = max(model.touched, at)
+    def carry(self, model: Model, association: str, at: float) -> None:
+        model.changed_at = max(model.changed_at, at)
         if association not in model.associations:
             model.associations.append(association)
         if association in self.open:
-            model.users.add(association)
+            model.carriers.add(association)
 
     def store(self, association: str, uid: str, instance: str, at: float) -> None:
         info = series(uid, path=association)
         notices = self.tracker.stored(stored(association, instance, at, info))
-        model = self.models.setdefault(info.key, Model(info, touched=at))
+        model = self.models.setdefault(info.key, Model(info, changed_at=at))
         repeat = instance in model.instances
         model.instances.add(instance)
         model.attempted += 1
-        self.touch(model, association, at)
+        self.carry(model, association, at)
         assert notices == ([] if repeat else [progress(len(model.instances), model.info)])
 
     def end(self, associations: list[str], at: float) -> None:
@@ -81,9 +91,9 @@ class Receiving(RuleBasedStateMachine):
             self.open.remove(association)
             self.ended.append(association)
             for model in self.models.values():
-                if association in model.users:
-                    model.users.remove(association)
-                    model.touched = max(model.touched, at)
+                if association in model.carriers:
+                    model.carriers.remove(association)
+                    model.changed_at = max(model.changed_at, at)
 
     @rule()
     def associate(self) -> None:
@@ -108,7 +118,7 @@ class Receiving(RuleBasedStateMachine):
         if uid is not None and SeriesKey("PACS", uid) in self.models:
             model = self.models[SeriesKey("PACS", uid)]
             model.attempted += 1
-            self.touch(model, association, self.now - lag)
+            self.carry(model, association, self.now - lag)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), lag=LAG)
@@ -129,7 +139,7 @@ class Receiving(RuleBasedStateMachine):
         association = self.name()
         info = series(uid, path=association)
         self.tracker.recovered(info, (association,), self.now)
-        model = self.models.setdefault(info.key, Model(info, touched=self.now))
+        model = self.models.setdefault(info.key, Model(info, changed_at=self.now))
         model.recovered_at = self.now
         model.associations.append(association)
 
@@ -156,22 +166,22 @@ class Receiving(RuleBasedStateMachine):
             (model.completed() for model in self.models.values()), key=uid_of
         )
         self.models.clear()
-        assert not self.tracker._receptions
+        assert not self.tracker._sessions
         assert not self.tracker._carried
         assert not self.tracker._queue
 
     @invariant()
-    def status_is_true(self) -> None:
-        assert sorted(lines(self.tracker), key=lambda line: line[0].path) == sorted(
+    def open_series_are_as_modelled(self) -> None:
+        assert sorted(open_without_times(self.tracker), key=lambda line: line[0].path) == sorted(
             (
-                (model.info, len(model.instances), len(model.users), None)
+                (model.info, len(model.instances), len(model.carriers), None)
                 for model in self.models.values()
             ),
             key=lambda line: line[0].path,
         )
 
     @invariant()
-    def deadline_is_the_earliest(self) -> None:
+    def the_next_deadline_is_the_earliest(self) -> None:
         deadlines = (
             model.deadline(self.settle, self.recovery_settle) for model in self.models.values()
         )
@@ -180,8 +190,8 @@ class Receiving(RuleBasedStateMachine):
         )
 
     @invariant()
-    def nothing_leaks(self) -> None:
-        carrying = {user for model in self.models.values() for user in model.users}
+    def nothing_is_kept_of_completed_series(self) -> None:
+        carrying = {carrier for model in self.models.values() for carrier in model.carriers}
         assert set(self.tracker._carried) == carrying
         valid = [each for at, _, each in self.tracker._queue if at == each.queued]
         assert len(valid) == len(set(valid))
@@ -189,5 +199,5 @@ class Receiving(RuleBasedStateMachine):
         assert not any(each.instances for each in dead)
 
 
-TestReceiving = Receiving.TestCase
-TestReceiving.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTracker = TrackerMachine.TestCase
+TestTracker.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

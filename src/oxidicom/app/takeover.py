@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from oxidicom.logevents import event
 from oxidicom.ports import SeriesInfo
-from oxidicom.series.journal import Faults, Journal
+from oxidicom.series.journal import Journal, JournalFaults
 from oxidicom.series.journal_recovery import recover
 from oxidicom.series.leases import LEASE_RENEWAL_S, ReceiverLeases
 from oxidicom.store.instance_files import list_instances
@@ -175,12 +175,12 @@ class Takeover:
         self, accepts: Callable[[str], bool], names: Collection[str] | None = None
     ) -> tuple[list[Recovered], Collection[str]]:
         """Also the names of entries that cannot be read now; raises OSError."""
-        faults = Faults()
+        faults = JournalFaults()
         recovered = [
             Recovered(series, associations, self._instances_of(series))
             for series, associations in recover(self._journal, faults, accepts, names)
         ]
-        for fault in faults.useless:
+        for fault in faults.invalid:
             event(logger, logging.ERROR, "journal entry invalid", fault=f"journal: {fault}")
         for name, why in faults.unreadable.items():
             fault = f"journal: {name}: {why}"

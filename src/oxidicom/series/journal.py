@@ -1,7 +1,8 @@
-"""Crash memory: which associations have carried which series that are not registered yet.
+"""The journal: which associations have carried series that are not registered yet.
 
-One small file for each pair, so that workers and replicas on one shared folder never write the
-same file, and the end of one reception never removes an entry of the next.
+It survives crashes. Each pair of association and series has one small file, so that workers and
+receivers that share a state folder never write the same file, and the end of one session of a
+series never removes an entry of the next one.
 """
 
 from __future__ import annotations
@@ -19,37 +20,40 @@ import msgspec
 from oxidicom import filesystem
 from oxidicom.ports import SeriesInfo, SeriesKey
 
-_SET_ASIDE: Final = ".bad"
+_INVALID_SUFFIX: Final = ".bad"
 _NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
-"""What opening a folder, a link or a socket says."""
+"""The errnos of opening a folder, a link or a socket as a file."""
 
 
 class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The contents of one file of the journal."""
+
     association_id: str
     series: SeriesInfo
     writer: str = ""
-    """Which of several receiving processes made it."""
+    """Name of the receiving process that made the entry."""
 
 
 @dataclass(slots=True)
-class Faults:
-    """What a look at the journal met, without patient data."""
+class JournalFaults:
+    """Faults of single entries, without patient data."""
 
-    useless: list[str] = field(default_factory=list)
-    """A line for each file that is no entry."""
+    invalid: list[str] = field(default_factory=list)
+    """One line of text for each file that is not an entry."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Why: perhaps it can be read later."""
+    """The reason for each file name that could not be read. A later attempt may succeed."""
 
 
 class Journal:
-    """A folder of entries, made if it is not there; nothing of it is kept in memory.
+    """A folder of journal entries. Nothing of it is kept in memory.
 
-    With `sync` an entry survives the death of the machine, otherwise that of the process.
-    Any number of processes may use one folder; entries are marked with `writer`.
+    The folder is made where it is missing. With `sync` an entry survives a power failure, otherwise
+    the death of the process. Any number of processes may use one folder; entries are marked with
+    `writer`.
     """
 
     def __init__(self, folder: Path, sync: bool, writer: str = "") -> None:
-        """Raises OSError."""
+        """Make the folder; raises OSError."""
         self._folder = folder
         self._sync = sync
         self._writer = writer
@@ -58,45 +62,45 @@ class Journal:
         filesystem.create_folder(folder, sync=sync)
 
     def enter(self, association_id: str, series: SeriesInfo) -> None:
-        """Return once the entry is on disk; entering twice is entering once. Raises OSError."""
+        """Write an entry and return once it is on disk; replaces an equal one. Raises OSError."""
         name = _name(association_id, series.key)
         data = self._encoder.encode(JournalEntry(association_id, series, self._writer))
         try:
             filesystem.write_atomically(self._folder, name, data, sync=self._sync)
-        except FileNotFoundError:  # somebody cleaned up: no reason to refuse images from now on
+        except FileNotFoundError:  # the folder was removed, which is no reason to refuse instances
             filesystem.create_folder(self._folder, sync=self._sync)
             filesystem.write_atomically(self._folder, name, data, sync=self._sync)
 
     def remove(self, key: SeriesKey, associations: Iterable[str]) -> None:
-        """Forget these entries, if they are there; raises OSError.
+        """Remove the entries of a series that `associations` have; raises OSError.
 
-        Never synced: an entry that a power cut brings back leads to a second registration of the
-        same count at worst, and registrations are promised at least once.
+        The removal is never synced: an entry that reappears after a power failure leads at worst to
+        a second registration of the same count, and registrations are delivered at least once.
         """
         for association_id in associations:
             filesystem.remove_if_there(os.path.join(self._folder, _name(association_id, key)))
 
     def entries(
-        self, faults: Faults, names: Collection[str] | None = None
+        self, faults: JournalFaults, names: Collection[str] | None = None
     ) -> Iterator[JournalEntry]:
-        """All entries, or those of `names`, oldest association first; raises OSError if the folder
-        cannot be listed.
+        """Yield the entries of the files `names`, by default of all, oldest association first.
 
-        What is no entry is renamed to `*.bad`, where it is not looked at again.
+        A file that is not an entry is renamed to `*.bad` and ignored from then on. Raises OSError
+        if the folder cannot be listed; faults of single files are added to `faults`.
         """
         if names is None:
             filesystem.remove_stale_temporaries(self._folder)
             names = filesystem.names(self._folder)
         for name in names:
-            if name.endswith(_SET_ASIDE):
+            if name.endswith(_INVALID_SUFFIX):
                 continue
             try:
                 entry = self._read(name)
                 if entry is None:
-                    os.rename(self._folder / name, self._folder / (name + _SET_ASIDE))
-                    faults.useless.append(f"{name} is not an entry; renamed to *{_SET_ASIDE}")
+                    os.rename(self._folder / name, self._folder / (name + _INVALID_SUFFIX))
+                    faults.invalid.append(f"{name} is not an entry; renamed to *{_INVALID_SUFFIX}")
                     continue
-            except FileNotFoundError:  # its series has just been completed by a replica
+            except FileNotFoundError:  # another receiver has just registered its series
                 continue
             except OSError as error:
                 faults.unreadable[name] = error.strerror or str(error.errno)
@@ -104,7 +108,7 @@ class Journal:
             yield entry
 
     def _read(self, name: str) -> JournalEntry | None:
-        """None for what `enter` has not written under this name; raises OSError."""
+        """Return the entry; None if `enter` cannot have written it by this name. Raises OSError."""
         try:
             entry = self._decoder.decode(filesystem.read_small(self._folder / name))
             return entry if _name(entry.association_id, entry.series.key) == name else None
@@ -112,11 +116,15 @@ class Journal:
             if error.errno in _NOT_A_FILE:
                 return None
             raise
-        except ValueError:  # msgspec's errors and UnicodeError are ValueErrors
+        except ValueError:  # includes msgspec's errors and UnicodeError
             return None
 
 
 def _name(association_id: str, key: SeriesKey) -> str:
-    """The ULID comes first, so that names sort by age; a UID may hold anything, hence the hash."""
+    """Return the file name of an entry.
+
+    The association's ULID comes first, so that names sort by age. The series is hashed, because its
+    UID may contain any characters.
+    """
     text = "\0".join(key).encode("utf-8", "surrogatepass")
     return f"{association_id}-{blake2b(text, digest_size=16).hexdigest()}.json"

@@ -1,4 +1,4 @@
-"""After a crash: which series were open, and how many instances of them stand on disk."""
+"""Reads from the journal which series were open when a process died."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from oxidicom.ports import SeriesInfo, SeriesKey
-from oxidicom.series.journal import Faults, Journal
+from oxidicom.series.journal import Journal, JournalFaults
 
 
 class RecoveredSeries(NamedTuple):
+    """A series that has journal entries."""
+
     series: SeriesInfo
-    """As its oldest association said, because its folder stands since then (decision 26)."""
+    """The record of its oldest association, which named its folder (decision 26)."""
     associations: tuple[str, ...]
-    """Oldest first."""
+    """Associations that have carried it, oldest first."""
 
 
 def recover(
     journal: Journal,
-    faults: Faults,
+    faults: JournalFaults,
     accepts: Callable[[str], bool] = lambda writer: True,
     names: Collection[str] | None = None,
 ) -> list[RecoveredSeries]:
-    """The series that others left open, oldest first; only what a writer left that is accepted, and
-    only of the entries `names`, if given.
+    """Return the series of the journal, oldest first.
 
-    Raises OSError only if the journal's folder cannot be listed.
+    Only entries of writers that `accepts` returns True for are read and, if `names` is given, only
+    those files. Raises OSError if the journal's folder cannot be listed; faults of single entries
+    are added to `faults`.
     """
     found: dict[SeriesKey, tuple[SeriesInfo, list[str]]] = {}
     for entry in journal.entries(faults, names):

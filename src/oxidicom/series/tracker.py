@@ -1,8 +1,9 @@
-"""The book-keeping of series in reception: records and a clock in, notices out.
+"""The series tracker: keeps account of open series. It takes reports and times, and returns
+notices.
 
-A series stays open while any open association has carried it. When the last of them has ended and
-the settle time has passed, counted from the later of its last instance and the end of its last
-association, one reception of the series is complete. What arrives afterwards begins another.
+A series is open while an open association has carried it. Once the last of them has ended and the
+settle time has passed, counted from the last instance or the end of the last association, whichever
+is later, one session of the series is complete. A later instance begins another session.
 """
 
 from __future__ import annotations
@@ -26,25 +27,26 @@ from oxidicom.ports import (
     SeriesProgress,
 )
 
-ENDED_REMEMBERED: Final = 16_384
-"""Associations. A straggler's record trails the end of its association by milliseconds."""
+MAX_ENDED_ASSOCIATIONS: Final = 16_384
+"""Ended associations that are remembered. A report from another worker follows the end of its
+association by milliseconds."""
 
 
 class _SeriesSession:
-    """One series from its first instance to its completion."""
+    """One session of a series, from its first instance to its completion."""
 
     __slots__ = (
         "associations",
         "attempted",
         "began",
+        "carriers",
+        "changed_at",
         "deadline",
         "expected",
         "instances",
         "not_before",
         "queued",
         "series",
-        "touched",
-        "users",
     )
 
     def __init__(self, series: SeriesInfo, at: float) -> None:
@@ -52,19 +54,22 @@ class _SeriesSession:
         self.instances: set[str] = set()
         self.attempted = 0
         self.expected: int | None = None
-        self.users: set[str] = set()
-        """Open associations that have carried it."""
+        self.carriers: set[str] = set()
+        """Open associations that have carried the series."""
         self.associations: dict[str, None] = {}
-        """All associations that have carried it, in order of appearance."""
-        self.began = self.touched = at
+        """All associations that have carried the series, in order of their first reports."""
+        self.began = at
+        self.changed_at = at
+        """Time of the last instance, or of the last end of an association."""
         self.not_before = at
-        """A recovered one does not settle before this."""
+        """Earliest time at which a recovered session is complete."""
         self.deadline: float | None = None
-        """None while `users` keep it open."""
+        """Time at which the session is complete; None while `carriers` keep it open."""
         self.queued: float | None = None
-        """The time of its one valid entry in the queue of deadlines."""
+        """Time of the one valid entry that the session has in the queue of deadlines."""
 
     def completed(self) -> SeriesCompleted:
+        """Return the notice of its completion."""
         return SeriesCompleted(
             self.series,
             len(self.instances),
@@ -73,97 +78,103 @@ class _SeriesSession:
             self.expected,
         )
 
-    def line(self) -> OpenSeries:
+    def status(self) -> OpenSeries:
+        """Return the record for the status board."""
         return OpenSeries(
             self.series,
             len(self.instances),
-            len(self.users),
+            len(self.carriers),
             self.expected,
             self.began,
-            self.touched,
+            self.changed_at,
         )
 
 
 class SeriesTracker:
-    """Call `due` at `next_deadline`; every other method answers what its record leads to.
+    """The open series of a receiver.
 
-    Times are the seconds of the records' `at`. No call costs more than the series it concerns,
-    however many others are open.
+    Call `due` at `next_deadline`; the other methods return the notices that a report leads to.
+    Times are in seconds of the clock of the reports' `at`. The cost of a call does not depend on
+    how many other series are open.
     """
 
     def __init__(self, settle: float, recovery_settle: float) -> None:
         self._settle = settle
         self._recovery_settle = max(settle, recovery_settle)
-        self._receptions: dict[SeriesKey, _SeriesSession] = {}
+        self._sessions: dict[SeriesKey, _SeriesSession] = {}
         self._carried: dict[str, set[_SeriesSession]] = {}
-        """By open association."""
+        """Sessions that each open association has carried."""
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._queue: list[tuple[float, int, _SeriesSession]] = []
-        """A heap by deadline. Deadlines mostly move later, so an entry may come up too early;
-        it is then put back, instead of being replaced at each touch."""
+        """A heap of (deadline, serial number, session). Deadlines mostly move later, so an entry
+        may reach the top too early; it is put back then, instead of at each change."""
         self._serial = count()
         self._latest: _SeriesSession | None = None
         self._latest_series: SeriesInfo | None = None
-        """What the latest record gave as its series: most give the same one again."""
+        """The record of the latest report: most reports give the same object again."""
 
     def stored(self, report: InstanceStored) -> list[Notice]:
+        """Count a stored instance. A repeated instance is not counted again (decision 29)."""
         series = report.series
-        reception = self._latest
-        if reception is None or series is not self._latest_series:
-            reception = self._reception_of(series, report.at)
-        reception.attempted += 1
-        instances = reception.instances
+        session = self._latest
+        if session is None or series is not self._latest_series:
+            session = self._session_of(series, report.at)
+        session.attempted += 1
+        instances = session.instances
         before = len(instances)
         instances.add(report.sop_instance_uid)
         received = len(instances)
         notices: list[Notice] = []
         if received != before:
-            notices.append(SeriesProgress(reception.series, received, received == 1))
-        if report.association_id in reception.users and report.at >= reception.touched:
-            reception.touched = report.at
+            notices.append(SeriesProgress(session.series, received, received == 1))
+        if report.association_id in session.carriers and report.at >= session.changed_at:
+            session.changed_at = report.at
         else:
-            notices += self._touch(reception, report.association_id, report.at)
+            notices += self._carry(session, report.association_id, report.at)
         return notices
 
-    def _reception_of(self, series: SeriesInfo, at: float) -> _SeriesSession:
+    def _session_of(self, series: SeriesInfo, at: float) -> _SeriesSession:
         key = series.key
-        reception = self._receptions.get(key)
-        if reception is None:
-            reception = self._receptions[key] = _SeriesSession(series, at)
-        self._latest, self._latest_series = reception, series
-        return reception
+        session = self._sessions.get(key)
+        if session is None:
+            session = self._sessions[key] = _SeriesSession(series, at)
+        self._latest, self._latest_series = session, series
+        return session
 
     def refused(self, report: InstanceRefused) -> list[Notice]:
-        """A refused instance opens no series, but its sender keeps an open one open."""
+        """Take note of a refused instance: it opens no series, but keeps an open one open."""
         uid = report.series_instance_uid
         notices: list[Notice] = [SeriesFailed(report.calling_ae_title, uid, report.error)]
         if uid is not None:
-            reception = self._receptions.get(SeriesKey(report.pacs_name, uid))
-            if reception is not None:
-                reception.attempted += 1
-                notices += self._touch(reception, report.association_id, report.at)
+            session = self._sessions.get(SeriesKey(report.pacs_name, uid))
+            if session is not None:
+                session.attempted += 1
+                notices += self._carry(session, report.association_id, report.at)
         return notices
 
     def expect(self, key: SeriesKey, count: int) -> None:
-        """The PACS has so many instances of a series that is open; otherwise nothing."""
-        reception = self._receptions.get(key)
-        if reception is not None:
-            reception.expected = count
+        """Set how many instances of a series the PACS has, if the series is open."""
+        session = self._sessions.get(key)
+        if session is not None:
+            session.expected = count
 
     def association_ended(self, report: AssociationEnded) -> list[Notice]:
-        """However it ended (decision 31). Completes a series at once only if settling takes 0 s."""
+        """Take note that an association has ended, in whatever way (decision 31).
+
+        Completes a series at once only if the settle time is 0 s.
+        """
         return self.associations_lost((report.association_id,), report.at)
 
     def associations_lost(self, association_ids: Iterable[str], at: float) -> list[Notice]:
-        """As `association_ended`, for those whose worker died without a word."""
+        """As `association_ended`, for the associations of a worker that has died."""
         notices: list[Notice] = []
         for association_id in association_ids:
             self._remember_ended(association_id)
-            for reception in self._carried.pop(association_id, ()):
-                reception.users.remove(association_id)
-                reception.touched = max(reception.touched, at)
-                if not reception.users:
-                    notices += self._begin_settling(reception)
+            for session in self._carried.pop(association_id, ()):
+                session.carriers.remove(association_id)
+                session.changed_at = max(session.changed_at, at)
+                if not session.carriers:
+                    notices += self._begin_settling(session)
         return notices
 
     def recovered(
@@ -173,128 +184,130 @@ class SeriesTracker:
         at: float,
         instances: Iterable[str] = (),
     ) -> None:
-        """A series that was open when an earlier process, or a worker, died; `at` is when we began
-        to listen, or heard of it.
+        """Open a series again that was open when an earlier process, or a worker, died.
 
-        It settles for the recovery time and, touched again, not before that is over (decision 32):
-        a sender that resends may do so in many short associations. `instances` are the SOP
-        Instance UIDs already in its folder, so that its count goes on from there.
+        `at` is the time at which this process began to listen, or heard of the death. The series is
+        complete no sooner than the recovery settle time after `at` (decision 32), even if it is
+        carried again: a sender may resend it in many short associations. `instances` are the SOP
+        Instance UIDs in its folder, so that its count continues from there.
         """
-        reception = self._receptions.get(series.key)
-        if reception is None:
-            reception = self._receptions[series.key] = _SeriesSession(series, at)
-        known = len(reception.instances)
-        reception.instances.update(instances)
-        reception.attempted += len(reception.instances) - known
-        reception.not_before = max(reception.not_before, at + self._recovery_settle)
-        if not reception.users:
-            settled = reception.touched + self._settle
-            self._enqueue(reception, max(settled, reception.not_before))
-        reception.associations.update(dict.fromkeys(associations))
+        session = self._sessions.get(series.key)
+        if session is None:
+            session = self._sessions[series.key] = _SeriesSession(series, at)
+        known = len(session.instances)
+        session.instances.update(instances)
+        session.attempted += len(session.instances) - known
+        session.not_before = max(session.not_before, at + self._recovery_settle)
+        if not session.carriers:
+            complete_at = session.changed_at + self._settle
+            self._enqueue(session, max(complete_at, session.not_before))
+        session.associations.update(dict.fromkeys(associations))
 
     def has_ended(self, association_id: str) -> bool:
-        """Of late; all that it stored has been told."""
+        """Return whether an association is known to have ended; all its reports have been seen."""
         return association_id in self._ended
 
     def series_of(self, key: SeriesKey) -> SeriesInfo | None:
-        """What is said of a series that is open; may be asked from any thread."""
-        reception = self._receptions.get(key)
-        return None if reception is None else reception.series
+        """Return the record of a series that is open. May be called from any thread."""
+        session = self._sessions.get(key)
+        return None if session is None else session.series
 
     def expected_of(self, key: SeriesKey) -> int | None:
-        """What `expect` was told of a series that is open."""
-        reception = self._receptions.get(key)
-        return None if reception is None else reception.expected
+        """Return the number given to `expect` for a series that is open."""
+        session = self._sessions.get(key)
+        return None if session is None else session.expected
 
     def carrier_of(self, key: SeriesKey) -> str | None:
-        """The first association that has carried a series that is open."""
-        reception = self._receptions.get(key)
-        return None if reception is None else next(iter(reception.associations), None)
+        """Return the first association that has carried a series that is open."""
+        session = self._sessions.get(key)
+        return None if session is None else next(iter(session.associations), None)
 
     def due(self, now: float) -> list[Notice]:
-        """Complete what has settled by `now`."""
+        """Complete the series whose deadline has come by `now`."""
         notices: list[Notice] = []
-        while (first := self._first_to_settle()) is not None and first[0] <= now:
+        while (first := self._next_to_complete()) is not None and first[0] <= now:
             notices.append(self._complete(first[1]))
         return notices
 
     def next_deadline(self) -> float | None:
-        """When `due` has something to say, if nothing happens until then."""
-        first = self._first_to_settle()
+        """Return the time of the next completion, if no report comes until then."""
+        first = self._next_to_complete()
         return None if first is None else first[0]
 
     def finish_all(self, now: float) -> list[Notice]:
-        """Shutdown: complete what has settled by `now`, then every other series without waiting."""
+        """Complete every series at shutdown; those whose deadline has come by `now` first."""
         notices = self.due(now)
-        notices += [reception.completed() for reception in self._receptions.values()]
+        notices += [session.completed() for session in self._sessions.values()]
         self._latest = self._latest_series = None
-        self._receptions.clear()
+        self._sessions.clear()
         self._carried.clear()
         self._queue.clear()
         return notices
 
     @property
     def number_open(self) -> int:
-        return len(self._receptions)
+        """Number of open series."""
+        return len(self._sessions)
 
     def latest(self, most: int) -> list[OpenSeries]:
-        """Those that changed last, the latest first."""
-        found = heapq.nlargest(most, self._receptions.values(), key=lambda each: each.touched)
-        return [reception.line() for reception in found]
+        """Return up to `most` open series, the latest changed first."""
+        found = heapq.nlargest(most, self._sessions.values(), key=lambda each: each.changed_at)
+        return [session.status() for session in found]
 
     def open_series(self) -> list[OpenSeries]:
-        return [reception.line() for reception in self._receptions.values()]
+        """Return all open series."""
+        return [session.status() for session in self._sessions.values()]
 
-    def _touch(self, reception: _SeriesSession, association_id: str, at: float) -> list[Notice]:
-        if at > reception.touched:
-            reception.touched = at
-        if association_id in reception.users:
+    def _carry(self, session: _SeriesSession, association_id: str, at: float) -> list[Notice]:
+        if at > session.changed_at:
+            session.changed_at = at
+        if association_id in session.carriers:
             return []
-        reception.associations[association_id] = None
+        session.associations[association_id] = None
         if association_id not in self._ended:
-            reception.users.add(association_id)
-            self._carried.setdefault(association_id, set()).add(reception)
-            reception.deadline = None
-        elif not reception.users:
-            return self._begin_settling(reception)
+            session.carriers.add(association_id)
+            self._carried.setdefault(association_id, set()).add(session)
+            session.deadline = None
+        elif not session.carriers:
+            return self._begin_settling(session)
         return []
 
-    def _begin_settling(self, reception: _SeriesSession) -> list[Notice]:
-        deadline = max(reception.touched + self._settle, reception.not_before)
-        if deadline <= reception.touched:
-            return [self._complete(reception)]
-        self._enqueue(reception, deadline)
+    def _begin_settling(self, session: _SeriesSession) -> list[Notice]:
+        deadline = max(session.changed_at + self._settle, session.not_before)
+        if deadline <= session.changed_at:
+            return [self._complete(session)]
+        self._enqueue(session, deadline)
         return []
 
-    def _enqueue(self, reception: _SeriesSession, deadline: float) -> None:
-        reception.deadline = deadline
-        if reception.queued is None or reception.queued > deadline:
-            reception.queued = deadline
-            heapq.heappush(self._queue, (deadline, next(self._serial), reception))
+    def _enqueue(self, session: _SeriesSession, deadline: float) -> None:
+        session.deadline = deadline
+        if session.queued is None or session.queued > deadline:
+            session.queued = deadline
+            heapq.heappush(self._queue, (deadline, next(self._serial), session))
 
-    def _first_to_settle(self) -> tuple[float, _SeriesSession] | None:
+    def _next_to_complete(self) -> tuple[float, _SeriesSession] | None:
         while self._queue:
-            at, _, reception = self._queue[0]
-            if at == reception.deadline:
-                return at, reception
+            at, _, session = self._queue[0]
+            if at == session.deadline:
+                return at, session
             heapq.heappop(self._queue)
-            if at == reception.queued:
-                reception.queued = None
-                if reception.deadline is not None:
-                    self._enqueue(reception, reception.deadline)
+            if at == session.queued:
+                session.queued = None
+                if session.deadline is not None:
+                    self._enqueue(session, session.deadline)
         return None
 
-    def _complete(self, reception: _SeriesSession) -> SeriesCompleted:
-        completed = reception.completed()
+    def _complete(self, session: _SeriesSession) -> SeriesCompleted:
+        completed = session.completed()
         self._latest = self._latest_series = None
-        del self._receptions[reception.series.key]
-        # An entry in the queue may outlive it for a while, and must not keep the UIDs in memory.
-        reception.deadline = None
-        reception.instances.clear()
+        del self._sessions[session.series.key]
+        # An entry in the queue may outlive the session, and must not keep the UIDs in memory.
+        session.deadline = None
+        session.instances.clear()
         return completed
 
     def _remember_ended(self, association_id: str) -> None:
-        """So that a straggler from another worker does not wait for an end that has been."""
+        """Remember an end, so that a later report from another worker does not wait for it."""
         self._ended[association_id] = None
-        if len(self._ended) > ENDED_REMEMBERED:
+        if len(self._ended) > MAX_ENDED_ASSOCIATIONS:
             self._ended.popitem(last=False)
