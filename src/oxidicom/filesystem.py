@@ -1,8 +1,8 @@
-"""Small files that must survive us: written whole or not at all, read without trust.
+"""Small files that are written whole or not at all, and read without trust.
 
-Only `rename` is relied upon, no locks, so that everything here holds on NFS too. In a folder
-written by this module a leading dot marks what is not (yet) a file of ours: our temporary names,
-and the `.nfs…` names of files removed while open.
+Only rename(2) is relied upon, no locks, so that everything here also works on NFS. In a folder
+written by this module a leading dot marks a name that is not a final one: a temporary file of this
+module, or one of NFS's `.nfs…` names of files that were removed while open.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from typing import Final
 from oxidicom.process_signature import is_left_behind, sign
 
 MAX_SMALL_FILE: Final = 1024 * 1024
-"""Bytes. Our records take one or two KiB; whatever is longer is not ours."""
+"""Greatest size in bytes of a file that is written or read here. The records have 1 or 2 KiB."""
 
 _TEMPORARY_SUFFIX: Final = ".tmp"
-_STALE_SECONDS: Final = 3600.0
-"""A living writer keeps a temporary name for milliseconds; clocks of NFS servers may be off."""
+_STALE_TEMPORARY_S: Final = 3600.0
+"""Seconds after which a temporary file of another host is taken for left behind. It exists for
+milliseconds while it is written, but the clocks of NFS servers may be wrong."""
 
 _left: Final[list[str]] = []
-"""Temporary files that failing storage did not let go; removed before the next one is made."""
+"""Temporary files that could not be removed; removed before the next one is created."""
 
 _signature: Final = sign()
 _numbers: Final = count()
 
 
 def create_folder(folder: Path, *, sync: bool) -> None:
-    """Make `folder`, readable by us only, and its missing parents; raises OSError."""
+    """Make `folder`, which only its user can read, and its missing parents; raises OSError."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if sync:
@@ -41,14 +42,15 @@ def create_folder(folder: Path, *, sync: bool) -> None:
 
 
 def write_atomically(folder: Path, name: str, data: bytes, *, sync: bool) -> None:
-    """Put `data` under `name`, replacing what stood there; at no time is half of it visible.
+    """Write the file `name`, replacing an older one; a half-written file is never visible.
 
-    With `sync` it is on the medium when this returns, otherwise safe from our death but not from
-    the machine's. Raises OSError (EFBIG for more than MAX_SMALL_FILE, so that whatever is written
-    can be read), and then leaves no temporary file behind, or removes it the next time.
+    With `sync` the file survives a power failure once this returns, otherwise the death of the
+    process. Raises OSError, EFBIG for more than MAX_SMALL_FILE bytes because they could not be read
+    again. Then the temporary file is removed, at once or by the next call. Raises ValueError for a
+    name that is hidden or contains a slash.
     """
     if not name or name.startswith(".") or "/" in name:
-        raise ValueError("not the name of a file of ours")
+        raise ValueError("the name is empty, hidden or a path")
     if len(data) > MAX_SMALL_FILE:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     _remove_left()
@@ -74,7 +76,7 @@ def write_atomically(folder: Path, name: str, data: bytes, *, sync: bool) -> Non
 
 
 def _remove_left() -> None:
-    with contextlib.suppress(IndexError):  # another thread was quicker
+    with contextlib.suppress(IndexError):  # another thread took the last name
         while _left:
             path = _left.pop()
             try:
@@ -85,32 +87,32 @@ def _remove_left() -> None:
 
 
 def read_small(path: Path | str) -> bytes:
-    """The bytes of one of our files, MAX_SMALL_FILE + 1 of them if it is longer than any of ours.
+    """Return the contents of a file, but no more than MAX_SMALL_FILE + 1 bytes; raises OSError.
 
-    Neither follows a link nor waits on a pipe that somebody put there; raises OSError.
+    Neither follows a link nor blocks on a pipe in its place.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
-        return file.read(MAX_SMALL_FILE + 1) or b""  # None: a pipe with a silent writer
+        return file.read(MAX_SMALL_FILE + 1) or b""  # None: a pipe without data
 
 
 def names(folder: Path) -> list[str]:
-    """What stands in `folder` under a final name, sorted; raises OSError."""
+    """Return the final names in `folder`, sorted; raises OSError."""
     return sorted(name for name in os.listdir(folder) if not name.startswith("."))
 
 
 def remove_if_there(path: Path | str) -> None:
-    """Raises OSError for anything but a file that is already gone."""
+    """Remove a file; do nothing where there is none. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def remove_stale_temporaries(folder: Path) -> None:
-    """Remove what writers that were killed left in `folder`; raises OSError.
+    """Remove the temporary files of killed processes from `folder`; raises OSError.
 
-    Those of this host at once, those of others when they are old.
+    Files of this host are removed at once, those of other hosts when they are old.
     """
-    oldest = time.time() - _STALE_SECONDS
+    oldest = time.time() - _STALE_TEMPORARY_S
     with os.scandir(folder) as entries:
         for entry in entries:
             if not (entry.name.startswith(".") and entry.name.endswith(_TEMPORARY_SUFFIX)):
@@ -124,7 +126,7 @@ def remove_stale_temporaries(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in `folder` on the medium; raises OSError."""
+    """Return once the names in `folder` are on the device; raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -133,7 +135,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def close_folder(descriptor: int) -> None:
-    """What closing a folder says is nobody's trouble: nothing was written through it, and the
-    number is free in any case. Never raises."""
+    """Close the descriptor of a folder; never raises.
+
+    Errors are ignored: nothing was written through it, and it is closed in any case.
+    """
     with contextlib.suppress(OSError):
         os.close(descriptor)

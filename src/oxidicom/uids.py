@@ -1,7 +1,7 @@
-"""Which abstract and transfer syntaxes are accepted, and how data sets of each are encoded.
+"""The abstract and transfer syntaxes that are accepted, and the encoding of each transfer syntax.
 
-pydicom's dictionary is the source; what it does not know yet is listed here. Everything is built
-once, at the first use.
+They come from pydicom's dictionary; those that it does not know yet are listed here. Everything is
+built once, at the first use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from oxidicom.constants import (
 )
 
 UNCOMPRESSED: Final = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN})
-"""All that is accepted with OXIDICOM_SCP_UNCOMPRESSED_ONLY (decision 11)."""
+"""The transfer syntaxes accepted with OXIDICOM_SCP_UNCOMPRESSED_ONLY (decision 11)."""
 
 _ABSTRACT_SYNTAXES_BEYOND_PYDICOM: Final = frozenset(
     {
@@ -67,7 +67,7 @@ _is_uid: Final = re.compile(r"[0-9.]{1,64}").fullmatch
 
 @cache
 def abstract_syntaxes() -> frozenset[str]:
-    """Every abstract syntax accepted without promiscuity (decision 12)."""
+    """Return the abstract syntaxes accepted without OXIDICOM_SCP_PROMISCUOUS (decision 12)."""
     storage = {
         uid
         for uid, (name, kind, *_) in UID_dictionary.items()
@@ -78,7 +78,8 @@ def abstract_syntaxes() -> frozenset[str]:
 
 @cache
 def transfer_syntaxes() -> Mapping[str, Encoding]:
-    """Every transfer syntax accepted without promiscuity (decision 11), with its encoding."""
+    """Return the transfer syntaxes accepted without OXIDICOM_SCP_PROMISCUOUS, with their encodings
+    (decision 11)."""
     binary = {uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax"}
     accepted = (binary | _TRANSFER_SYNTAXES_BEYOND_PYDICOM) - _NOT_A_BINARY_DATA_SET
     return {
@@ -87,11 +88,11 @@ def transfer_syntaxes() -> Mapping[str, Encoding]:
 
 
 def transfer_syntax_encoding(uid: str, promiscuous: bool = False) -> Encoding | None:
-    """How data sets of this transfer syntax are encoded; None: it is not accepted.
+    """Return the encoding of data sets in a transfer syntax; None if it is not accepted.
 
-    Promiscuous, any other UID is taken for Explicit VR Little Endian, as PS3.5 A.4 demands of
-    every encapsulated syntax, private ones too. XML and MIME are refused even so: they are known
-    to be none of the four encodings.
+    If `promiscuous`, any other UID is taken for Explicit VR Little Endian, which PS3.5 A.4 requires
+    of every encapsulated syntax, including private ones. XML and MIME are refused in any case: they
+    have none of the four encodings.
     """
     encoding = transfer_syntaxes().get(uid)
     if encoding is None and promiscuous and uid not in _NOT_A_BINARY_DATA_SET and _is_uid(uid):

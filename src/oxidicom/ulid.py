@@ -1,4 +1,4 @@
-"""Association identifiers: ULIDs, whose text sorts by the millisecond of their making
+"""ULIDs, the identifiers of associations. Their text sorts by the millisecond of creation
 (https://github.com/ulid/spec)."""
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ import time
 import uuid
 from typing import Final
 
-LENGTH: Final = 26
-"""Characters."""
+ULID_LENGTH: Final = 26
+"""Length of a ULID in characters."""
 
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _TIME_BITS: Final = 48
@@ -17,22 +17,22 @@ _RANDOM_BITS: Final = 80
 
 
 def new_ulid(wall_ns: int | None = None) -> str:
-    """A fresh ULID of 26 characters, of now or of `wall_ns` (nanoseconds since the epoch).
+    """Return a new ULID for the time `wall_ns` in nanoseconds since the epoch, by default now.
 
-    Two of one millisecond sort at random. Raises ValueError for a time before 1970 or after
-    the year 10889, which 48 bits do not hold.
+    ULIDs of the same millisecond sort at random. Raises ValueError for a time before 1970 or after
+    the year 10889, which does not fit into 48 bits.
     """
     milliseconds = (time.time_ns() if wall_ns is None else wall_ns) // 1_000_000
     if not 0 <= milliseconds < 1 << _TIME_BITS:
         raise ValueError("a ULID holds 48 bits of milliseconds since the epoch")
     random = int.from_bytes(os.urandom(_RANDOM_BITS // 8), "big")
     value = milliseconds << _RANDOM_BITS | random
-    return "".join(_CROCKFORD[value >> 5 * place & 31] for place in reversed(range(LENGTH)))
+    return "".join(_CROCKFORD[value >> 5 * place & 31] for place in reversed(range(ULID_LENGTH)))
 
 
 def uuid_of(ulid: str) -> str:
-    """Its 128 bits as a UUID's text; raises ValueError for text that is no ULID."""
-    if len(ulid) != LENGTH:
+    """Return the 128 bits of a ULID as the text of a UUID; raises ValueError for other text."""
+    if len(ulid) != ULID_LENGTH:
         raise ValueError("a ULID has 26 characters")
     value = 0
     for character in ulid:

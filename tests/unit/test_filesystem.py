@@ -1,3 +1,5 @@
+"""Small files written atomically and read without trust."""
+
 from __future__ import annotations
 
 import errno
@@ -17,7 +19,7 @@ from oxidicom import filesystem
 
 
 class Calls:
-    """Real system calls, noted in order."""
+    """Records the real system calls in their order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[str] = []
@@ -36,7 +38,7 @@ class Calls:
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_written_is_read(tmp_path: Path, sync: bool) -> None:
+def test_a_written_file_can_be_read(tmp_path: Path, sync: bool) -> None:
     filesystem.write_atomically(tmp_path, "a.json", b"one", sync=sync)
     filesystem.write_atomically(tmp_path, "b.json", b"", sync=sync)
     filesystem.write_atomically(tmp_path, "a.json", b"three", sync=sync)
@@ -46,7 +48,7 @@ def test_written_is_read(tmp_path: Path, sync: bool) -> None:
     assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o600
 
 
-def test_sync_puts_the_file_before_its_name_and_then_the_name(
+def test_the_file_is_synced_before_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = Calls(monkeypatch)
@@ -85,7 +87,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     assert (tmp_path / "a").read_bytes() == b"old"
 
 
-def test_readers_see_whole_files_only(tmp_path: Path) -> None:
+def test_readers_see_complete_files_only(tmp_path: Path) -> None:
     texts = [bytes([letter]) * 50_000 for letter in b"abcd"]
     filesystem.write_atomically(tmp_path, "a", texts[0], sync=False)
     seen: set[bytes] = set()
@@ -106,13 +108,13 @@ def test_readers_see_whole_files_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../a"])
-def test_names_that_are_not_ours(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_hidden_or_a_path_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="name"):
         filesystem.write_atomically(tmp_path, name, b"", sync=False)
     assert os.listdir(tmp_path) == []
 
 
-def test_no_more_is_written_than_would_be_read(tmp_path: Path) -> None:
+def test_the_size_is_limited_in_writing_and_reading(tmp_path: Path) -> None:
     filesystem.write_atomically(tmp_path, "a", bytes(filesystem.MAX_SMALL_FILE), sync=False)
     assert len(filesystem.read_small(tmp_path / "a")) == filesystem.MAX_SMALL_FILE
     with pytest.raises(OSError, match="too large") as raised:
@@ -122,7 +124,7 @@ def test_no_more_is_written_than_would_be_read(tmp_path: Path) -> None:
     assert len(filesystem.read_small(tmp_path / "b")) == filesystem.MAX_SMALL_FILE + 1
 
 
-def test_reading_neither_follows_links_nor_waits_on_pipes(tmp_path: Path) -> None:
+def test_reading_neither_follows_links_nor_blocks_on_pipes(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     os.mkfifo(tmp_path / "pipe")
@@ -136,13 +138,13 @@ def test_reading_neither_follows_links_nor_waits_on_pipes(tmp_path: Path) -> Non
         os.close(writer)
 
 
-def test_names_are_final_ones_in_order(tmp_path: Path) -> None:
+def test_names_are_final_ones_and_sorted(tmp_path: Path) -> None:
     for name in ("b", "a", ".nfs0001", ".0123.tmp", "c.bad"):
         (tmp_path / name).touch()
     assert filesystem.names(tmp_path) == ["a", "b", "c.bad"]
 
 
-def test_only_stale_temporaries_are_removed(tmp_path: Path) -> None:
+def test_only_stale_temporary_files_are_removed(tmp_path: Path) -> None:
     long_ago = time.time() - 7200
     for name in (".old.tmp", ".new.tmp", ".nfs0001", "a.tmp", "a"):
         (tmp_path / name).touch()
@@ -152,7 +154,7 @@ def test_only_stale_temporaries_are_removed(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [".new.tmp", ".nfs0001", "a", "a.tmp"]
 
 
-def test_what_a_killed_writer_leaves_is_a_temporary(
+def test_a_killed_process_leaves_a_temporary_file_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -173,10 +175,10 @@ def test_what_a_killed_writer_leaves_is_a_temporary(
     assert os.listdir(tmp_path) == []
 
 
-def test_what_a_dead_process_was_writing_goes_at_once(
+def test_the_temporary_file_of_a_dead_process_is_removed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a new file, what its living writer writes stays and what a killed one wrote goes."""
+    """That of a living process is kept, even if both are new."""
     program = (
         "import os, pathlib, signal, sys; from oxidicom import filesystem\n"
         "os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -186,18 +188,18 @@ def test_what_a_dead_process_was_writing_goes_at_once(
     assert killed.returncode == -signal.SIGKILL
     (dead,) = os.listdir(tmp_path)
 
-    def look(temporary: str, target: str) -> None:
+    def sweep_then_rename(temporary: str, target: str) -> None:
         filesystem.remove_stale_temporaries(tmp_path)
         assert os.listdir(tmp_path) == [os.path.basename(temporary)] != [dead]
         os.replace(temporary, target)
 
-    monkeypatch.setattr(os, "rename", look)
+    monkeypatch.setattr(os, "rename", sweep_then_rename)
     filesystem.write_atomically(tmp_path, "b", b"2", sync=False)
     assert os.listdir(tmp_path) == ["b"]
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_folders_are_made_private(
+def test_folders_are_readable_by_their_user_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
 ) -> None:
     calls = Calls(monkeypatch)
@@ -210,13 +212,13 @@ def test_folders_are_made_private(
     assert calls.made == []
 
 
-def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "journal").touch()
     with pytest.raises(FileExistsError):
         filesystem.create_folder(tmp_path / "journal", sync=False)
 
 
-def test_remove_if_there(tmp_path: Path) -> None:
+def test_removing_a_missing_file_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     filesystem.remove_if_there(tmp_path / "a")
     filesystem.remove_if_there(tmp_path / "a")
@@ -225,7 +227,7 @@ def test_remove_if_there(tmp_path: Path) -> None:
         filesystem.remove_if_there(tmp_path)
 
 
-def test_a_temporary_file_that_cannot_be_removed_goes_the_next_time(
+def test_a_temporary_file_that_cannot_be_removed_is_removed_by_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(number: int) -> Any:

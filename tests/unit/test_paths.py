@@ -1,4 +1,4 @@
-"""Paths, names, refusals: every naming vector of the reference, amended by decisions 24–27."""
+"""Paths, file names and refusals, compared with the reference (decisions 24–27)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ AMENDED: dict[str, dict[str, Any]] = {
     "StudyDate with dots (old ACR-NEMA form) rejected": {"study_date": "2024-01-31"},
     "PatientID sent as UN in Explicit VR": {"patient_id": "P1"},
 }
-"""What decisions 24 and 25 change of the reference's answer."""
+"""Test vectors of the reference whose results decisions 24 and 25 change."""
 
 
 def encode(elements: Elements, encoding: Encoding, vrs: dict[str, bytes]) -> bytes:
@@ -152,7 +152,7 @@ def test_vectors_of_the_reference(vector: dict[str, Any], encoding: Encoding) ->
     assert series.calling_ae_title == title
 
 
-def test_date_with_dots_stays_as_received_in_the_path() -> None:
+def test_a_date_with_dots_is_as_received_in_the_path() -> None:
     found = read_names(reader_of({**REQUIRED, "StudyDate": "2024.01.31"}), "A")
     assert found.series.path.split("/")[4].endswith("-2024.01.31")
     assert found.series.study_date == "2024-01-31"
@@ -164,7 +164,7 @@ ORDER = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID",
 
 
 @pytest.mark.parametrize("first", range(6))
-def test_first_missing_one_decides(first: int) -> None:
+def test_the_first_missing_element_determines_the_error(first: int) -> None:
     order = [*ORDER, "SOPClassUID"]
     kept = {k: v for k, v in REQUIRED.items() if k in order[:first]}
     with pytest.raises(InstanceError) as refusal:
@@ -175,7 +175,7 @@ def test_first_missing_one_decides(first: int) -> None:
     assert refusal.value.offending == tag_for_keyword(order[first])
 
 
-def test_illegal_date_after_a_missing_uid() -> None:
+def test_a_missing_uid_is_reported_before_an_invalid_date() -> None:
     elements = {**REQUIRED, "StudyDate": "secret"}
     with pytest.raises(InstanceError, match="Illegal value for tag StudyDate") as refusal:
         read_names(reader_of(elements), "A")
@@ -186,26 +186,26 @@ def test_illegal_date_after_a_missing_uid() -> None:
         read_names(reader_of(elements), "A")
 
 
-def test_required_tag_that_is_no_text_is_missing() -> None:
+def test_a_required_element_that_is_not_text_is_missing() -> None:
     with pytest.raises(InstanceError, match="Missing required tag: PatientID"):
         read_names(reader_of(REQUIRED, PatientID=b"US"), "A")
     with pytest.raises(InstanceError, match="Missing required tag: SOPInstanceUID"):
         read_names(reader_of(REQUIRED, SOPInstanceUID=b"OB"), "A")
 
 
-def test_series_uid_for_the_notice() -> None:
+def test_the_series_uid_of_a_refused_instance() -> None:
     assert series_uid_of(reader_of({"SeriesInstanceUID": "1.2\0"}), "A") == "1.2"
     assert series_uid_of(reader_of({}), "A") is None
 
 
-def test_uids_to_compare_have_no_padding() -> None:
+def test_uids_are_compared_without_padding() -> None:
     padded = {"SOPInstanceUID": b"1.2.3 \0", "SOPClassUID": b"1.2.4 \0"}
     elements: Elements = {**REQUIRED, **padded}
     found = read_names(reader_of(elements), "A")
     assert (found.sop_class_uid, found.sop_instance_uid) == ("1.2.4", "1.2.3")
 
 
-def test_illegal_age_is_left_out_and_known() -> None:
+def test_an_invalid_age_is_left_out() -> None:
     reader = reader_of({**REQUIRED, "PatientAge": "044"})
     assert read_names(reader, "A").series.patient_age is None
     assert read_series(reader, "A").illegal == ("PatientAge",)
@@ -214,14 +214,14 @@ def test_illegal_age_is_left_out_and_known() -> None:
 # ---- what is remembered --------------------------------------------------------------------
 
 
-def test_series_is_decoded_once() -> None:
+def test_a_series_is_decoded_once() -> None:
     one, two = (read_names(reader_of({**REQUIRED, "InstanceNumber": n}), "A") for n in ("1", "2"))
     assert one.series is two.series
     assert (one.file_name[:5], two.file_name[:5]) == ("0001-", "0002-")
     assert read_names(reader_of(REQUIRED), "B").series.pacs_name == "B"
 
 
-def test_memory_is_bounded() -> None:
+def test_the_cache_of_series_is_bounded() -> None:
     huge = reader_of({**REQUIRED, "StudyDescription": b"x" * 60_000}, Encoding.IMPLICIT_LE)
     assert read_names(huge, "A").series is not read_names(huge, "A").series
     for n in range(identity.REMEMBERED + 10):
@@ -229,7 +229,7 @@ def test_memory_is_bounded() -> None:
     assert len(identity._remembered) <= identity.REMEMBERED
 
 
-def test_remembered_series_cost_microseconds() -> None:
+def test_a_cached_series_costs_microseconds() -> None:
     reader = reader_of({**REQUIRED, "InstanceNumber": "12"})
     read_names(reader, "A")
     best = min(timeit.repeat(lambda: read_names(reader, "A"), number=1000, repeat=5)) / 1000
@@ -276,7 +276,7 @@ def test_instance_numbers(number: str | None, start: str) -> None:
     assert instance_file_name(number, "1.2") == f"{start}-1.2.dcm"
 
 
-def test_long_components_are_cut_and_ended_with_a_hash() -> None:
+def test_a_long_component_is_cut_and_ends_in_a_hash() -> None:
     found = read_names(
         reader_of({**REQUIRED, "StudyDescription": b"x" * 400, "SOPInstanceUID": b"1" * 400}), "A"
     )
@@ -289,13 +289,13 @@ def test_long_components_are_cut_and_ended_with_a_hash() -> None:
     assert len(found.file_name) == 255
 
 
-def test_component_of_just_255_bytes_is_left_alone() -> None:
+def test_a_component_of_255_bytes_is_not_cut() -> None:
     description = "x" * (255 - len("-AccessionNumber-20240131"))
     found = read_names(reader_of({**REQUIRED, "StudyDescription": description}), "A")
     assert found.series.path.split("/")[4] == f"{description}-AccessionNumber-20240131"
 
 
-def test_path_over_1024_characters_is_refused() -> None:
+def test_a_path_of_more_than_1024_characters_is_refused() -> None:
     long = ("PatientName", "StudyDescription", "SeriesDescription", "SOPInstanceUID")
     elements = {**REQUIRED, **dict.fromkeys(long, "1" * 300)}
     with pytest.raises(InstanceError, match="1024") as refusal:
@@ -312,7 +312,9 @@ TEXT = st.none() | st.text(max_size=300)
 @given(
     st.lists(st.text(max_size=300), min_size=4, max_size=4), st.lists(TEXT, min_size=7, max_size=7)
 )
-def test_no_text_escapes_its_component(required: list[str], optional: list[str | None]) -> None:
+def test_no_text_leads_out_of_its_component(
+    required: list[str], optional: list[str | None]
+) -> None:
     title, patient_id, study_date, uid = required
     folder = series_folder(
         pacs_name=pacs_name_of(title),

@@ -16,20 +16,20 @@ VECTORS: list[dict[str, Any]] = json.loads(
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["ascii"] or "empty")
-def test_vectors_of_the_reference(vector: dict[str, Any]) -> None:
+def test_hashes_of_the_reference(vector: dict[str, Any]) -> None:
     data = vector["ascii"].encode()
     assert seahash(data) == int(vector["u64"])
     assert short_hash(data, 16) == vector["hex"]
     assert short_hash(data, 7) == vector["hex"][:7]
 
 
-def test_short_hash_has_no_leading_zeros() -> None:
+def test_the_short_hash_has_no_leading_zeros() -> None:
     """The reference panics below 16⁶ (decision 27)."""
     assert short_hash(b"1.2.826.0.1.3680043.8.498.99.341", 7) == "a88d034"
     assert len(short_hash(b"1.2.826.0.1.3680043.8.498.99.341", 16)) == 14
 
 
 @given(st.binary(max_size=80))
-def test_hash_is_64_bits_and_depends_on_the_length(data: bytes) -> None:
+def test_the_hash_has_64_bits_and_depends_on_the_length(data: bytes) -> None:
     assert 0 <= seahash(data) < 2**64
     assert seahash(data) != seahash(data + b"\0")

@@ -71,7 +71,9 @@ VECTORS: dict[str, Any] = json.loads(
         (b"\xff\0\x1b", b"M\xfcller", "Müller"),
     ],
 )
-def test_text_in_its_character_sets(charset: bytes | None, raw: bytes, text: str) -> None:
+def test_text_is_decoded_by_its_character_sets(
+    charset: bytes | None, raw: bytes, text: str
+) -> None:
     assert text_of("PatientName", raw, "PN", encodings_of(charset)) == text
 
 
@@ -93,7 +95,7 @@ def test_multi_byte_text_is_decoded_before_it_is_split() -> None:
         (b"ISO_IR 127", b"a\xa1b", "a\ufffdb"),
     ],
 )
-def test_what_cannot_be_decoded_is_u_fffd(charset: bytes, raw: bytes, text: str) -> None:
+def test_undecodable_bytes_become_u_fffd(charset: bytes, raw: bytes, text: str) -> None:
     assert text_of("StudyDescription", raw, "LO", encodings_of(charset)) == text
 
 
@@ -137,7 +139,7 @@ def test_stand_alone_character_sets_take_no_extensions() -> None:
         max_size=8,
     ).map(b"".join),
 )
-def test_decodes_what_pydicom_decodes(terms: list[str], raw: bytes) -> None:
+def test_text_is_decoded_as_pydicom_does(terms: list[str], raw: bytes) -> None:
     encodings = encodings_of("\\".join(terms).encode())
     text = decode_text(raw, encodings)
     text.encode()
@@ -182,32 +184,34 @@ def test_any_bytes_decode_to_text_that_can_be_sent(charset: bytes, raw: bytes) -
         (b"a\0b", "ab"),
     ],
 )
-def test_first_value_trimmed_then_nul_free(raw: bytes | None, text: str | None) -> None:
+def test_text_is_the_first_value_trimmed_and_without_nuls(
+    raw: bytes | None, text: str | None
+) -> None:
     assert text_of("PatientID", raw, "LO") == text
 
 
-def test_numbers_and_ages_are_only_trimmed() -> None:
+def test_numbers_and_ages_keep_their_nuls() -> None:
     for keyword, vr in (("SeriesNumber", "IS"), ("InstanceNumber", "IS"), ("PatientAge", "AS")):
         assert text_of(keyword, b" 1\0 ", vr) == "1\0"
 
 
-def test_white_space_is_unicode_s() -> None:
+def test_white_space_is_that_of_unicode() -> None:
     assert len(WHITE_SPACE) == 25
     assert {c for c in map(chr, range(0x10000)) if c.isspace()} - set(WHITE_SPACE) == set(
         "\x1c\x1d\x1e\x1f"
     )
 
 
-def test_backslash_is_text_in_single_valued_vrs() -> None:
+def test_a_backslash_is_text_in_single_valued_vrs() -> None:
     assert text_of("StudyDescription", rb"a\b", "LT") == "a\\b"
 
 
 @pytest.mark.parametrize("vr", ["US", "SQ", "OB", "FD", "AT", "UV"])
-def test_what_is_no_text_is_absent(vr: str) -> None:
+def test_an_element_that_is_not_text_is_absent(vr: str) -> None:
     assert text_of("PatientID", b"12", vr) is None
 
 
-def test_un_and_unknown_vrs_are_read_with_the_dictionary_s() -> None:
+def test_un_and_unknown_vrs_are_read_with_the_vr_of_the_dictionary() -> None:
     assert vr_of("PatientID", b"UN") == "LO"
     assert vr_of("PatientID", b"\0\0") == "LO"
     assert vr_of("PatientID", b"ZZ") == "LO"
@@ -216,14 +220,14 @@ def test_un_and_unknown_vrs_are_read_with_the_dictionary_s() -> None:
     assert vr_of("PatientID", b"US") == "US"
 
 
-def test_modality_sex_and_uids_stay_in_the_default_repertoire() -> None:
+def test_modality_sex_and_uids_are_read_in_the_default_repertoire() -> None:
     encodings = encodings_of(b"ISO_IR 192")
     for keyword in ("Modality", "PatientSex", "PatientAge", "StudyInstanceUID", "StudyDate"):
         vr = vr_of(keyword, b"\0\0")
         assert text_of(keyword, "ü".encode(), vr, encodings) == "Ã¼"
 
 
-def test_keywords_follow_the_walk() -> None:
+def test_keywords_have_the_order_of_the_wanted_tags() -> None:
     assert len(KEYWORDS) == len(WANTED_TAGS) == 18
     assert TAGS["PatientID"] == 0x00100020
     assert TAGS["InstanceNumber"] == WANTED_TAGS[-1]
@@ -300,12 +304,12 @@ def test_ages_of_the_reference(vector: dict[str, Any]) -> None:
         ("1" * 5000 + "D", 2**31 - 1),
     ],
 )
-def test_ages_of_rust_s_grammar(text: str, days: int | None) -> None:
+def test_ages_in_the_grammar_of_rust(text: str, days: int | None) -> None:
     assert days_of_age(text) == days
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.sampled_from("DWMY"))
-def test_ages_never_fail(number: float, unit: str) -> None:
+def test_any_number_is_an_age_or_none(number: float, unit: str) -> None:
     days = days_of_age(f"{number!r}{unit}")
     assert days is not None
     assert -(2**31) <= days < 2**31

@@ -1,4 +1,4 @@
-"""The folder of temporary files: what a crash left goes, what others write stays (promise 3)."""
+"""The folder of temporary files: those of dead processes are removed (promise 3)."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def gathered() -> Gather:
     return gather
 
 
-def test_patients_on_their_way_are_nobody_elses(root: int, tmp_path: Path) -> None:
+def test_the_folder_is_readable_by_its_user_only(root: int, tmp_path: Path) -> None:
     temporary = TemporaryFolder(root)
     temporary.close()
     assert stat.S_IMODE((tmp_path / ".oxidicom").stat().st_mode) == 0o700
     TemporaryFolder(root).close()
 
 
-def test_the_names_of_two_writers_differ(root: int, tmp_path: Path) -> None:
+def test_names_of_two_folders_differ(root: int, tmp_path: Path) -> None:
     first, second = TemporaryFolder(root), TemporaryFolder(root)
     parts = [folder.part_file(b"") for folder in (first, second, first, second)]
     for part in parts:
@@ -52,7 +52,7 @@ def test_the_names_of_two_writers_differ(root: int, tmp_path: Path) -> None:
     second.close()
 
 
-def test_what_storage_did_not_let_go_is_removed_later(
+def test_a_file_that_cannot_be_removed_is_removed_later(
     root: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*_: object, **__: object) -> None:
@@ -78,12 +78,13 @@ def test_what_storage_did_not_let_go_is_removed_later(
     path.mkdir()
     temporary.left.append(path.name.encode())
     temporary.remove_left()
-    assert temporary.left == [], "somebody else's"
+    assert temporary.left == [], "a folder of that name is not removed"
     temporary.close()
 
 
-def test_only_what_dead_processes_left_is_swept(root: int, tmp_path: Path) -> None:
-    """A living one of ours, a living one of others, a dead one, its number used again."""
+def test_only_files_of_dead_processes_are_removed(root: int, tmp_path: Path) -> None:
+    """There are files of this process, another living one, a dead one and one whose number another
+    process has now."""
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1, check=True
     )
@@ -103,14 +104,14 @@ def test_only_what_dead_processes_left_is_swept(root: int, tmp_path: Path) -> No
     old = time.time() - 25 * 3600
     kept = [
         "other.host-1-1-0123abcd-0.part",
-        "a file of nobody",
+        "a file of another program",
         f"{host}-x-1-0123abcd-0.part",
         f"{host}-{'9' * 30}-1-0123abcd-0.part",
     ]
     abandoned = "another.host-1-1-0123abcd-0.part"
     for name in (*stale, *kept, abandoned):
         (folder / name).write_bytes(b"half")
-        # An age of seconds is no reason; that of a day is.
+        # A file of another host is removed after a day, not after seconds.
         os.utime(folder / name, (old, old) if name == abandoned else (time.time() - 60,) * 2)
     for name in own:
         os.utime(folder / name, (time.time() - 60,) * 2)
@@ -123,10 +124,10 @@ def test_only_what_dead_processes_left_is_swept(root: int, tmp_path: Path) -> No
     neighbour.close()
 
 
-def test_what_a_dead_process_left_is_swept_though_nobody_has_looked_at_it(
+def test_files_of_a_dead_process_are_removed_before_its_parent_has_waited_for_it(
     root: int, tmp_path: Path
 ) -> None:
-    """Its number is taken until its parent asks how it ended."""
+    """Its process number stays in use until then."""
     temporary = TemporaryFolder(root)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         start = start_of(child.pid)
@@ -141,21 +142,23 @@ def test_what_a_dead_process_left_is_swept_though_nobody_has_looked_at_it(
     temporary.close()
 
 
-def test_a_folder_that_was_removed_is_made_again(root: int, tmp_path: Path) -> None:
+def test_a_removed_folder_is_made_again_under_the_same_descriptor(
+    root: int, tmp_path: Path
+) -> None:
     temporary = TemporaryFolder(root)
     number = temporary.fd
     lost = temporary.part_file(b"")
     lost.write(gathered())
-    early = temporary.part_file(b"h")
+    not_created = temporary.part_file(b"h")
     shutil.rmtree(tmp_path / ".oxidicom")
     temporary.make_again()
     temporary.make_again()
     assert temporary.fd == number
     assert not os.get_inheritable(number)
     gather = gathered()
-    early.write(gather)
+    not_created.write(gather)
     (tmp_path / "final").mkdir()
-    assert early.place(Gather(), root, b"final", b"x")
+    assert not_created.place(Gather(), root, b"final", b"x")
     assert (tmp_path / "final/x").read_bytes() == b"hdata"
     with pytest.raises(FileNotFoundError):
         lost.place(Gather(), root, b"final", b"y")
@@ -164,7 +167,9 @@ def test_a_folder_that_was_removed_is_made_again(root: int, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("component", [".oxidicom", ".oxidicom/tmp"])
-def test_a_link_in_its_place_is_refused(root: int, tmp_path: Path, component: str) -> None:
+def test_a_link_in_the_place_of_the_folder_is_an_error(
+    root: int, tmp_path: Path, component: str
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / component).parent.mkdir(exist_ok=True)
     (tmp_path / component).symlink_to(tmp_path / "elsewhere")

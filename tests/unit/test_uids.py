@@ -25,18 +25,18 @@ VECTORS: dict[str, Any] = json.loads(
 XML_AND_MIME = ("1.2.840.10008.1.2.6.1", "1.2.840.10008.1.2.6.2")
 
 
-def test_the_references_abstract_syntaxes_are_accepted() -> None:
+def test_the_abstract_syntaxes_of_the_reference_are_accepted() -> None:
     assert len(VECTORS["abstract_syntaxes"]) == 184
     assert abstract_syntaxes() >= set(VECTORS["abstract_syntaxes"])
 
 
-def test_every_storage_sop_class_of_pydicoms_dictionary_is_accepted() -> None:
+def test_every_storage_sop_class_of_pydicom_is_accepted() -> None:
     storage = {u for u, e in UID_dictionary.items() if "Storage" in e[0] and e[1] == "SOP Class"}
     assert len(storage) > 200
     assert abstract_syntaxes() >= storage
 
 
-def test_pynetdicoms_storage_contexts_are_accepted() -> None:
+def test_the_storage_contexts_of_pynetdicom_are_accepted() -> None:
     contexts = (*AllStoragePresentationContexts, *StoragePresentationContexts)
     assert abstract_syntaxes() >= {str(context.abstract_syntax) for context in contexts}
     assert abstract_syntaxes() >= {str(uid) for uid in sop_class._STORAGE_CLASSES.values()}
@@ -55,12 +55,12 @@ def test_nothing_else_is_an_accepted_abstract_syntax(uid: str) -> None:
     assert uid not in abstract_syntaxes()
 
 
-def test_the_references_transfer_syntaxes_are_accepted() -> None:
+def test_the_transfer_syntaxes_of_the_reference_are_accepted() -> None:
     assert len(VECTORS["transfer_syntaxes"]) == 46
     assert transfer_syntaxes().keys() >= set(VECTORS["transfer_syntaxes"])
 
 
-def test_every_transfer_syntax_of_pydicoms_dictionary_but_two_is_accepted() -> None:
+def test_every_transfer_syntax_of_pydicom_but_two_is_accepted() -> None:
     known = {uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax"}
     assert known - transfer_syntaxes().keys() == set(XML_AND_MIME)
 
@@ -84,11 +84,11 @@ def test_every_transfer_syntax_of_pydicoms_dictionary_but_two_is_accepted() -> N
         *((uid, None) for uid in XML_AND_MIME),
     ],
 )
-def test_encoding(uid: str, encoding: Encoding | None) -> None:
+def test_the_encoding_of_a_transfer_syntax(uid: str, encoding: Encoding | None) -> None:
     assert transfer_syntax_encoding(uid) == encoding
 
 
-def test_only_those_not_explicit_little_endian_are_read_otherwise() -> None:
+def test_all_others_are_explicit_little_endian() -> None:
     others = {u: e for u, e in transfer_syntaxes().items() if e is not Encoding.EXPLICIT_LE}
     assert sorted(others.values()) == [0, 0, 2, 3, 3, 3]
 
@@ -99,11 +99,11 @@ def test_promiscuous_reads_any_other_uid_as_explicit_little_endian(uid: str) -> 
 
 
 @pytest.mark.parametrize("uid", ["", "1" * 65, "no uid", "1.2\n", *XML_AND_MIME])
-def test_promiscuous_still_refuses_what_no_data_set_can_be_read_by(uid: str) -> None:
+def test_promiscuous_still_refuses_xml_mime_and_invalid_uids(uid: str) -> None:
     assert transfer_syntax_encoding(uid, promiscuous=True) is None
 
 
-def test_promiscuous_keeps_the_encoding_of_what_is_known() -> None:
+def test_promiscuous_keeps_the_encoding_of_known_uids() -> None:
     for uid, encoding in transfer_syntaxes().items():
         assert transfer_syntax_encoding(uid, promiscuous=True) is encoding
 

@@ -1,1 +1,1 @@
-"""Which series are in reception, when one is complete, and what of that outlives a crash."""
+"""Series: which are open, when one is complete, and the journal that survives a crash."""

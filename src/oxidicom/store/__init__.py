@@ -1,1 +1,1 @@
-"""From fragments to files: tags, names, file meta information, writing."""
+"""Storage of received instances: tags, names, file meta information, folders, writing."""

@@ -1,8 +1,8 @@
 """Specific Character Set (0008,0005) and text (PS3.5 6.1), by pydicom's tables.
 
-pydicom's own functions warn, by `warnings` and by a logger, for each value that they repair; in a
-receiver that is noise at best. So the tables are pydicom's and the few steps around them are
-here: silent, for any thread, with U+FFFD for what cannot be decoded.
+pydicom's own functions warn, by `warnings` and by a logger, for each value that they repair, which
+is noise in a receiver. So the tables are pydicom's, and the few steps around them are implemented
+here: without warnings, usable on any thread, with U+FFFD for what cannot be decoded.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _DELIMITER: Final = re.compile(b"[%s]" % re.escape(bytes(sorted(TEXT_VR_DELIMS))
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 _KEEPS_ESCAPES: Final = frozenset({"iso2022_jp", "iso2022_jp_2"})
-"""Python's codecs of these want the escape sequences; all others would show them as text."""
+"""Encodings whose Python codecs interpret the escape sequences; all others decode them as text."""
 
 _TERM: Final = re.compile(r"ISO[ _-]?(2022[ _-])?(?:IR[ _-]?)?([0-9]+)")
 _PYTHON_NAME: Final = re.compile(r"[A-Za-z0-9_. -]{1,24}")
 _TEXT_CODEC: Final = re.compile(
     r"utf-8|ascii|iso8859-\d+|cp\d+|koi8-[ru]|big5|gbk|gb2312|gb18030|euc_jp|euc_kr|shift_jis"
 )
-"""What a peer may name as a character set beyond the defined terms: plain character maps only.
-Python's registry also holds codecs that transform, escape or always fail."""
+"""Codecs that a peer may name beside the defined terms: plain character encodings only. Python's
+registry also has codecs that transform, escape or always fail."""
 
 
 def encodings_of(charset: bytes | None) -> list[str]:
-    """Python encodings of the values of Specific Character Set; the first is the initial one.
+    """Return the Python encodings for a value of Specific Character Set, the initial one first.
 
-    None or empty: ISO 8859-1. Unknown values too. A stand-alone character set is alone in force
-    as the first value, and not at all as another (PS3.3 C.12.1.1.2).
+    An absent, empty or unknown value means ISO 8859-1. A character set without code extensions
+    excludes all others as the first value, and is ignored as a later one (PS3.3 C.12.1.1.2).
     """
     terms = [term.strip(" \0") for term in (charset or b"").decode("latin-1").split("\\")]
     if terms[0] in STAND_ALONE_ENCODINGS:
@@ -66,7 +66,7 @@ def _encoding_of(term: str) -> str:
 
 
 def _python_codec(name: str) -> str:
-    """Names such as `UTF-8` and `windows-1252` are no defined terms, but are sent."""
+    """Return the codec of a name that is not a defined term but is sent, such as `windows-1252`."""
     if _PYTHON_NAME.fullmatch(name) is not None:
         try:
             codec = codecs.lookup(name).name
@@ -78,9 +78,9 @@ def _python_codec(name: str) -> str:
 
 
 def decode_text(value: bytes, encodings: Sequence[str]) -> str:
-    """Text of a VR that Specific Character Set governs, code extensions included (PS3.5 6.1.2.5).
+    """Return the text of a value that Specific Character Set applies to (PS3.5 6.1.2.5).
 
-    Whole values are decoded before anything is split: in some multi-byte character sets the
+    A value is decoded before it is split at backslashes: in some multi-byte character sets the
     second byte of a character may be 0x5C.
     """
     if _ESCAPE not in value:
@@ -92,7 +92,7 @@ def decode_text(value: bytes, encodings: Sequence[str]) -> str:
 
 
 def _decode_fragment(fragment: bytes, encodings: Sequence[str]) -> str:
-    """One escape sequence and what follows it; control characters end its effect."""
+    """Decode an escape sequence and the bytes that follow; a delimiter ends its effect."""
     size = 4 if fragment.startswith((b"\x1b$(", b"\x1b$)")) else 3
     encoding = CODES_TO_ENCODINGS.get(fragment[:size])
     if encoding is None or (encoding not in encodings and encoding != default_encoding):

@@ -1,4 +1,4 @@
-"""The files root, and the steps by which a received instance comes to its final name there."""
+"""The files root, and the steps that write a received instance and give it its final name."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from oxidicom.store.instance_files import instance_uid_of
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.temporary import TemporaryFolder
 
-_TRIES: Final = 3
-"""Folders made anew for one file: whoever removes them again at once gets an error."""
+_MAX_FOLDER_REMAKES: Final = 3
+"""Attempts to make the folder of one file again while another program keeps removing it."""
 
 
 class FilesRoot:
-    """The files root, and all that instances on their way into it share.
+    """The open files root, and what all instances that are stored in it share.
 
-    `files_root` may be a link; nothing below it is followed if it is one. Raises OSError where
-    the root or its folder of temporary files cannot be opened.
+    `files_root` may be a link; no link below it is followed. Raises OSError where the root or its
+    folder of temporary files cannot be opened. `clock` returns seconds.
     """
 
     def __init__(
@@ -66,34 +66,35 @@ class FilesRoot:
         self.on_bug = on_bug
 
     def close(self) -> None:
+        """Close root and temporary folder, unless writer threads hang in a storage call."""
         if self.executors.abandoned:
-            # A thread that comes back from hung storage must not meet other files under these
+            # A thread whose storage call returns must not find other files under these descriptor
             # numbers. The process is about to end.
             return
         self.temporary.close()
         os.close(self.root_fd)
 
-    # ---- steps, on whichever thread ------------------------------------------------------
+    # ---- steps, on any thread ------------------------------------------------------------
 
     def check_space(self) -> None:
-        """Raises InstanceError 0xA700 when less than `min_free_space` is left, OSError."""
+        """Raise InstanceError 0xA700 if less than `min_free_space` is free. Raises OSError too."""
         if self.min_free_space:
             space = os.fstatvfs(self.root_fd)
             if space.f_bavail * space.f_frsize < self.min_free_space:
                 raise InstanceError(DimseStatus.OUT_OF_RESOURCES, "Too little free space")
 
     def write(self, part: PartFile, gather: Gather) -> None:
-        """Append to a temporary file; raises OSError."""
+        """Append `gather` to a part file; raises OSError."""
         try:
             part.write(gather)
         except FileNotFoundError:
-            # Somebody removed the folder of temporary files. A file that was begun in it is lost,
-            # and the next write or the placing fails; one that was not is begun anew.
+            # The folder of temporary files was removed. A part file that existed is lost, and its
+            # next write or placing fails; one that did not exist yet is created in the new folder.
             self.temporary.make_again()
             part.write(gather)
 
     def prepare(self, folder: SeriesFolder, association_id: str) -> None:
-        """Once for each association and series: its folder is made, its journal entry on disk.
+        """Make the folder of a series and write its journal entry, where that is not done yet.
 
         Raises OSError.
         """
@@ -113,13 +114,13 @@ class FilesRoot:
         file_name: str,
         association_id: str,
     ) -> None:
-        """Write the rest, journal the series, give the file its name.
+        """Write the rest of the instance, journal the series, give the file its name.
 
-        Raises OSError, and then no file stands under the final name that was not there before; but
-        one that may have replaced another stays where only the sync of the folder failed.
+        Raises OSError, and then leaves no new file under the final name, with one exception: where
+        only the sync of the folder failed, a file that may have replaced an older one is kept.
         """
         if not (folder.listed and association_id in folder.journaled):
-            # In this order, so that an instance that cannot be stored leaves no entry behind.
+            # In this order, so that an instance that cannot be written leaves no journal entry.
             self.write(part, gather)
             began = time.monotonic_ns()
             self.prepare(folder, association_id)
@@ -137,8 +138,10 @@ class FilesRoot:
             self.remove_older(folder, older)
 
     def _take_back(self, folder: SeriesFolder, file_name: str) -> bool:
-        """A file that its sender is told we have not; False: it may be all that is left of one that
-        was acknowledged, or cannot be removed."""
+        """Remove a file whose sender gets a failure, and return whether that was done.
+
+        The file is kept where it may have replaced one that was acknowledged.
+        """
         uid = instance_uid_of(file_name)
         if (
             uid is None
@@ -153,10 +156,10 @@ class FilesRoot:
         return True
 
     def remove_older(self, folder: SeriesFolder, file_name: str) -> None:
-        """The file that an instance had under another number goes."""
+        """Remove the file that an instance had under another number."""
         if isinstance(folder, SharedSeriesFolder):
-            return  # another worker may just have placed it: the notifier knows the newest
-        # The instance is stored: a stale file that stays is no reason to say otherwise.
+            return  # another worker may have placed it just now: `keep_newest` finds out
+        # The instance is stored: an older file that remains is no reason to refuse it.
         with suppress(OSError):
             remove_file(self.root_fd, folder.path, os.fsencode(file_name))
 
@@ -169,7 +172,7 @@ class FilesRoot:
                 return
         except FileNotFoundError:
             self.temporary.make_again()
-        for _ in range(_TRIES):
+        for _ in range(_MAX_FOLDER_REMAKES):
             make_folders(self.root_fd, folder.path, sync=self.fsync)
             if part.place(gather, self.root_fd, folder.path, file_name, sync):
                 return

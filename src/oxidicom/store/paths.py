@@ -1,4 +1,4 @@
-"""Names of folders and files: the reference's, made safe (decisions 25–27)."""
+"""Names of folders and files: those of the reference, made safe (decisions 25–27)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from oxidicom.errors import InstanceError
 from oxidicom.store.seahash import short_hash
 
 COMPONENT_LIMIT: Final = 255
-"""Bytes of one name on every usual file system."""
+"""Greatest length in bytes of one component of a path, on every common file system."""
 
 PATH_LIMIT: Final = 1024
-"""Characters below the files root that CUBE takes."""
+"""Greatest length of a path below the files root that CUBE accepts, in characters."""
 
-_FOREIGN: Final = re.compile(r"[^A-Za-z0-9.-]+")
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9.-]+")
 _U32: Final = re.compile(r"\+?0*([0-9]{1,10})")
 _U32_MAX: Final = 2**32 - 1
 
 
 def sanitise(text: str) -> str:
-    """Each run of characters other than letters, digits, `.` and `-` becomes one `_`."""
-    return _FOREIGN.sub("_", text.replace("\0", ""))
+    """Replace each run of characters other than ASCII letters, digits, `.` and `-` by one `_`."""
+    return _UNSAFE.sub("_", text.replace("\0", ""))
 
 
 def pacs_name_of(calling_ae_title: str) -> str:
-    """The token of a calling AE title, in the path and for CUBE."""
+    """Return the name of a PACS, in paths and for CUBE, from its calling AE title."""
     name = sanitise(calling_ae_title)
     return "_" if name in ("", ".", "..") else name
 
@@ -44,10 +44,10 @@ def series_folder(
     series_description: str | None,
     series_instance_uid: str,
 ) -> str:
-    """The folder of a series, relative to the files root.
+    """Return the folder of a series, relative to the files root.
 
-    None stands for an absent element: name and birth date are left out, the others are replaced
-    by their keyword. `study_date` is the text as received.
+    Where an element is absent (None), patient name and birth date are left out; the others are
+    replaced by their keyword. `study_date` is the text as received.
     """
     patient = (patient_id, patient_name or "", patient_birth_date or "")
     study = (
@@ -65,13 +65,13 @@ def series_folder(
 
 
 def instance_file_name(instance_number: str | None, sop_instance_uid: str) -> str:
-    """The file of an instance in its series' folder, at most 255 bytes."""
+    """Return the file name of an instance in the folder of its series, of at most 255 bytes."""
     number = _number(instance_number, "InstanceNumber", 4)
     return _cut(f"{number}-{sanitise(sop_instance_uid)}", COMPONENT_LIMIT - len(".dcm")) + ".dcm"
 
 
 def check_path(folder: str, file_name: str) -> None:
-    """Raises InstanceError where the file's path would be too long for CUBE."""
+    """Raise InstanceError where the path of the file would be too long for CUBE."""
     if len(folder) + 1 + len(file_name) > PATH_LIMIT:
         raise InstanceError(
             DimseStatus.CANNOT_UNDERSTAND, f"Path of file would exceed {PATH_LIMIT} characters"
@@ -79,7 +79,11 @@ def check_path(folder: str, file_name: str) -> None:
 
 
 def _number(text: str | None, keyword: str, width: int) -> str:
-    """What parses as 32 bits loses its sign and zeros; both it and other text get zeros anew."""
+    """Return a number padded with zeros to `width` characters, as the reference writes it.
+
+    What parses as an unsigned 32-bit integer loses its sign and leading zeros first; other text is
+    sanitised and padded too.
+    """
     if text is None:
         return keyword
     match = _U32.fullmatch(text)
@@ -89,7 +93,7 @@ def _number(text: str | None, keyword: str, width: int) -> str:
 
 
 def _cut(component: str, limit: int = COMPONENT_LIMIT) -> str:
-    """Sanitised text has one byte a character."""
+    """Shorten sanitised text, which has one byte a character; a cut name ends in its hash."""
     if len(component) <= limit:
         return component
     ending = "-" + short_hash(component.encode(), 8)

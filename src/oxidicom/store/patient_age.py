@@ -1,6 +1,7 @@
-"""PatientAge (0010,1010) in days, as the reference computes it: in single precision.
+"""Patient's Age (0010,1010) in days, computed in single precision as the reference does.
 
-The grammar is that of Rust's f32, wider than the standard's nnnD, nnnW, nnnM, nnnY (PS3.5 6.2).
+The number may have any form that Rust's f32 parses, not only the nnnD, nnnW, nnnM and nnnY of
+PS3.5 6.2.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ _I32_MAX: Final = 2**31 - 1
 
 
 def _single(x: float) -> float:
-    """`x` rounded to single precision."""
+    """Return `x` rounded to single precision."""
     try:
         return float(struct.unpack("<f", struct.pack("<f", x))[0])
     except OverflowError:
         return math.copysign(math.inf, x)
 
 
-_DAYS: Final = {"D": 1.0, "W": 7.0, "M": _single(30.44), "Y": _single(365.24)}
+_DAYS_OF_UNIT: Final = {"D": 1.0, "W": 7.0, "M": _single(30.44), "Y": _single(365.24)}
 
 
 def days_of_age(text: str) -> int | None:
-    """Days, rounded half away from zero and saturated to 32 bits; None where it is no age."""
-    unit = _DAYS.get(text[-1:])
+    """Return an age in days; None where the text is not an age.
+
+    Rounds half away from zero, and saturates at the limits of a signed 32-bit integer.
+    """
+    unit = _DAYS_OF_UNIT.get(text[-1:])
     if unit is None or _FLOAT.fullmatch(text, 0, len(text) - 1) is None:
         return None
     days = _single(_single(float(text[:-1])) * unit)

@@ -1,4 +1,4 @@
-"""SeaHash 4, as the crate of that name computes it over a buffer: part of every series' folder."""
+"""SeaHash 4, as the Rust crate `seahash` computes it. Folder names of series contain it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _diffuse(x: int) -> int:
 
 
 def seahash(data: bytes) -> int:
-    """The 64-bit hash of `data` with the crate's default seeds."""
+    """Return the 64-bit hash of `data` with the default seeds of the crate."""
     a, b, c, d = _SEEDS
     for start in range(0, len(data), 8):
         word = int.from_bytes(data[start : start + 8], "little")
@@ -30,5 +30,8 @@ def seahash(data: bytes) -> int:
 
 
 def short_hash(data: bytes, digits: int) -> str:
-    """The first hex digits of the hash, written without leading zeros: it may be shorter."""
+    """Return the first `digits` hexadecimal digits of the hash.
+
+    The hash is written without leading zeros, so there may be fewer.
+    """
     return f"{seahash(data):x}"[:digits]

@@ -1,4 +1,4 @@
-"""From raw values to text: which elements are text, and what of their value counts."""
+"""Text of the elements that name an instance: how their raw values are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WHITE_SPACE: Final = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
-"""Unicode's White_Space, by which the reference trims; `str.strip` would take U+001C–1F too."""
+"""Unicode's White_Space, which the reference trims; `str.strip` also trims U+001C to U+001F."""
 
 KEYWORDS: Final[tuple[str, ...]] = tuple(dictionary_keyword(tag) for tag in WANTED_TAGS)
 TAGS: Final[dict[str, int]] = dict(zip(KEYWORDS, WANTED_TAGS, strict=True))
@@ -27,11 +27,11 @@ _DICTIONARY_VR: Final[dict[str, str]] = {
 
 _CHARSET_GOVERNED: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _SINGLE_VALUED: Final = frozenset({"LT", "ST", "UR", "UT"})
-"""A backslash is text in these (PS3.5 6.2)."""
+"""VRs in which a backslash is part of the text (PS3.5 6.2)."""
 _TEXT: Final = _CHARSET_GOVERNED | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"}
 _BINARY: Final = frozenset({"AT", "FD", "FL", "OB", "OD", "OF", "OL", "OV", "OW"})
 _NOT_TEXT: Final = _BINARY | {"SL", "SQ", "SS", "SV", "UL", "US", "UV"}
-"""PS3.5 table 6.2-1 without UN, which is whatever the dictionary says."""
+"""VRs of PS3.5 table 6.2-1 without UN, for which the VR of the dictionary is used."""
 
 _KEEPS_NUL: Final = frozenset({"SeriesNumber", "InstanceNumber", "PatientAge"})
 
@@ -41,21 +41,23 @@ _STUDY_DATE: Final = regex(
 
 
 def vr_of(keyword: str, sent: bytes) -> str:
-    """The VR to read an element with: as sent, or the dictionary's for UN and unknown ones."""
+    """Return the VR to read an element with: as sent, or the dictionary's where UN or unknown."""
     vr = sent.decode("latin-1")
     return vr if vr in _TEXT or vr in _NOT_TEXT else _DICTIONARY_VR[keyword]
 
 
 def is_text(vr: str) -> bool:
+    """Return whether the values of `vr` are text."""
     return vr not in _NOT_TEXT
 
 
 def text_of(
     keyword: str, raw: bytes | None, vr: str, encodings: Sequence[str] = ("latin-1",)
 ) -> str | None:
-    """First value, trimmed, then NUL-free; None where the element is absent, empty or no text.
+    """Return the first value of an element, trimmed and without NULs.
 
-    Numbers and ages are trimmed only: they are parsed, and a NUL is no part of a number.
+    None where the element is absent, empty or not text. From numbers and ages, which are parsed
+    later, NULs are not removed: a number with a NUL in it is invalid.
     """
     if not raw or vr in _NOT_TEXT:
         return None
@@ -67,12 +69,12 @@ def text_of(
 
 
 def charset_of(raw: bytes | None, vr: str) -> list[str]:
-    """Python encodings by Specific Character Set, which is CS, never text that it governs."""
+    """Return the Python encodings for the raw value of Specific Character Set."""
     return encodings_of(None if vr in _NOT_TEXT else raw)
 
 
 def iso_date(text: str) -> str | None:
-    """YYYY-MM-DD of YYYYMMDD, YYYY-MM-DD or YYYY.MM.DD; None where it is no real date."""
+    """Return YYYYMMDD, YYYY-MM-DD or YYYY.MM.DD as YYYY-MM-DD; None where it is not a date."""
     match = _STUDY_DATE(text)
     if match is None:
         return None
