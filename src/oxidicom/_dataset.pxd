@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Contents of the data set walker: limits and grammar codes, then its state, then its steps."""
+"""The data set walker: limits, its state, then its steps."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -10,7 +10,7 @@ cdef enum:
     LAST_WANTED = 0x00200013
 
 cdef enum Slot:
-    # Where the elements without which an instance is refused stand in WANTED_TAGS.
+    # Index in WANTED_TAGS of the elements without which an instance is refused, and of its number.
     SOP_CLASS_UID = 1
     SOP_INSTANCE_UID = 2
     STUDY_DATE = 3
@@ -21,15 +21,14 @@ cdef enum Slot:
 
 
 cdef struct Arena:
-    # Kept values, one after the other; grows by what has come, never by what is claimed.
+    # Kept values in a row. It grows with the bytes received, never by a length that a peer claims.
     uint8_t *bytes
     uint32_t used
     uint32_t capacity
 
 
 cdef class SeriesFingerprint:
-    # The raw series-level values of one data set, to tell by comparison whether another one's are
-    # the same.
+    # The raw series-level values of one data set, to be compared with those of another one.
     cdef bytes values
     cdef uint8_t vr_codes[36]
     cdef int32_t sizes[WANTED]
@@ -42,7 +41,7 @@ cdef class Walker:
     cdef readonly str error
     cdef readonly int64_t offending
 
-    # Encoding in force where the walk stands, and the depths at which it changed (0: nowhere).
+    # Encoding at the current position, and the depths at which it changed (0: nowhere).
     cdef bint implicit
     cdef bint little
     cdef int64_t implicit_since
@@ -57,20 +56,19 @@ cdef class Walker:
     cdef bint ascending
     cdef int next_slot
     cdef uint32_t seen
-    cdef uint32_t overlong
 
-    # A header that was cut by the end of a buffer.
+    # Bytes of a header that was cut by the end of a buffer.
     cdef uint8_t scratch[12]
     cdef Py_ssize_t scratched
 
-    # The value under way: skipped where `slot` is -1.
+    # The current value; skipped where `slot` is -1.
     cdef uint32_t tag
     cdef uint64_t remaining
     cdef int slot
-    cdef Py_ssize_t room            # bytes of it still to be kept
+    cdef Py_ssize_t room            # bytes of it that are still to be kept
 
-    # What was kept: -1 is the size of a value that is absent or of undefined length.
-    cdef Arena shared               # of the series
+    # Kept values: the size is -1 where a value is absent or of undefined length.
+    cdef Arena shared               # values of the series level
     cdef Arena own                  # SOPInstanceUID and InstanceNumber
     cdef int32_t sizes[WANTED]
     cdef uint32_t offsets[WANTED]

@@ -1,13 +1,16 @@
 # cython: language_level=3
-"""Incremental walk of a data set's element headers (PS3.5 7.1): keeps the values of the few
-elements that name an instance, steps over all others, then sleeps for the rest of the instance.
+"""Incremental walk of the element headers of a data set (PS3.5 7.1).
 
-Whatever the cuts between feeds, the same values come out. Nothing recurses and nothing is
+It keeps the values of the few elements that name an instance, skips all others, and falls asleep
+for the rest of the instance.
+
+The result does not depend on where the data set is cut into feeds. Nothing recurses, and nothing is
 allocated by a length or a depth that the peer claims: nesting of undefined length is a counter,
-everything of defined length is stepped over whole, and a kept value has a limit.
+everything of defined length is skipped as a whole, and the size of a kept value is limited.
 
-Every read lies behind a comparison with the bytes that are there: a header is parsed only once it
-is complete, in place or in the scratch, and a value is taken by min(there, wanted).
+Each read is preceded by a comparison with the bytes available: a header is parsed once it is
+complete, in place or in the scratch, and of a value the smaller of what is available and what is
+wanted is taken.
 """
 
 cimport cython
@@ -47,7 +50,7 @@ for _slot, _tag in enumerate(WANTED_TAGS):
     wanted_tags[_slot] = _tag
 
 cdef enum:
-    SMALL_ARENA = 4096      # bytes that an idle walker may hold on to
+    SMALL_ARENA = 4096      # bytes of memory that an idle walker may keep
 
 cdef uint32_t UNDEFINED = 0xFFFFFFFF
 cdef uint32_t ITEM = 0xFFFEE000
@@ -104,7 +107,10 @@ cdef void shrink(Arena *arena) noexcept nogil:
 
 
 cdef inline bint has_long_form(const uint8_t *vr) noexcept nogil:
-    """PS3.5 table 7.1-1; any other VR, unknown ones too, has the 16-bit length of table 7.1-2."""
+    """Return whether the VR has the 32-bit length of PS3.5 table 7.1-1.
+
+    All others, including unknown ones, have the 16-bit length of table 7.1-2.
+    """
     if vr[0] == c'O':
         return vr[1] in (c'B', c'D', c'F', c'L', c'V', c'W')
     if vr[0] == c'U':
@@ -115,7 +121,7 @@ cdef inline bint has_long_form(const uint8_t *vr) noexcept nogil:
 @cython.final
 @cython.freelist(64)
 cdef class Walker:
-    """One data set in one of the three encodings; see the stub for the public face."""
+    """The walk of one data set in one of the three encodings; see the stub for its interface."""
 
     def __cinit__(self, int encoding):
         if not 0 <= encoding <= 2:
@@ -127,7 +133,7 @@ cdef class Walker:
         free(self.own.bytes)
 
     cdef void begin(self, int encoding) noexcept:
-        """For a data set; what an earlier one left is forgotten."""
+        """Begin with a data set; the values of an earlier one are dropped."""
         cdef int slot
         self.asleep = self.failed = False
         self.error = None
@@ -140,7 +146,7 @@ cdef class Walker:
         self.last_tag = -1
         self.ascending = True
         self.next_slot = 0
-        self.seen = self.overlong = 0
+        self.seen = 0
         self.scratched = 0
         self.remaining = 0
         self.slot = -1
@@ -150,7 +156,7 @@ cdef class Walker:
         memset(self.vr_codes, 0, sizeof(self.vr_codes))
 
     cdef void end(self) noexcept:
-        """Forget all, and hold no memory but a little."""
+        """Drop all values, and all memory but SMALL_ARENA."""
         shrink(&self.shared)
         shrink(&self.own)
 
@@ -170,7 +176,7 @@ cdef class Walker:
         return self.asleep
 
     def finish(self):
-        """Where the data set may end: before an element, or within a value that nobody wants."""
+        """Fail unless the data set ends before an element, or within a value that is not wanted."""
         if self.asleep:
             return
         if self.depth:
@@ -199,7 +205,7 @@ cdef class Walker:
     # ---- headers -----------------------------------------------------------------------------
 
     cdef Py_ssize_t take_header(self, const uint8_t *p, Py_ssize_t n) except -1:
-        """Parse a header in place; one that is cut is gathered in the scratch, byte by byte."""
+        """Parse a header in place; one that is cut is collected in the scratch, byte by byte."""
         cdef Py_ssize_t size
         if self.scratched == 0:
             size = self.header_size(p, n)
@@ -214,7 +220,7 @@ cdef class Walker:
         return 1
 
     cdef Py_ssize_t header_size(self, const uint8_t *h, Py_ssize_t n) noexcept nogil:
-        """8 or 12 bytes; 8 as long as the VR, which would tell, is not there."""
+        """Return 8 or 12 bytes; 8 as long as the VR, which determines it, is not available."""
         if n < 8 or self.implicit or self.depth & 1 or not has_long_form(h + 4):
             return 8
         return 12
@@ -228,7 +234,7 @@ cdef class Walker:
         return self.on_element(h)
 
     cdef int on_item(self, const uint8_t *h) except -1:
-        """Items of a sequence (PS3.5 7.5) or fragments (A.4): the same grammar from outside."""
+        """Parse an item of a sequence (PS3.5 7.5) or a fragment (A.4), which look the same here."""
         cdef uint32_t length
         if not self.little and h[0] == 0xFE and h[1] == 0xFF:
             # A UN of undefined length is little endian in every transfer syntax (PS3.5 6.2.2).
@@ -256,7 +262,7 @@ cdef class Walker:
         if self.tag >> 16 == 0xFFFE:
             return self.fail("item or delimiter among elements")
         if self.item_begins and not self.implicit and not is_vr(h + 4):
-            # Items of a UN sequence are implicit (PS3.5 6.2.2), and so are some of plain ones.
+            # Items of a UN sequence are implicit (PS3.5 6.2.2); some writers do so in SQ too.
             self.implicit = True
             self.implicit_since = self.depth
         self.item_begins = False
@@ -284,7 +290,10 @@ cdef class Walker:
         return 0
 
     cdef int slot_of_tag(self) noexcept nogil:
-        """Tags ascend, so the search goes on where it stood; a step back begins it anew."""
+        """Return the index of the tag in WANTED_TAGS, or -1.
+
+        Tags ascend, so the search continues where it stopped; a lower tag begins it again.
+        """
         if self.last_tag >= self.tag:
             self.ascending = False
             self.next_slot = 0
@@ -296,7 +305,8 @@ cdef class Walker:
         return -1
 
     cdef uint32_t element_length(self, const uint8_t *h) noexcept nogil:
-        """An element without a VR amid explicit ones is read as implicit, as pydicom does."""
+        """Return the length; an element without a VR among explicit ones is read as implicit, as
+        pydicom does."""
         if self.implicit or not is_vr(h + 4):
             return load_32(h + 4, self.little)
         if has_long_form(h + 4):
@@ -322,18 +332,15 @@ cdef class Walker:
     # ---- wanted values -----------------------------------------------------------------------
 
     cdef int begin_value(self, int slot, const uint8_t *h, uint32_t length) except -1:
-        """A repeated element replaces what was there before."""
+        """Begin to keep a value; it replaces the value of an earlier element of the same tag."""
         cdef bint explicit = not self.implicit and is_vr(h + 4)
         self.seen |= <uint32_t> 1 << slot
-        self.overlong &= ~(<uint32_t> 1 << slot)
         self.vr_codes[2 * slot] = h[4] if explicit else 0
         self.vr_codes[2 * slot + 1] = h[5] if explicit else 0
         self.forget(slot)
         if length == UNDEFINED:
             self.depth = 1
             return 0
-        if length > VALUE_LIMIT:
-            self.overlong |= <uint32_t> 1 << slot
         self.sizes[slot] = 0
         self.offsets[slot] = self.arena_of(slot).used
         if length == 0:
@@ -359,7 +366,7 @@ cdef class Walker:
         return &self.own if slot == SOP_INSTANCE_UID or slot == INSTANCE_NUMBER else &self.shared
 
     cdef void forget(self, int slot) noexcept nogil:
-        """Close the gap that a repeated element's earlier value would leave."""
+        """Remove the earlier value of a repeated element from its arena."""
         cdef Arena *arena = self.arena_of(slot)
         cdef int32_t size = self.sizes[slot]
         cdef uint32_t end
@@ -383,7 +390,7 @@ cdef class Walker:
     # ---- values out --------------------------------------------------------------------------
 
     cdef const uint8_t *value_at(self, int slot) noexcept nogil:
-        """Its first byte, of which there may be none; not for a value that is absent."""
+        """Return the address of a value that is present but may be empty."""
         return self.arena_of(slot).bytes + self.offsets[slot]
 
     cdef object value_of(self, int slot):
@@ -396,7 +403,7 @@ cdef class Walker:
         return PyBytes_FromStringAndSize(<const char *> self.value_at(slot), self.sizes[slot])
 
     cdef bint is_of_series(self, SeriesFingerprint known) noexcept:
-        """Whether all but SOPInstanceUID and InstanceNumber is the same, to the byte."""
+        """Return whether all values but SOPInstanceUID and InstanceNumber are the same bytes."""
         cdef int slot
         if <Py_ssize_t> self.shared.used != PyBytes_GET_SIZE(known.values):
             return False
@@ -431,16 +438,10 @@ cdef class Walker:
     def vrs(self):
         return PyBytes_FromStringAndSize(<const char *> self.vr_codes, sizeof(self.vr_codes))
 
-    @property
-    def truncated(self):
-        return tuple(
-            [tag for slot, tag in enumerate(WANTED_TAGS) if self.overlong >> slot & 1]
-        )
-
 
 @cython.final
 cdef class SeriesFingerprint:
-    """What `walker` has read of its series, which `Walker.is_of_series` compares with."""
+    """The series-level values of `walker`, with which `Walker.is_of_series` compares."""
 
     def __cinit__(self, Walker walker not None):
         self.values = PyBytes_FromStringAndSize(

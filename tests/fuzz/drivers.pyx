@@ -313,7 +313,6 @@ cdef bint same_walked(Walker one, Walker other):
         one.failed == other.failed
         and one.error == other.error
         and one.offending == other.offending
-        and one.overlong == other.overlong
         and one.own.used == other.own.used
         and (one.own.used == 0 or memcmp(one.own.bytes, other.own.bytes, one.own.used) == 0)
         and memcmp(one.sizes, other.sizes, sizeof(one.sizes)) == 0
@@ -331,10 +330,10 @@ cdef bint same_offsets(Walker one, Walker other):
 
 
 def read_of(Walker walker):
-    """(values, VRs, failed, error, offending, truncated)."""
+    """Return (values, VRs, failed, error, offending)."""
     return (
         tuple([walker.value_of(slot) for slot in range(WANTED)]),
-        walker.vrs, walker.failed, walker.error, walker.offending, walker.truncated,
+        walker.vrs, walker.failed, walker.error, walker.offending,
     )
 
 

@@ -112,10 +112,6 @@ class Inflater:
     def vrs(self) -> bytes:
         return self._walker.vrs
 
-    @property
-    def truncated(self) -> tuple[int, ...]:
-        return self._walker.truncated
-
 
 Reader = Walker | Inflater
 
