@@ -2,9 +2,7 @@
 """Incremental walk of the element headers of a data set (PS3.5 7.1).
 
 It keeps the values of the few elements that name an instance, skips all others, and falls asleep
-for the rest of the instance.
-
-The result does not depend on where the data set is cut into feeds. Nothing recurses, and nothing is
+for the rest of the instance. The result does not depend on where the data set is cut into feeds. Nothing recurses, and nothing is
 allocated by a length or a depth that the peer claims: nesting of undefined length is a counter,
 everything of defined length is skipped as a whole, and the size of a kept value is limited.
 
@@ -107,10 +105,7 @@ cdef void shrink(Arena *arena) noexcept nogil:
 
 
 cdef inline bint has_long_form(const uint8_t *vr) noexcept nogil:
-    """Return whether the VR has the 32-bit length of PS3.5 table 7.1-1.
-
-    All others, including unknown ones, have the 16-bit length of table 7.1-2.
-    """
+    """Return whether the length has 32 bits (PS3.5 table 7.1-1); that of unknown VRs has 16."""
     if vr[0] == c'O':
         return vr[1] in (c'B', c'D', c'F', c'L', c'V', c'W')
     if vr[0] == c'U':
@@ -290,10 +285,7 @@ cdef class Walker:
         return 0
 
     cdef int slot_of_tag(self) noexcept nogil:
-        """Return the index of the tag in WANTED_TAGS, or -1.
-
-        Tags ascend, so the search continues where it stopped; a lower tag begins it again.
-        """
+        """Return the index of the tag in WANTED_TAGS, or -1; a lower tag begins the search again."""
         if self.last_tag >= self.tag:
             self.ascending = False
             self.next_slot = 0
@@ -305,8 +297,7 @@ cdef class Walker:
         return -1
 
     cdef uint32_t element_length(self, const uint8_t *h) noexcept nogil:
-        """Return the length; an element without a VR among explicit ones is read as implicit, as
-        pydicom does."""
+        """Return the length; without a VR an element is read as implicit, as pydicom does."""
         if self.implicit or not is_vr(h + 4):
             return load_32(h + 4, self.little)
         if has_long_form(h + 4):
@@ -378,7 +369,8 @@ cdef class Walker:
         memmove(arena.bytes + self.offsets[slot], arena.bytes + end, arena.used - end)
         arena.used -= <uint32_t> size
         for other in range(WANTED):
-            if self.sizes[other] >= 0 and self.arena_of(other) == arena and self.offsets[other] >= end:
+            if (self.sizes[other] >= 0 and self.arena_of(other) == arena
+                    and self.offsets[other] >= end):
                 self.offsets[other] -= <uint32_t> size
 
     cdef int fail(self, str error) except -1:

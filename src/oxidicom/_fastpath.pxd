@@ -25,7 +25,7 @@ cdef class StoreFastPath(Consumer):
     cdef object contexts
     cdef object numbers             # of temporary files
     cdef bytes prefix
-    cdef list left                  # names of temporary files that could not be removed
+    cdef list unremoved             # names of temporary files that could not be removed
     cdef int root_fd
     cdef bint sync, scarce          # free space is to be looked at
     cdef public int fd              # of the socket, -1: everything goes by the owner

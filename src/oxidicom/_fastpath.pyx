@@ -75,7 +75,7 @@ cdef class StoreFastPath(Consumer):
         self.association_id = association.association_id
         self.contexts = contexts
         self.numbers = storage.temporary.numbers
-        self.left = storage.temporary.left
+        self.unremoved = storage.temporary.unremoved
         self.prefix = storage.temporary.prefix
         self.root_fd = storage.root_fd
         self.sync = storage.fsync
@@ -105,7 +105,7 @@ cdef class StoreFastPath(Consumer):
     cdef bint may_begin(self):
         # Whatever is not written inline at once goes the general way, and what hangs there shows.
         # So does what follows on a fault of the storage: it clears away what that left.
-        return self.policy.writes_inline and not self.completions.outstanding and not self.left
+        return self.policy.writes_inline and not self.completions.outstanding and not self.unremoved
 
     cdef int encoding_of(self, int context_id) except -2:
         """A walker's; UNSERVED for a context that was not accepted, or whose data are deflated."""

@@ -1,4 +1,4 @@
-# Many threads that rename into one folder share its syncs. Knows file descriptors, nothing else.
+# Threads that rename into one folder share its syncs. Knows file descriptors, nothing else.
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "<pthread.h>" nogil:
@@ -8,17 +8,17 @@ cdef extern from "<pthread.h>" nogil:
         pass
 
 cdef enum:
-    ALONE = -1  # instead of a count of failures
+    NOT_SHARED = -1  # instead of a count of failures: this thread syncs for itself
 
 
 cdef class FolderSync:
     cdef pthread_mutex_t lock
     cdef pthread_cond_t ended
-    cdef int users                      # between `enter` and the end of `sync` or `leave`
-    cdef uint64_t device, inode         # of the folder they have open
-    cdef bint running                   # a thread syncs it
-    cdef uint64_t begun, done           # syncs, counted
-    cdef int64_t failures
+    cdef int users                      # threads between `enter` and the end of `sync` or `leave`
+    cdef uint64_t device, inode         # of the folder that they have open
+    cdef bint running                   # a thread is syncing
+    cdef uint64_t started, finished     # numbers of syncs
+    cdef int64_t failures               # number of syncs that failed
     cdef int error                      # errno of the latest failure
 
     cdef int64_t enter(self, int fd) noexcept nogil

@@ -2,4 +2,4 @@ from typing import final
 
 @final
 class FolderSync:
-    """One fsync(2) of a folder for all threads that have renamed into it by then."""
+    """Lets threads that rename into one folder share its fsync(2) calls."""

@@ -1,8 +1,8 @@
 # cython: language_level=3
-"""One fsync(2) of a folder for all threads that have renamed into it by then.
+"""Lets threads that rename into one folder share its fsync(2) calls.
 
-Who comes first syncs at once, for nobody waits for company. Who comes meanwhile waits for the end
-of that sync, which may have begun too early for its rename, and shares the next one.
+The first thread syncs at once. Threads that arrive during its sync wait for its end, because it may
+have started before their renames, and share the next one.
 """
 
 cimport cython
@@ -30,8 +30,11 @@ cdef extern from "<unistd.h>" nogil:
 
 @cython.final
 cdef class FolderSync:
-    """Shared by the threads that rename into one folder, each with a descriptor of its own:
-    `enter` before the rename, then `sync`, or `leave` if the rename failed."""
+    """The shared syncs of one folder.
+
+    Each thread has its own descriptor of the folder. It calls `enter` before its rename, then
+    `sync`, or `leave` if the rename failed.
+    """
 
     def __cinit__(self):
         pthread_mutex_init(&self.lock, NULL)
@@ -42,12 +45,12 @@ cdef class FolderSync:
         pthread_mutex_destroy(&self.lock)
 
     cdef int64_t enter(self, int fd) noexcept nogil:
-        """How many syncs have failed so far; or ALONE, where the others have another folder open:
-        somebody has removed it, and it was made anew."""
+        """Return the number of failed syncs; NOT_SHARED if the other threads have another folder
+        open, because the folder was removed and made again."""
         cdef stat_t status
-        cdef int64_t failures = ALONE
+        cdef int64_t failures = NOT_SHARED
         if fstat(fd, &status) < 0:
-            return ALONE
+            return NOT_SHARED
         pthread_mutex_lock(&self.lock)
         if self.users == 0:
             self.device, self.inode = status.st_dev, status.st_ino
@@ -58,20 +61,20 @@ cdef class FolderSync:
         return failures
 
     cdef void leave(self, int64_t failures) noexcept nogil:
-        if failures != ALONE:
+        if failures != NOT_SHARED:
             pthread_mutex_lock(&self.lock)
             self.users -= 1
             pthread_mutex_unlock(&self.lock)
 
     cdef int sync(self, int fd, int64_t failures) noexcept nogil:
-        """Return when what was renamed before the call is on the device; 0 or an errno.
+        """Return 0 once all renames before the call are on the device, or an errno.
 
-        `failures` is what `enter` has returned. A failed sync is not tried again: the kernel
-        reports it once, and the next one may succeed without what was lost. So it fails all who
-        entered before its end.
+        `failures` is the result of `enter`. A failed sync fails all threads that entered before its
+        end and is not repeated: the kernel reports a failure once, and the next sync may succeed
+        although data was lost.
         """
         cdef int number
-        if failures == ALONE:
+        if failures == NOT_SHARED:
             return errno if fsync(fd) < 0 else 0
         pthread_mutex_lock(&self.lock)
         number = self.sync_with_others(fd, failures)
@@ -80,9 +83,9 @@ cdef class FolderSync:
         return number
 
     cdef int sync_with_others(self, int fd, int64_t failures) noexcept nogil:
-        cdef uint64_t mine = self.begun + 1
+        cdef uint64_t mine = self.started + 1
         while self.failures == failures:
-            if self.done >= mine:
+            if self.finished >= mine:
                 return 0
             if self.running:
                 pthread_cond_wait(&self.ended, &self.lock)
@@ -93,13 +96,13 @@ cdef class FolderSync:
     cdef void sync_for_all(self, int fd) noexcept nogil:
         cdef int number = 0
         self.running = True
-        self.begun += 1
+        self.started += 1
         pthread_mutex_unlock(&self.lock)
         if fsync(fd) < 0:
             number = errno
         pthread_mutex_lock(&self.lock)
         self.running = False
-        self.done = self.begun
+        self.finished = self.started
         if number:
             self.failures += 1
             self.error = number

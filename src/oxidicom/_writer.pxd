@@ -1,4 +1,4 @@
-# Fragments to files: gathered writes, then one rename. Knows file descriptors, no DICOM.
+# Gathered writes to a temporary file, then one rename. Knows file descriptors, not DICOM.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from oxidicom._group_sync cimport FolderSync
@@ -12,8 +12,8 @@ cdef enum:
     MAX_PIECES = 256    # iovecs a writev; IOV_MAX is 1024
     MAX_VIEWS = 8       # buffers in one gather; nearly always 1
     NAME_ROOM = 256     # bytes of a temporary file's name, with its NUL
-    HEADER_ROOM = 1024  # bytes of a header; those of legal UIDs have under 700
-    NO_FOLDER = -1      # beside the errnos, which are positive
+    HEADER_ROOM = 1024  # bytes of a header; one with valid UIDs has less than 700
+    NO_FOLDER = -1      # a result beside the errnos, which are positive
 
 
 cdef class Gather:
@@ -22,25 +22,25 @@ cdef class Gather:
     cdef readonly Py_ssize_t size       # bytes gathered
     cdef Py_buffer views[MAX_VIEWS]
     cdef int view_count
-    cdef object last_buffer             # owner of the latest view
+    cdef object last_buffer             # the object of the latest view
 
     cdef int add_view(self, object buffer) except -1
     cpdef add(self, object buffer, Py_ssize_t start, Py_ssize_t stop)
 
 
 cdef class PartFile:
-    cdef int folder_fd                  # where the temporary file stands; not ours to close
+    cdef int folder_fd                  # of the temporary file; closed by its owner
     cdef char path[NAME_ROOM]           # its temporary name
     cdef char header[HEADER_ROOM]
-    cdef list left                      # names of temporary files that could not be removed
-    cdef bytes long_header              # one for which that is too small
+    cdef list unremoved                 # names of temporary files that could not be removed
+    cdef bytes long_header              # the header where that is too small
     cdef char *header_at
     cdef size_t header_size
     cdef int fd
-    cdef bint created                   # it stands under its temporary name
-    cdef int failure                    # errno; nothing is written or placed any more
-    cdef readonly bint unsynced         # it has its final name, but the sync of the folder failed
-    cdef public int64_t slowest_ns      # longest single stretch of storage calls
+    cdef bint created                   # the file exists under its temporary name
+    cdef int failure                    # errno after which nothing is written or placed
+    cdef readonly bint unsynced         # placed, but the sync of the folder failed
+    cdef public int64_t slowest_ns      # longest uninterrupted storage calls
 
     cdef int rename(self, bytes prefix, uint64_t number) except -1
     cdef int append(self, Gather gather) noexcept nogil

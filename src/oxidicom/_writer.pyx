@@ -1,9 +1,9 @@
 # cython: language_level=3
-"""Fragments to files with as few system calls as can be.
+"""Writes fragments of instances to files, with as few system calls as possible.
 
-A `Gather` collects pieces of receive buffers without copying; a `PartFile` writes gathers to a
-temporary file, header first, and renames it into its folder. The GIL is released around system
-calls only. OSError carries no file name: names hold patient data.
+A `Gather` collects pieces of receive buffers without copying. A `PartFile` writes gathers to a
+temporary file, after a header, and renames it into its folder. The GIL is released around system
+calls only. OSErrors have no file name, because names contain patient data.
 """
 
 cimport cython
@@ -58,7 +58,7 @@ cdef extern from * nogil:
     #ifndef SYS_openat2
     #define SYS_openat2 437
     #endif
-    /* linux/openat2.h is missing from older header packages */
+    /* Older header packages lack linux/openat2.h. */
     struct oxidicom_open_how { uint64_t flags, mode, resolve; };
     #define OXIDICOM_RESOLVE_NO_MAGICLINKS 0x02
     #define OXIDICOM_RESOLVE_NO_SYMLINKS 0x04
@@ -83,7 +83,7 @@ cdef int64_t now_ns() noexcept nogil:
 
 
 def filesystem_type(int fd):
-    """The statfs(2) magic number of the file system that `fd` stands on; raises OSError."""
+    """Return the statfs(2) magic number of the file system of `fd`; raises OSError."""
     cdef statfs_t out
     cdef int rc
     with nogil:
@@ -110,7 +110,7 @@ cdef const char *plain_name(bytes name) except NULL:
 
 
 cdef int open_folder_stepwise(int root_fd, const char *path, int flags) noexcept nogil:
-    """As `open_folder`, for kernels before 5.6 and sandboxes that refuse openat2."""
+    """As `open_folder`, for kernels before 5.6 and sandboxes without openat2."""
     cdef char component[256]
     cdef const char *slash
     cdef size_t length
@@ -137,17 +137,21 @@ cdef int open_folder_stepwise(int root_fd, const char *path, int flags) noexcept
 
 
 cdef int open_folder(int root_fd, const char *path, bint sync) noexcept nogil:
-    """A descriptor of the folder beneath `root_fd`, no symbolic link followed; or -errno."""
+    """Return a descriptor of a folder below `root_fd`, or -errno; follows no symbolic link.
+
+    The rule is that of `below_root.open_folder`.
+    """
     global have_openat2
     cdef oxidicom_open_how how
     cdef int fd
-    # To rename into it a mere path is enough, and cheaper; to sync it, it must be open.
+    # O_PATH is cheaper and enough for a rename; a sync needs an open folder.
     cdef int flags = O_DIRECTORY | O_CLOEXEC | (O_RDONLY if sync else O_PATH)
     if have_openat2:
         memset(&how, 0, sizeof(how))
         how.flags = flags
         how.resolve = (
-            OXIDICOM_RESOLVE_BENEATH | OXIDICOM_RESOLVE_NO_SYMLINKS | OXIDICOM_RESOLVE_NO_MAGICLINKS)
+            OXIDICOM_RESOLVE_BENEATH | OXIDICOM_RESOLVE_NO_SYMLINKS
+            | OXIDICOM_RESOLVE_NO_MAGICLINKS)
         fd = <int> syscall(SYS_openat2, root_fd, path, &how, sizeof(how))
         if fd >= 0:
             return fd
@@ -158,7 +162,7 @@ cdef int open_folder(int root_fd, const char *path, bint sync) noexcept nogil:
 
 
 def use_openat2(bint yes):
-    """For tests of the step by step way."""
+    """Select the way of opening folders, for tests."""
     global have_openat2
     have_openat2 = yes
 
@@ -166,7 +170,7 @@ def use_openat2(bint yes):
 @cython.final
 @cython.freelist(64)
 cdef class Gather:
-    """Pieces of buffers, in order, for one gathered write. Holds the buffers until `clear`."""
+    """Pieces of buffers, in order, for one writev(2). Keeps the buffers until `clear`."""
 
     def __cinit__(self):
         self.count = 0
@@ -184,10 +188,10 @@ cdef class Gather:
         return 0
 
     cpdef add(self, object buffer, Py_ssize_t start, Py_ssize_t stop):
-        """Gather bytes [start, stop) of `buffer`; raises ValueError outside of it."""
+        """Append bytes [start, stop) of `buffer`; raises ValueError for a range outside of it."""
         cdef Py_buffer *view
         if self.count == MAX_PIECES:
-            # Rare: hundreds of tiny fragments in one receive. Joined, they are one piece.
+            # Rare: hundreds of tiny fragments in one receive. They are joined to one piece.
             self.detach()
         if buffer is not self.last_buffer:
             if self.view_count == MAX_VIEWS:
@@ -202,7 +206,7 @@ cdef class Gather:
         self.size += stop - start
 
     def detach(self):
-        """Copy what was gathered, so that the buffers can be reused at once."""
+        """Replace the pieces by a copy, so that the buffers can be reused at once."""
         cdef bytearray joined = bytearray()
         cdef int i
         for i in range(self.count):
@@ -226,22 +230,23 @@ cdef class Gather:
 @cython.final
 @cython.freelist(64)
 cdef class PartFile:
-    """A temporary file that becomes a whole file or nothing.
+    """A temporary file that either becomes a complete file or is removed.
 
-    `folder_fd` is the folder of temporary files, `name` unique in it, `header` what precedes the
-    first gathered byte. Nothing is created before the first write. A temporary file that cannot be
-    removed adds its name to `left`.
+    `folder_fd` is the folder of temporary files, `name` a unique name in it, `header` the bytes
+    before the first gathered one. Nothing is created before the first write. The name of a file
+    that cannot be removed is appended to `unremoved`.
     """
 
-    def __cinit__(self, int folder_fd, bytes name not None, bytes header not None, list left=None):
-        # First, because __dealloc__ follows whatever raises here.
+    def __cinit__(self, int folder_fd, bytes name not None, bytes header not None,
+                  list unremoved=None):
+        # Set first, because __dealloc__ runs even if this method raises.
         self.fd = -1
         self.folder_fd = folder_fd
         plain_name(name)
         if len(name) >= NAME_ROOM:
             raise ValueError("name too long")
         memcpy(self.path, <const char *> name, len(name) + 1)
-        self.left = left
+        self.unremoved = unremoved
         self.long_header = header
         self.header_at = <char *> header
         self.header_size = len(header)
@@ -250,7 +255,7 @@ cdef class PartFile:
         self.remove()
 
     cdef int rename(self, bytes prefix, uint64_t number) except -1:
-        """For another file, after the last one was placed or discarded; its header follows."""
+        """Begin another file after the last one is over; the caller sets its header."""
         cdef char digits[20]
         cdef int count = 0
         cdef size_t size = len(prefix)
@@ -264,7 +269,7 @@ cdef class PartFile:
         self.header_size = 0
         if size + sizeof(digits) + 6 > NAME_ROOM:
             raise ValueError("name too long")
-        # By hand: printf takes as long as half of the rest.
+        # Without printf, which takes half as long as the rest of this method.
         while number or count == 0:
             digits[count] = c'0' + number % 10
             number //= 10
@@ -286,11 +291,11 @@ cdef class PartFile:
             self.created = False
             if unlinkat(self.folder_fd, self.path, 0) < 0 and errno != ENOENT:
                 with gil:
-                    if self.left is not None:
-                        self.left.append(<bytes> <char *> self.path)
+                    if self.unremoved is not None:
+                        self.unremoved.append(<bytes> <char *> self.path)
 
     cdef int append(self, Gather gather) noexcept nogil:
-        """Write all of `gather`, which stays as it is; 0 or an errno."""
+        """Write all of `gather`, which is not cleared; return 0 or an errno."""
         cdef iovec pieces[MAX_PIECES + 1]
         cdef int count = 0, number
         if self.failure:
@@ -301,7 +306,7 @@ cdef class PartFile:
                 O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, <int> 0o644)
             if self.fd < 0:
                 number = errno
-                # The one failure that is not for ever: the caller may make the folder again.
+                # The one failure after which the caller may try again: it makes the folder again.
                 if number != ENOENT:
                     self.failure = number
                 return number
@@ -316,7 +321,7 @@ cdef class PartFile:
         return self.failure
 
     cdef int write_pieces(self, iovec *pieces, int count) noexcept nogil:
-        """Write all of `pieces`, which are used up in doing so; 0 or an errno."""
+        """Write all of `pieces`, which are modified; return 0 or an errno."""
         cdef Py_ssize_t n
         while count:
             if pieces[0].iov_len == 0:
@@ -340,7 +345,7 @@ cdef class PartFile:
         return 0
 
     cdef int complete(self, bint sync) noexcept nogil:
-        """No more bytes come; 0 or an errno."""
+        """Close the file after its last byte; return 0 or an errno."""
         cdef int number = 0
         if self.fd < 0:
             return self.failure
@@ -379,7 +384,10 @@ cdef class PartFile:
 
     cdef int store(self, Gather gather, int root_fd, const char *folder, const char *final_name,
                    FolderSync sync) noexcept nogil:
-        """All that is left to do; 0, NO_FOLDER or an errno. `gather` stays as it is."""
+        """Write the rest and give the file its name; return 0, NO_FOLDER or an errno.
+
+        `gather` is not cleared.
+        """
         cdef int64_t began = now_ns()
         cdef int number = self.append(gather)
         if number == 0:
@@ -395,10 +403,10 @@ cdef class PartFile:
             self.slowest_ns = took
 
     def write(self, Gather gather not None):
-        """Append all that `gather` holds, and clear it.
+        """Append the bytes of `gather`, and clear it.
 
-        Raises OSError. After FileNotFoundError (the folder of temporary files is gone) the call may
-        be made again with the same gather; any other failure is for ever: the file is never placed.
+        Raises OSError. After FileNotFoundError (the folder of temporary files was removed) the call
+        may be repeated with the same gather. After any other failure the file is never placed.
         """
         cdef int number
         cdef int64_t began
@@ -412,20 +420,20 @@ cdef class PartFile:
 
     def place(self, Gather gather not None, int root_fd, bytes folder not None,
               bytes file_name not None, FolderSync sync=None):
-        """Append `gather`, then put the file into `folder` beneath `root_fd` under its final name.
+        """Append `gather`, then move the file into `folder` below `root_fd` under its final name.
 
-        Replaces a file of that name. With `sync`, which the threads that place into this folder
-        share, file and folder are on the device when this returns. False: the folder is not there;
-        make it and call again. Raises OSError, with
-        ELOOP or ENOTDIR where a symbolic link stands in the way; then nothing stands under the
-        final name that was not there before, but for a file that is `unsynced`.
+        Replaces a file of that name. With `sync`, which is shared by the threads that place files
+        into this folder, file and folder are on the device when this returns. Returns False where
+        the folder is missing: the caller makes it and calls again. Raises OSError, ELOOP or ENOTDIR
+        where a symbolic link is in the path. Then there is no new file under the final name, unless
+        `unsynced` is set.
         """
         cdef const char *folder_path = c_string(folder)
         cdef const char *final_name = plain_name(file_name)
         cdef int number
         with nogil:
             number = self.store(gather, root_fd, folder_path, final_name, sync)
-        # What was appended is not to be appended again when the caller has made the folder.
+        # What was appended must not be appended again when the caller has made the folder.
         if self.created or number == 0:
             gather.clear()
         if number == NO_FOLDER:
@@ -435,7 +443,7 @@ cdef class PartFile:
         return True
 
     def discard(self):
-        """Nothing of it remains; never raises."""
+        """Remove the file unless it was placed; never raises."""
         with nogil:
             self.remove()
             if self.failure == 0:

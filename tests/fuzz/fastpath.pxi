@@ -59,7 +59,7 @@ class Storage:
 
     def begin(self, reports):
         self.reports = reports
-        self.left = []
+        self.unremoved = []
         self.numbers = count()
         self.folder = Folder()
         self.writes_inline = True
@@ -71,7 +71,7 @@ class Storage:
         pass
 
     def part_file(self, header):
-        return PartFile(self.parts_fd, b"%s%d.part" % (self.prefix, next(self.numbers)), header, self.left)
+        return PartFile(self.parts_fd, b"%s%d.part" % (self.prefix, next(self.numbers)), header, self.unremoved)
 
     def discard(self, part):
         part.discard()
@@ -237,7 +237,7 @@ cdef list associated(const Input *given, int slow):
         association.told.append((*association.request, association.data, "cut"))
     association.told.append((association.over, association.framer.is_mid_message()))
     association.fast_path.close()
-    if not association.answered or _storage.left or _storage.folder.files:
+    if not association.answered or _storage.unremoved or _storage.folder.files:
         raise AssertionError("not answered, or something is left")
     return association.told
 

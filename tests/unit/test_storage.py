@@ -484,7 +484,7 @@ async def test_what_storage_did_not_let_go_goes_with_the_instance_under_way(
         place(*arguments)
         late = temporary.prefix + b"late.part"
         os.close(os.open(late, os.O_CREAT | os.O_WRONLY, dir_fd=temporary.fd))
-        temporary.left.append(late)
+        temporary.unremoved.append(late)
 
     monkeypatch.setattr(bench.storage, "place", discarded_meanwhile)
     assert (await bench.store(Instance())).status == 0

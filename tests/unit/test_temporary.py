@@ -65,20 +65,20 @@ def test_a_file_that_cannot_be_removed_is_removed_later(
     path.unlink()
     path.mkdir()  # unlinkat says EISDIR
     part.discard()
-    assert temporary.left == [path.name.encode()]
+    assert temporary.unremoved == [path.name.encode()]
     path.rmdir()
     path.touch()
     with monkeypatch.context() as storage:
         storage.setattr(os, "unlink", failing)
-        temporary.remove_left()
-    assert temporary.left == [path.name.encode()]
-    temporary.remove_left()
-    assert temporary.left == []
+        temporary.retry_removals()
+    assert temporary.unremoved == [path.name.encode()]
+    temporary.retry_removals()
+    assert temporary.unremoved == []
     assert not path.exists()
     path.mkdir()
-    temporary.left.append(path.name.encode())
-    temporary.remove_left()
-    assert temporary.left == [], "a folder of that name is not removed"
+    temporary.unremoved.append(path.name.encode())
+    temporary.retry_removals()
+    assert temporary.unremoved == [], "a folder of that name is not removed"
     temporary.close()
 
 

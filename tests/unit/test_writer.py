@@ -1,4 +1,4 @@
-"""Gather and PartFile: whole files or nothing, whatever the kernel says in between."""
+"""Gather and PartFile: a complete file or none, whatever the system calls return."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Root]:
     root = Root(tmp_path)
     before = descriptors()
     yield root
-    # A part that a failure's traceback keeps alive would remove its file by the number of our
-    # descriptor, which the next test's folder may have by then.
+    # A part file that a traceback keeps alive would be removed later, by a descriptor number that
+    # the folder of the next test may have by then.
     gc.collect()
     assert descriptors() == before, "a descriptor leaked"
     root.close()
@@ -99,7 +99,7 @@ def test_pieces_of_buffers_are_written_in_order(root: Root) -> None:
 
 
 @pytest.mark.parametrize("count", [255, 256, 257, 511, 512, 513, 3000])
-def test_more_pieces_than_one_call_takes(root: Root, count: int) -> None:
+def test_more_pieces_than_one_writev_takes_are_written(root: Root, count: int) -> None:
     buffer = bytearray(random.Random(count).randbytes(3 * count))
     gather = Gather()
     for i in range(count):
@@ -111,21 +111,21 @@ def test_more_pieces_than_one_call_takes(root: Root, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [7, 8, 9, 17, 600])
-def test_more_buffers_than_one_gather_holds(root: Root, count: int) -> None:
+def test_more_buffers_than_one_gather_holds_are_written(root: Root, count: int) -> None:
     buffers = [bytearray([i % 256]) * (i % 5) for i in range(count)]
     gather = gathered(*buffers)  # type: ignore[arg-type]
     assert root.place(root.part(), gather)
     assert root.final.read_bytes() == b"".join(buffers)
 
 
-def test_empty_pieces_are_nothing(root: Root) -> None:
+def test_empty_pieces_are_skipped(root: Root) -> None:
     gather = gathered(*[b""] * 700, b"x", *[b""] * 300)
     assert gather.size == 1
     assert root.place(root.part(), gather)
     assert root.final.read_bytes() == b"x"
 
 
-def test_a_detached_gather_outlives_its_buffer(root: Root) -> None:
+def test_a_detached_gather_does_not_need_its_buffer(root: Root) -> None:
     buffer = bytearray(b"old")
     gather = Gather()
     gather.add(buffer, 0, 2)
@@ -140,7 +140,7 @@ def test_a_detached_gather_outlives_its_buffer(root: Root) -> None:
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (0, 4), (2, 1), (4, 4), (0, 2**62)])
-def test_ranges_outside_of_the_buffer_are_refused(start: int, stop: int) -> None:
+def test_a_range_outside_the_buffer_is_an_error(start: int, stop: int) -> None:
     gather = Gather()
     with pytest.raises(ValueError, match="range"):
         gather.add(b"abc", start, stop)
@@ -155,7 +155,7 @@ def test_only_bytes_are_gathered() -> None:
     assert gather.size == 3
 
 
-def test_buffers_are_let_go() -> None:
+def test_a_cleared_or_deleted_gather_releases_its_buffers() -> None:
     buffer = bytearray(b"abc")
     gather = Gather()
     gather.add(buffer, 0, 3)
@@ -167,7 +167,7 @@ def test_buffers_are_let_go() -> None:
     buffer.clear()
 
 
-# ---- whole files -------------------------------------------------------------------------
+# ---- complete files -------------------------------------------------------------------------
 
 
 def test_nothing_is_created_before_the_first_write(root: Root) -> None:
@@ -175,17 +175,17 @@ def test_nothing_is_created_before_the_first_write(root: Root) -> None:
     assert list(root.temporary.iterdir()) == []
 
 
-def test_an_empty_data_set_is_a_header(root: Root) -> None:
+def test_an_empty_data_set_makes_a_file_of_the_header(root: Root) -> None:
     assert root.place(root.part(b"header"))
     assert root.final.read_bytes() == b"header"
 
 
-def test_a_file_without_a_byte(root: Root) -> None:
+def test_a_file_may_be_empty(root: Root) -> None:
     assert root.place(root.part())
     assert root.final.read_bytes() == b""
 
 
-def test_many_writes(root: Root) -> None:
+def test_many_writes_make_one_file(root: Root) -> None:
     part = root.part(b"h")
     block = random.Random(1).randbytes(100_000)
     for _ in range(20):
@@ -204,7 +204,7 @@ def test_a_file_of_that_name_is_replaced(root: Root) -> None:
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_a_missing_folder_is_made_by_the_caller(root: Root, sync: bool) -> None:
+def test_placing_returns_false_where_the_folder_is_missing(root: Root, sync: bool) -> None:
     root.folder.rmdir()
     part = root.part(b"h")
     gather = gathered(b"data")
@@ -214,7 +214,7 @@ def test_a_missing_folder_is_made_by_the_caller(root: Root, sync: bool) -> None:
     assert root.final.read_bytes() == b"hdata"
 
 
-def test_the_folder_of_temporary_files_may_be_made_again(root: Root) -> None:
+def test_a_write_can_be_repeated_after_the_temporary_folder_was_made_again(root: Root) -> None:
     root.temporary.rmdir()
     part = root.part(b"h")
     gather = gathered(b"data")
@@ -229,7 +229,7 @@ def test_the_folder_of_temporary_files_may_be_made_again(root: Root) -> None:
     assert root.final.read_bytes() == b"hdata"
 
 
-def test_what_is_placed_stays(root: Root) -> None:
+def test_a_placed_file_cannot_be_written_or_discarded(root: Root) -> None:
     part = root.part()
     assert root.place(part, gathered(b"data"))
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
@@ -249,7 +249,7 @@ def test_what_is_placed_stays(root: Root) -> None:
 def test_no_link_below_the_root_is_followed(
     root: Root, tmp_path_factory: pytest.TempPathFactory, depth: int, target: str
 ) -> None:
-    """One planted at each component."""
+    """A link is tried in the place of each component."""
     outside = tmp_path_factory.mktemp("outside")
     planted = root.path.joinpath(*os.fsdecode(FOLDER).split("/")[: depth + 1])
     rest = root.folder.relative_to(planted)
@@ -271,7 +271,7 @@ def test_no_link_below_the_root_is_followed(
     planted.unlink()
     if target != "dangling":
         moved.rename(planted)
-        assert root.place(part), "the failure was not for ever"
+        assert root.place(part), "the failure is not permanent"
         assert root.final.read_bytes() == b"secret"
 
 
@@ -294,10 +294,10 @@ def test_a_link_as_temporary_name_is_not_followed(root: Root) -> None:
         part.write(gathered(b"data"))
     del part
     assert victim.read_bytes() == b"mine"
-    assert (root.temporary / "a.part").is_symlink(), "another's file was removed"
+    assert (root.temporary / "a.part").is_symlink(), "a file of another program was removed"
 
 
-def test_a_folder_or_a_file_in_the_way(root: Root) -> None:
+def test_a_folder_of_the_final_name_or_a_file_in_the_path_is_an_error(root: Root) -> None:
     root.final.mkdir()
     part = root.part()
     with pytest.raises(IsADirectoryError):
@@ -311,7 +311,7 @@ def test_a_folder_or_a_file_in_the_way(root: Root) -> None:
     assert list(root.temporary.iterdir()) == []
 
 
-def test_a_name_is_a_plain_name(root: Root) -> None:
+def test_a_name_that_is_a_path_is_an_error(root: Root) -> None:
     part = root.part()
     part.write(gathered(b"data"))
     for name in (b"", b".", b"..", b"../x", b"a/b", b"a\0b"):
@@ -331,7 +331,7 @@ def test_a_name_is_a_plain_name(root: Root) -> None:
     part.discard()
 
 
-def test_errors_do_not_name_files(root: Root) -> None:
+def test_errors_have_no_file_name(root: Root) -> None:
     (root.temporary / "a.part").touch()
     with pytest.raises(FileExistsError) as caught:
         root.part().write(gathered(b"x"))
@@ -344,7 +344,7 @@ def test_errors_do_not_name_files(root: Root) -> None:
 
 @pytest.fixture
 def small_files() -> Iterator[int]:
-    """Files may have this many bytes: a write beyond is short, then fails with EFBIG."""
+    """Limit files to this many bytes: a write beyond is short, then fails with EFBIG."""
     limit = 100_000
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     action = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -354,7 +354,7 @@ def small_files() -> Iterator[int]:
     signal.signal(signal.SIGXFSZ, action)
 
 
-def test_a_failed_write_is_for_ever(root: Root, small_files: int) -> None:
+def test_after_a_failed_write_a_file_is_never_placed(root: Root, small_files: int) -> None:
     part = root.part(b"h")
     part.write(gathered(b"first"))
     with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
@@ -370,7 +370,7 @@ def test_a_failed_write_is_for_ever(root: Root, small_files: int) -> None:
     assert list(root.temporary.iterdir()) == []
 
 
-def test_a_place_whose_write_fails_places_nothing(root: Root, small_files: int) -> None:
+def test_placing_with_a_failed_write_leaves_no_file(root: Root, small_files: int) -> None:
     part = root.part()
     with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
         root.place(part, gathered(bytes(small_files + 1)))
@@ -381,8 +381,8 @@ def test_a_place_whose_write_fails_places_nothing(root: Root, small_files: int) 
     assert list(root.temporary.iterdir()) == []
 
 
-def test_short_writes_go_on_where_they_stopped(root: Root) -> None:
-    """A pipe takes what fits: each writev ends amid some piece."""
+def test_short_writes_are_continued(root: Root) -> None:
+    """A pipe takes what fits, so that each writev ends within a piece."""
     fifo = root.temporary / "a.part"
     read_fd, write_fd = os.pipe()
     os.set_blocking(read_fd, True)
@@ -421,7 +421,7 @@ def test_short_writes_go_on_where_they_stopped(root: Root) -> None:
         assert reader.stdout.read() == b"".join(pieces)
 
 
-def test_discarded_or_dropped_nothing_remains(root: Root) -> None:
+def test_a_discarded_or_deleted_part_file_is_removed(root: Root) -> None:
     for drop in ("discard", "dealloc"):
         for writes in range(3):
             part = root.part(b"h")
@@ -438,7 +438,7 @@ def test_discarded_or_dropped_nothing_remains(root: Root) -> None:
             assert list(root.temporary.iterdir()) == []
 
 
-def test_descriptors_stay_level(root: Root) -> None:
+def test_part_files_leak_no_descriptors(root: Root) -> None:
     before = descriptors()
     for number in range(200):
         part = root.part(name=b"%d.part" % number)
@@ -454,11 +454,11 @@ def test_descriptors_stay_level(root: Root) -> None:
         assert descriptors() == before
 
 
-def test_no_descriptor_left(root: Root) -> None:
+def test_without_free_descriptors_writing_and_placing_fail(root: Root) -> None:
     """EMFILE when the file is created, then when the folder is opened."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    part, begun = root.part(), root.part(name=b"b.part")
-    begun.write(gathered(b"data"))
+    part, written = root.part(), root.part(name=b"b.part")
+    written.write(gathered(b"data"))
     highest = max(map(int, os.listdir("/proc/self/fd")))
     fillers = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
@@ -474,7 +474,7 @@ def test_no_descriptor_left(root: Root) -> None:
         # Its own descriptor becomes free when it is closed, and another thread takes it.
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
-            root.place(begun)
+            root.place(written)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in fillers:
@@ -482,7 +482,7 @@ def test_no_descriptor_left(root: Root) -> None:
     assert not root.final.exists()
     with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
         root.place(part, gathered(b"later"))
-    assert root.place(begun), "whole all the same"
+    assert root.place(written), "its contents are complete"
     assert root.final.read_bytes() == b"data"
 
 
@@ -503,7 +503,7 @@ def full_disk(tmp_path: Path) -> Iterator[Root]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk(full_disk: Root) -> None:
+def test_a_full_disk_is_an_error_and_leaves_no_file(full_disk: Root) -> None:
     part = full_disk.part(b"h")
     part.write(gathered(bytes(700_000)))
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
@@ -516,8 +516,8 @@ def test_a_full_disk(full_disk: Root) -> None:
     assert full_disk.final.stat().st_size == 700_001
 
 
-def test_many_threads_share_the_syncs_of_a_folder_that_is_made_anew(root: Root) -> None:
-    """Each comes to an end, and whoever was told so has its file in one folder or the other."""
+def test_many_threads_share_the_syncs_of_a_folder_that_is_made_again(root: Root) -> None:
+    """All calls return, and each placed file is in one folder or the other."""
     shared = FolderSync()
     files, threads = 40, 8
     half = threading.Barrier(threads + 1)
@@ -535,13 +535,13 @@ def test_many_threads_share_the_syncs_of_a_folder_that_is_made_anew(root: Root) 
             placed.append(name)
         return placed
 
-    away = root.path / "away"
+    moved = root.path / "moved"
     with ThreadPoolExecutor(threads) as pool:
         placing = [pool.submit(place, thread) for thread in range(threads)]
         half.wait(30)
-        root.folder.rename(away)
+        root.folder.rename(moved)
         names = [name for each in placing for name in each.result(60)]
-    there = {*os.listdir(root.folder), *os.listdir(away)}
+    there = {*os.listdir(root.folder), *os.listdir(moved)}
     assert there == {os.fsdecode(name) for name in names}
     assert len(there) == threads * files
 
@@ -549,7 +549,7 @@ def test_many_threads_share_the_syncs_of_a_folder_that_is_made_anew(root: Root) 
 # ---- time and file systems ---------------------------------------------------------------
 
 
-def test_the_slowest_stretch_is_told(root: Root) -> None:
+def test_the_longest_storage_calls_are_measured(root: Root) -> None:
     part = root.part()
     assert part.slowest_ns == 0
     part.write(gathered(bytes(1_000_000)))
@@ -562,7 +562,7 @@ def test_the_slowest_stretch_is_told(root: Root) -> None:
     assert part.slowest_ns > 0
 
 
-def test_the_type_of_a_file_system(tmp_path: Path) -> None:
+def test_the_magic_number_of_a_file_system(tmp_path: Path) -> None:
     fd = os.open("/proc", os.O_RDONLY)
     try:
         assert filesystem_type(fd) == 0x9FA0

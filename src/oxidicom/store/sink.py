@@ -174,7 +174,7 @@ class StorageSink:
         self._broken = True
         if not self._checked:
             self._checked = True
-            self._storage.temporary.remove_left()
+            self._storage.temporary.retry_removals()
             self._storage.check_space()
 
     def _written(self, result: None, error: BaseException | None) -> None:
@@ -281,7 +281,7 @@ class StorageSink:
             self._part, self._gather, folder, names.file_name, self._association.association_id
         )
         # Again: a refused instance's may have been let go by another thread since the first write.
-        self._storage.temporary.remove_left()
+        self._storage.temporary.retry_removals()
 
     def _placed(
         self, folder: SeriesFolder, names: InstanceNames, _: None, error: BaseException | None

@@ -40,8 +40,8 @@ class TemporaryFolder:
         self.prefix = f"{sign()}-".encode()
         self.numbers = count()
         """Numbers that make, after the prefix, names that no other process gives."""
-        self.left: list[bytes] = []
-        """Names of files to remove for which removing has failed."""
+        self.unremoved: list[bytes] = []
+        """Names of files that could not be removed."""
         self._make()
         self.fd = open_folder(root_fd, TEMPORARY_PATH)
 
@@ -52,18 +52,18 @@ class TemporaryFolder:
     def part_file(self, header: bytes) -> PartFile:
         """Return a part file of a new name, which begins with `header`."""
         name = b"%s%d.part" % (self.prefix, next(self.numbers))
-        return PartFile(self.fd, name, header, self.left)
+        return PartFile(self.fd, name, header, self.unremoved)
 
-    def remove_left(self) -> None:
-        """Try again to remove the files in `left`; never raises. May run on any thread."""
+    def retry_removals(self) -> None:
+        """Try again to remove the files in `unremoved`; never raises. May run on any thread."""
         with suppress(IndexError):  # another thread took the last name
-            while self.left:
-                name = self.left.pop()
+            while self.unremoved:
+                name = self.unremoved.pop()
                 try:
                     os.unlink(name, dir_fd=self.fd)
                 except OSError as error:
                     if error.errno not in _NOT_REMOVABLE:
-                        self.left.append(name)
+                        self.unremoved.append(name)
                         return
 
     def make_again(self) -> None:
@@ -90,6 +90,6 @@ class TemporaryFolder:
         return time.time() - os.stat(name, dir_fd=self.fd).st_mtime > STALE_PART_FILE_S
 
     def close(self) -> None:
-        """Try once more to remove what is left, then close the folder."""
-        self.remove_left()
+        """Try once more to remove the files in `unremoved`, then close the folder."""
+        self.retry_removals()
         os.close(self.fd)
