@@ -10,11 +10,10 @@ WORKDIR /build
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY src ./src
 RUN pip wheel --no-cache-dir --wheel-dir /wheels .
-# Symbols and foreign tests are a fifth of it all.
+# Symbols are a fifth of it all.
 RUN python3.11 -m venv --without-pip /opt/oxidicom \
     && pip --python /opt/oxidicom/bin/python install --no-cache-dir --no-compile \
         --no-index --find-links /wheels oxidicom \
-    && rm -rf /opt/oxidicom/lib/python3.11/site-packages/pynetdicom/tests \
     && find /opt/oxidicom -name '*.so' -exec strip --strip-unneeded {} +
 
 # The root file system: Python, what it links to, and what tells a scanner which packages these are.

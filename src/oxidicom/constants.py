@@ -1,4 +1,4 @@
-"""Numbers and UIDs of the standard that more than one layer needs."""
+"""Numbers and UIDs of the DICOM standard that more than one layer needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class PduType(IntEnum):
-    """PS3.8 9.3.1."""
+    """The type of a PDU, its first byte (PS3.8 9.3.1)."""
 
     A_ASSOCIATE_RQ = 0x01
     A_ASSOCIATE_AC = 0x02
@@ -19,7 +19,7 @@ class PduType(IntEnum):
 
 
 class AbortReason(IntEnum):
-    """A-ABORT of source 2, service-provider (PS3.8 table 9-26)."""
+    """The reason in an A-ABORT of source 2, the service provider (PS3.8 table 9-26)."""
 
     NOT_SPECIFIED = 0
     UNRECOGNIZED_PDU = 1
@@ -30,7 +30,7 @@ class AbortReason(IntEnum):
 
 
 class ContextResult(IntEnum):
-    """Presentation context negotiation (PS3.8 table 9-18)."""
+    """The result of a presentation context negotiation (PS3.8 table 9-18)."""
 
     ACCEPTANCE = 0
     USER_REJECTION = 1
@@ -40,17 +40,19 @@ class ContextResult(IntEnum):
 
 
 class CommandField(IntEnum):
-    """PS3.7 table E.1-1."""
+    """The Command Field of a command set (PS3.7 table E.1-1)."""
 
     C_STORE_RQ = 0x0001
     C_STORE_RSP = 0x8001
+    C_FIND_RQ = 0x0020
+    C_FIND_RSP = 0x8020
     C_ECHO_RQ = 0x0030
     C_ECHO_RSP = 0x8030
     C_CANCEL_RQ = 0x0FFF
 
 
 class DimseStatus(IntEnum):
-    """DIMSE statuses that we answer (PS3.7 annex C, PS3.4 B.2.3)."""
+    """The statuses of our responses (PS3.7 annex C, PS3.4 B.2.3)."""
 
     SUCCESS = 0x0000
     PROCESSING_FAILURE = 0x0110
@@ -75,19 +77,21 @@ class Encoding(IntEnum):
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 VERIFICATION: Final = "1.2.840.10008.1.1"
+STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
 EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 
 IMPLEMENTATION_CLASS_UID: Final = "2.25.117331928044563620163047551370904427358"
-"""Ours alone (PS3.7 D.3.3.2); it changes when what we negotiate or write changes in kind."""
+"""Names this implementation (PS3.7 D.3.3.2). Change it when the kind of what is negotiated or
+written changes."""
 
 IMPLEMENTATION_VERSION_NAME: Final = "OXIDICOM_PY_1"
 """At most 16 characters (PS3.7 D.3.3.2.3)."""
 
 MAX_ASSOCIATE_RQ_LENGTH: Final = 256 * 1024
-"""Bytes of an A-ASSOCIATE-RQ's variable field (decision 14): 128 contexts, each with tens of
-transfer syntaxes, need under 200 KiB."""
+"""Bytes in the variable field of an A-ASSOCIATE-RQ (decision 14): 128 contexts with tens of
+transfer syntaxes each need less than 200 KiB."""
 
 MAX_COMMAND_LENGTH: Final = 256 * 1024
-"""Bytes of a command set (decision 14)."""
+"""Bytes in a command set (decision 14)."""

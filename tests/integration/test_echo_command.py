@@ -125,7 +125,7 @@ def silent(pacs: PacsSide) -> None:
         (rejecting(1, 1, 3), "rejected", "calling AE title not recognized"),
         (rejecting(2, 3, 1), "rejected", "temporary congestion"),
         (saying(abort(0, 0)), "aborted", "by its service user"),
-        (saying(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "protocol", "is no DICOM"),
+        (saying(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "protocol", "is not DICOM"),
         (hanging_up, "closed", "closed the connection"),
         (aborting_the_echo, "aborted", "by its service provider (unrecognized pdu)"),
         (not_for_this_service, "context", "C-ECHO"),
@@ -133,7 +133,9 @@ def silent(pacs: PacsSide) -> None:
     ],
     ids=["AE title", "congested", "abort", "HTTP", "hangs up", "abort later", "context", "silent"],
 )
-def test_whose_fault_it_is(script: Script, fault: str, words: str, oxidicom: Oxidicom) -> None:
+def test_an_error_names_its_fault_and_its_cause(
+    script: Script, fault: str, words: str, oxidicom: Oxidicom
+) -> None:
     with scripted_pacs(script) as pacs:
         arguments = ("echo", "127.0.0.1", pacs.port, "--timeout", "0.3" if "0.3" in words else 10)
         found = oxidicom(*arguments, "--json")

@@ -20,7 +20,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import CTImageStorage
 
 from oxidicom.errors import OperatorError
-from oxidicom.scu.association import Peer
+from oxidicom.scu.connection import Peer
 from oxidicom.scu.files import candidates
 from oxidicom.scu.sending import Sending, SendTally
 from oxidicom.uids import abstract_syntaxes

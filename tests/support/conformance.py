@@ -18,7 +18,6 @@ from pydicom.uid import UID_dictionary
 from oxidicom import constants, uids
 from oxidicom.net import listener, timeouts
 from oxidicom.scu import count_queries, count_query, find
-from oxidicom.scu.find_association import MAX_BYTES
 from oxidicom.settings import Settings
 from oxidicom.settings.model import variables
 from oxidicom.store import paths, readers
@@ -102,7 +101,7 @@ def _services() -> str:
         ("Storage", f"{storage} SOP Classes (appendix A)", "for `oxidicom send`", "yes"),
         (
             "Study Root Query/Retrieve Information Model - FIND",
-            f"`{find.STUDY_ROOT_FIND}`",
+            f"`{constants.STUDY_ROOT_FIND}`",
             "if `OXIDICOM_PACS_ADDRESS` is set",
             "no",
         ),
@@ -149,11 +148,11 @@ def _limits() -> str:
 
 def _query_limits() -> str:
     rows = (
-        ("Time for one question, association included", f"{count_query.LIMIT:g} s"),
+        ("Time for one question, association included", f"{count_query.COUNT_QUERY_LIMIT_S:g} s"),
         ("Matches read of one question", find.MAX_MATCHES),
-        ("Data received in one association", f"{MAX_BYTES >> 20} MiB"),
-        ("Associations at once, all PACS", count_queries.THREADS),
-        ("Questions that wait", count_queries.WAITING),
+        ("Data received in one association", f"{find.MAX_RECEIVE_BYTES >> 20} MiB"),
+        ("Associations at once, all PACS", count_queries.MAX_QUERY_THREADS),
+        ("Questions that wait", count_queries.MAX_WAITING_QUERIES),
     )
     return _table(("Limit", "Value"), rows)
 

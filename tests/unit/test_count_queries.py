@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from oxidicom.ports import SeriesAsked, SeriesInfo, SeriesKey
 from oxidicom.scu import count_queries as module
-from oxidicom.scu.count_queries import DROPPED, THREADS, CountQueries
+from oxidicom.scu.count_queries import DROPPED_ERROR, MAX_QUERY_THREADS, CountQueries
 from oxidicom.scu.count_query import CountAnswer, CountQuery
 from oxidicom.settings.addresses import PacsAddress
 from tests.support.otlp import SERIES as OTHER_SERIES
@@ -68,7 +68,7 @@ class Bench:
         self.pacs = FakePacs()
         self.asked: list[SeriesAsked] = []
         self.loop_thread = threading.get_ident()
-        self.inquiries = CountQueries([PACS], "ChRIS", self.pacs.find, self._answered)
+        self.queries = CountQueries([PACS], "ChRIS", self.pacs.find, self._answered)
 
     def _answered(self, asked: SeriesAsked) -> None:
         assert threading.get_ident() == self.loop_thread
@@ -76,7 +76,7 @@ class Bench:
 
     async def answers(self, *numbers: int) -> list[int | None]:
         return await asyncio.wait_for(
-            asyncio.gather(*(self.inquiries.answer(key(number)) for number in numbers)), 10
+            asyncio.gather(*(self.queries.answer(key(number)) for number in numbers)), 10
         )
 
 
@@ -85,11 +85,11 @@ async def bench() -> AsyncIterator[Bench]:
     bench = Bench()
     yield bench
     bench.pacs.free.set()
-    bench.inquiries.close()
+    bench.queries.close()
 
 
 async def test_the_answer(bench: Bench) -> None:
-    bench.inquiries.stored(series(), "A")
+    bench.queries.stored(series(), "A")
     assert await bench.answers(1) == [5]
     assert bench.pacs.questions == [CountQuery(PACS, "ChRIS", series().study_instance_uid, "1.2.1")]
     [asked] = bench.asked
@@ -111,47 +111,47 @@ async def test_the_answer(bench: Bench) -> None:
 
 
 async def test_who_has_no_address_is_not_asked(bench: Bench) -> None:
-    bench.inquiries.stored(series(title="pacs"), "A")
-    assert await bench.inquiries.answer(SeriesKey("pacs", "1.2.1")) is None
+    bench.queries.stored(series(title="pacs"), "A")
+    assert await bench.queries.answer(SeriesKey("pacs", "1.2.1")) is None
     assert bench.pacs.questions == []
 
 
 async def test_once_per_reception(bench: Bench) -> None:
     for association in ("A", "B", "A"):
-        bench.inquiries.stored(series(), association)
+        bench.queries.stored(series(), association)
     assert await bench.answers(1) == [5]
-    bench.inquiries.stored(series(), "C")
+    bench.queries.stored(series(), "C")
     assert len(bench.pacs.questions) == 1
-    bench.inquiries.completed(key())
+    bench.queries.completed(key())
     assert await bench.answers(1) == [5], "who registers it may still ask"
     bench.pacs.answer = CountAnswer(6, 0, None)
-    bench.inquiries.stored(series(), "D")
+    bench.queries.stored(series(), "D")
     await bench.pacs.wait_for_questions(2)
-    bench.inquiries.completed(key())
+    bench.queries.completed(key())
     assert await bench.answers(1) == [6]
     assert [asked.association_id for asked in bench.asked] == ["A", "D"]
 
 
 async def test_an_answer_that_comes_after_completion(bench: Bench) -> None:
     bench.pacs.free.clear()
-    bench.inquiries.stored(series(), "A")
+    bench.queries.stored(series(), "A")
     await bench.pacs.wait_for_questions(1)
-    bench.inquiries.completed(key())
-    waiting = asyncio.create_task(bench.inquiries.answer(key()))
+    bench.queries.completed(key())
+    waiting = asyncio.create_task(bench.queries.answer(key()))
     bench.pacs.free.set()
     assert await asyncio.wait_for(waiting, 10) == 5
 
 
 async def test_so_many_at_once_and_no_more(bench: Bench) -> None:
     bench.pacs.free.clear()
-    numbers = range(3 * THREADS)
+    numbers = range(3 * MAX_QUERY_THREADS)
     for number in numbers:
-        bench.inquiries.stored(series(number), "A")
-    await bench.pacs.wait_for_questions(THREADS)
-    assert bench.pacs.at_once == THREADS
+        bench.queries.stored(series(number), "A")
+    await bench.pacs.wait_for_questions(MAX_QUERY_THREADS)
+    assert bench.pacs.at_once == MAX_QUERY_THREADS
     bench.pacs.free.set()
     assert await bench.answers(*numbers) == [5] * len(numbers)
-    assert bench.pacs.most_at_once == THREADS
+    assert bench.pacs.most_at_once == MAX_QUERY_THREADS
     assert [asked.error for asked in bench.asked] == [None] * len(numbers)
 
 
@@ -165,53 +165,53 @@ async def test_a_pacs_that_hangs_leaves_the_others_a_thread() -> None:
             freed.wait(10)
         return CountAnswer(question.address.port, 0, None)
 
-    inquiries = CountQueries(addresses, "ChRIS", find, lambda asked: None)
+    queries = CountQueries(addresses, "ChRIS", find, lambda asked: None)
     for number in range(20):
-        inquiries.stored(series(number, f"PACS{number % 2}"), "A")
+        queries.stored(series(number, f"PACS{number % 2}"), "A")
     for _ in range(2):
         assert await asyncio.to_thread(hung.acquire, True, 10)
-    inquiries.stored(series(99, "PACS2"), "A")
-    assert await asyncio.wait_for(inquiries.answer(SeriesKey("PACS2", "1.2.99")), 10) == 106
+    queries.stored(series(99, "PACS2"), "A")
+    assert await asyncio.wait_for(queries.answer(SeriesKey("PACS2", "1.2.99")), 10) == 106
     assert not hung.acquire(blocking=False)
     freed.set()
     last = SeriesKey("PACS1", "1.2.19")
-    assert await asyncio.wait_for(inquiries.answer(last), 10) == 105
-    inquiries.close()
+    assert await asyncio.wait_for(queries.answer(last), 10) == 105
+    queries.close()
 
 
 async def test_the_oldest_of_too_many_is_dropped(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WAITING", 3)
+    monkeypatch.setattr(module, "MAX_WAITING_QUERIES", 3)
     bench.pacs.free.clear()
-    for number in range(THREADS):
-        bench.inquiries.stored(series(number), "A")
-    await bench.pacs.wait_for_questions(THREADS)
-    late = range(THREADS, THREADS + 5)
+    for number in range(MAX_QUERY_THREADS):
+        bench.queries.stored(series(number), "A")
+    await bench.pacs.wait_for_questions(MAX_QUERY_THREADS)
+    late = range(MAX_QUERY_THREADS, MAX_QUERY_THREADS + 5)
     for number in late:
-        bench.inquiries.stored(series(number), "A")
-    assert bench.inquiries.dropped == 2
+        bench.queries.stored(series(number), "A")
+    assert bench.queries.dropped == 2
     assert await bench.answers(*late[:2]) == [None, None]
-    assert [(asked.error, asked.began_ns) for asked in bench.asked] == [(DROPPED, None)] * 2
+    assert [(asked.error, asked.began_ns) for asked in bench.asked] == [(DROPPED_ERROR, None)] * 2
     bench.pacs.free.set()
     assert await bench.answers(*late[2:]) == [5, 5, 5]
 
 
 async def test_whoever_waits_may_stop(bench: Bench) -> None:
     bench.pacs.free.clear()
-    bench.inquiries.stored(series(), "A")
+    bench.queries.stored(series(), "A")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await bench.inquiries.answer(key())
+            await bench.queries.answer(key())
     bench.pacs.free.set()
     assert await bench.answers(1) == [5]
 
 
 async def test_nobody_waits_beyond_the_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name server that hangs, or a queue before it, is not the PACS' time."""
-    monkeypatch.setattr(module, "LIMIT", 0.05)
+    monkeypatch.setattr(module, "COUNT_QUERY_LIMIT_S", 0.05)
     bench.pacs.free.clear()
-    bench.inquiries.stored(series(), "A")
+    bench.queries.stored(series(), "A")
     assert await bench.answers(1) == [None]
     bench.pacs.free.set()
     await bench.pacs.wait_for_questions(1)
@@ -219,7 +219,7 @@ async def test_nobody_waits_beyond_the_limit(bench: Bench, monkeypatch: pytest.M
 
 async def test_a_finder_that_raises_is_one_that_found_nothing(bench: Bench) -> None:
     bench.pacs.answer = ValueError("Doe^Jane")
-    bench.inquiries.stored(series(), "A")
+    bench.queries.stored(series(), "A")
     assert await bench.answers(1) == [None]
     assert [asked.error for asked in bench.asked] == ["ValueError"]
 
@@ -233,7 +233,7 @@ async def test_trouble_is_told_once_and_its_end_too(
         [back, away, away, CountAnswer(None, 0, "no match"), back, back]
     ):
         bench.pacs.answer = answer
-        bench.inquiries.stored(series(number), "A")
+        bench.queries.stored(series(number), "A")
         await bench.answers(number)
     told = [record.fields.get("reason") for record in caplog.records]  # type: ignore[attr-defined]
     assert told == ["away", "no match", None]
@@ -242,15 +242,15 @@ async def test_trouble_is_told_once_and_its_end_too(
 
 async def test_the_end_waits_for_nobody(bench: Bench) -> None:
     bench.pacs.free.clear()
-    for number in range(THREADS + 1):
-        bench.inquiries.stored(series(number), "A")
-    await bench.pacs.wait_for_questions(THREADS)
-    waiting = asyncio.create_task(bench.inquiries.answer(key(0)))
-    bench.inquiries.completed(key(1))
-    bench.inquiries.close()
+    for number in range(MAX_QUERY_THREADS + 1):
+        bench.queries.stored(series(number), "A")
+    await bench.pacs.wait_for_questions(MAX_QUERY_THREADS)
+    waiting = asyncio.create_task(bench.queries.answer(key(0)))
+    bench.queries.completed(key(1))
+    bench.queries.close()
     assert await asyncio.wait_for(waiting, 10) is None
-    assert await bench.answers(1, THREADS) == [None, None]
-    bench.inquiries.stored(series(99), "A")
+    assert await bench.answers(1, MAX_QUERY_THREADS) == [None, None]
+    bench.queries.stored(series(99), "A")
     assert await bench.answers(99) == [None]
     workers = [each for each in threading.enumerate() if each.name.startswith("ox-c-find")]
     assert workers
@@ -265,9 +265,9 @@ async def test_the_end_waits_for_nobody(bench: Bench) -> None:
 async def test_what_is_remembered_has_a_bound(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "REMEMBERED", 2)
+    monkeypatch.setattr(module, "MAX_COMPLETED_QUERIES", 2)
     for number in range(3):
-        bench.inquiries.stored(series(number), "A")
-        bench.inquiries.completed(key(number))
+        bench.queries.stored(series(number), "A")
+        bench.queries.completed(key(number))
     await bench.pacs.wait_for_questions(3)
     assert await bench.answers(0, 1, 2) == [None, 5, 5]

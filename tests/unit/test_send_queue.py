@@ -15,7 +15,7 @@ def item(sop_class: str, number: int = 0) -> Item:
 
 
 def context(sop_class: str) -> Context:
-    return Context(sop_class, "1.2")
+    return Context(sop_class, ("1.2",))
 
 
 def test_what_fits_the_association_comes_first() -> None:

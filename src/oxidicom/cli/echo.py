@@ -9,8 +9,9 @@ from typing import Any, Final
 from oxidicom.cli.arguments import add_json, describe, number
 from oxidicom.cli.console import EXIT_FAULT, complain, print_json
 from oxidicom.cli.peer import add_peer, advice, peer_of
-from oxidicom.scu.association import ECHO, Association, Peer
-from oxidicom.scu.errors import SendError
+from oxidicom.scu.association import VERIFICATION_CONTEXT, Association
+from oxidicom.scu.connection import Peer
+from oxidicom.scu.errors import ScuError
 
 _MORE: Final = """\
 examples:
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         _echo(peer, arguments.count, found, say=not arguments.json)
         found["ok"] = True
-    except SendError as error:
+    except ScuError as error:
         trouble = error
         found |= {"fault": error.fault.value, "error": str(error)}
     if arguments.json:
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _echo(peer: Peer, count: int, found: dict[str, Any], *, say: bool) -> None:
-    with Association(peer, ECHO) as association:
+    with Association(peer, (VERIFICATION_CONTEXT,)) as association:
         found["tls"] = association.tls_version
         found["connect_ms"] = _ms(association.connect_seconds)
         found["associate_ms"] = _ms(association.associate_seconds)

@@ -11,8 +11,8 @@ from typing import Final
 from oxidicom.certificates import client_context
 from oxidicom.cli.arguments import FILE, ae_title, number, seconds
 from oxidicom.cli.console import BadArguments
-from oxidicom.scu.association import Peer
-from oxidicom.scu.errors import Fault, SendError
+from oxidicom.scu.connection import Peer
+from oxidicom.scu.errors import Fault, ScuError
 
 
 def add_peer(parser: argparse.ArgumentParser, timeout: float) -> None:
@@ -95,7 +95,7 @@ _ADVICE: Final[Mapping[Fault, str]] = {
 }
 
 
-def advice(trouble: SendError, peer: Peer) -> str:
+def advice(trouble: ScuError, peer: Peer) -> str:
     """What to do about it."""
     if trouble.fault is Fault.REJECTED:
         text = str(trouble)

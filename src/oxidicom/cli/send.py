@@ -21,7 +21,7 @@ from oxidicom.cli.console import (
 )
 from oxidicom.cli.peer import add_peer, peer_of
 from oxidicom.errors import OperatorError
-from oxidicom.scu.association import Peer
+from oxidicom.scu.connection import Peer
 from oxidicom.scu.files import Candidate, candidates, read_listed, write_listed
 from oxidicom.scu.sending import Sending, SendTally
 

@@ -1,5 +1,6 @@
-"""Service class user: what `oxidicom echo` and `oxidicom send` say to a peer, and how it went.
+"""Service class user: the associations that oxidicom requests of others.
 
-Blocking sockets and threads; nothing of the receiver is needed. Not pynetdicom: with its polling
-an instance of 20 KiB takes 1.3 ms of CPU time, here 0.2.
+`association` is the one requestor. `find` and `count_queries` ask PACS for expected counts;
+`sending` and what it uses are `oxidicom send`. Blocking sockets and threads: nothing here runs on
+an event loop but the loop's side of `count_queries`.
 """

@@ -1,13 +1,18 @@
-"""One association that we request, on a blocking socket."""
+"""The one requestor: an association that we request, for C-ECHO, C-STORE and C-FIND.
+
+Our own rather than pynetdicom's. Through its public interface pynetdicom cannot be bounded: it
+waits without end for the rest of a PDU, takes a PDU of any length, polls each connection by
+select(), which knows no handle beyond 1023, keeps the process from exiting, and takes 1.3 ms of
+CPU time for an instance of 20 KiB where this takes 0.2. A C-MOVE needs what C-FIND needs here: an
+identifier out, and several responses in.
+"""
 
 from __future__ import annotations
 
-import socket
-import ssl
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from io import FileIO
+from collections import deque
+from collections.abc import Iterator, Sequence
+from io import BytesIO, FileIO
 from pathlib import Path
 from struct import Struct
 from types import TracebackType
@@ -17,120 +22,125 @@ from oxidicom.constants import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     MAX_ASSOCIATE_RQ_LENGTH,
     MAX_COMMAND_LENGTH,
+    STUDY_ROOT_FIND,
     VERIFICATION,
-    AbortReason,
     CommandField,
     PduType,
 )
 from oxidicom.errors import PeerError
-from oxidicom.scu.errors import Fault, SendError, connection_trouble
-from oxidicom.wire.pdus import encode_abort, p_data
+from oxidicom.scu.connection import UNLIMITED, Limits, PduConnection, Peer
+from oxidicom.scu.errors import Fault, ScuError
+from oxidicom.wire.pdus import p_data
 from oxidicom.wire.requestor import (
+    RELEASE_RQ,
+    AcceptedContext,
     Context,
     Response,
-    abort_text,
     decode_associate_ac,
+    decode_p_data,
     decode_response,
     encode_associate_rq,
     encode_echo_request,
+    encode_find_request,
     encode_store_request,
+    is_pending,
     rejection_text,
     status_text,
 )
 
-_MAX_PDU_LENGTH: Final = 16 * 1024
-"""Of what we receive: responses only."""
+_ANNOUNCED_PDU_BYTES: Final = 16 * 1024
+"""Our Maximum Length: we receive responses and identifiers of queries only."""
 
-_LARGEST_FRAGMENT: Final = 256 * 1024
-"""Bytes of a data set in one PDU, where the peer sets no lower limit: what one association
-holds in memory."""
+_MAX_PDU_BYTES: Final = 1024 * 1024
+"""Accepted of a peer that ignores our Maximum Length."""
 
-_PARTING: Final = 2.0
-"""Seconds for the peer to answer A-RELEASE-RQ."""
+_MAX_FRAGMENT_BYTES: Final = 256 * 1024
+"""Of a data set in one PDU, where the peer sets no lower limit: what one association holds in
+memory."""
 
-_RELEASE_RQ: Final = bytes((PduType.A_RELEASE_RQ, 0, 0, 0, 0, 4, 0, 0, 0, 0))
+_RELEASE_TIMEOUT_S: Final = 2.0
+"""For the peer to answer A-RELEASE-RQ."""
+
 _LAST: Final = 2
+"""Message control header: the last fragment of a data set (PS3.8 annex E.2)."""
 
-_pdu_header = Struct(">BxI")
 _pdv_header = Struct(">BxI IBB")
 
-
-class Peer(NamedTuple):
-    """Whom to call, and how."""
-
-    host: str
-    port: int
-    called: str
-    """AE title."""
-    calling: str
-    timeout: float
-    """Seconds for each answer, and to connect."""
-    tls: ssl.SSLContext | None = None
-
-    @property
-    def where(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+VERIFICATION_CONTEXT: Final = Context(VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))
 
 
 class DataSet(NamedTuple):
-    """A data set within a file, as it lies there."""
+    """A data set within a file, sent as it is there."""
 
     path: Path
     offset: int
-    """Bytes before it."""
+    """Bytes before it in the file."""
     sop_class: str
     sop_instance: str
     transfer_syntax: str
 
     @property
     def context(self) -> Context:
-        return Context(self.sop_class, self.transfer_syntax)
+        """The presentation context that it needs: one transfer syntax, so that the peer has no
+        choice and nothing is converted."""
+        return Context(self.sop_class, (self.transfer_syntax,))
 
 
-ECHO: Final = (Context(VERIFICATION, IMPLICIT_VR_LITTLE_ENDIAN),)
+class Match(NamedTuple):
+    """One response to a C-FIND-RQ."""
+
+    response: Response
+    identifier: bytes | None
+    """Encoded in the context's transfer syntax; None where the response has none."""
 
 
 class Association:
-    """Established once made; as a context manager it is released, after an exception aborted.
+    """An association, established when it is made. As a context manager it is released at the
+    end, or aborted after an exception.
 
-    Every method raises SendError; after a fatal one the association is over.
+    Every method but `release` and `abort` raises ScuError; after a fatal one it is over.
     """
 
-    def __init__(self, peer: Peer, contexts: Sequence[Context]) -> None:
-        self._peer = peer
+    def __init__(self, peer: Peer, contexts: Sequence[Context], limits: Limits = UNLIMITED) -> None:
+        """Connect and associate, proposing `contexts` (1 to 128). Raises ScuError."""
         self._message_id = 0
-        self._received = bytearray()
-        self._socket: socket.socket | ssl.SSLSocket | None = None
+        self._pdvs: deque[tuple[int, bytes]] = deque()
+        began = time.monotonic()
+        self._connection = PduConnection(peer, limits)
+        connected = time.monotonic()
+        self.connect_seconds = connected - began
+        """Time that connecting took, TLS included."""
         try:
-            began = time.monotonic()
-            self._socket = self._connected()
-            connected = time.monotonic()
-            self.connect_seconds = connected - began
-            """TLS included."""
-            self._send(encode_associate_rq(peer.called, peer.calling, contexts, _MAX_PDU_LENGTH))
-            kind, body = self._pdu(MAX_ASSOCIATE_RQ_LENGTH)
-            if kind == PduType.A_ASSOCIATE_RJ and len(body) == 4:
-                text = f"association rejected: {rejection_text(*body[1:])}"
-                raise SendError(Fault.REJECTED, text, permanent=body[1] == 1)
-            if kind != PduType.A_ASSOCIATE_AC:
-                raise self._protocol_trouble("it answers a request with something else")
-            try:
-                acceptance = decode_associate_ac(body, contexts)
-            except PeerError as error:
-                raise self._protocol_trouble(str(error)) from error
+            request = encode_associate_rq(peer.called, peer.calling, contexts, _ANNOUNCED_PDU_BYTES)
+            self._accepted, self._max_length = self._negotiated(request, contexts)
         except BaseException:
             self.abort()
             raise
         self.associate_seconds = time.monotonic() - connected
-        self._accepted = acceptance.accepted
-        self._max_length = acceptance.max_pdu_length
-        room = (acceptance.max_pdu_length or _LARGEST_FRAGMENT + 6) - 6
-        self._fragment = min(max(room & ~1, 2), _LARGEST_FRAGMENT)
+        room = (self._max_length or _MAX_FRAGMENT_BYTES + 6) - 6
+        self._fragment = min(max(room & ~1, 2), _MAX_FRAGMENT_BYTES)
+
+    def _negotiated(
+        self, request: bytes, contexts: Sequence[Context]
+    ) -> tuple[dict[Context, AcceptedContext], int]:
+        self._connection.send(request)
+        self._connection.expect_answer()
+        kind, body = self._connection.receive(MAX_ASSOCIATE_RQ_LENGTH)
+        if kind == PduType.A_ASSOCIATE_RJ and len(body) == 4:
+            text = f"association rejected: {rejection_text(*body[1:])}"
+            raise ScuError(Fault.REJECTED, text, permanent=body[1] == 1)
+        if kind != PduType.A_ASSOCIATE_AC:
+            raise self._unexpected(kind, "an A-ASSOCIATE-RQ")
+        try:
+            acceptance = decode_associate_ac(body, contexts)
+        except PeerError as error:
+            raise self._connection.protocol_error(str(error)) from error
+        return dict(acceptance.accepted), acceptance.max_pdu_length
 
     @property
     def tls_version(self) -> str | None:
-        """Such as TLSv1.3; None without TLS."""
-        return self._socket.version() if isinstance(self._socket, ssl.SSLSocket) else None
+        """The protocol's name, such as TLSv1.3; None without TLS."""
+        return self._connection.tls_version
 
     def __enter__(self) -> Self:
         return self
@@ -146,40 +156,95 @@ class Association:
         else:
             self.abort()
 
-    # ---- services ----------------------------------------------------------------------------
+    # ---- services ------------------------------------------------------------------------
 
     def echo(self) -> None:
-        """C-ECHO (PS3.7 9.1.5)."""
-        context_id = self._context_id(ECHO[0])
+        """Send a C-ECHO-RQ and wait for its response (PS3.7 9.1.5).
+
+        Raises ScuError for every status but success; that error is not fatal.
+        """
+        context_id = self._accepted_context(VERIFICATION_CONTEXT).id
         command = encode_echo_request(self._next_message_id())
-        self._send(p_data(context_id, command, self._max_length))
-        response = self._response(CommandField.C_ECHO_RSP)
+        self._connection.send(p_data(context_id, command, self._max_length))
+        self._connection.expect_answer()
+        response, _ = self._response(CommandField.C_ECHO_RSP)
         if response.status != 0:
             comment = f" ({response.comment})" if response.comment else ""
             text = f"it answers with status {status_text(response.status)}{comment}"
-            raise SendError(Fault.STATUS, text, fatal=False)
+            raise ScuError(Fault.STATUS, text, fatal=False)
 
     def store(self, data_set: DataSet) -> tuple[Response, int]:
-        """C-STORE (PS3.7 9.1.1); the response, and how many bytes of data set went out.
+        """Send a C-STORE-RQ (PS3.7 9.1.1); return the response and the bytes of data set sent.
 
-        A SendError that is not fatal means that nothing was sent.
+        A ScuError that is not fatal means that nothing was sent.
         """
-        context_id = self._context_id(data_set.context)
+        context_id = self._accepted_context(data_set.context).id
         command = encode_store_request(
             self._next_message_id(), data_set.sop_class, data_set.sop_instance
         )
         try:
             file = FileIO(data_set.path)
         except OSError as error:
-            raise _file_trouble(error, fatal=False) from error
+            raise _file_error(error, fatal=False) from error
         with file:
             size = self._send_data_set(
                 file, data_set.offset, context_id, p_data(context_id, command, self._max_length)
             )
-        return self._response(CommandField.C_STORE_RSP), size
+        self._connection.expect_answer()
+        response, _ = self._response(CommandField.C_STORE_RSP)
+        return response, size
 
-    def _send_data_set(self, file: FileIO, offset: int, context_id: int, before: bytes) -> int:
-        """One write for small ones, the command included. Returns bytes of data set."""
+    def transfer_syntax(self, context: Context) -> str:
+        """Return the transfer syntax that the peer chose for `context`.
+
+        Raises ScuError, which is not fatal, where it has not accepted the context.
+        """
+        return self._accepted_context(context).transfer_syntax
+
+    def find(self, context: Context, identifier: bytes) -> Iterator[Match]:
+        """Send a C-FIND-RQ (PS3.7 9.1.2) and yield every response, the final one too.
+
+        `identifier` is encoded in the context's transfer syntax. A caller that does not want the
+        rest of the matches aborts the association.
+        """
+        context_id = self._accepted_context(context).id
+        command = encode_find_request(self._next_message_id(), context.sop_class)
+        before = p_data(context_id, command, self._max_length)
+        self._send_data_set(BytesIO(identifier), 0, context_id, before)
+        self._connection.expect_answer()
+        while True:
+            match = Match(*self._response(CommandField.C_FIND_RSP, with_data_set=True))
+            yield match
+            if not is_pending(match.response.status):
+                return
+            self._connection.expect_answer()
+
+    def release(self) -> None:
+        """Send A-RELEASE-RQ, wait a moment for the answer, whatever it is, and close."""
+        connection = self._connection
+        if not connection.is_open:
+            return
+        try:
+            connection.send(RELEASE_RQ)
+            connection.expect_answer(_RELEASE_TIMEOUT_S)
+            connection.receive(_ANNOUNCED_PDU_BYTES)
+        except ScuError:
+            pass  # every response has been read: nothing depends on how the association ends
+        connection.close()
+
+    def abort(self) -> None:
+        """Send an A-ABORT without waiting for anything, and close."""
+        self._connection.abort()
+
+    # ---- messages ------------------------------------------------------------------------
+
+    def _send_data_set(
+        self, file: FileIO | BytesIO, offset: int, context_id: int, before: bytes
+    ) -> int:
+        """Send the rest of `file` from `offset`, in one write with `before` if it is small.
+
+        Returns the number of bytes of data set.
+        """
         length = self._fragment
         buffer = bytearray()
         sent = 0
@@ -187,171 +252,103 @@ class Association:
             file.seek(offset)
             fragment = file.read(length)
         except OSError as error:
-            raise _file_trouble(error, fatal=False) from error
+            raise _file_error(error, fatal=False) from error
         if not fragment:
-            raise SendError(Fault.FILE, "the file has no data set", fatal=False)
+            raise ScuError(Fault.FILE, "the file has no data set", fatal=False)
         buffer += before
         while fragment:
             try:
                 following = file.read(length) if len(fragment) == length else b""
             except OSError as error:
-                raise _file_trouble(error, fatal=True) from error
+                raise _file_error(error, fatal=True) from error
             size = len(fragment)
             control = 0 if following else _LAST
             buffer += _pdv_header.pack(PduType.P_DATA_TF, size + 6, size + 2, context_id, control)
             buffer += fragment
-            if not following or len(buffer) >= _LARGEST_FRAGMENT:
-                self._send(buffer)
+            if not following or len(buffer) >= _MAX_FRAGMENT_BYTES:
+                self._connection.send(buffer)
                 buffer.clear()
             sent += size
             fragment = following
         return sent
 
-    def release(self) -> None:
-        """A-RELEASE, and what the peer makes of it does not matter any more."""
-        if self._socket is None:
-            return
-        with suppress(OSError, SendError):
-            self._socket.settimeout(min(_PARTING, self._peer.timeout))
-            self._send(_RELEASE_RQ)
-            self._pdu(_MAX_PDU_LENGTH)
-        self._close()
+    def _response(
+        self, field: CommandField, *, with_data_set: bool = False
+    ) -> tuple[Response, bytes | None]:
+        """Read one whole response to the last request; only a `with_data_set` one may have one."""
+        response = self._checked(self._fragments(command=True), field)
+        if not response.has_data_set:
+            return response, None
+        if not with_data_set:
+            raise self._connection.protocol_error("it sends a response that has a data set")
+        return response, self._fragments(command=False)
 
-    def abort(self) -> None:
-        if self._socket is None:
-            return
-        with suppress(OSError):
-            self._socket.settimeout(_PARTING)
-            self._socket.sendall(encode_abort(0, 0))
-        self._close()
-
-    # ---- the line ----------------------------------------------------------------------------
-
-    def _connected(self) -> socket.socket | ssl.SSLSocket:
-        peer = self._peer
-        try:
-            plain = socket.create_connection((peer.host, peer.port), peer.timeout)
-        except (OSError, UnicodeError) as error:
-            raise connection_trouble(error, peer.where, peer.timeout) from error
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if peer.tls is None:
-            return plain
-        try:
-            return peer.tls.wrap_socket(plain, server_hostname=peer.host)
-        except OSError as error:
-            plain.close()
-            raise connection_trouble(error, peer.where, peer.timeout) from error
-
-    def _send(self, data: bytes | bytearray) -> None:
-        assert self._socket is not None, "the association is over"
-        try:
-            self._socket.sendall(data)
-        except OSError as error:
-            hung_up = not isinstance(error, TimeoutError)
-            raise (hung_up and self._parting_words()) or self._lost(error) from error
-
-    def _parting_words(self) -> SendError | None:
-        """What a peer said before it hung up on us: an A-ABORT that still waits to be read."""
-        try:
-            self._pdu(_MAX_PDU_LENGTH)
-        except SendError as trouble:
-            return trouble if trouble.fault is Fault.ABORTED else None
-        return None
-
-    def _response(self, field: int) -> Response:
-        command = bytearray()
+    def _fragments(self, *, command: bool) -> bytes:
+        """Join the fragments of one command set or data set (PS3.8 annex E.2)."""
+        joined = bytearray()
         while True:
-            kind, body = self._pdu(_MAX_PDU_LENGTH)
-            if kind != PduType.P_DATA_TF:
-                raise self._protocol_trouble("it answers a command with something else")
-            position = 0
-            while position < len(body):
-                length = int.from_bytes(body[position : position + 4])
-                if length < 2 or position + 4 + length > len(body):
-                    raise self._protocol_trouble("a PDV does not fit into its PDU")
-                control = body[position + 5]
-                if not control & 1:
-                    raise self._protocol_trouble("a response that has a data set")
-                command += body[position + 6 : position + 4 + length]
-                position += 4 + length
-                if control & _LAST:
-                    return self._checked(bytes(command), field)
-            if len(command) > MAX_COMMAND_LENGTH:
-                raise self._protocol_trouble("a command set without end")
+            control, fragment = self._next_pdv()
+            if bool(control & 1) is not command:
+                expected = "a command set" if command else "a data set"
+                raise self._connection.protocol_error(
+                    f"it does not send {expected} where one is due"
+                )
+            joined += fragment
+            if command and len(joined) > MAX_COMMAND_LENGTH:
+                text = f"it sends a command set of more than {MAX_COMMAND_LENGTH} bytes"
+                raise self._connection.protocol_error(text)
+            if control & _LAST:
+                return bytes(joined)
 
-    def _checked(self, command: bytes, field: int) -> Response:
+    def _next_pdv(self) -> tuple[int, bytes]:
+        while not self._pdvs:
+            kind, body = self._connection.receive(_MAX_PDU_BYTES)
+            if kind != PduType.P_DATA_TF:
+                raise self._unexpected(kind, "a request")
+            try:
+                self._pdvs.extend(decode_p_data(body))
+            except PeerError as error:
+                raise self._connection.protocol_error(str(error)) from error
+        return self._pdvs.popleft()
+
+    def _checked(self, command: bytes, field: CommandField) -> Response:
         try:
             response = decode_response(command)
         except PeerError as error:
-            raise self._protocol_trouble(str(error)) from error
+            raise self._connection.protocol_error(str(error)) from error
         if (response.field, response.message_id) != (field, self._message_id):
-            raise self._protocol_trouble("a response to something else")
+            raise self._connection.protocol_error("it responds to a request that was not sent")
         return response
 
-    def _pdu(self, limit: int) -> tuple[int, bytes]:
-        """Type and variable field; an A-ABORT and the end of the connection are raised."""
-        kind, length = _pdu_header.unpack(self._read(6))
-        if not PduType.A_ASSOCIATE_RQ <= kind <= PduType.A_ABORT or length > limit:
-            raise self._protocol_trouble("what it sends is no DICOM")
-        body = self._read(length)
-        if kind == PduType.A_ABORT and length == 4:
-            self._close()
-            text = f"{self._peer.where} aborted the association, {abort_text(*body[2:])}"
-            raise SendError(Fault.ABORTED, text)
-        return kind, body
+    def _unexpected(self, kind: int, request: str) -> ScuError:
+        name = PduType(kind).name.replace("_", "-")
+        return self._connection.protocol_error(f"it answers {request} with {name}")
 
-    def _read(self, size: int) -> bytes:
-        assert self._socket is not None, "the association is over"
-        received = self._received
-        while len(received) < size:
-            try:
-                data = self._socket.recv(65536)
-            except OSError as error:
-                raise self._lost(error) from error
-            if not data:
-                self._close()
-                raise SendError(Fault.CLOSED, f"{self._peer.where} closed the connection")
-            received += data
-        taken = bytes(received[:size])
-        del received[:size]
-        return taken
-
-    def _lost(self, error: OSError) -> SendError:
-        if isinstance(error, TimeoutError):
-            self.abort()
-        self._close()
-        return connection_trouble(error, self._peer.where, self._peer.timeout)
-
-    def _protocol_trouble(self, text: str) -> SendError:
-        if self._socket is not None:
-            with suppress(OSError):
-                self._socket.sendall(encode_abort(2, AbortReason.UNEXPECTED_PDU))
-        self._close()
-        return SendError(
-            Fault.PROTOCOL, f"{self._peer.where} does not speak DICOM as we do: {text}"
-        )
-
-    def _context_id(self, context: Context) -> int:
-        context_id = self._accepted.get(context)
-        if context_id is None:
-            raise SendError(Fault.CONTEXT, context_text(context), fatal=False)
-        return context_id
+    def _accepted_context(self, context: Context) -> AcceptedContext:
+        accepted = self._accepted.get(context)
+        if accepted is None:
+            raise ScuError(Fault.CONTEXT, context_text(context), fatal=False)
+        return accepted
 
     def _next_message_id(self) -> int:
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
 
-    def _close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+
+_SERVICES: Final = {
+    VERIFICATION: "verification (C-ECHO)",
+    STUDY_ROOT_FIND: "the Study Root query (C-FIND)",
+}
 
 
 def context_text(context: Context) -> str:
-    if context.sop_class == VERIFICATION:
-        return "verification (C-ECHO) is not accepted"
-    return f"not accepted: SOP class {context.sop_class} in {context.transfer_syntax}"
+    """Return a sentence which says that the peer has not accepted `context`."""
+    service = _SERVICES.get(context.sop_class)
+    if service is not None:
+        return f"{service} is not accepted"
+    syntaxes = " or ".join(context.transfer_syntaxes)
+    return f"not accepted: SOP class {context.sop_class} in {syntaxes}"
 
 
-def _file_trouble(error: OSError, *, fatal: bool) -> SendError:
-    return SendError(Fault.FILE, f"cannot be read: {error.strerror}", fatal=fatal)
+def _file_error(error: OSError, *, fatal: bool) -> ScuError:
+    return ScuError(Fault.FILE, f"cannot be read: {error.strerror}", fatal=fatal)

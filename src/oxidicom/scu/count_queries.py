@@ -1,7 +1,6 @@
-"""Asking about series, beside everything else: nobody waits for a PACS who does not want to.
+"""Count queries to PACS on a few daemon threads, fed by one bounded queue.
 
-Questions wait in one bounded queue for a few daemon threads, so that a PACS that hangs holds up
-neither reception nor registration nor exit.
+A PACS that hangs delays neither reception nor registration nor the end of the process.
 """
 
 from __future__ import annotations
@@ -16,47 +15,50 @@ from typing import Final
 
 from oxidicom.logevents import describe, event
 from oxidicom.ports import SeriesAsked, SeriesInfo, SeriesKey
-from oxidicom.scu.count_query import LIMIT, CountAnswer, CountQuery, Finder
+from oxidicom.scu.count_query import COUNT_QUERY_LIMIT_S, CountAnswer, CountQuery, Finder
 from oxidicom.settings.addresses import PacsAddress
 from oxidicom.thread_names import NamedThread
 
 logger = logging.getLogger("oxidicom.query")
 
-THREADS: Final = 4
-"""Questions on their way at once."""
+MAX_QUERY_THREADS: Final = 4
+"""Count queries in progress at once."""
 
-WAITING: Final = 1024
-"""Questions that wait for a thread; of one more the oldest is dropped."""
+MAX_WAITING_QUERIES: Final = 1024
+"""Count queries that wait for a thread; one more drops the oldest."""
 
-REMEMBERED: Final = 1024
-"""Receptions whose answer may still be asked for after they have completed."""
+MAX_COMPLETED_QUERIES: Final = 1024
+"""Count queries of completed series whose answer can still be read."""
 
-DROPPED: Final = "too many questions wait"
+DROPPED_ERROR: Final = "too many count queries are waiting"
 
 
 class _PendingQuery:
-    """One reception's question."""
+    """The count query of one series that is being received, and its answer to come."""
 
-    __slots__ = ("answer", "asked_ns", "association_id", "deadline", "question", "series")
+    __slots__ = ("answer", "asked_ns", "association_id", "deadline", "query", "series")
 
     def __init__(
         self,
-        question: CountQuery,
+        query: CountQuery,
         series: SeriesInfo,
         association_id: str,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.question = question
+        self.query = query
         self.series = series
         self.association_id = association_id
         self.asked_ns = time.time_ns()
-        self.deadline = loop.time() + LIMIT
+        self.deadline = loop.time() + COUNT_QUERY_LIMIT_S
         self.answer: asyncio.Future[int | None] = loop.create_future()
 
 
 class CountQueries:
-    """Made, and called, on one running loop, on which `answered` is called, too: once for each
-    question. `finder` is called from threads."""
+    """The count queries of one receiver.
+
+    Make and call it on one running loop; `answered` is called on that loop, once for each query.
+    `finder` is called on threads.
+    """
 
     def __init__(
         self,
@@ -72,159 +74,166 @@ class CountQueries:
         self._loop = asyncio.get_running_loop()
         self._open: dict[SeriesKey, _PendingQuery] = {}
         self._completed: OrderedDict[SeriesKey, _PendingQuery] = OrderedDict()
-        self._troubles: dict[str, str] = {}
-        """What was told of a PACS that gives no counts, by AE title."""
+        self._logged_errors: dict[str, str] = {}
+        """The last logged error of each PACS that gives no counts, by AE title."""
         self.dropped = 0
-        """Questions."""
+        """Number of queries dropped so far because too many were waiting."""
         self._threads = 0
-        # Below: shared with the threads.
+        # What follows is shared with the threads.
         self._changed = threading.Condition()
         self._waiting: deque[_PendingQuery] = deque()
         self._idle = 0
-        self._busy: Counter[str] = Counter()
-        """Questions on their way, by AE title."""
-        self._most_busy = max(1, THREADS // max(1, len(self._addresses)))
-        """Of one PACS: one that hangs must not take every thread from the others."""
+        self._in_progress: Counter[str] = Counter()
+        """Number of queries in progress, by AE title."""
+        self._max_per_pacs = max(1, MAX_QUERY_THREADS // max(1, len(self._addresses)))
+        """A PACS that hangs must not take every thread from the others."""
         self._closed = False
 
-    # ---- the loop's side -----------------------------------------------------------------
+    # ---- on the loop ---------------------------------------------------------------------
 
     def stored(self, series: SeriesInfo, association_id: str) -> None:
-        """An instance was; the first of a reception asks, if there is somebody to ask."""
+        """Query the PACS of a series when its first instance has been stored.
+
+        Further instances, and senders without a PACS address, change nothing.
+        """
         address = self._addresses.get(series.calling_ae_title)
         if address is None or series.key in self._open:
             return
-        question = CountQuery(
+        query = CountQuery(
             address,
             self._calling_ae_title,
             series.study_instance_uid,
             series.series_instance_uid,
         )
-        inquiry = _PendingQuery(question, series, association_id, self._loop)
-        self._open[series.key] = inquiry
-        self._ask(inquiry)
+        pending = _PendingQuery(query, series, association_id, self._loop)
+        self._open[series.key] = pending
+        self._enqueue(pending)
 
-    def _ask(self, inquiry: _PendingQuery) -> None:
+    def _enqueue(self, pending: _PendingQuery) -> None:
         dropped = None
         with self._changed:
             if self._closed:
-                inquiry.answer.set_result(None)
+                pending.answer.set_result(None)
                 return
-            if len(self._waiting) == WAITING:
+            if len(self._waiting) == MAX_WAITING_QUERIES:
                 dropped = self._waiting.popleft()
-            self._waiting.append(inquiry)
+            self._waiting.append(pending)
             self._changed.notify()
-            wanted = len(self._waiting) > self._idle and self._threads < THREADS
-        if wanted:
+            need_thread = len(self._waiting) > self._idle and self._threads < MAX_QUERY_THREADS
+        if need_thread:
             name = f"ox-c-find-{self._threads}"
             NamedThread(target=self._work, name=name, daemon=True).start()
             self._threads += 1
         if dropped is not None:
             self.dropped += 1
-            self._take(dropped, None, CountAnswer(None, None, DROPPED))
+            self._finish(dropped, None, CountAnswer(None, None, DROPPED_ERROR))
 
     def completed(self, key: SeriesKey) -> None:
-        """What comes of the series from now on belongs to another reception."""
-        inquiry = self._open.pop(key, None)
-        if inquiry is not None:
-            self._completed[key] = inquiry
+        """Close the query of a series that is complete: a later instance starts a new one."""
+        pending = self._open.pop(key, None)
+        if pending is not None:
+            self._completed[key] = pending
             self._completed.move_to_end(key)
-            if len(self._completed) > REMEMBERED:
+            if len(self._completed) > MAX_COMPLETED_QUERIES:
                 self._completed.popitem(last=False)
 
     async def answer(self, key: SeriesKey) -> int | None:
-        """How many instances the PACS has, as soon as it has said so; None if nobody was asked, the
-        PACS does not say, or `LIMIT` after the question is over. Of the reception that completed
-        last, or of one that is open. Whoever waits may stop at any time."""
-        inquiry = self._completed.get(key) or self._open.get(key)
-        if inquiry is None:
+        """Wait for the number of instances that the PACS has of a series, and return it.
+
+        None if there was no query, the PACS gave no count, or `COUNT_QUERY_LIMIT_S` has passed
+        since the query was made. A query of the series' last completion comes before an open one.
+        May be cancelled.
+        """
+        pending = self._completed.get(key) or self._open.get(key)
+        if pending is None:
             return None
-        left = max(0.0, inquiry.deadline - self._loop.time())
-        await asyncio.wait([inquiry.answer], timeout=left)
-        return inquiry.answer.result() if inquiry.answer.done() else None
+        remaining = max(0.0, pending.deadline - self._loop.time())
+        await asyncio.wait([pending.answer], timeout=remaining)
+        return pending.answer.result() if pending.answer.done() else None
 
     def close(self) -> None:
-        """Whoever waits for an answer waits no longer; questions on their way are left alone."""
+        """Answer None to every waiting caller; queries in progress are left to their threads."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
-        for inquiry in (*self._open.values(), *self._completed.values()):
-            if not inquiry.answer.done():
-                inquiry.answer.set_result(None)
+        for pending in (*self._open.values(), *self._completed.values()):
+            if not pending.answer.done():
+                pending.answer.set_result(None)
 
-    def _take(self, inquiry: _PendingQuery, began_ns: int | None, answer: CountAnswer) -> None:
+    def _finish(self, pending: _PendingQuery, began_ns: int | None, answer: CountAnswer) -> None:
         if self._closed:
             return
-        if not inquiry.answer.done():
-            inquiry.answer.set_result(answer.expected)
-        address = inquiry.question.address
-        self._tell(inquiry, answer)
+        if not pending.answer.done():
+            pending.answer.set_result(answer.expected)
+        address = pending.query.address
+        self._log(pending, answer)
         self._answered(
             SeriesAsked(
-                series=inquiry.series,
-                association_id=inquiry.association_id,
+                series=pending.series,
+                association_id=pending.association_id,
                 pacs_address=str(address).partition("=")[2],
                 called_ae_title=address.ae_title,
-                calling_ae_title=inquiry.question.calling_ae_title,
+                calling_ae_title=pending.query.calling_ae_title,
                 expected=answer.expected,
                 status=answer.status,
                 error=answer.error,
-                asked_ns=inquiry.asked_ns,
+                asked_ns=pending.asked_ns,
                 began_ns=began_ns,
                 ended_ns=time.time_ns(),
             )
         )
 
-    def _tell(self, inquiry: _PendingQuery, answer: CountAnswer) -> None:
-        """Once, until something else is the matter: a PACS may be away for days."""
-        title = inquiry.question.address.ae_title
+    def _log(self, pending: _PendingQuery, answer: CountAnswer) -> None:
+        """Log an error once, until the PACS has another one: it may be unreachable for days."""
+        title = pending.query.address.ae_title
         if answer.expected is not None:
-            if self._troubles.pop(title, None) is not None:
+            if self._logged_errors.pop(title, None) is not None:
                 event(logger, logging.INFO, "PACS answers count queries again", aet=title)
-        elif answer.error is not None and self._troubles.get(title) != answer.error:
-            self._troubles[title] = answer.error
+        elif answer.error is not None and self._logged_errors.get(title) != answer.error:
+            self._logged_errors[title] = answer.error
             event(
                 logger,
                 logging.WARNING,
                 "PACS gave no instance count",
                 aet=title,
-                SeriesInstanceUID=inquiry.series.series_instance_uid,
+                SeriesInstanceUID=pending.series.series_instance_uid,
                 reason=answer.error,
             )
 
-    # ---- the threads' side ---------------------------------------------------------------
+    # ---- on the threads ------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (inquiry := self._next()) is not None:
+        while (pending := self._next()) is not None:
             began_ns = time.time_ns()
             try:
-                answer = self._finder(inquiry.question)
+                answer = self._finder(pending.query)
             except Exception as error:
                 answer = CountAnswer(None, None, describe(error))
             with self._changed:
-                self._busy[inquiry.question.address.ae_title] -= 1
+                self._in_progress[pending.query.address.ae_title] -= 1
             try:
-                self._loop.call_soon_threadsafe(self._take, inquiry, began_ns, answer)
+                self._loop.call_soon_threadsafe(self._finish, pending, began_ns, answer)
             except RuntimeError:  # the loop has ended meanwhile
                 return
 
     def _next(self) -> _PendingQuery | None:
-        """None: all is over."""
+        """Wait for a query to make and return it, or None once all is closed."""
         with self._changed:
             self._idle += 1
-            while not self._closed and (inquiry := self._oldest_possible()) is None:
+            while not self._closed and (pending := self._oldest_allowed()) is None:
                 self._changed.wait()
             self._idle -= 1
             if self._closed:
                 return None
-            assert inquiry is not None
-            self._waiting.remove(inquiry)
-            self._busy[inquiry.question.address.ae_title] += 1
-            return inquiry
+            assert pending is not None
+            self._waiting.remove(pending)
+            self._in_progress[pending.query.address.ae_title] += 1
+            return pending
 
-    def _oldest_possible(self) -> _PendingQuery | None:
-        for inquiry in self._waiting:
-            if self._busy[inquiry.question.address.ae_title] < self._most_busy:
-                return inquiry
+    def _oldest_allowed(self) -> _PendingQuery | None:
+        """Return the oldest waiting query of a PACS with fewer queries than it may have."""
+        for pending in self._waiting:
+            if self._in_progress[pending.query.address.ae_title] < self._max_per_pacs:
+                return pending
         return None

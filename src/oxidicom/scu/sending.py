@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Final
 
 from oxidicom.errors import Bug, OxidicomError
-from oxidicom.scu.association import Association, Peer
-from oxidicom.scu.errors import Fault, SendError
+from oxidicom.scu.association import Association
+from oxidicom.scu.connection import Peer
+from oxidicom.scu.errors import Fault, ScuError
 from oxidicom.scu.files import Candidate, NotDicom, recognise
 from oxidicom.scu.send_queue import Item, SendQueue
 from oxidicom.thread_names import NamedThread
@@ -216,7 +217,7 @@ class Sending:
             return True
         try:
             line.associate(backlog.contexts(item.data_set.context))
-        except SendError as trouble:
+        except ScuError as trouble:
             self._bear(line, trouble)
             return False
         with self._lock:
@@ -227,7 +228,7 @@ class Sending:
         assert line.association is not None
         try:
             response, size = line.association.store(item.data_set)
-        except SendError as trouble:
+        except ScuError as trouble:
             self._fail_for_now(item, str(trouble), permanent=trouble.permanent)
             if trouble.fatal:
                 line.abort()
@@ -245,7 +246,7 @@ class Sending:
         if not stored:
             self._fail_for_now(item, f"status {status_text(response.status)}")
 
-    def _bear(self, line: _Line, trouble: SendError, *, at_least: int = 0) -> None:
+    def _bear(self, line: _Line, trouble: ScuError, *, at_least: int = 0) -> None:
         """Pause, or give up: if all threads have, sending is over."""
         line.troubles += 1
         if trouble.permanent or line.troubles > max(self._retries, at_least):

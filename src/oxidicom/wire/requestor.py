@@ -1,6 +1,6 @@
-"""What a requester of associations writes and reads (PS3.8 9.3, PS3.7 9.3.1 and 9.3.5).
+"""The PDUs and command sets that the requestor of an association writes and reads.
 
-Bytes in, records out; `scu` does the talking.
+PS3.8 9.3, PS3.7 9.3.1, 9.3.2 and 9.3.5. Bytes in, records out; `scu` has the sockets.
 """
 
 from __future__ import annotations
@@ -22,11 +22,21 @@ from oxidicom.constants import (
 from oxidicom.errors import PeerError
 
 MAX_CONTEXTS: Final = 128
-"""In one request: the odd numbers of one byte."""
+"""Presentation contexts in one request: their ids are the odd numbers of one byte."""
 
-_RESPONSE_FIELDS: Final = {0x0100, 0x0120, 0x0900}
+RELEASE_RQ: Final = bytes((PduType.A_RELEASE_RQ, 0, 0, 0, 0, 4, 0, 0, 0, 0))
+"""An A-RELEASE-RQ PDU (PS3.8 9.3.6)."""
+
+_COMMAND_FIELD: Final = 0x0100
+_MESSAGE_ID_RESPONDED_TO: Final = 0x0120
+_DATA_SET_TYPE: Final = 0x0800
+_STATUS: Final = 0x0900
 _ERROR_COMMENT: Final = 0x0902
+_REQUIRED_IN_RESPONSES: Final = {_COMMAND_FIELD, _MESSAGE_ID_RESPONDED_TO, _STATUS}
 _NO_DATA_SET: Final = 0x0101
+_WITH_DATA_SET: Final = 0x0001
+_MEDIUM_PRIORITY: Final = 0
+_LOW_PRIORITY: Final = 2
 
 _item = Struct(">BxH")
 _pdu_header = Struct(">BxI")
@@ -36,30 +46,41 @@ _group_length = Struct("<HHII")
 
 
 class Context(NamedTuple):
-    """One proposed presentation context: with one transfer syntax, so that there is no choice."""
+    """One proposed presentation context (PS3.8 9.3.2.2)."""
 
     sop_class: str
+    transfer_syntaxes: tuple[str, ...]
+    """The peer chooses one of them."""
+
+
+class AcceptedContext(NamedTuple):
+    """The peer's answer to a proposed presentation context that it accepts."""
+
+    id: int
     transfer_syntax: str
+    """One of the proposed ones."""
 
 
 class Acceptance(NamedTuple):
-    """What we need of an A-ASSOCIATE-AC (PS3.8 9.3.3)."""
+    """The parts of an A-ASSOCIATE-AC that a requestor needs (PS3.8 9.3.3)."""
 
-    accepted: Mapping[Context, int]
-    """Presentation context ids."""
+    accepted: Mapping[Context, AcceptedContext]
     max_pdu_length: int
     """Greatest P-DATA-TF variable field that the peer receives, bytes; 0 is unlimited."""
 
 
 class Response(NamedTuple):
-    """Of a DIMSE response (PS3.7 annex E)."""
+    """The elements of a DIMSE response that a requestor needs (PS3.7 annex E)."""
 
     field: int
+    """Command Field, such as 8001H."""
     message_id: int
-    """Of the request."""
+    """The request's."""
     status: int
     comment: str
     """Error Comment (0000,0902), or empty."""
+    has_data_set: bool = False
+    """Whether a data set follows the command set."""
 
 
 # ---- association -----------------------------------------------------------------------------
@@ -68,7 +89,10 @@ class Response(NamedTuple):
 def encode_associate_rq(
     called: str, calling: str, contexts: Iterable[Context], max_pdu_length: int
 ) -> bytes:
-    """The whole A-ASSOCIATE-RQ PDU (PS3.8 9.3.2); the ids of the contexts are 1, 3, 5…"""
+    """Return a whole A-ASSOCIATE-RQ PDU (PS3.8 9.3.2); the ids of the contexts are 1, 3, 5…
+
+    `max_pdu_length` is the greatest P-DATA-TF variable field that we receive, in bytes.
+    """
     user = (
         _encoded_item(0x51, max_pdu_length.to_bytes(4))
         + _encoded_item(0x52, IMPLEMENTATION_CLASS_UID.encode())
@@ -88,8 +112,11 @@ def encode_associate_rq(
 
 
 def _encoded_context(context_id: int, context: Context) -> bytes:
-    syntaxes = _encoded_item(0x30, context.sop_class.encode()) + _encoded_item(
-        0x40, context.transfer_syntax.encode()
+    syntaxes = b"".join(
+        (
+            _encoded_item(0x30, context.sop_class.encode()),
+            *(_encoded_item(0x40, syntax.encode()) for syntax in context.transfer_syntaxes),
+        )
     )
     return _encoded_item(0x20, bytes((context_id, 0, 0, 0)) + syntaxes)
 
@@ -99,18 +126,21 @@ def _encoded_item(kind: int, value: bytes) -> bytes:
 
 
 def decode_associate_ac(body: bytes, proposed: Iterable[Context]) -> Acceptance:
-    """`body` is all that follows the PDU's 6-byte header. Raises PeerError for what does not fit,
-    and for an answer with another transfer syntax than the one that was proposed."""
+    """Decode an A-ASSOCIATE-AC; `body` is all that follows the PDU's 6-byte header.
+
+    Raises PeerError for a malformed one, and for one that accepts a context or a transfer syntax
+    that was not proposed.
+    """
     by_id = {2 * i + 1: context for i, context in enumerate(proposed)}
-    accepted: dict[Context, int] = {}
+    accepted: dict[Context, AcceptedContext] = {}
     max_pdu_length = 0
     for kind, value in _items(body[68:]):
         if kind == 0x21 and len(value) >= 4 and value[2] == 0:
             context = by_id.get(value[0])
             syntax = dict(_items(value[4:])).get(0x40, b"").strip(b"\0 ").decode("latin-1")
-            if context is None or syntax != context.transfer_syntax:
-                raise _invalid("a presentation context is accepted that was not proposed so")
-            accepted[context] = value[0]
+            if context is None or syntax not in context.transfer_syntaxes:
+                raise _invalid("it accepts a presentation context that was not proposed")
+            accepted[context] = AcceptedContext(value[0], syntax)
         elif kind == 0x50:
             max_pdu_length = int.from_bytes(dict(_items(value)).get(0x51, b""))
     return Acceptance(accepted, max_pdu_length)
@@ -120,11 +150,11 @@ def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
     position = 0
     while position < len(data):
         if len(data) - position < 4:
-            raise _invalid("A-ASSOCIATE-AC ends within the header of an item")
+            raise _invalid("its A-ASSOCIATE-AC ends within the header of an item")
         kind, length = _item.unpack_from(data, position)
         start, position = position + 4, position + 4 + length
         if position > len(data):
-            raise _invalid(f"item {kind:02X}H runs past the end of what holds it")
+            raise _invalid(f"its item {kind:02X}H is longer than what contains it")
         yield kind, data[start:position]
 
 
@@ -138,7 +168,7 @@ _REJECTIONS: Final[Mapping[tuple[int, int], str]] = {
     (3, 1): "temporary congestion",
     (3, 2): "local limit exceeded",
 }
-_REJECTING: Final = {
+_REJECTION_SOURCES: Final = {
     1: "service user",
     2: "service provider (ACSE)",
     3: "service provider (presentation)",
@@ -147,11 +177,11 @@ _RESULTS: Final = {1: "permanent", 2: "transient"}
 
 
 def rejection_text(result: int, source: int, reason: int) -> str:
-    """An A-ASSOCIATE-RJ in the words of PS3.8 table 9-21."""
+    """Describe an A-ASSOCIATE-RJ in the words of PS3.8 table 9-21."""
     return (
         f"{_REJECTIONS.get((source, reason), f'reason {reason}')}"
         f" ({_RESULTS.get(result, f'result {result}')}, by the"
-        f" {_REJECTING.get(source, f'source {source}')})"
+        f" {_REJECTION_SOURCES.get(source, f'source {source}')})"
     )
 
 
@@ -159,7 +189,10 @@ _ABORTS: Final = {reason.value: reason.name.lower().replace("_", " ") for reason
 
 
 def abort_text(source: int, reason: int) -> str:
-    """An A-ABORT in the words of PS3.8 table 9-26; the reason counts only for the provider."""
+    """Describe an A-ABORT in the words of PS3.8 table 9-26.
+
+    The reason has a meaning only if the source is the service provider.
+    """
     if source == 2:
         return f"by its service provider ({_ABORTS.get(reason, f'reason {reason}')})"
     return "by its service user" if source == 0 else f"by source {source}"
@@ -169,24 +202,35 @@ def abort_text(source: int, reason: int) -> str:
 
 
 def encode_echo_request(message_id: int) -> bytes:
-    """A C-ECHO-RQ (PS3.7 table 9.3-12)."""
+    """Return the command set of a C-ECHO-RQ (PS3.7 table 9.3-12)."""
     return _command(
         _uid_element(0x0002, VERIFICATION),
-        _u16_element.pack(0, 0x0100, 2, CommandField.C_ECHO_RQ),
+        _u16_element.pack(0, _COMMAND_FIELD, 2, CommandField.C_ECHO_RQ),
         _u16_element.pack(0, 0x0110, 2, message_id),
-        _u16_element.pack(0, 0x0800, 2, _NO_DATA_SET),
+        _u16_element.pack(0, _DATA_SET_TYPE, 2, _NO_DATA_SET),
     )
 
 
 def encode_store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> bytes:
-    """A C-STORE-RQ of medium priority (PS3.7 table 9.3-1)."""
+    """Return the command set of a C-STORE-RQ of medium priority (PS3.7 table 9.3-1)."""
     return _command(
         _uid_element(0x0002, sop_class_uid),
-        _u16_element.pack(0, 0x0100, 2, CommandField.C_STORE_RQ),
+        _u16_element.pack(0, _COMMAND_FIELD, 2, CommandField.C_STORE_RQ),
         _u16_element.pack(0, 0x0110, 2, message_id),
-        _u16_element.pack(0, 0x0700, 2, 0),
-        _u16_element.pack(0, 0x0800, 2, 1),
+        _u16_element.pack(0, 0x0700, 2, _MEDIUM_PRIORITY),
+        _u16_element.pack(0, _DATA_SET_TYPE, 2, _WITH_DATA_SET),
         _uid_element(0x1000, sop_instance_uid),
+    )
+
+
+def encode_find_request(message_id: int, sop_class_uid: str) -> bytes:
+    """Return the command set of a C-FIND-RQ of low priority (PS3.7 table 9.3-3)."""
+    return _command(
+        _uid_element(0x0002, sop_class_uid),
+        _u16_element.pack(0, _COMMAND_FIELD, 2, CommandField.C_FIND_RQ),
+        _u16_element.pack(0, 0x0110, 2, message_id),
+        _u16_element.pack(0, 0x0700, 2, _LOW_PRIORITY),
+        _u16_element.pack(0, _DATA_SET_TYPE, 2, _WITH_DATA_SET),
     )
 
 
@@ -202,25 +246,51 @@ def _uid_element(element: int, uid: str) -> bytes:
     return _element.pack(0, element, len(value)) + value
 
 
+def decode_p_data(body: bytes) -> list[tuple[int, bytes]]:
+    """Return message control header and fragment of each PDV of a P-DATA-TF (PS3.8 9.3.5).
+
+    `body` is all that follows the PDU's 6-byte header. Raises PeerError for a malformed one.
+    """
+    pdvs = []
+    position = 0
+    while position < len(body):
+        length = int.from_bytes(body[position : position + 4])
+        end = position + 4 + length
+        if length < 2 or end > len(body):
+            raise _invalid("its PDV does not fit into its PDU")
+        pdvs.append((body[position + 5], body[position + 6 : end]))
+        position = end
+    return pdvs
+
+
 def decode_response(command: bytes) -> Response:
-    """Raises PeerError for what is no response; elements may come in any order."""
+    """Decode the command set of a response, whose elements may be in any order.
+
+    Raises PeerError for a malformed one, and for one without the elements of every response.
+    """
     found: dict[int, int] = {}
     comment = ""
     position = 0
     while position < len(command):
         if len(command) - position < 8:
-            raise _invalid("command set ends within the header of an element")
+            raise _invalid("its command set ends within the header of an element")
         group, element, length = _element.unpack_from(command, position)
         start, position = position + 8, position + 8 + length
         if position > len(command):
-            raise _invalid("an element runs past the end of its command set")
-        if group == 0 and element in _RESPONSE_FIELDS:
+            raise _invalid("an element is longer than its command set")
+        if group == 0 and element in (*_REQUIRED_IN_RESPONSES, _DATA_SET_TYPE):
             found[element] = int.from_bytes(command[start:position][:2], "little")
         elif group == 0 and element == _ERROR_COMMENT:
             comment = command[start:position].strip(b"\0 ").decode("latin-1")
-    if found.keys() != _RESPONSE_FIELDS:
-        raise _invalid("a response without status, or none at all")
-    return Response(found[0x0100], found[0x0120], found[0x0900], comment)
+    if not found.keys() >= _REQUIRED_IN_RESPONSES:
+        raise _invalid("it sends a command that is not a response with a status")
+    return Response(
+        found[_COMMAND_FIELD],
+        found[_MESSAGE_ID_RESPONDED_TO],
+        found[_STATUS],
+        comment,
+        found.get(_DATA_SET_TYPE, _NO_DATA_SET) != _NO_DATA_SET,
+    )
 
 
 _STATUSES: Final[Mapping[int, str]] = {
@@ -246,7 +316,7 @@ _STATUSES: Final[Mapping[int, str]] = {
 
 
 def status_text(status: int) -> str:
-    """As `A700H out of resources` (PS3.7 annex C, PS3.4 table B.2-1)."""
+    """Describe a status, as `A700H out of resources` (PS3.7 annex C, PS3.4 table B.2-1)."""
     text = _STATUSES.get(status)
     if text is None:
         match status >> 8, status >> 12:
@@ -264,8 +334,13 @@ def status_text(status: int) -> str:
 
 
 def is_stored(status: int) -> bool:
-    """Success, or a warning: the peer has it all the same (PS3.7 annex C.1, C.4)."""
+    """Return whether the peer has stored the instance: success or a warning (PS3.7 annex C)."""
     return status == 0 or status >> 12 == 0xB or status in (0x0001, 0x0107, 0x0116)
+
+
+def is_pending(status: int) -> bool:
+    """Return whether more responses follow (PS3.7 annex C.2)."""
+    return status in (0xFF00, 0xFF01)
 
 
 def _invalid(text: str) -> PeerError:

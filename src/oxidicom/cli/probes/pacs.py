@@ -1,6 +1,6 @@
-"""Could the PACS be asked how many instances a series has?
+"""Whether each PACS that count queries go to answers a C-ECHO.
 
-One that is away costs that count only, so it is a warning.
+One that does not is a warning: it costs the count and nothing else.
 """
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ from concurrent.futures import Future
 from typing import Final
 
 from oxidicom.cli.probes import LIMIT, Finding, Verdict
+from oxidicom.scu.association import VERIFICATION_CONTEXT, Association
+from oxidicom.scu.connection import Limits, Peer
+from oxidicom.scu.errors import ScuError
 from oxidicom.settings import Settings
 from oxidicom.settings.addresses import PacsAddress
 
 _VARIABLE: Final = "OXIDICOM_PACS_ADDRESS"
-_PATIENCE: Final = 2.0
-"""Times LIMIT, for all of them together: nothing ends the look-up of a name."""
+_TOTAL_LIMITS: Final = 2
+"""The time limit of all PACS together, in limits of one: nothing interrupts the look-up of a
+name."""
 
 
 def probe_pacs(settings: Settings) -> list[Finding]:
+    """Echo every PACS at once. Returns a finding for each address."""
     if not settings.pacs_addresses:
-        text = f"nobody is asked how many instances a series has; to ask, set {_VARIABLE}"
+        text = f"no PACS is asked how many instances a series has; set {_VARIABLE} to change that"
         return [Finding("PACS", Verdict.NOT_SET, text)]
-    deadline = time.monotonic() + _PATIENCE * LIMIT
+    deadline = time.monotonic() + _TOTAL_LIMITS * LIMIT
     answers = [(each, _start(each, settings.scp_aet)) for each in settings.pacs_addresses]
     return [_finding(address, answer, deadline) for address, answer in answers]
 
@@ -32,24 +37,22 @@ def _finding(address: PacsAddress, answer: Future[None], deadline: float) -> Fin
     try:
         answer.result(max(0.0, deadline - time.monotonic()))
     except Exception as error:
-        # Of pynetdicom's errors and ours only the latter speak to a person, and hold no secret.
-        words = str(error) or type(error).__name__
+        # Only our own errors are written for a person and are known to hold no secret.
+        reason = str(error) if isinstance(error, ScuError) else type(error).__name__
         text = (
-            f"{address} does not answer a C-ECHO ({words}): start it there, have it know us as"
-            f" a peer, or correct {_VARIABLE}"
+            f"{address} does not answer a C-ECHO ({reason}): start the PACS, make our AE title"
+            f" known to it, or correct {_VARIABLE}"
         )
         return Finding("PACS", Verdict.WARNING, text)
     return Finding("PACS", Verdict.OK, f"{address} answers a C-ECHO")
 
 
 def _start(address: PacsAddress, calling_ae_title: str) -> Future[None]:
-    """On a daemon thread, so that a name server that hangs does not hang us."""
+    """Echo on a daemon thread, so that a name server that hangs cannot block the command."""
     future: Future[None] = Future()
 
     def run() -> None:
         try:
-            from oxidicom.scu.pacs_echo import echo  # late, like all that only one command needs
-
             echo(address, calling_ae_title, LIMIT)
             future.set_result(None)
         except BaseException as error:
@@ -57,3 +60,10 @@ def _start(address: PacsAddress, calling_ae_title: str) -> Future[None]:
 
     threading.Thread(target=run, name=f"check {address.ae_title}", daemon=True).start()
     return future
+
+
+def echo(address: PacsAddress, calling_ae_title: str, within: float) -> None:
+    """Associate and echo, for at most `within` seconds in all. Raises ScuError."""
+    peer = Peer(address.host, address.port, address.ae_title, calling_ae_title, timeout=within)
+    with Association(peer, (VERIFICATION_CONTEXT,), Limits(seconds=within)) as association:
+        association.echo()
