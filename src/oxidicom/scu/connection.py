@@ -21,6 +21,9 @@ from oxidicom.wire.requestor import abort_text
 _RECEIVE_BYTES: Final = 65536
 """Bytes asked of the socket in one call."""
 
+_TIMEOUT_SLACK_S: Final = 0.01
+"""A socket's timeout is not set again for a smaller difference: that is a system call."""
+
 _pdu_header = Struct(">BxI")
 
 
@@ -71,12 +74,13 @@ class PduConnection:
         self._answer_deadline = self._end
         self._received = bytearray()
         self._received_total = 0
+        self._socket_timeout = math.inf
         self._socket: socket.socket | ssl.SSLSocket | None = None
         try:
             self._socket = self._connected()
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if peer.tls is not None:
-                self._socket.settimeout(self._remaining(self._deadline()))
+                self._limit(self._socket, self._deadline())
                 self._socket = peer.tls.wrap_socket(self._socket, server_hostname=peer.host)
         except (OSError, UnicodeError) as error:
             raise self._failed(error) from error
@@ -94,7 +98,8 @@ class PduConnection:
             connection = None
             try:
                 connection = socket.socket(family, kind, protocol)
-                connection.settimeout(self._remaining(self._deadline()))
+                self._socket_timeout = math.inf
+                self._limit(connection, self._deadline())
                 connection.connect(address)
                 return connection
             except OSError as error:
@@ -121,7 +126,7 @@ class PduConnection:
         """Send all of `data`, in one system call where the peer reads fast enough."""
         assert self._socket is not None, "the association is over"
         try:
-            self._socket.settimeout(self._remaining(self._deadline()))
+            self._limit(self._socket, self._deadline())
             self._socket.sendall(data)
         except OSError as error:
             # A peer may have sent an A-ABORT with its reason before it closed the connection.
@@ -177,7 +182,7 @@ class PduConnection:
         received = self._received
         while len(received) < size:
             try:
-                self._socket.settimeout(self._remaining(self._answer_deadline))
+                self._limit(self._socket, self._answer_deadline)
                 data = self._socket.recv(_RECEIVE_BYTES)
             except OSError as error:
                 raise self._failed(error) from error
@@ -203,12 +208,14 @@ class PduConnection:
         within = self._peer.timeout if within is None else within
         return min(time.monotonic() + within, self._end)
 
-    @staticmethod
-    def _remaining(deadline: float) -> float:
+    def _limit(self, connection: socket.socket, deadline: float) -> None:
+        """Have the next operation on the socket end at `deadline`. Raises TimeoutError after it."""
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
-        return remaining
+        if abs(remaining - self._socket_timeout) > _TIMEOUT_SLACK_S:
+            connection.settimeout(remaining)
+            self._socket_timeout = remaining
 
     def _failed(self, error: OSError | UnicodeError) -> ScuError:
         if isinstance(error, TimeoutError):
