@@ -30,6 +30,7 @@ import pytest
 import uvloop
 
 from tests.support.brokers import Broker, NatsServer, RabbitMQ, RedisServer, find_program
+from tests.support.signals import give_children_default_signals
 
 SEED = pytest.StashKey[str]()
 """Of the trials' random numbers; all processes of a run have the same."""
@@ -50,6 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    give_children_default_signals()
     # So that brokers are stopped even if the run is ended by `timeout` or a CI runner.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.stash[SEED] = (
