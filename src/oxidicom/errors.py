@@ -1,20 +1,20 @@
-"""Errors by whose fault they are: the peer's, the operator's, ours.
+"""The errors of the package, by where the fault is: the peer, the operator or oxidicom.
 
-A peer's error carries the standard's code to answer with; an operator's says what to set;
-an error of ours carries enough to find it. No text here ever holds a value of a data set.
+A peer's error carries the code of the standard to answer with, an operator's says what to change.
+No text holds a value of a data set.
 """
 
 from __future__ import annotations
 
 
 class OxidicomError(Exception):
-    """Base of everything that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
 
 class PeerError(OxidicomError):
-    """The peer broke the upper layer protocol; answered by A-ABORT (PS3.8 9.3.8).
+    """The peer violated the upper layer protocol. The answer is an A-ABORT (PS3.8 9.3.8).
 
-    `source` is 2 (service-provider) for all that we detect, `reason` one of PS3.8 table 9-26.
+    `source` is 2 (service provider) for all that we detect, `reason` is one of PS3.8 table 9-26.
     """
 
     def __init__(self, reason: int, text: str, source: int = 2) -> None:
@@ -23,8 +23,8 @@ class PeerError(OxidicomError):
         self.reason = reason
 
 
-class AssociationRejected(OxidicomError):
-    """The request is well formed but not accepted; answered by A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
+class AssociationRejectedError(OxidicomError):
+    """An association request is not accepted. The answer is an A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
 
     def __init__(self, result: int, source: int, reason: int, text: str) -> None:
         super().__init__(text)
@@ -34,11 +34,11 @@ class AssociationRejected(OxidicomError):
 
 
 class InstanceError(OxidicomError):
-    """One instance is not stored; answered by a C-STORE-RSP of this status (PS3.4 B.2.3).
+    """One instance is not stored. The answer is a C-STORE-RSP with this status (PS3.4 B.2.3).
 
-    `comment` goes into Error Comment (0000,0902), so it has at most 64 characters of the default
-    repertoire and no patient data; `offending` is a tag as 32 bits, gggg << 16 | eeee, for
-    Offending Element (0000,0901). `notice` is the LONK error text, where it is not the comment.
+    `comment` is sent as Error Comment (0000,0902): at most 64 characters of the default repertoire,
+    without patient data. `offending` is a tag as 32 bits, gggg << 16 | eeee, for Offending Element
+    (0000,0901). `notice` is the LONK error text; None if it is the comment.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class InstanceError(OxidicomError):
 
 
 class OperatorError(OxidicomError):
-    """The environment or the machine is not as it must be; each fault is one line for a person."""
+    """The settings or the machine do not allow oxidicom to run. Each fault is one line of text."""
 
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
 
 
-class Bug(OxidicomError):
-    """Ours. Never the peer's, never the operator's."""
+class InternalError(OxidicomError):
+    """A fault of oxidicom itself, neither the peer's nor the operator's."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from oxidicom._dimse import success, usual_file_name, usual_store_command
 from oxidicom._pdu import CommandSet, Data, Framer, Pdu, Violation
 from oxidicom.constants import APPLICATION_CONTEXT, Encoding, PduType
-from oxidicom.errors import AssociationRejected, PeerError
+from oxidicom.errors import AssociationRejectedError, PeerError
 from oxidicom.store.paths import instance_file_name
 from oxidicom.store.tags import text_of
 from oxidicom.wire.dimse import (
@@ -105,7 +105,7 @@ def request(data: bytes) -> None:
     except PeerError as error:
         assert error.reason == 6  # noqa: PT017
         return
-    except AssociationRejected:
+    except AssociationRejectedError:
         return
     accepted = encode_associate_ac(asked, answer)
     assert int.from_bytes(accepted[2:6]) == len(accepted) - 6

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oxidicom.constants import APPLICATION_CONTEXT, MAX_ASSOCIATE_RQ_LENGTH, MAX_COMMAND_LENGTH
-from oxidicom.errors import AssociationRejected, PeerError
+from oxidicom.errors import AssociationRejectedError, PeerError
 from oxidicom.wire.dimse import Command, _any_command, decode_command, encode_unsupported_response
 from oxidicom.wire.items import decode_associate_rq, encode_associate_ac
 from oxidicom.wire.negotiation import Policy, negotiate
@@ -63,7 +63,7 @@ def answer(body: bytes, policy: Policy) -> None:
         negotiated = negotiate(request, policy)
     except PeerError as error:
         assert error.reason == 6  # noqa: PT017
-    except AssociationRejected:
+    except AssociationRejectedError:
         pass
     else:
         encoded = encode_associate_ac(request, negotiated.answer)

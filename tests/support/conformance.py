@@ -160,7 +160,7 @@ def _query_limits() -> str:
 def _setting(field: str) -> tuple[str, str]:
     variable = variables()[field]
     default = getattr(Settings(files_root=Path("/data")), field)
-    return f"{variable.kind.show(default)} by default", f"`{variable.name}`"
+    return f"{variable.format.show(default)} by default", f"`{variable.name}`"
 
 
 def _character_sets() -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxidicom.constants import AbortReason, DimseStatus, Encoding
-from oxidicom.errors import AssociationRejected
+from oxidicom.errors import AssociationRejectedError
 from oxidicom.ports import StoreOutcome, StoreRequest
 from oxidicom.wire.acceptor import Acceptor, State
 from oxidicom.wire.events import Associated, Data, Ended, Event, Output, StoreBegan
@@ -138,7 +138,7 @@ def test_whoever_admits_may_reject_for_reasons_of_his_own() -> None:
 
     def admit(request: AssociateRequest) -> None:
         asked.append(request.calling_ae_title)
-        raise AssociationRejected(2, 3, 2, "full")
+        raise AssociationRejectedError(2, 3, 2, "full")
 
     acceptor = Acceptor(Policy(), admit)
     end = ended(receive(acceptor, RQ))

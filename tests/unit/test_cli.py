@@ -75,7 +75,7 @@ def test_faults_of_the_settings_are_status_2_and_lines_on_stderr(
     assert len(lines) == 3
     assert lines[0].startswith("oxidicom: OXIDICOM_FILES_ROOT is not set")
     assert lines[1].startswith("oxidicom: OXIDICOM_FSYNC=maybe: expected")
-    assert lines[2].startswith("oxidicom: warning: OXIDICOM_FILE_ROOT is not known")
+    assert lines[2].startswith("oxidicom: warning: OXIDICOM_FILE_ROOT is unknown")
 
 
 def test_a_fault_of_the_machine_is_status_1_and_no_traceback(

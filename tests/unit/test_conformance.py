@@ -116,7 +116,7 @@ def calls(name: str) -> Iterator[ast.Call]:
 
 
 def rejections() -> Iterator[str]:
-    for call in calls("AssociationRejected"):
+    for call in calls("AssociationRejectedError"):
         yield "/".join(str(ast.literal_eval(argument)) for argument in call.args[:3])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oxidicom.constants import APPLICATION_CONTEXT, VERIFICATION, Encoding
-from oxidicom.errors import AssociationRejected
+from oxidicom.errors import AssociationRejectedError
 from oxidicom.wire.items import (
     AssociateRequest,
     ContextAnswer,
@@ -191,7 +191,7 @@ def test_user_identity_is_answered_when_asked(
 
 
 def rejection(asked: AssociateRequest, policy: Policy) -> tuple[int, int, int]:
-    with pytest.raises(AssociationRejected) as caught:
+    with pytest.raises(AssociationRejectedError) as caught:
         negotiate(asked, policy)
     return caught.value.result, caught.value.source, caught.value.reason
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from oxidicom.errors import AssociationRejected, PeerError
+from oxidicom.errors import AssociationRejectedError, PeerError
 from oxidicom.wire import negotiation_cache
 from oxidicom.wire.items import AssociateRequest
 from oxidicom.wire.negotiation import Policy
@@ -55,17 +55,17 @@ def test_admission_is_asked_every_time() -> None:
     def admit(request: AssociateRequest) -> None:
         asked.append(request.calling_ae_title)
         if len(asked) == 2:
-            raise AssociationRejected(2, 3, 2, "full")
+            raise AssociationRejectedError(2, 3, 2, "full")
 
     agree(body(), Policy(), admit)
-    with pytest.raises(AssociationRejected):
+    with pytest.raises(AssociationRejectedError):
         agree(body(), Policy(), admit)
     agree(body(), Policy(), admit)
     assert asked == ["A"] * 3
 
 
 def test_what_is_refused_is_not_remembered() -> None:
-    with pytest.raises(AssociationRejected):
+    with pytest.raises(AssociationRejectedError):
         agreed(body(), Policy(allowed_calling=frozenset({"B"})))
     with pytest.raises(PeerError):
         agreed(b"\0")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oxidicom.buffers import BUFFER_SIZE, BufferPool
-from oxidicom.errors import AssociationRejected
+from oxidicom.errors import AssociationRejectedError
 from oxidicom.net.flow import PENDING, SHARE
 from oxidicom.net.protocol import AssociationProtocol, Phase
 from oxidicom.net.timeouts import TimeLimits
@@ -75,7 +75,7 @@ class Host:
     def admit(self, peer_address: str) -> None:
         assert peer_address == "192.0.2.7"
         if self.full:
-            raise AssociationRejected(2, 3, 2, "full")
+            raise AssociationRejectedError(2, 3, 2, "full")
 
 
 class Transport(asyncio.Transport):

@@ -11,7 +11,7 @@ import pytest
 from oxidicom.scu.association import DataSet
 from oxidicom.scu.files import (
     Candidate,
-    NotDicom,
+    NotDicomError,
     candidates,
     read_listed,
     recognise,
@@ -103,13 +103,13 @@ def test_long_file_meta_information(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_instance(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(NotDicom):
+    with pytest.raises(NotDicomError):
         recognise(written(tmp_path, data))
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(NotDicom, match="regular"):
+    with pytest.raises(NotDicomError, match="regular"):
         recognise(tmp_path / "pipe")
 
 

@@ -287,7 +287,7 @@ def faults_of(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(caught.value.faults)
 
 
-def test_defaults_are_these_and_no_setting_is_without_one_here() -> None:
+def test_every_setting_has_its_documented_default() -> None:
     settings = settings_of({})
     assert {
         name: getattr(settings, name) for name in Settings.__struct_fields__ if name != "files_root"
@@ -303,13 +303,13 @@ def test_settings_cannot_be_changed() -> None:
         settings_of({}).fsync = True  # type: ignore[misc]
 
 
-def test_every_name_of_every_setting_is_tried_here() -> None:
+def test_the_cases_below_cover_every_name_of_every_setting() -> None:
     tried = {name for name, *_ in GOOD} | {"OXIDICOM_FILES_ROOT", "CHRIS_FILES_ROOT"}
     assert tried == {name for variable in variables().values() for name in variable.names}
 
 
 @pytest.mark.parametrize(("name", "text", "field", "value"), GOOD)
-def test_good(name: str, text: str, field: str, value: Any) -> None:
+def test_a_valid_value_is_read(name: str, text: str, field: str, value: Any) -> None:
     settings = settings_of({**beside(name), name: f"  {text} "})
     assert getattr(settings, field) == value
     assert type(getattr(settings, field)) is type(value)
@@ -319,7 +319,7 @@ def test_good(name: str, text: str, field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), BAD)
-def test_bad(name: str, text: str) -> None:
+def test_an_invalid_value_is_a_fault_with_an_example(name: str, text: str) -> None:
     (fault,) = faults_of({**ROOT, **beside(name), name: text})
     assert fault.startswith(f"{name}=")
     assert "expected " in fault
@@ -332,14 +332,14 @@ def test_bad(name: str, text: str) -> None:
 def test_the_example_in_a_fault_is_a_good_value(field: str) -> None:
     variable = variables()[field]
     needed = TLS if variable.name in TLS else beside(variable.name)
-    settings = settings_of({**needed, variable.name: variable.kind.example})
-    assert variable.kind.show(getattr(settings, field))
+    settings = settings_of({**needed, variable.name: variable.format.example})
+    assert variable.format.show(getattr(settings, field))
     for older in variable.older:
-        settings_of({older.name: (older.kind or variable.kind).example})
+        settings_of({older.name: (older.format or variable.format).example})
 
 
 @pytest.mark.parametrize("field", Settings.__struct_fields__)
-def test_an_empty_value_is_unset(field: str) -> None:
+def test_an_empty_value_is_not_set(field: str) -> None:
     variable = variables()[field]
     for empty in ("", "  ", '""'):
         environ = {**ROOT, **dict.fromkeys(variable.names, empty)}
@@ -350,7 +350,7 @@ def test_an_empty_value_is_unset(field: str) -> None:
 
 
 class TestPorts:
-    def test_in_the_clear_and_with_tls(self) -> None:
+    def test_a_port_without_tls_and_one_with_tls(self) -> None:
         settings = settings_of({**TLS, "OXIDICOM_TLS_CLIENT_CA": "/ca.pem"})
         assert (settings.listener_port, settings.tls_port) == (11111, 2762)
         assert settings.tls_client_ca == Path("/ca.pem")
@@ -378,27 +378,27 @@ class TestPorts:
         assert f"for example {missing}=/" in fault
 
     @pytest.mark.parametrize("name", [*list(TLS)[1:], "OXIDICOM_TLS_CLIENT_CA"])
-    def test_files_without_a_port_are_no_tls_at_all(self, name: str) -> None:
+    def test_a_certificate_without_a_tls_port_is_a_fault(self, name: str) -> None:
         (fault,) = faults_of({**ROOT, name: "/file"})
         assert fault.startswith(f"{name} without OXIDICOM_TLS_PORT")
         assert "for example OXIDICOM_TLS_PORT=2762" in fault
 
-    def test_tls_may_be_turned_off_for_a_while(self) -> None:
+    def test_tls_can_be_turned_off_while_its_files_stay_set(self) -> None:
         settings, warnings = load({**ROOT, **BROKER, **TLS, "OXIDICOM_TLS_PORT": "off"})
         assert settings.tls_port is None
         assert warnings == []
 
-    def test_somewhere_it_must_listen(self) -> None:
+    def test_without_any_port_there_is_a_fault(self) -> None:
         (fault,) = faults_of({**ROOT, "OXIDICOM_LISTENER_PORT": "off"})
-        assert "nothing to listen on" in fault
+        assert "no port to listen on" in fault
         assert "for example OXIDICOM_TLS_PORT=2762" in fault
 
-    def test_one_fault_is_told_once(self) -> None:
+    def test_an_invalid_port_is_reported_once(self) -> None:
         environ = {**ROOT, **TLS, "OXIDICOM_LISTENER_PORT": "off", "OXIDICOM_TLS_PORT": "x"}
         (fault,) = faults_of(environ)
         assert fault.startswith("OXIDICOM_TLS_PORT=x")
 
-    def test_one_port_is_not_both(self) -> None:
+    def test_both_ports_must_differ(self) -> None:
         (fault,) = faults_of({**ROOT, **TLS, "OXIDICOM_TLS_PORT": "11111"})
         assert "are both 11111" in fault
 
@@ -415,11 +415,11 @@ class TestNames:
         environ = dict(both if upper_first else reversed(both))
         assert settings_of(environ).queue_name == "upper"
 
-    def test_an_empty_upper_case_one_does_not_win(self) -> None:
+    def test_an_empty_upper_case_name_does_not_win(self) -> None:
         environ = {"OXIDICOM_QUEUE_NAME": "", "oxidicom_queue_name": "lower"}
         assert settings_of(environ).queue_name == "lower"
 
-    def test_names_of_others_are_taken_exactly(self) -> None:
+    def test_names_without_our_prefixes_are_case_sensitive(self) -> None:
         assert settings_of({"port": "1"}).listener_port == 11111
 
     def test_the_newer_name_wins_and_the_older_is_not_even_read(self) -> None:
@@ -461,7 +461,7 @@ class TestBroker:
         both = {"OXIDICOM_AMQP_ADDRESS": url, "OXIDICOM_CELERY_BROKER": url}
         assert settings_of(both).broker == url
 
-    def test_two_names_that_differ(self) -> None:
+    def test_two_names_with_different_values_are_a_fault(self) -> None:
         (fault,) = faults_of(
             {
                 **ROOT,
@@ -472,13 +472,13 @@ class TestBroker:
         assert "OXIDICOM_AMQP_ADDRESS=amqp://u:***@one" in fault
         assert "OXIDICOM_CELERY_BROKER=amqp://u:***@two" in fault
 
-    def test_none_is_one_warning_that_says_what_happens_and_what_to_set(self) -> None:
+    def test_no_broker_is_a_warning_that_says_what_to_set(self) -> None:
         (warning,) = load(ROOT)[1]
         assert "outbox" in warning
         assert "/data/.oxidicom" in warning
         assert "OXIDICOM_CELERY_BROKER" in warning
 
-    def test_with_one_there_is_nothing_to_warn_of(self) -> None:
+    def test_a_broker_gives_no_warning(self) -> None:
         assert load({**ROOT, **BROKER})[1] == []
 
     def test_cubes_url_beside_it_is_a_fault(self) -> None:
@@ -487,16 +487,16 @@ class TestBroker:
         assert "sesame" not in fault
 
     @pytest.mark.parametrize("name", ["CHRIS_USERNAME", "CHRIS_PASSWORD"])
-    def test_cubes_url_wants_a_login(self, name: str) -> None:
+    def test_cubes_url_needs_a_login(self, name: str) -> None:
         (fault,) = faults_of({**ROOT, **CUBE, name: ""})
         assert fault.startswith(f"{name} is not set: expected ")
         assert f"for example {name}=" in fault
         assert "sesame" not in fault
 
-    def test_with_cubes_url_there_is_nothing_to_warn_of(self) -> None:
+    def test_cubes_url_gives_no_warning(self) -> None:
         assert load({**ROOT, **CUBE})[1] == []
 
-    def test_what_belongs_to_cubes_url_has_no_effect_alone(self) -> None:
+    def test_http_settings_without_cubes_url_are_a_warning(self) -> None:
         _, warnings = load({**ROOT, **BROKER, "CHRIS_PASSWORD": "sesame"})
         assert warnings == ["CHRIS_PASSWORD has no effect: CHRIS_URL is not set"]
 
@@ -537,12 +537,12 @@ def test_no_fault_shows_a_secret(name: str, template: str, secret: str) -> None:
     assert secret not in said
 
 
-def test_no_fault_shows_a_password_that_lacks_its_host() -> None:
+def test_no_fault_shows_a_password_without_a_host() -> None:
     (fault,) = faults_of({**ROOT, "OXIDICOM_CELERY_BROKER": "amqp://user:s3same"})
     assert "s3same" not in fault
 
 
-def test_no_print_out_shows_a_secret() -> None:
+def test_no_output_shows_a_secret() -> None:
     settings = settings_of(
         {
             "OXIDICOM_CELERY_BROKER": "amqps://user:12,34@h/vhost?key=sesame",
@@ -576,11 +576,11 @@ class TestFaults:
             "OXIDICOM_FILES_ROOT is not set: expected the path of a folder, for example /data",
         )
 
-    def test_misspelt_names_come_along_as_notes(self) -> None:
+    def test_unknown_names_are_notes_on_the_error(self) -> None:
         with pytest.raises(OperatorError) as caught:
             load({"OXIDICOM_FILE_ROOT": "/data"})
         assert caught.value.__notes__ == [
-            "OXIDICOM_FILE_ROOT is not known and has no effect: is OXIDICOM_FILES_ROOT meant?"
+            "OXIDICOM_FILE_ROOT is unknown and has no effect; did you mean OXIDICOM_FILES_ROOT?"
         ]
 
     def test_a_fault_is_one_printable_line_whatever_the_value(self) -> None:
@@ -588,13 +588,13 @@ class TestFaults:
         assert fault.isprintable()
         assert len(fault) < 300
 
-    def test_a_missing_unit_is_said(self) -> None:
+    def test_a_missing_unit_is_named(self) -> None:
         (fault,) = faults_of({**ROOT, "OXIDICOM_PROGRESS_INTERVAL": "500"})
         assert "a unit is missing" in fault
 
-    def test_the_network_that_was_meant_is_said(self) -> None:
+    def test_the_network_of_a_host_address_is_suggested(self) -> None:
         (fault,) = faults_of({**ROOT, "OXIDICOM_ALLOWED_NETWORKS": "10.0.0.5/8"})
-        assert "is 10.0.0.0/8 meant" in fault
+        assert "did you mean 10.0.0.0/8?" in fault
 
 
 class TestWarnings:
@@ -609,9 +609,9 @@ class TestWarnings:
     )
     def test_an_unknown_name(self, name: str, nearest: str) -> None:
         _, warnings = load({**ROOT, **BROKER, name: "sesame"})
-        assert warnings == [f"{name.upper()} is not known and has no effect: is {nearest} meant?"]
+        assert warnings == [f"{name.upper()} is unknown and has no effect; did you mean {nearest}?"]
 
-    def test_what_kubernetes_sets_beside_our_service_is_not_ours(self) -> None:
+    def test_service_variables_of_kubernetes_are_ignored(self) -> None:
         links = {
             "OXIDICOM_SERVICE_HOST": "10.0.0.1",
             "OXIDICOM_SERVICE_PORT": "11111",
@@ -658,7 +658,7 @@ def test_effective_settings_say_which_are_defaults() -> None:
     }
 
 
-def test_what_is_shown_reads_back() -> None:
+def test_shown_values_can_be_read_again() -> None:
     settings = settings_of({**BROKER, "OXIDICOM_ALLOWED_NETWORKS": "10.0.0.0/8,fd00::/8"})
     shown = {
         name: value
@@ -684,7 +684,7 @@ class TestMarkdownTable:
         rows = markdown_table().splitlines()
         assert (
             "| `OXIDICOM_PROGRESS_INTERVAL` | a duration, with its unit | `500ms` | Least time"
-            " between two counts of one series; `0s` tells every one. |"
+            " between two progress messages of one series; `0s` sends every count. |"
         ) in rows
         beginning = "| `OXIDICOM_FILES_ROOT` | the path of a folder, like `/data` | required | "
         assert rows[2].startswith(beginning)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxidicom.settings.parsing import (
-    InvalidValue,
+    InvalidValueError,
     parse_duration,
     parse_rust_log,
     parse_size,
@@ -38,7 +38,7 @@ parts = st.tuples(st.integers(0, 1000), st.sampled_from([each for each in UNITS 
 
 @pytest.mark.parametrize(("unit", "seconds"), UNITS)
 @pytest.mark.parametrize("template", ["1{}", "1 {}", "1.0 {}"])
-def test_every_unit(unit: str, seconds: float, template: str) -> None:
+def test_every_unit_of_humantime_is_read(unit: str, seconds: float, template: str) -> None:
     assert parse_duration(template.format(unit)) == pytest.approx(seconds, rel=1e-12)
 
 
@@ -46,7 +46,7 @@ def test_every_unit(unit: str, seconds: float, template: str) -> None:
     ("text", "seconds"),
     [("0s", 0.0), ("5ms", 0.005), ("1m 30s", 90.0), ("1m30s", 90.0), ("1.5 h", 5400.0)],
 )
-def test_examples(text: str, seconds: float) -> None:
+def test_example_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
@@ -60,16 +60,16 @@ def test_a_duration_is_the_sum_of_its_parts(
 
 
 @given(st.integers(0, 100 * 365 * 86400 * 10**9))
-def test_what_is_shown_of_a_duration_reads_back(nanoseconds: int) -> None:
+def test_a_shown_duration_can_be_read_again(nanoseconds: int) -> None:
     seconds = nanoseconds / 10**9
     assert parse_duration(show_duration(seconds)) == pytest.approx(seconds, rel=1e-12, abs=1e-9)
 
 
 @given(st.text(min_size=1))
-def test_a_duration_is_finite_and_not_negative_or_unfit(text: str) -> None:
+def test_a_duration_is_finite_and_not_negative_or_is_refused(text: str) -> None:
     try:
         seconds = parse_duration(text)
-    except InvalidValue:
+    except InvalidValueError:
         return
     assert 0 <= seconds <= 100 * 365.25 * 86400
 
@@ -104,13 +104,13 @@ def test_a_duration_is_finite_and_not_negative_or_unfit(text: str) -> None:
         "nans",
     ],
 )
-def test_no_duration(text: str) -> None:
-    with pytest.raises(InvalidValue):
+def test_an_invalid_duration_is_refused(text: str) -> None:
+    with pytest.raises(InvalidValueError):
         parse_duration(text)
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_bytes_alone(value: int) -> None:
+def test_a_size_without_a_unit_is_bytes(value: int) -> None:
     assert parse_size(str(value)) == value
 
 
@@ -123,7 +123,7 @@ def test_sizes_with_a_unit(count: int, unit: str, spaced: bool) -> None:
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_what_is_shown_of_a_size_reads_back(value: int) -> None:
+def test_a_shown_size_can_be_read_again(value: int) -> None:
     assert parse_size(show_size(value)) == value
 
 
@@ -133,10 +133,10 @@ def test_fractions_of_units() -> None:
 
 
 @given(st.text(min_size=1))
-def test_a_size_is_written_in_one_way_or_unfit(text: str) -> None:
+def test_a_size_is_a_number_of_bytes_or_is_refused(text: str) -> None:
     try:
         value = parse_size(text)
-    except InvalidValue:
+    except InvalidValueError:
         return
     assert re.match(r"[0-9]", text)
     assert 0 <= value < 2**63
@@ -166,16 +166,16 @@ def test_a_size_is_written_in_one_way_or_unfit(text: str) -> None:
         "1\n",
     ],
 )
-def test_no_size(text: str) -> None:
-    with pytest.raises(InvalidValue):
+def test_an_invalid_size_is_refused(text: str) -> None:
+    with pytest.raises(InvalidValueError):
         parse_size(text)
 
 
 @given(st.text(min_size=1))
-def test_rust_s_directives_never_do_harm(text: str) -> None:
+def test_any_text_is_read_as_directives_or_refused(text: str) -> None:
     try:
         level = parse_rust_log(text)
-    except InvalidValue:
+    except InvalidValueError:
         assert "oxidicom" in text
     else:
         assert level in {"debug", "info", "warning", "error", "critical"}

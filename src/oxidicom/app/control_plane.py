@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from oxidicom.app.registrar import Registrar
 from oxidicom.association_tally import AssociationTally
-from oxidicom.errors import Bug
+from oxidicom.errors import InternalError
 from oxidicom.logevents import event, trace_fields
 from oxidicom.notify.lonk_publisher import LonkPublisher
 from oxidicom.notify.outbox_relay import OutboxRelay
@@ -223,7 +223,7 @@ class ControlPlane:
     def _tell_association(self, ended: AssociationEnded) -> None:
         tally = self._tallies.pop(ended.association_id, None)
         if tally is None:
-            raise Bug("an association ended that never began")
+            raise InternalError("an association ended that never began")
         began = tally.began
         where: dict[str, Any] = {
             name: value

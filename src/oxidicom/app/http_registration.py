@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from oxidicom.errors import Bug
+from oxidicom.errors import InternalError
 from oxidicom.notify.cube_eager import EagerRegistrar
 from oxidicom.notify.cube_http import CubeClient
 from oxidicom.notify.cube_instances import InstanceRegistrar
@@ -26,7 +26,7 @@ def publish_over_http(
     """On the loop that will use them. `expected` says how many instances the PACS has of an open
     series, as far as is known."""
     if settings.cube_url is None or settings.cube_username is None:
-        raise Bug("no CUBE to register with")
+        raise InternalError("no CUBE to register with")
     client = CubeClient(
         settings.cube_url,
         settings.cube_username,

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Final
 
 from oxidicom.cli.arguments import describe
-from oxidicom.cli.console import EXIT_FAULT, EXIT_SETTINGS, BadArguments, complain
+from oxidicom.cli.console import EXIT_FAULT, EXIT_SETTINGS, ArgumentsError, complain
 from oxidicom.errors import OperatorError
 
 COMMANDS: Final = (
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OperatorError as error:
         for fault in error.faults:
             complain(fault)
-        return EXIT_SETTINGS if isinstance(error, BadArguments) else EXIT_FAULT
+        return EXIT_SETTINGS if isinstance(error, ArgumentsError) else EXIT_FAULT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever read our output has enough

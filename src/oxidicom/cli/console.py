@@ -16,7 +16,7 @@ EXIT_FAULT: Final = 1
 EXIT_SETTINGS: Final = 2
 
 
-class BadArguments(OperatorError):
+class ArgumentsError(OperatorError):
     """Exit status 2, as for what argparse itself finds."""
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from oxidicom.certificates import client_context
 from oxidicom.cli.arguments import FILE, ae_title, number, seconds
-from oxidicom.cli.console import BadArguments
+from oxidicom.cli.console import ArgumentsError
 from oxidicom.scu.connection import Peer
 from oxidicom.scu.errors import Fault, ScuError
 
@@ -45,7 +45,7 @@ def add_peer(parser: argparse.ArgumentParser, timeout: float) -> None:
 
 
 def peer_of(arguments: argparse.Namespace) -> Peer:
-    """Raises BadArguments for certificates that are none."""
+    """Raises ArgumentsError for certificates that are none."""
     return Peer(
         host=arguments.host,
         port=arguments.port,
@@ -58,19 +58,19 @@ def peer_of(arguments: argparse.Namespace) -> Peer:
 
 def _tls_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     if arguments.key and not arguments.cert:
-        raise BadArguments("--key is of no use without --cert")
+        raise ArgumentsError("--key is of no use without --cert")
     if not (arguments.tls or arguments.ca or arguments.cert):
         return None
     try:
         context = client_context(arguments.ca)
     except OSError as error:
-        raise BadArguments(f"--ca {arguments.ca}: {_words(error)}") from error
+        raise ArgumentsError(f"--ca {arguments.ca}: {_words(error)}") from error
     if arguments.cert:
         try:
             context.load_cert_chain(arguments.cert, arguments.key)
         except OSError as error:
             both = " and --key ".join(str(each) for each in (arguments.cert, arguments.key) if each)
-            raise BadArguments(f"--cert {both}: {_words(error)}") from error
+            raise ArgumentsError(f"--cert {both}: {_words(error)}") from error
     return context
 
 

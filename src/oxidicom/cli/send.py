@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 from oxidicom.cli.arguments import FILE, add_json, describe, number
 from oxidicom.cli.console import (
     EXIT_FAULT,
-    BadArguments,
+    ArgumentsError,
     complain,
     is_terminal,
     print_json,
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.paths and arguments.from_file is None:
-        raise BadArguments("nothing to send: give PATHS, or --from FILE")
+        raise ArgumentsError("nothing to send: give PATHS, or --from FILE")
     peer = peer_of(arguments)
     with contextlib.ExitStack() as stack:
         listed: IO[str] | None = None
@@ -124,7 +124,7 @@ def _opened(path: Path, mode: str) -> IO[str]:
     try:
         return path.open(mode, encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        raise BadArguments(f"{path}: {error.strerror}") from error
+        raise ArgumentsError(f"{path}: {error.strerror}") from error
 
 
 def _all(paths: list[str], listed: IO[str] | None) -> Iterator[Candidate]:
@@ -138,7 +138,7 @@ class _Failures:
 
     def __init__(self, path: Path | None, source: Path | None) -> None:
         if path is not None and source is not None and _same(path, source):
-            raise BadArguments("--failed and --from are the same file")
+            raise ArgumentsError("--failed and --from are the same file")
         self._path = path
         # At once: so a fault of the path shows early, and no older list is taken for this one.
         self._file = None if path is None else _opened(path, "w")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
 from oxidicom.cli.arguments import add_json, describe, seconds
-from oxidicom.cli.console import EXIT_FAULT, BadArguments, complain, is_terminal
+from oxidicom.cli.console import EXIT_FAULT, ArgumentsError, complain, is_terminal
 from oxidicom.errors import OxidicomError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     describe(parser, _MORE)
 
 
-class _NoAnswer(OxidicomError):
+class _NoAnswerError(OxidicomError):
     """With what to do."""
 
 
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.watch:
             _watch(endpoint, as_json=arguments.json)
         answer, status_of = _asked(endpoint)
-    except _NoAnswer as error:
+    except _NoAnswerError as error:
         if not arguments.quiet:
             complain(str(error))
         return EXIT_FAULT
@@ -87,7 +87,7 @@ def _default_url() -> str:
     """Read by hand, without the settings' machinery: a health check runs every few seconds."""
     port = os.environ.get("OXIDICOM_ADMIN_PORT", "").strip()
     if not port.isdecimal() or int(port) == 0:
-        raise BadArguments("where is it? Give --url, or set OXIDICOM_ADMIN_PORT as for `serve`")
+        raise ArgumentsError("where is it? Give --url, or set OXIDICOM_ADMIN_PORT as for `serve`")
     host = os.environ.get("OXIDICOM_ADMIN_HOST", "").strip()
     if host in ("", "0.0.0.0", "::"):
         host = "127.0.0.1"
@@ -101,7 +101,7 @@ class _Endpoint:
         self._timeout = timeout
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """ReceiverStatus and body. Raises _NoAnswer."""
+        """ReceiverStatus and body. Raises _NoAnswerError."""
         parts = self._parts
         kind = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -112,18 +112,18 @@ class _Endpoint:
             response = connection.getresponse()
             return response.status, response.read(_MOST)
         except ConnectionRefusedError as error:
-            raise _NoAnswer(
+            raise _NoAnswerError(
                 f"nothing listens at {self._url}: `serve` does not run, or without"
                 " OXIDICOM_ADMIN_PORT, or on another port"
             ) from error
         except TimeoutError as error:
-            raise _NoAnswer(
+            raise _NoAnswerError(
                 f"no answer from {self._url} within {self._timeout:g} s: it hangs, or a firewall"
                 " is between"
             ) from error
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             words = (error.strerror if isinstance(error, OSError) else "") or type(error).__name__
-            raise _NoAnswer(f"no answer from {self._url}: {words}; correct --url") from error
+            raise _NoAnswerError(f"no answer from {self._url}: {words}; correct --url") from error
         finally:
             connection.close()
 
@@ -135,7 +135,7 @@ def _parsed(url: str) -> SplitResult:
     except ValueError:
         well = False
     if not well:
-        raise BadArguments(f"{url}: expected a URL such as http://127.0.0.1:9180")
+        raise ArgumentsError(f"{url}: expected a URL such as http://127.0.0.1:9180")
     return parts
 
 
@@ -147,10 +147,12 @@ def _asked(endpoint: _Endpoint) -> tuple[bytes, ReceiverStatus]:
     code, body = endpoint.get("/status")
     try:
         if code != 200:
-            raise _NoAnswer(f"HTTP status {code}: that is no admin endpoint of oxidicom")
+            raise _NoAnswerError(f"HTTP status {code}: that is no admin endpoint of oxidicom")
         return body, msgspec.json.decode(body, type=ReceiverStatus)
     except msgspec.MsgspecError as error:
-        raise _NoAnswer(f"the answer is not understood ({error}): of another version?") from error
+        raise _NoAnswerError(
+            f"the answer is not understood ({error}): of another version?"
+        ) from error
 
 
 def _print_raw(answer: bytes) -> None:
@@ -169,7 +171,7 @@ def _watch(endpoint: _Endpoint, *, as_json: bool) -> None:
                     _print_raw(answer)
                 else:
                     show(status)
-            except _NoAnswer as error:
+            except _NoAnswerError as error:
                 complain(str(error))
             time.sleep(_INTERVAL)
     from oxidicom.cli.status_view import StatusScreen
@@ -178,6 +180,6 @@ def _watch(endpoint: _Endpoint, *, as_json: bool) -> None:
         while True:
             try:
                 screen.update(_asked(endpoint)[1])
-            except _NoAnswer as error:
+            except _NoAnswerError as error:
                 screen.away(str(error))
             time.sleep(_INTERVAL)

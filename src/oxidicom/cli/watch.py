@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from oxidicom.cli.arguments import add_json, ae_title, describe, number
-from oxidicom.cli.console import BadArguments, complain, is_terminal, print_json, printable
+from oxidicom.cli.console import ArgumentsError, complain, is_terminal, print_json, printable
 from oxidicom.errors import OperatorError
 from oxidicom.settings import load_some
 
@@ -75,9 +75,9 @@ def _nats(given: str | None) -> tuple[str, str, Any]:
     try:
         values = load_some(environment, "nats_address", "root_subject", "broker_ca")
     except OperatorError as error:
-        raise BadArguments(*error.faults) from error
+        raise ArgumentsError(*error.faults) from error
     if "nats_address" not in values:
-        raise BadArguments("no NATS to listen to: give --nats, or set OXIDICOM_NATS_ADDRESS")
+        raise ArgumentsError("no NATS to listen to: give --nats, or set OXIDICOM_NATS_ADDRESS")
     return values["nats_address"], values.get("root_subject", "oxidicom"), values.get("broker_ca")
 
 
@@ -95,7 +95,7 @@ async def _listen(
     try:
         subscriber = LonkSubscriber(address, root, heard, say, calling_ae_title=aet, ca=ca)
     except OSError as error:
-        raise BadArguments(f"OXIDICOM_BROKER_CA={ca} cannot be used") from error
+        raise ArgumentsError(f"OXIDICOM_BROKER_CA={ca} cannot be used") from error
     listening = asyncio.create_task(subscriber.run())
     while draw is not None and not listening.done():
         draw()

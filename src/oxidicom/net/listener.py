@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from oxidicom.buffers import BufferPool
-from oxidicom.errors import AssociationRejected, OperatorError
+from oxidicom.errors import AssociationRejectedError, OperatorError
 from oxidicom.logevents import event
 from oxidicom.net.peers import Peers
 from oxidicom.net.protocol import AssociationProtocol, Phase
@@ -308,17 +308,17 @@ class Listener:
             self._all_closed.set()
 
     def admit(self, peer_address: str) -> None:
-        """Raises AssociationRejected (PS3.8 table 9-21) for what lies outside of the request."""
+        """Raise AssociationRejectedError (PS3.8 table 9-21) for reasons outside of the request."""
         # Taken first and counted then, so that two processes never both take the last one; should
         # this association come to nothing, `ended` gives it back.
         self._seats.associations = len(self._established) + 1
         if self._draining or self._seats.all_associations > self._max_associations:
-            raise AssociationRejected(2, 3, 2, "local limit of associations exceeded")
+            raise AssociationRejectedError(2, 3, 2, "local limit of associations exceeded")
         if self._peers is not None and not self._peers.may_associate(peer_address):
-            raise AssociationRejected(2, 3, 2, "peer's limit of associations exceeded")
+            raise AssociationRejectedError(2, 3, 2, "peer's limit of associations exceeded")
         if self._allowed_networks and not self._is_allowed(peer_address):
             event(logger, logging.WARNING, "peer network not allowed", peer=peer_address)
-            raise AssociationRejected(1, 1, 3, "peer network not allowed")
+            raise AssociationRejectedError(1, 1, 3, "peer network not allowed")
 
     def _is_allowed(self, peer_address: str) -> bool:
         try:

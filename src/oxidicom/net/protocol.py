@@ -76,7 +76,7 @@ class ConnectionOwner(Protocol):
     def closed(self, connection: AssociationProtocol) -> None: ...
 
     def admit(self, peer_address: str) -> None:
-        """Raises AssociationRejected for what lies outside of the request."""
+        """Raises AssociationRejectedError for what lies outside of the request."""
 
 
 # BufferedProtocol it must be: with asyncio.Protocol beside it, or with neither, uvloop and asyncio

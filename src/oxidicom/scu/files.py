@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
     """By the user, rather than found in a folder: it is a fault if it is no DICOM file."""
 
 
-class NotDicom(Exception):
+class NotDicomError(Exception):
     pass
 
 
@@ -116,12 +116,12 @@ def read_listed(file: Iterable[str]) -> Iterator[Path]:
 
 
 def recognise(path: Path) -> tuple[DataSet, int]:
-    """The data set of a DICOM file, and its bytes. Raises OSError, or NotDicom."""
+    """The data set of a DICOM file, and its bytes. Raises OSError, or NotDicomError."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         os.listdir(path)  # one that `candidates` could not read: says why
     if not stat.S_ISREG(status.st_mode):  # a pipe would have us wait
-        raise NotDicom("not a regular file")
+        raise NotDicomError("not a regular file")
     with open(path, "rb", buffering=0) as file:
         head = file.read(_HEAD)
         if head[_PREAMBLE - 4 : _PREAMBLE] == b"DICM":
@@ -131,14 +131,14 @@ def recognise(path: Path) -> tuple[DataSet, int]:
         elif head[:2] in (b"\x08\0", b"\0\x08"):
             return _bare(path, head + file.read(_MOST)), status.st_size
         else:
-            raise NotDicom("not a DICOM file")
+            raise NotDicomError("not a DICOM file")
         meta = _Meta(head, start)
         if meta.end is None:
             head += file.read(_MOST)
             meta = _Meta(head, start)
         end = meta.end
         if end is None or not meta.transfer_syntax:
-            raise NotDicom("its file meta information cannot be read")
+            raise NotDicomError("its file meta information cannot be read")
         sop_class, sop_instance = meta.sop_class, meta.sop_instance
         if not sop_class or not sop_instance:
             in_data_set = _uids(
@@ -148,7 +148,7 @@ def recognise(path: Path) -> tuple[DataSet, int]:
             )
             sop_class, sop_instance = sop_class or in_data_set[0], sop_instance or in_data_set[1]
     if sop_class == _MEDIA_STORAGE_DIRECTORY:
-        raise NotDicom("a DICOMDIR is no instance")
+        raise NotDicomError("a DICOMDIR is no instance")
     data_set = DataSet(path, end, sop_class, sop_instance, meta.transfer_syntax)
     return data_set, status.st_size - end
 
@@ -193,7 +193,7 @@ def _bare(path: Path, head: bytes) -> DataSet:
     little = head[0] == 8
     explicit = head[4:6].isalpha() and head[4:6].isupper()
     if not little and not explicit:
-        raise NotDicom("not a DICOM file")  # there is no such transfer syntax
+        raise NotDicomError("not a DICOM file")  # there is no such transfer syntax
     syntax = IMPLICIT_VR_LITTLE_ENDIAN
     if explicit:
         syntax = EXPLICIT_VR_LITTLE_ENDIAN if little else EXPLICIT_VR_BIG_ENDIAN
@@ -214,7 +214,7 @@ def _uids(head: bytes, *, implicit: bool, little: bool) -> tuple[str, str]:
             found = read_dataset(BytesIO(head), implicit, little, stop_when=beyond)
             sop_class, sop_instance = str(found.SOPClassUID), str(found.SOPInstanceUID)
         except Exception as error:  # pydicom has many, of whatever else begins like a data set
-            raise NotDicom("not a DICOM file") from error
+            raise NotDicomError("not a DICOM file") from error
     if not sop_class or not sop_instance:
-        raise NotDicom("neither SOP class nor SOP instance")
+        raise NotDicomError("neither SOP class nor SOP instance")
     return sop_class, sop_instance

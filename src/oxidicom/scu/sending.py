@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from oxidicom.errors import Bug, OxidicomError
+from oxidicom.errors import InternalError, OxidicomError
 from oxidicom.scu.association import Association
 from oxidicom.scu.connection import Peer
 from oxidicom.scu.errors import Fault, ScuError
-from oxidicom.scu.files import Candidate, NotDicom, recognise
+from oxidicom.scu.files import Candidate, NotDicomError, recognise
 from oxidicom.scu.send_queue import Item, SendQueue
 from oxidicom.thread_names import NamedThread
 from oxidicom.wire.requestor import Context, is_stored, status_text
@@ -97,15 +97,15 @@ class Sending:
         self._conductor.start()
 
     def wait(self, seconds: float) -> bool:
-        """Whether all is done by then. Raises Bug if a thread of ours failed, and what `failed`
-        raised."""
+        """Whether all is done by then. Raises InternalError
+        if a thread failed, and what `failed` raised."""
         # Not Thread.join: interrupted, it takes a thread that runs for one that has ended.
         if not self._ended.wait(seconds):
             return False
         if isinstance(self._bug, OxidicomError):
             raise self._bug
         if self._bug is not None:
-            raise Bug("sending ended too early") from self._bug
+            raise InternalError("sending ended too early") from self._bug
         return True
 
     def stop(self, why: str, *, skip_rest: bool) -> None:
@@ -173,7 +173,7 @@ class Sending:
         self.tally.looked_at += first
         try:
             return Item(*recognise(candidate.path))
-        except NotDicom as error:
+        except NotDicomError as error:
             if candidate.named:
                 self._fail(candidate.path, str(error))
             else:

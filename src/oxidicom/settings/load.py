@@ -1,4 +1,4 @@
-"""From the environment to settings, or to everything that is wrong with it at once."""
+"""Reads the settings from the environment, and reports every error in them at once."""
 
 from __future__ import annotations
 
@@ -10,28 +10,37 @@ from typing import Any, Final, NamedTuple
 from oxidicom.errors import OperatorError
 from oxidicom.settings.addresses import mask_url
 from oxidicom.settings.model import Settings, variables
-from oxidicom.settings.parsing import InvalidValue, is_ae_title, printable
+from oxidicom.settings.parsing import InvalidValueError, is_ae_title, printable
 from oxidicom.settings.variable import ValueFormat, Variable
 
-_OVER_HTTP: Final = ("cube_username", "cube_password", "http_attempts", "pushers", "http_register")
-"""The rest of what CHRIS_URL turns on."""
+_HTTP_FIELDS: Final = (
+    "cube_username",
+    "cube_password",
+    "http_attempts",
+    "pushers",
+    "http_register",
+)
+"""Settings that have an effect with CHRIS_URL only."""
 
-_WITH_TLS: Final = ("amqps:", "rediss:", "https:")
+_TLS_SCHEMES: Final = ("amqps:", "rediss:", "https:")
 
 _SERVICE_LINK: Final = re.compile(
     r"OXIDICOM_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
 )
-"""What Kubernetes sets in every container beside a Service called oxidicom or oxidicom-…"""
+"""Variables that Kubernetes sets in every container for a Service named oxidicom or oxidicom-…"""
 
 
 class _Found(NamedTuple):
+    """A variable that is set."""
+
     name: str
     text: str
-    kind: ValueFormat
+    format: ValueFormat
 
 
 class _Environment:
-    """Names as the reference reads them: its own in any case, upper case first; empty is unset."""
+    """The environment as the reference reads it: OXIDICOM_ and CHRIS_ names in any case, upper case
+    first; a variable with an empty value is not set."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._values: dict[str, str] = {}
@@ -43,38 +52,39 @@ class _Environment:
                 self._values.setdefault(upper if ours else name, text)
 
     def get(self, name: str) -> str | None:
+        """Return the text of a variable, or None if it is not set."""
         return self._values.get(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
     def find(self, variable: Variable) -> list[_Found]:
-        """All names of the first rank that is set, or the first older one."""
+        """Return the names of equal rank that are set; if none is, the first older one."""
         equals = [
-            _Found(name, text, variable.kind)
-            for name in (variable.name, *variable.same)
+            _Found(name, text, variable.format)
+            for name in (variable.name, *variable.synonyms)
             if (text := self.get(name)) is not None
         ]
         if equals:
             return equals
-        for name, kind in variable.older:
+        for name, value_format in variable.older:
             if (text := self.get(name)) is not None:
-                return [_Found(name, text, kind or variable.kind)]
+                return [_Found(name, text, value_format or variable.format)]
         return []
 
 
 def _unquoted(text: str) -> str:
-    """The reference wants quotes around a string that looks like a number."""
+    """Remove quotes: the reference needs them around a string that looks like a number."""
     if len(text) >= 2 and text.startswith('"') and text.endswith('"'):
         return text[1:-1].strip()
     return text
 
 
 def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
-    """The settings and the warnings, each one line.
+    """Return the settings and the warnings about them, each one line.
 
-    Raises OperatorError with every fault; the names that nobody knows are notes on it, because a
-    misspelt name is what is most often behind a missing one.
+    Raises OperatorError with every fault. The warnings are notes on it: a setting that is missing
+    is most often misspelt, which gives an unknown name.
     """
     environment = _Environment(environ)
     values: dict[str, Any] = {}
@@ -98,12 +108,12 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
         raise error
 
     settings = Settings(**values)
-    warnings += _doubts(settings, environment)
+    warnings += _suspicious(settings, environment)
     return settings, warnings
 
 
 def load_some(environ: Mapping[str, str], *fields: str) -> dict[str, Any]:
-    """What is set of a few settings, for what needs no others. Raises OperatorError."""
+    """Return those of a few settings that are set, by field. Raises OperatorError."""
     environment = _Environment(environ)
     values: dict[str, Any] = {}
     faults: list[str] = []
@@ -121,55 +131,56 @@ def _read(
     values: dict[str, Any],
     faults: list[str],
 ) -> None:
-    """One setting into `values`, if it is set, or what is wrong with it into `faults`."""
+    """Add one setting to `values`, if it is set, or what is wrong with it to `faults`."""
     found = environment.find(variable)
     if len({each.text for each in found}) > 1:
         faults.append(_contradiction(variable, found))
     elif found:
-        name, text, kind = found[0]
+        name, text, value_format = found[0]
         try:
-            values[field] = kind.parse(text)
-        except InvalidValue as why:
-            faults.append(_fault(name, text, kind, str(why)))
+            values[field] = value_format.parse(text)
+        except InvalidValueError as error:
+            faults.append(_fault(name, text, value_format, str(error)))
 
 
-def _shown(text: str, kind: ValueFormat) -> str:
-    mask = kind.mask or (mask_url if "://" in text else str)
+def _shown(text: str, value_format: ValueFormat) -> str:
+    mask = value_format.mask or (mask_url if "://" in text else str)
     return printable(mask(text))
 
 
-def _fault(name: str, text: str, kind: ValueFormat, why: str) -> str:
-    reason = f"{why}; " if why else ""
+def _fault(name: str, text: str, value_format: ValueFormat, reason: str) -> str:
+    reason = f"{reason}; " if reason else ""
     return (
-        f"{name}={_shown(text, kind)}: {reason}expected {kind.expected},"
-        f" for example {name}={kind.example}"
+        f"{name}={_shown(text, value_format)}: {reason}expected {value_format.expected},"
+        f" for example {name}={value_format.example}"
     )
 
 
 def _contradiction(variable: Variable, found: list[_Found]) -> str:
-    both = " and ".join(f"{each.name}={_shown(each.text, each.kind)}" for each in found)
+    both = " and ".join(f"{each.name}={_shown(each.text, each.format)}" for each in found)
     return (
-        f"{both}: two names of one setting with different values; expected one of them,"
-        f" for example {variable.name}={variable.kind.example}"
+        f"{both}: these names of one setting have different values; expected one of them,"
+        f" for example {variable.name}={variable.format.example}"
     )
 
 
 def _missing(variable: Variable, named: bool = False) -> str:
-    kind = variable.kind
-    example = f"{variable.name}={kind.example}" if named else kind.example
-    return f"{variable.name} is not set: expected {kind.expected}, for example {example}"
+    expected, example = variable.format.expected, variable.format.example
+    example = f"{variable.name}={example}" if named else example
+    return f"{variable.name} is not set: expected {expected}, for example {example}"
 
 
 def _http_registration(values: Mapping[str, Any], environment: _Environment) -> Iterator[str]:
-    """One of broker and CUBE's URL, and with the latter a login (decision 40)."""
+    """Yield a fault if a broker and CUBE's URL are both set, or the latter without a login
+    (decision 40)."""
     declared = variables()
     if environment.get(declared["cube_url"].name) is None:
         return
     if environment.find(declared["broker"]):
         yield (
             f"{declared['cube_url'].name} and {declared['broker'].name} are both set:"
-            " expected one of them, for a series is registered in one way only; for example"
-            f" {declared['cube_url'].name}={declared['cube_url'].kind.example}"
+            " expected one of them, because a series is registered in one way only; for example"
+            f" {declared['cube_url'].name}={declared['cube_url'].format.example}"
         )
     for field in ("cube_username", "cube_password"):
         if not environment.find(declared[field]):
@@ -177,7 +188,8 @@ def _http_registration(values: Mapping[str, Any], environment: _Environment) -> 
 
 
 def _ports(values: Mapping[str, Any], environment: _Environment) -> Iterator[str]:
-    """Certificate and key belong to the TLS port, and there is something to listen on."""
+    """Yield a fault if a certificate or key is without the TLS port, or that without them, or
+    there is no port to listen on."""
     declared = variables()
     port, tls_port = declared["listener_port"], declared["tls_port"]
     files = [declared[field] for field in ("tls_cert", "tls_key", "tls_client_ca")]
@@ -187,7 +199,7 @@ def _ports(values: Mapping[str, Any], environment: _Environment) -> Iterator[str
     if given and not environment.find(tls_port):
         yield (
             f"{' and '.join(given)} without {tls_port.name}: expected a port for TLS,"
-            f" for example {tls_port.name}={tls_port.kind.example}, or off"
+            f" for example {tls_port.name}={tls_port.format.example}, or off"
         )
     if tls is not None:
         for variable in files[:2]:
@@ -196,12 +208,12 @@ def _ports(values: Mapping[str, Any], environment: _Environment) -> Iterator[str
         if plain == tls != 0:
             yield (
                 f"{port.name} and {tls_port.name} are both {tls}: expected two ports, for example"
-                f" {tls_port.name}={tls_port.kind.example}, or {port.name}=off"
+                f" {tls_port.name}={tls_port.format.example}, or {port.name}=off"
             )
     elif plain is None and (tls_port_read or not environment.find(tls_port)):
         yield (
-            f"{port.name}=off without {tls_port.name}: nothing to listen on; expected one of them,"
-            f" for example {tls_port.name}={tls_port.kind.example}"
+            f"{port.name}=off without {tls_port.name}: there is no port to listen on;"
+            f" expected one of them, for example {tls_port.name}={tls_port.format.example}"
         )
 
 
@@ -219,7 +231,7 @@ def _unknown(environment: _Environment) -> Iterator[str]:
             and not _is_service_link(name, environment.get(name) or "")
         ):
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            yield f"{printable(name)} is not known and has no effect: is {nearest} meant?"
+            yield f"{printable(name)} is unknown and has no effect; did you mean {nearest}?"
 
 
 def _is_service_link(name: str, value: str) -> bool:
@@ -229,33 +241,34 @@ def _is_service_link(name: str, value: str) -> bool:
 
 
 def _check_ae_title(values: dict[str, Any], faults: list[str], warnings: list[str]) -> None:
-    """The reference takes any text for our title, for it never compares it; we may have to."""
+    """Check our own title: a fault where it is compared, else a warning, as the reference takes
+    any text."""
     title = values.get("scp_aet")
     if title is None or is_ae_title(title):
         return
     variable = variables()["scp_aet"]
-    line = _fault(variable.name, title, variable.kind, "no peer can call us by this")
+    line = _fault(variable.name, title, variable.format, "no peer can call us by this title")
     (faults if values.get("scp_check_called_aet") else warnings).append(line)
 
 
-def _doubts(settings: Settings, environment: _Environment) -> Iterator[str]:
-    """What is no fault, but hardly meant."""
+def _suspicious(settings: Settings, environment: _Environment) -> Iterator[str]:
+    """Yield a warning for each setting that is valid but hardly intended."""
     declared = variables()
     broker, url, authority = declared["broker"], declared["cube_url"], declared["broker_ca"]
     if settings.broker is None and settings.cube_url is None:
         yield (
             f"No broker is set: registrations stay in the outbox on disk"
-            f" ({settings.state_dir}) and CUBE learns of no series; set {broker.name},"
-            f" for example {broker.name}={broker.kind.example}"
+            f" ({settings.state_dir}) and CUBE does not learn of any series; set {broker.name},"
+            f" for example {broker.name}={broker.format.example}"
         )
     elif (
         settings.broker_ca is not None
         and settings.nats_address is None
-        and not (settings.broker or settings.cube_url or "").lower().startswith(_WITH_TLS)
+        and not (settings.broker or settings.cube_url or "").lower().startswith(_TLS_SCHEMES)
     ):
         name = broker.name if settings.cube_url is None else url.name
         yield f"{authority.name} has no effect: {name} is not a URL with TLS"
     if settings.cube_url is None:
-        for field in _OVER_HTTP:
+        for field in _HTTP_FIELDS:
             for name, _, _ in environment.find(declared[field]):
                 yield f"{name} has no effect: {url.name} is not set"

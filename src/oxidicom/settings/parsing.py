@@ -1,7 +1,7 @@
-"""From the text of an environment variable to a value, and back to text for a person.
+"""Parsers from the text of an environment variable to a value, and back to text for a person.
 
-Every parser takes text that is neither empty nor padded and raises `InvalidValue`; no error text
-repeats the value, which may be a secret.
+Every parser takes text that is neither empty nor padded and raises InvalidValueError. No error
+text repeats the value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final
 
 
-class InvalidValue(ValueError):
-    """A value that does not do; the text says why, where more than the expectation can be said."""
+class InvalidValueError(ValueError):
+    """A value that a setting cannot have. The text says why, or is empty where the expectation of
+    the value format says it all."""
 
 
 _TRUE: Final = frozenset(("true", "yes", "on", "1"))
@@ -23,15 +24,17 @@ _FALSE: Final = frozenset(("false", "no", "off", "0"))
 
 
 def parse_bool(text: str) -> bool:
+    """Parse true, yes, on, 1, false, no, off or 0, in any case."""
     word = text.lower()
     if word in _TRUE:
         return True
     if word in _FALSE:
         return False
-    raise InvalidValue
+    raise InvalidValueError
 
 
 def show_bool(value: bool) -> str:
+    """Return true or false."""
     return "true" if value else "false"
 
 
@@ -53,44 +56,45 @@ _NANOSECONDS: Final[Mapping[str, int]] = {
     )
     for unit in units.split()
 }
-"""The units of the Rust crate humantime, which the reference reads; `M` is not `m`."""
+"""Nanoseconds of each unit of the Rust crate humantime, whose durations the reference reads; `M`
+(month) is not `m` (minute)."""
 
 _DURATION_PART: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)[ \t]*([^\W\d_]+)[ \t]*")
 _BARE_NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
-_LONGEST: Final = 100 * _NANOSECONDS["y"]
-"""A clock plus this still fits wherever the event loop and the kernel count."""
+_MAX_DURATION_NS: Final = 100 * _NANOSECONDS["y"]
+"""A clock plus this still fits into the integers of the event loop and the kernel."""
 
 
 def parse_duration(text: str) -> float:
-    """Seconds, 0 to 100 years, of number and unit pairs such as `1m 30s`."""
+    """Return the seconds, 0 to 100 years, of pairs of number and unit such as `1m 30s`."""
     if _BARE_NUMBER.fullmatch(text):
-        raise InvalidValue("a unit is missing")
+        raise InvalidValueError("a unit is missing")
     total = Fraction(0)
     position = 0
     while position < len(text):
         part = _DURATION_PART.match(text, position)
         if part is None:
-            raise InvalidValue
+            raise InvalidValueError
         number, unit = part.groups()
         if unit not in _NANOSECONDS:
-            raise InvalidValue("there is no such unit of time")
+            raise InvalidValueError("it has an unknown unit of time")
         total += Fraction(number) * _NANOSECONDS[unit]
         position = part.end()
-    if total > _LONGEST:
-        raise InvalidValue("longer than 100 years")
+    if total > _MAX_DURATION_NS:
+        raise InvalidValueError("longer than 100 years")
     return float(total / 10**9)
 
 
 def parse_time_limit(text: str) -> float:
-    """Seconds, above 0: a limit of none at all would end everything at once."""
+    """Return the seconds, above 0: a limit of 0 would end everything at once."""
     seconds = parse_duration(text)
     if seconds <= 0:
-        raise InvalidValue("a time limit is above 0s")
+        raise InvalidValueError("a time limit must be above 0s")
     return seconds
 
 
 def show_duration(seconds: float) -> str:
-    """The shortest form that `parse_duration` reads back, to the nanosecond."""
+    """Return the shortest text that `parse_duration` reads back, exact to the nanosecond."""
     remaining = round(seconds * 10**9)
     parts = []
     for unit in ("d", "h", "m", "s", "ms", "us", "ns"):
@@ -107,54 +111,57 @@ _SIZE: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)[ \t]*(KiB|MiB|GiB|Ti
 _SIZE_UNITS: Final = {"tib": 1 << 40, "gib": 1 << 30, "mib": 1 << 20, "kib": 1 << 10}
 
 
-def integer(low: int, high: int | None = None) -> Callable[[str], int]:
-    """A parser of decimal numbers from `low` to `high`."""
+def integer_parser(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Return a parser of decimal numbers from `low` to `high`."""
 
     def parse(text: str) -> int:
         if not _INTEGER.fullmatch(text):
-            raise InvalidValue
+            raise InvalidValueError
         value = int(text)
         if value < low or (high is not None and value > high):
-            raise InvalidValue
+            raise InvalidValueError
         return value
 
     return parse
 
 
 def parse_port(text: str) -> int | None:
-    """None where it is turned off."""
-    return None if text.lower() == "off" else integer(0, 65535)(text)
+    """Parse a port from 0 to 65535; `off` gives None."""
+    return None if text.lower() == "off" else integer_parser(0, 65535)(text)
 
 
 def parse_size(text: str) -> int:
-    """Bytes below 2**63, of a number alone or with a binary unit in any case."""
+    """Return the bytes, below 2**63, of a number alone or with a binary unit in any case."""
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise InvalidValue
+        raise InvalidValueError
     number, unit = match.groups()
     value = Fraction(number) * (_SIZE_UNITS[unit.lower()] if unit else 1)
     if value.denominator != 1:
-        raise InvalidValue("not a whole number of bytes")
+        raise InvalidValueError("not a whole number of bytes")
     if value >= 1 << 63:
-        raise InvalidValue("2**63 bytes or more")
+        raise InvalidValueError("2**63 bytes or more")
     return int(value)
 
 
-def size(low: int, high: int | None = None, *, or_zero: bool = False) -> Callable[[str], int]:
-    """A parser of sizes from `low` to `high` bytes; 0 too, where it has a meaning of its own."""
+def size_parser(
+    low: int, high: int | None = None, *, or_zero: bool = False
+) -> Callable[[str], int]:
+    """Return a parser of sizes from `low` to `high` bytes, and of 0 if `or_zero`."""
 
     def parse(text: str) -> int:
         value = parse_size(text)
         if or_zero and value == 0:
             return value
         if value < low or (high is not None and value > high):
-            raise InvalidValue
+            raise InvalidValueError
         return value
 
     return parse
 
 
 def show_size(value: int) -> str:
+    """Return the bytes in the greatest binary unit that divides them."""
     for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if value and value % factor == 0:
             return f"{value // factor}{unit}"
@@ -164,41 +171,42 @@ def show_size(value: int) -> str:
 # ---- words ---------------------------------------------------------------------------------
 
 
-def word_of(words: Mapping[str, str]) -> Callable[[str], str]:
-    """A parser of a closed set of words, any case; the mapping gives what each stands for."""
+def word_parser(words: Mapping[str, str]) -> Callable[[str], str]:
+    """Return a parser of a closed set of words in any case; the mapping gives their values."""
 
     def parse(text: str) -> str:
         try:
             return words[text.lower()]
         except KeyError:
-            raise InvalidValue from None
+            raise InvalidValueError from None
 
     return parse
 
 
-def text_of(max_bytes: int) -> Callable[[str], str]:
-    """A parser of printable text of at most `max_bytes` bytes of UTF-8."""
+def text_parser(max_bytes: int) -> Callable[[str], str]:
+    """Return a parser of printable text of at most `max_bytes` bytes of UTF-8."""
 
     def parse(text: str) -> str:
         if not text.isprintable():
-            raise InvalidValue("it holds characters that cannot be printed")
+            raise InvalidValueError("it contains characters that cannot be printed")
         if len(text.encode()) > max_bytes:
-            raise InvalidValue(f"longer than {max_bytes} bytes")
+            raise InvalidValueError(f"longer than {max_bytes} bytes")
         return text
 
     return parse
 
 
 def parse_subject(text: str) -> str:
-    """The literal beginning of NATS subjects: tokens between dots, no wildcards."""
-    parse = text_of(255)
+    """Parse the literal beginning of NATS subjects: tokens between dots, no wildcards."""
+    parse = text_parser(255)
     if not all(parse(text).split(".")) or any(each in " *>" for each in text):
-        raise InvalidValue("spaces, *, > and empty parts between dots are not for subjects")
+        raise InvalidValueError("a subject has no spaces, *, > or empty parts between dots")
     return text
 
 
 def is_ae_title(text: str) -> bool:
-    """Of 1 to 16 characters of the default repertoire, no backslash, not all spaces (PS3.5 6.2)."""
+    """Return whether `text` is an AE title (PS3.5 6.2): 1 to 16 characters of the default
+    repertoire, no backslash, not only spaces."""
     return (
         0 < len(text) <= 16
         and text.isascii()
@@ -209,17 +217,20 @@ def is_ae_title(text: str) -> bool:
 
 
 def items(text: str) -> list[str]:
+    """Return the parts between commas, stripped, without empty ones."""
     return [item for item in map(str.strip, text.split(",")) if item]
 
 
 def parse_ae_titles(text: str) -> tuple[str, ...]:
+    """Parse AE titles between commas; each is kept once."""
     titles = items(text)
     if not titles or not all(map(is_ae_title, titles)):
-        raise InvalidValue
+        raise InvalidValueError
     return tuple(dict.fromkeys(titles))
 
 
 def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Parse networks in CIDR notation between commas; each is kept once."""
     networks = []
     for item in items(text):
         try:
@@ -228,41 +239,42 @@ def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
             try:
                 meant = ip_network(item, strict=False)
             except ValueError:
-                raise InvalidValue from None
-            raise InvalidValue(f"bits of a host are set in it, is {meant} meant?") from None
+                raise InvalidValueError from None
+            raise InvalidValueError(f"its host bits are not zero; did you mean {meant}?") from None
     if not networks:
-        raise InvalidValue
+        raise InvalidValueError
     return tuple(dict.fromkeys(networks))
 
 
 def show_items(items: tuple[object, ...]) -> str:
+    """Return the items as text between commas."""
     return ",".join(map(str, items))
 
 
 def parse_path(text: str) -> Path:
-    """Absolute; whether anything stands there is not asked."""
+    """Return the absolute path; it is not looked up."""
     return Path(text).absolute()
 
 
 def parse_host(text: str) -> str:
-    """A name or an address, without brackets; whether it can be bound to is not asked."""
+    """Return a host's name or address without brackets; it is not looked up."""
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,255}", host):
-        raise InvalidValue
+        raise InvalidValueError
     try:
-        host.encode("idna")  # as whoever resolves it does
+        host.encode("idna")  # as the resolver does
     except UnicodeError as error:
-        raise InvalidValue("between dots stand 1 to 63 characters") from error
+        raise InvalidValueError("each part between dots has 1 to 63 characters") from error
     return host
 
 
 def parse_password(text: str) -> str:
-    """Any text."""
+    """Return any text as it is."""
     return text
 
 
-def hidden(_: str) -> str:
-    """Whatever its length."""
+def hide(_: str) -> str:
+    """Mask a whole value; the result does not depend on its length."""
     return "***"
 
 
@@ -286,30 +298,31 @@ _RUST_LEVELS: Final[Mapping[str, str]] = {
 
 
 def parse_rust_log(text: str) -> str:
-    """The level for oxidicom in the directives of Rust's tracing: ours, else the bare one."""
+    """Return the level in directives of Rust's tracing: that for oxidicom, else the one without a
+    target."""
     bare = ours = None
     for directive in items(text):
         target, equals, level = directive.rpartition("=")
         if not equals:
             if directive.lower() in _RUST_LEVELS:
                 bare = _RUST_LEVELS[directive.lower()]
-            elif directive == "oxidicom":  # a target alone means all of it
+            elif directive == "oxidicom":  # a target alone enables every level
                 ours = "debug"
         elif target.strip() == "oxidicom":
             if level.strip().lower() not in _RUST_LEVELS:
-                raise InvalidValue("there is no such level")
+                raise InvalidValueError("it is not a level")
             ours = _RUST_LEVELS[level.strip().lower()]
     return ours or bare or "info"
 
 
 def parse_verbose(text: str) -> str:
-    """The first generation's: verbose for whatever begins with y."""
+    """Parse CHRIS_VERBOSE of the first generation: anything that begins with y is verbose."""
     return "info" if text[0] in "yY" or parse_bool(text) else "warning"
 
 
-def printable(text: str, longest: int = 100) -> str:
-    """One line, whatever the text holds."""
-    cut = text if len(text) <= longest else text[:longest] + "…"
+def printable(text: str, max_length: int = 100) -> str:
+    """Return one printable line: escape other characters, cut after `max_length` of them."""
+    cut = text if len(text) <= max_length else text[:max_length] + "…"
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut
     )

@@ -1,4 +1,4 @@
-"""The settings for people: the effective ones, and the table of all in docs/settings.md."""
+"""The settings as text for people: the effective ones, and the table in docs/settings.md."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from oxidicom.settings.variable import Variable
 
 
 class Effective(NamedTuple):
+    """One setting with the value that is in force."""
+
     name: str
     value: str
-    """As it would be written in the environment; secrets masked."""
+    """As it would be written in the environment, with secrets masked."""
     is_default: bool
 
 
 def effective(settings: Settings) -> list[Effective]:
-    """What is in force, in order of declaration."""
+    """Return every setting with its value, in order of declaration."""
     return [
         Effective(
             variable.name,
@@ -33,27 +35,27 @@ def effective(settings: Settings) -> list[Effective]:
 def _is_default(settings: Settings, field: str) -> bool:
     if field == "files_root":
         return False
-    # Other defaults depend on it.
+    # Other defaults depend on fsync.
     fsync = settings.fsync and field != "fsync"
     defaults = Settings(files_root=settings.files_root, fsync=fsync)
     return bool(getattr(settings, field) == getattr(defaults, field))
 
 
 def markdown_table() -> str:
-    """Every setting; the same on every machine. Ends with a line feed."""
+    """Return the Markdown table of every setting, the same on every machine, with a line feed."""
     rows = [
         "| Variable | Value | Default | Meaning |",
         "|---|---|---|---|",
     ]
     for field in msgspec.structs.fields(Settings):
         variable = variables()[field.name]
-        kind = variable.kind
+        value_format = variable.format
         default = "required" if field.required else _default(variable, field.default)
-        example = "" if default.startswith("`") else f", like `{kind.example}`"
+        example = "" if default.startswith("`") else f", like `{value_format.example}`"
         further = ", ".join(f"`{name}`" for name in variable.names[1:])
         names = f" Also read: {further}." if further else ""
         rows.append(
-            f"| `{variable.name}` | {kind.expected}{example} | {default}"
+            f"| `{variable.name}` | {value_format.expected}{example} | {default}"
             f" | {variable.meaning}{names} |"
         )
     return "\n".join(rows) + "\n"
@@ -61,8 +63,8 @@ def markdown_table() -> str:
 
 def _shown(variable: Variable, value: Any) -> str:
     if value is None or value == ():
-        return variable.kind.none
-    return printable(variable.kind.show(value), longest=4096)
+        return variable.format.none
+    return printable(variable.format.show(value), max_length=4096)
 
 
 def _default(variable: Variable, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What is declared of one setting."""
+"""The declaration of one setting: its environment variables and the format of their value."""
 
 from __future__ import annotations
 
@@ -9,43 +9,45 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True)
 class ValueFormat:
-    """A form of values: how to read it, how to ask for it, how to show it."""
+    """How a value is written in the environment: how to read it, describe it and show it."""
 
     parse: Callable[[str], Any]
-    """Raises Unfit."""
+    """Returns the value of a text; raises InvalidValueError."""
     expected: str
-    """Completes "expected …"."""
+    """Completes the sentence "expected …"."""
     example: str
     show: Callable[[Any], str] = str
+    """Returns the text of a value."""
     mask: Callable[[str], str] | None = None
-    """Hides the password that the text may hold."""
+    """Returns a text without the password that it may hold."""
     none: str = "not set"
-    """How None is shown."""
+    """The text that shows None."""
 
 
-class Older(NamedTuple):
-    """A name of an earlier generation, read only where no newer one is set."""
+class OlderName(NamedTuple):
+    """A variable's name in an earlier generation, read only where no newer one is set."""
 
     name: str
-    kind: ValueFormat | None = None
-    """Where the older variable was written differently."""
+    format: ValueFormat | None = None
+    """Set where the older variable was written differently."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One setting's environment variable."""
+    """The environment variable of one setting."""
 
     name: str
-    kind: ValueFormat
+    format: ValueFormat
     meaning: str
     """One line for the operator, in Markdown."""
-    same: tuple[str, ...] = ()
-    """Further names of equal rank: two that differ contradict each other."""
-    older: tuple[Older, ...] = ()
+    synonyms: tuple[str, ...] = ()
+    """Further names of equal rank. Two that are set to different values are an error."""
+    older: tuple[OlderName, ...] = ()
     """In order of precedence."""
     default: str | None = None
-    """In words, where it depends on something."""
+    """A description of the default, where it depends on other settings or on the machine."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (self.name, *self.same, *(each.name for each in self.older))
+        """Every name that is read, the main one first."""
+        return (self.name, *self.synonyms, *(each.name for each in self.older))

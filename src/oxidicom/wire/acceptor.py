@@ -8,7 +8,7 @@ from typing import Final
 
 from oxidicom._pdu import CommandSet, Data, Framer, Pdu, Violation
 from oxidicom.constants import AbortReason, CommandField, PduType
-from oxidicom.errors import AssociationRejected, PeerError
+from oxidicom.errors import AssociationRejectedError, PeerError
 from oxidicom.ports import FastPath, StoreOutcome, StoreRequest
 from oxidicom.wire import dimse, items, pdus
 from oxidicom.wire.events import Associated, Ended, Event, FramerEvent, Output, StoreBegan
@@ -39,8 +39,8 @@ class Skipped:
 class Acceptor:
     """One association as its acceptor.
 
-    `admit` is asked before a well-formed request is accepted and raises AssociationRejected for
-    reasons that lie outside of the request: too many associations, the peer's network.
+    `admit` is called before a well-formed request is accepted; it raises AssociationRejectedError
+    for reasons outside of the request: too many associations, the peer's network.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Acceptor:
     def _on_associate_rq(self, body: bytes, events: list[Event]) -> None:
         try:
             request, negotiated, associate_ac = agree(body, self._policy, self._admit)
-        except AssociationRejected as error:
+        except AssociationRejectedError as error:
             rejection = pdus.encode_associate_rj(error.result, error.source, error.reason)
             self._end(events, f"rejected: {error}", rejection)
             return

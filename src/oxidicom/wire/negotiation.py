@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from oxidicom.constants import APPLICATION_CONTEXT, ContextResult, Encoding
-from oxidicom.errors import AssociationRejected
+from oxidicom.errors import AssociationRejectedError
 from oxidicom.uids import UNCOMPRESSED, abstract_syntaxes, transfer_syntax_encoding
 from oxidicom.wire.items import (
     AssociateAnswer,
@@ -58,7 +58,7 @@ class Negotiated(NamedTuple):
 
 
 def negotiate(request: AssociateRequest, policy: Policy) -> Negotiated:
-    """Accept each context that we can, or raise AssociationRejected for the whole.
+    """Accept each context that we can, or raise AssociationRejectedError for the whole.
 
     An association of which no context is accepted is still an association (PS3.8 9.3.3).
     """
@@ -88,13 +88,13 @@ def negotiate(request: AssociateRequest, policy: Policy) -> Negotiated:
 def _check(request: AssociateRequest, policy: Policy) -> None:
     """PS3.8 table 9-21: result 1 is permanent; source 1 the user, 2 the ACSE provider."""
     if not request.protocol_version & 1:
-        raise AssociationRejected(1, 2, 2, "protocol version is not supported")
+        raise AssociationRejectedError(1, 2, 2, "protocol version is not supported")
     if request.application_context != APPLICATION_CONTEXT:
-        raise AssociationRejected(1, 1, 2, "application context is not DICOM's")
+        raise AssociationRejectedError(1, 1, 2, "application context is not DICOM's")
     if policy.check_called and request.called_ae_title != policy.ae_title:
-        raise AssociationRejected(1, 1, 7, "called AE title is not ours")
+        raise AssociationRejectedError(1, 1, 7, "called AE title is not ours")
     if policy.allowed_calling and request.calling_ae_title not in policy.allowed_calling:
-        raise AssociationRejected(1, 1, 3, "calling AE title is not allowed")
+        raise AssociationRejectedError(1, 1, 3, "calling AE title is not allowed")
 
 
 def _choose(proposed: PresentationContext, policy: Policy) -> AcceptedContext | ContextResult:

@@ -29,7 +29,7 @@ _remembered: dict[tuple[bytes, Policy], Agreement] = {}
 def agree(body: bytes, policy: Policy, admit: Callable[[AssociateRequest], None]) -> Agreement:
     """Decode an A-ASSOCIATE-RQ, ask `admit`, and negotiate; or remember what came of it.
 
-    Raises PeerError for a request that is malformed, AssociationRejected for one that is not
+    Raises PeerError for a request that is malformed, AssociationRejectedError for one that is not
     acceptable, and whatever `admit` raises, which is asked every time.
     """
     key = (body, policy)

@@ -36,17 +36,17 @@ class Finding(NamedTuple):
     text: str
 
 
-class NoCertificates(Exception):
+class CertificatesError(Exception):
     """OXIDICOM_BROKER_CA is at fault; the text says how."""
 
 
 def client_context(settings: Settings) -> ssl.SSLContext:
-    """SSL_CERT_FILE is honoured where OXIDICOM_BROKER_CA is not set; raises NoCertificates."""
+    """SSL_CERT_FILE is honoured where OXIDICOM_BROKER_CA is not set; raises CertificatesError."""
     try:
         return certificates.client_context(settings.broker_ca)
     except OSError as error:
         words = "it holds none" if isinstance(error, ssl.SSLError) else error.strerror
-        raise NoCertificates(
+        raise CertificatesError(
             f"no certificates from {settings.broker_ca}, {words}: correct OXIDICOM_BROKER_CA"
         ) from error
 

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Final
 from urllib.parse import urlsplit
 
-from oxidicom.cli.probes import LIMIT, Finding, NoCertificates, Server, Verdict, client_context
+from oxidicom.cli.probes import LIMIT, CertificatesError, Finding, Server, Verdict, client_context
 from oxidicom.settings import Settings
 
 _VARIABLE: Final = "OXIDICOM_CELERY_BROKER"
@@ -34,7 +34,7 @@ def probe_broker(settings: Settings) -> list[Finding]:
     server = Server(f"{url.hostname}:{url.port or usual_port}", language, _VARIABLE)
     try:
         context = client_context(settings) if url.scheme in ("amqps", "rediss") else None
-    except NoCertificates as error:
+    except CertificatesError as error:
         return [Finding("broker", Verdict.FAULT, str(error))]
     # Imported late: each takes longer to import than all else here.
     if language == "Redis":

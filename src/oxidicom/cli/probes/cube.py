@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from oxidicom.cli.probes import (
     LIMIT,
+    CertificatesError,
     Finding,
-    NoCertificates,
     Server,
     Verdict,
     client_context,
@@ -31,7 +31,7 @@ def probe_cube(settings: Settings) -> list[Finding]:
     server = Server(f"{url.hostname}:{port}", "HTTP", _VARIABLE)
     try:
         fault = _look(settings, settings.cube_url, client_context(settings), server.where)
-    except NoCertificates as error:
+    except CertificatesError as error:
         fault = str(error)
     except Exception as error:
         fault = connection_trouble(error, server)

@@ -12,8 +12,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from oxidicom.cli.probes import (
     LIMIT,
+    CertificatesError,
     Finding,
-    NoCertificates,
     Server,
     Verdict,
     client_context,
@@ -61,7 +61,7 @@ async def _look(url: SplitResult, context: ssl.SSLContext) -> str:
     try:
         async with asyncio.timeout(LIMIT):
             if url.scheme == "tls" and not await _insists_on_tls(url):
-                raise _PlainServer
+                raise _PlainServerError
             await client.connect(
                 url.geturl(),
                 connect_timeout=int(LIMIT),
@@ -99,14 +99,14 @@ async def _insists_on_tls(url: SplitResult) -> bool:
     return json.loads(info).get("tls_required") is True
 
 
-class _PlainServer(Exception):
+class _PlainServerError(Exception):
     """It would have taken our password in the clear."""
 
 
 def _trouble(error: Exception, server: Server) -> str:
-    if isinstance(error, NoCertificates):
+    if isinstance(error, CertificatesError):
         return str(error)
-    if isinstance(error, _PlainServer):
+    if isinstance(error, _PlainServerError):
         return (
             f"{server.where} does not insist on TLS: have it do so, or write nats:// in"
             f" {_VARIABLE} if that is meant"

@@ -21,7 +21,7 @@ from oxidicom.cli.probes import Server, connection_trouble
 from oxidicom.redis_connection import ask, connection_to, greet, part
 
 
-class NotAList(Exception):
+class NotAListError(Exception):
     """A key of the queue's name has something else in it."""
 
 
@@ -33,7 +33,7 @@ async def look(url: str, queue_name: str, context: ssl.SSLContext | None) -> str
         try:
             kind = await ask(connection, "TYPE", queue_name)
             if kind not in (b"list", b"none"):
-                raise NotAList(queue_name)
+                raise NotAListError(queue_name)
             length = await ask(connection, "LLEN", queue_name)
         except NoPermissionError:
             return f"queue {queue_name} may be written by this user, but not looked at"
@@ -59,7 +59,7 @@ def trouble(error: Exception, server: Server) -> str:
         told = _refusal(error, where, variable)
         if told is not None:
             return told
-    if isinstance(error, NotAList):
+    if isinstance(error, NotAListError):
         return (
             f"the key {error} at {where} is not a list, so no queue: correct OXIDICOM_QUEUE_NAME or"
             f" the number of the database in {variable}"
