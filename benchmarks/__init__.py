@@ -1,4 +1,5 @@
-"""Receivers of this machine beside one another, on the same work in one run: see README.md.
+"""Benchmarks of the DICOM receivers of this machine, on the same work in one run: see README.md.
 
-`python -m benchmarks`; of the package itself only `micro` needs more than that it is installed.
+Run by `python -m benchmarks`. Of the package itself only `micro` needs more than that it is
+installed.
 """

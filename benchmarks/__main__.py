@@ -1,4 +1,4 @@
-"""Finds what there is, runs what is asked for, and writes down what came of it."""
+"""Find the receivers, run the rows that are asked for, and write the report."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from benchmarks.report import Report, report_of
 from benchmarks.run import run_rounds
 
 WIDTH = 120
-"""Characters of a line where there is no terminal."""
+"""Characters of a line where the output is no terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0, or 1 where a receiver failed or dropped what it had acknowledged."""
+    """Return 0, or 1 where a receiver failed or lost what it had acknowledged."""
     asked = ask(arguments)
     if asked.command == "micro":
         return micro.main(asked.out)
@@ -60,7 +60,7 @@ def found(asked: Asked) -> tuple[list[Receiver], list[Missing]]:
 
 
 def variants(asked: Asked) -> tuple[list[Receiver], list[Missing]]:
-    """oxidicom with each value, by the names of what is set."""
+    """Return oxidicom once for each combination of values, named after the settings."""
     several = []
     for values in asked.variants:
         name = " ".join(f"{key.removeprefix('OXIDICOM_')}={v}" for key, v in values.items())

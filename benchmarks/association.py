@@ -1,4 +1,4 @@
-"""One association of a sender: blocking sockets and nothing else."""
+"""One association of a sender, on blocking sockets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.encoding import RELEASE_RQ, associate_rq, max_length_of, status_
 from benchmarks.instances import Series
 
 TIMEOUT = 60
-"""Seconds without any progress after which a sender gives up."""
+"""Seconds without progress after which a sender gives up."""
 
 _LONGEST_ANSWER = 65536
 
@@ -22,10 +22,11 @@ class SendError(Exception):
 
 
 class Association:
-    """Open from the beginning; leaving releases it.
+    """One association that opens on entering and is released on leaving.
 
-    `request` is an encoded A-ASSOCIATE-RQ; `nagle` leaves Nagle's algorithm on, and sends command
-    and data set one after the other. Raises OSError or SendError where it comes to nothing.
+    `request` is an encoded A-ASSOCIATE-RQ. With `nagle` Nagle's algorithm stays on, and command and
+    data set are sent one after the other. Raises OSError or SendError where no association comes
+    about.
     """
 
     def __init__(self, port: int, request: bytes, nagle: bool = False) -> None:
@@ -60,12 +61,13 @@ class Association:
         self._socket.close()
 
     def release(self) -> None:
-        """Raises OSError or SendError where it is not answered."""
+        """Release the association. Raises OSError or SendError where the release is not
+        answered."""
         self._socket.sendall(RELEASE_RQ)
         self._receive_pdu()
 
     def store(self, series: Series, number: int) -> None:
-        """Send one instance and await its Success; raises OSError or SendError otherwise."""
+        """Send one instance and wait for its Success. Raises OSError or SendError otherwise."""
         command, head, tail = series.commands[number], series.heads[number], series.tail
         if self._nagle:
             self._socket.sendall(command)
@@ -87,7 +89,7 @@ class Association:
             self._socket.sendall(b"".join(pieces)[sent:])
 
     def _receive_pdu(self) -> int:
-        """Read one PDU to the beginning of the buffer; its whole length."""
+        """Read one PDU to the beginning of the buffer, and return its whole length."""
         buffer = self._buffer
         have = 0
         while have < 6 or have < 6 + int.from_bytes(buffer[2:6]):
@@ -99,7 +101,7 @@ class Association:
 
 
 class IdleAssociations:
-    """So many associations that are open and send nothing, until one leaves."""
+    """A number of associations that stay open and send nothing."""
 
     def __init__(self, port: int, count: int, transfer_syntax: str) -> None:
         request = associate_rq("ChRIS", "IDLE", transfer_syntax)

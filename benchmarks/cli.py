@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: what is asked for."""
+"""Arguments of `python -m benchmarks`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.rows import FULL, QUICK, Effort, Row, chosen, rows
 
 MEMORY = Path("/dev/shm")
 ROOM = 3 << 30
-"""Bytes that a file system in memory must have free to be stored on by default."""
+"""Bytes that a file system in memory must have free to be the default storage."""
 
 
 class Asked(argparse.Namespace):
@@ -34,19 +34,19 @@ class Asked(argparse.Namespace):
     @property
     def effort(self) -> Effort:
         effort = QUICK if self.quick else FULL
-        if self.rounds:  # asked for in so many words
+        if self.rounds:  # given explicitly
             return effort._replace(rounds=self.rounds, budget=float("inf"))
         return effort
 
     @property
     def settings(self) -> dict[str, str]:
-        """For oxidicom."""
+        """Settings of oxidicom from `--env`, `--broker` and `--nats`."""
         named = {"OXIDICOM_CELERY_BROKER": self.broker, "OXIDICOM_NATS_ADDRESS": self.nats}
         return {name: value for name, value in named.items() if value} | dict(self.env)
 
     @property
     def variants(self) -> list[dict[str, str]]:
-        """Of a sweep: every combination of the values."""
+        """Return every combination of the values of a sweep."""
         names = [name for name, _ in self.values]
         return [
             dict(zip(names, values, strict=True))
@@ -55,7 +55,7 @@ class Asked(argparse.Namespace):
 
 
 def ask(arguments: Sequence[str] | None = None) -> Asked:
-    """Of the process' own arguments by default; exits with status 2 on wrong ones."""
+    """Parse the arguments, by default the process' own. Exits with status 2 on wrong ones."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given.pop(0) if given and given[0] in _PARSERS else "run"
     asked = _PARSERS[command]().parse_args(given, Asked(command=command))
@@ -68,7 +68,7 @@ def ask(arguments: Sequence[str] | None = None) -> Asked:
 
 
 def _matrix(asked: Asked) -> list[Row]:
-    # Rows that are named are meant, in a quick run too.
+    # Rows that are named are run in a quick run, too.
     return chosen(rows(asked.effort, asked.quick and not asked.rows), asked.rows)
 
 
@@ -159,7 +159,8 @@ def _values(text: str) -> tuple[str, list[str]]:
 
 
 def root_folder(asked: Path | None) -> Path:
-    """A new folder to store below: in memory where there is room, so that no disk is measured."""
+    """Make a new folder to store below: in memory where there is room, so that no disk is
+    measured."""
     if not asked and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
         asked = MEMORY
     return Path(tempfile.mkdtemp(prefix="oxidicom-bench-", dir=asked))

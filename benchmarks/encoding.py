@@ -1,4 +1,4 @@
-"""What a sender puts on the wire around its data sets, and the little of the answers it reads."""
+"""Encoding of what a sender puts around its data sets, and decoding of the answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMPLEMENTATION_CLASS_UID = "2.25.117331928044563620163047551370904427359"
 RELEASE_RQ = bytes([5, 0, 0, 0, 0, 4, 0, 0, 0, 0])
 A_ASSOCIATE_AC = 2
 CONTEXT_ID = 1
-"""Of CT images, whatever else is proposed."""
+"""Presentation context id of CT images, whatever else is proposed."""
 COMMAND, LAST = 1, 2
 """Bits of a message control header (PS3.8 E.2)."""
 
@@ -32,8 +32,8 @@ def _item(kind: int, content: bytes) -> bytes:
 def associate_rq(
     called: str, calling: str, transfer_syntax: str, others: Sequence[str] = ()
 ) -> bytes:
-    """An A-ASSOCIATE-RQ (PS3.8 9.3.2) for CT images, then for `others`, abstract syntaxes in
-    contexts of their own."""
+    """Encode an A-ASSOCIATE-RQ (PS3.8 9.3.2) for CT images and for `others`, abstract syntaxes that
+    have a context each."""
     syntax = _item(0x40, transfer_syntax.encode())
     contexts = b"".join(
         _item(0x20, bytes([CONTEXT_ID + 2 * n, 0, 0, 0]) + _item(0x30, abstract.encode()) + syntax)
@@ -50,9 +50,9 @@ def associate_rq(
 
 
 def max_length_of(associate_ac: bytes) -> int:
-    """The longest P-DATA-TF variable field to send, in bytes, as a whole A-ASSOCIATE-AC allows.
+    """Return the longest P-DATA-TF variable field, in bytes, that a whole A-ASSOCIATE-AC allows.
 
-    Raises ValueError where it is none, or has not accepted CT images.
+    Raises ValueError where it is no A-ASSOCIATE-AC, or has not accepted CT images.
     """
     if associate_ac[0] != A_ASSOCIATE_AC:
         raise ValueError(f"the association was answered by a PDU of type {associate_ac[0]}")
@@ -74,12 +74,12 @@ def max_length_of(associate_ac: bytes) -> int:
 
 
 def even(value: bytes, padding: bytes) -> bytes:
-    """Of even length, as every value must be (PS3.5 7.1)."""
+    """Return a value padded to an even length (PS3.5 7.1)."""
     return value + padding if len(value) % 2 else value
 
 
 def store_rq(sop_instance_uid: str, message_id: int) -> bytes:
-    """The command set of a C-STORE-RQ (PS3.7 9.3.1.1)."""
+    """Encode the command set of a C-STORE-RQ (PS3.7 9.3.1.1)."""
     elements = b"".join(
         struct.pack("<HHI", 0, element, len(value)) + value
         for element, value in (
@@ -95,12 +95,12 @@ def store_rq(sop_instance_uid: str, message_id: int) -> bytes:
 
 
 def pdu_header(fragment: int, control: int) -> bytes:
-    """Of a P-DATA-TF with one PDV of `fragment` bytes (PS3.8 9.3.5)."""
+    """Encode the header of a P-DATA-TF with one PDV of `fragment` bytes (PS3.8 9.3.5)."""
     return struct.pack(">BxIIBB", 4, fragment + 6, fragment + 2, CONTEXT_ID, control)
 
 
 def p_data(message: bytes, control: int, max_length: int) -> Iterator[bytes]:
-    """Headers and fragments in turn; `max_length` bounds the variable field of a PDU."""
+    """Yield headers and fragments in turn. `max_length` bounds the variable field of a PDU."""
     step = max_length - 6
     for start in range(0, len(message), step):
         fragment = message[start : start + step]
@@ -110,7 +110,7 @@ def p_data(message: bytes, control: int, max_length: int) -> Iterator[bytes]:
 
 
 def status_of(response: bytes | bytearray) -> int | None:
-    """Status of a C-STORE-RSP that is the first PDV of `response`; None where there is none."""
+    """Return the status of a C-STORE-RSP that is the first PDV of `response`, or None."""
     position = PDU_AND_PDV_HEADERS
     (length,) = struct.unpack_from(">I", response, 6)
     end = 10 + length

@@ -1,4 +1,4 @@
-"""From single times to what is said about them."""
+"""Percentiles, medians and ratios of measured times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Percentiles of one trial, or the medians of theirs over the rounds; seconds."""
+    """Percentiles of one trial, or their medians over the rounds, in seconds."""
 
     p50: float
     p90: float
@@ -23,7 +23,8 @@ PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9, "max": 100.
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
-    """The least value that is not below `percent` of all (nearest rank); ValueError of none."""
+    """Return the least value that is not below `percent` of all (nearest rank). Raises ValueError
+    where there is no value."""
     if not ascending:
         raise ValueError("no values")
     rank = math.ceil(round(percent / 100 * len(ascending), 9))
@@ -47,12 +48,13 @@ def median_latency(several: Iterable[Latency | None]) -> Latency | None:
 
 
 def median(values: Iterable[float]) -> float:
-    """0 of none."""
+    """Return the median, or 0 where there is no value."""
     listed = list(values)
     return statistics.median(listed) if listed else 0.0
 
 
 def median_ratio(pairs: Iterable[tuple[float, float]]) -> float | None:
-    """Of each round's value over its baseline's; rounds without a baseline do not count."""
+    """Return the median of each round's value divided by its baseline's. Rounds without a baseline
+    do not count."""
     ratios = [mine / baseline for mine, baseline in pairs if baseline]
     return statistics.median(ratios) if ratios else None

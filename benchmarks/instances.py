@@ -18,7 +18,7 @@ from benchmarks.encoding import (
 
 UID_ROOT = "1.2.826.0.1.3680043.10.1714"
 FIRST_NUMBER = 500000
-"""Instance numbers count from here, so that all have six digits."""
+"""First instance number: all of them have six digits."""
 
 PIXEL = b"\x5a"
 JOINED = 4 << 20
@@ -36,7 +36,7 @@ def _study_instance_uid(series: int) -> str:
 
 
 def element(tag: int, vr: bytes, value: bytes, implicit: bool = False) -> bytes:
-    """One element in Explicit or Implicit VR Little Endian (PS3.5 7.1)."""
+    """Encode one element in Explicit or Implicit VR Little Endian (PS3.5 7.1)."""
     value = even(value, b"\0" if vr == b"UI" else b" ")
     return element_header(tag, vr, len(value), implicit) + value
 
@@ -49,7 +49,7 @@ def element_header(tag: int, vr: bytes, length: int, implicit: bool = False) -> 
 
 
 def data_set_head(series: int, number: int, pixel_bytes: int, implicit: bool = False) -> bytes:
-    """A CT image up to and without its pixels, of the same length for every `number`."""
+    """Encode a CT image up to its pixels, with the same length for every `number`."""
     study = _study_instance_uid(series)
     us = struct.Struct("<H").pack
     elements: list[tuple[int, bytes, bytes]] = [
@@ -91,29 +91,29 @@ def data_set_head(series: int, number: int, pixel_bytes: int, implicit: bool = F
 
 
 class Series(NamedTuple):
-    """What one sender sends: of each instance its own beginning, then what all of them share."""
+    """What one sender sends: the beginning of each instance, and what all instances share."""
 
     commands: list[bytes]
     """P-DATA-TF PDUs of the C-STORE-RQ."""
     heads: list[bytes]
     """The first PDU of the data set, as far as its pixels."""
     tail: bytes
-    """Pixels and the PDU headers amid them."""
+    """Pixels and the PDU headers between them."""
     rest: tuple[bytes, ...]
-    """Still more of them, where an instance is too long for one piece: one block, many times."""
+    """Further pieces, where an instance is too long for one: one block, many times."""
     data_set_bytes: int
 
     def stream(self, number: int) -> bytes:
-        """Everything of one instance, joined."""
+        """Return all bytes of one instance."""
         return b"".join((self.commands[number], self.heads[number], self.tail, *self.rest))
 
 
 def encode_series(
     series: int, count: int, size: int, max_length: int, transfer_syntax: str
 ) -> Series:
-    """`count` instances whose data sets have `size` bytes each.
+    """Encode `count` instances whose data sets have `size` bytes each.
 
-    Raises ValueError where that, or `max_length`, is too little for the tags.
+    Raises ValueError where `size` or `max_length` is too small for the tags.
     """
     implicit = transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN
     size -= size % 2
@@ -123,7 +123,7 @@ def encode_series(
     if pixels < 2 or step <= tags:
         raise ValueError(f"{size} bytes, or a PDU of {max_length}, are too few for the tags")
     first = pdu_header(min(step, size), LAST if size <= step else 0)
-    # Making each head anew would take longer than sending it.
+    # Encoding each head again would take longer than sending it.
     template = data_set_head(series, 0, pixels, implicit).split(b"%d" % FIRST_NUMBER)
     tail, rest = _pixels(size, pixels, step)
     return Series(
@@ -139,7 +139,7 @@ def encode_series(
 
 
 def _pixels(size: int, pixels: int, step: int) -> tuple[bytes, tuple[bytes, ...]]:
-    """What follows the tags, as one piece and as further ones."""
+    """Return what follows the tags, as one piece and as further ones."""
     begun = PIXEL * (pixels - max(0, size - step))
     whole, last = divmod(max(0, size - step), step)
     if whole and not last:

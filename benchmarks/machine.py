@@ -1,4 +1,4 @@
-"""Where and with what it was measured."""
+"""The machine and the software of a measurement."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str
     python: str
     storage: str
-    """File system and folder; empty where nothing was stored."""
+    """File system and folder; empty where nothing is stored."""
     load: float
-    """Average of the last minute, when the benchmark began."""
+    """Load average of the last minute when the benchmark began."""
     commit: str
-    """Of the working tree, `+` after it where files differ."""
+    """Commit of the working tree, followed by `+` where files differ."""
     date: str
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def this_machine(root: Path | None = None) -> Machine:
-    """`root` is the folder that is stored into."""
+    """Describe this machine. `root` is the folder that is stored into."""
     memory = (_field(Path("/proc/meminfo"), "MemTotal") or "0 kB").split()[0]
     return Machine(
         cpu=_field(Path("/proc/cpuinfo"), "model name") or platform.processor(),
@@ -51,7 +51,7 @@ def this_machine(root: Path | None = None) -> Machine:
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that `folder` is on."""
+    """Return the type of the file system that holds `folder`."""
     resolved = folder.resolve()
     longest, kind = -1, "unknown"
     for line in Path("/proc/mounts").read_text().splitlines():

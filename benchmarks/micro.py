@@ -1,4 +1,4 @@
-"""oxidicom's compiled parsers alone: no sockets, no files, no loop."""
+"""Micro-benchmarks of oxidicom's compiled parsers: no sockets, no files, no event loop."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from oxidicom._dataset import EXPLICIT_LE, IMPLICIT_LE, Walker
 from oxidicom._pdu import Framer, Violation
 
 RECEIVED = 128 << 10
-"""Bytes that are fed at a time, as from a socket."""
+"""Bytes that are fed at a time, as received from a socket."""
 
 REPEATS = 7
 LONG_ENOUGH = 0.1
-"""Seconds that one repeat takes at least; the shortest of them counts."""
+"""Least number of seconds of one repeat; the shortest repeat counts."""
 
 OURS = COLOURS["oxidicom"]
 INSTANCE = 4 << 20
 PRIVATE_ELEMENTS = 1000
 ITEMS = 300
 CT_ELEMENTS = 23
-"""From the first to the one behind InstanceNumber, at whose header the walker goes to sleep."""
+"""Elements from the first to the one after InstanceNumber, at whose header the walker stops."""
 
 
 class Case(NamedTuple):
     group: str
     name: str
     unit: str
-    """Such as `a PDU`; there are `units` of them in one pass."""
+    """Name of a unit such as `a PDU`; one pass has `units` of them."""
     units: int
     size: int
     """Bytes of one pass."""
@@ -59,7 +59,7 @@ class Result(msgspec.Struct, frozen=True):
     name: str
     unit: str
     nanoseconds: float
-    """For one unit."""
+    """Nanoseconds for one unit."""
     bytes_per_second: float
 
 
@@ -117,7 +117,7 @@ def _walking(name: str, units: int, data_set: bytes, encoding: int) -> Case:
 
 
 def _tiny_pdvs(count: int) -> bytes:
-    """A command, then one PDU of `count` fragments of two bytes."""
+    """Encode a command, then one PDU of `count` fragments of two bytes."""
     command = b"".join(p_data(store_rq(sop_instance_uid(1, 0), 1), COMMAND, 16384))
     pdv = struct.pack(">IBB", 4, CONTEXT_ID, 0) + b"\0\0"
     last = struct.pack(">IBB", 4, CONTEXT_ID, LAST) + b"\0\0"
@@ -136,7 +136,8 @@ def _private_elements() -> tuple[int, bytes]:
 
 
 def _sequence() -> tuple[int, bytes]:
-    """Of undefined length, as are its items of two elements each (PS3.5 7.5)."""
+    """Encode a sequence of undefined length with items of undefined length, two elements each
+    (PS3.5 7.5)."""
     tags = element(0x00081150, b"UI", b"1.2.840.10008.5.1.4.1.1.2")
     tags += element(0x00081155, b"UI", b"1.2.826.0.1.3680043.10.1714.1.1.1")
     item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + tags
@@ -146,7 +147,7 @@ def _sequence() -> tuple[int, bytes]:
 
 
 def _amid(data_set: bytes, added: bytes) -> bytes:
-    """`added` before the first element of group 0010, where its tags belong."""
+    """Insert `added` before the first element of group 0010, where its tags belong."""
     where = data_set.index(struct.pack("<HH2s", 0x0010, 0x0010, b"PN"))
     return data_set[:where] + added + data_set[where:]
 
@@ -180,7 +181,7 @@ def grid_of(results: list[Result]) -> Grid:
 
 
 def main(out: Path) -> int:
-    """Print, and write micro.json, .md, .svg and .png below `out`."""
+    """Print the results, and write micro.json, .md, .svg and .png below `out`."""
     machine = this_machine()
     every = list(cases())
     console = Console(stderr=True)

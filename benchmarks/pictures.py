@@ -18,11 +18,11 @@ from benchmarks.tables import (
     TABLES,
     Column,
     Table,
+    failure_of,
     heading_lines,
     joined,
     number,
     own_rows,
-    trouble,
 )
 
 # Okabe and Ito's colours, which the colour-blind tell apart too.
@@ -39,32 +39,32 @@ OTHERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#99
 
 WIDTH = 11.0
 LINE = 0.21
-"""Inches that one receiver's line is high."""
+"""Inches of height of one receiver's line."""
 
 CAPTION_LINE = 0.145
 CAPTION_WIDTH = 165
 """Characters of 7 points each that fit into the picture's width."""
 
 WIDE = 30.0
-"""The greatest value over the median beyond which bars would hide the others: then the scale is
-logarithmic, and points stand for bars, whose length would mean nothing."""
+"""Greatest value divided by the median above which bars would hide the others: then the scale is
+logarithmic, and points replace bars, whose length would mean nothing."""
 
 MARKS = dict(zip(PERCENTILES, ("o", "s", "D", "^", "|"), strict=True))
 
 
 RATIO_BY = ("instances", "associations", "MB/s")
-"""Beginnings of speeds' titles: beside these the ratio to the baseline is written too."""
+"""Beginnings of the titles of speeds, beside which the ratio to the baseline is written."""
 
 
 class Line(NamedTuple):
     name: str
     value: float | None
-    """None where there is no figure to claim."""
+    """The figure, or None where no figure is claimed."""
     text: str
     spread: tuple[float, ...] = ()
-    """Percentiles instead, in the order of PERCENTILES."""
+    """Percentiles instead of a figure, in the order of PERCENTILES."""
     colour: str = ""
-    """The receiver's own by default."""
+    """Colour of the line; empty for the receiver's own."""
 
 
 class Panel(NamedTuple):
@@ -73,7 +73,7 @@ class Panel(NamedTuple):
 
 
 def draw_report(report: Report, folder: Path) -> list[Path]:
-    """An SVG and a PNG for each table of which a row was run."""
+    """Draw an SVG and a PNG for each table of which a row was run."""
     caption = heading_lines(report)
     made = []
     for table in TABLES:
@@ -101,8 +101,8 @@ def _panels(table: Table, report: Report) -> Iterator[Panel]:
 
 
 def _line(one: Summary, column: Column | None) -> Line:
-    """Without a column the latencies."""
-    said = trouble(one)
+    """Make the line of one receiver: of a column, or of its latencies without one."""
+    said = failure_of(one)
     if said:
         return Line(one.receiver, None, said.partition(":")[0])
     if column:
@@ -119,7 +119,7 @@ def _line(one: Summary, column: Column | None) -> Line:
 def draw(
     key: str, title: str, panels: Sequence[Panel], caption: Sequence[str], folder: Path
 ) -> list[Path]:
-    """`folder`/`key`.svg and .png."""
+    """Draw `folder`/`key`.svg and .png, and return their paths."""
     names = list(dict.fromkeys(line.name for _, lines in panels[0].groups for line in lines))
     wrapped = [part for text in caption for part in textwrap.wrap(text, CAPTION_WIDTH)]
     body = LINE * sum(len(lines) + 1.4 for _, lines in panels[0].groups)

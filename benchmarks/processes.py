@@ -1,4 +1,4 @@
-"""A receiver while it runs: its start, its end, and what it costs in between."""
+"""A receiver while it runs: its start, its end, and what it costs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ START_TIMEOUT = 30.0
 """Seconds until a receiver must answer on its port."""
 
 STOP_TIMEOUT = 15.0
-"""Seconds after the signal until it is killed; longer than a drain with nothing to wait for."""
+"""Seconds from the signal until the receiver is killed; longer than a drain with nothing to wait
+for."""
 
 _SETTINGS = ("OXIDICOM_", "CHRIS_", "OTEL_", "RUST_LOG", "TOKIO_WORKER_THREADS", "PORT", "DEBUG")
-"""Beginnings of variables that change a receiver behind the benchmark's back."""
+"""Beginnings of variables that would change a receiver without the benchmark's knowledge."""
 
 
 def free_port() -> int:
@@ -28,11 +29,11 @@ def free_port() -> int:
 
 
 class StartError(Exception):
-    """The receiver did not come up; the text ends with what it said."""
+    """The receiver did not start; the text ends with its output."""
 
 
 class Running:
-    """A receiver's processes, from the moment that its port answers."""
+    """The processes of a receiver, from the moment when its port answers."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Running:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.__exit__()
                 raise StartError(self._log.read_text(errors="replace").strip()[-500:])
-            time.sleep(0.02)  # another program's port: there is nothing to await
+            time.sleep(0.02)  # another program opens its port: there is no event to wait for
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,7 +73,7 @@ class Running:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for pid in descendants:  # a child that outlives its parent is nobody's
+        for pid in descendants:  # children that have outlived their parent
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -86,8 +87,8 @@ class Running:
         return True
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its processes so far, those that have ended and were
-        waited for included; in ticks of 10 ms."""
+        """Return user and system time of all processes so far, in seconds, including those that
+        have ended and were waited for. The resolution is 10 ms."""
         ticks = 0
         for pid in self._processes():
             fields = _proc(pid, "stat").rpartition(")")[2].split()
@@ -95,8 +96,9 @@ class Running:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def peak_resident_bytes(self) -> int:
-        """The first process' high-water mark, and of each that lives beside it what it shares
-        with none, with how much it was ever above what is resident now."""
+        """Return the peak resident memory in bytes: that of the first process, plus for each
+        further process what it does not share and how far its peak was above what is resident
+        now."""
         first, *others = self._processes()
         total = _kilobytes(_proc(first, "status"), "VmHWM")
         for pid in others:
@@ -117,7 +119,7 @@ class Running:
 
 
 def _proc(pid: int, name: str) -> str:
-    """Empty for a process that has just ended."""
+    """Return the text of a file of /proc, or an empty text for a process that has just ended."""
     try:
         return Path(f"/proc/{pid}/{name}").read_text()
     except OSError:
@@ -125,7 +127,7 @@ def _proc(pid: int, name: str) -> str:
 
 
 def _kilobytes(text: str, name: str) -> int:
-    """Of a line such as `VmRSS:  1234 kB`; 0 where there is none."""
+    """Return the kilobytes of a line such as `VmRSS: 1234 kB`, or 0 where there is none."""
     for line in text.splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])

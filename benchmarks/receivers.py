@@ -16,21 +16,21 @@ from typing import NamedTuple
 _HERE = Path(__file__).parent
 
 SYSTEM_FOLDERS = ("/usr/sbin",)
-"""Where Debian keeps daemons, out of a user's PATH."""
+"""Folders where Debian keeps daemons, which are not on a user's PATH."""
 
 
 class Place(NamedTuple):
-    """What a receiver is told before it starts."""
+    """What a receiver is given at its start."""
 
     port: int
     folder: Path
-    """To store into."""
+    """Folder to store into."""
     state: Path
-    """For whatever else it keeps."""
+    """Folder for all other files of the receiver."""
     max_pdu: int
-    """Bytes of the longest P-DATA-TF that it shall ask for, 0 for unlimited."""
+    """Bytes of the longest P-DATA-TF that the receiver is to ask for, 0 for unlimited."""
     several: bool
-    """Associations will come beside one another."""
+    """Whether several associations will be open at once."""
 
 
 def _nothing(place: Place) -> dict[str, str]:
@@ -43,22 +43,22 @@ class Receiver(NamedTuple):
     command: Callable[[Place], list[str]]
     environment: Callable[[Place], dict[str, str]] = _nothing
     stores_in: str = ""
-    """Folder below the one given: what stands elsewhere was not stored."""
+    """Folder below the given one where instances must be; others do not count as stored."""
     most_associations: int | None = None
-    """That it accepts at once; it is not given rows with more of them."""
+    """Greatest number of associations that it accepts at once; it is not given rows with more."""
     stop_signal: signal.Signals = signal.SIGTERM
     note: str = ""
 
 
 class Missing(NamedTuple):
-    """A receiver that was not found, and what to install."""
+    """A receiver that was not found, and what to install for it."""
 
     name: str
     hint: str
 
 
 def find_receivers(settings: Mapping[str, str], work: Path) -> tuple[list[Receiver], list[Missing]]:
-    """Every receiver of this machine, and those that it lacks.
+    """Return every receiver of this machine, and those that are missing.
 
     `settings` are oxidicom's; `work` is a folder for the floor's program.
     """
@@ -79,7 +79,7 @@ def find_receivers(settings: Mapping[str, str], work: Path) -> tuple[list[Receiv
 
 
 def floor(work: Path) -> Receiver | None:
-    """floor.c, compiled into `work`: what a correct receiver cannot do without."""
+    """Compile floor.c into `work`: the least work that a correct receiver must do."""
     compiler = shutil.which("cc")
     if not compiler:
         return None
@@ -101,7 +101,7 @@ def floor(work: Path) -> Receiver | None:
 
 
 def oxidicom(settings: Mapping[str, str], name: str = "oxidicom") -> Receiver | None:
-    """The package installed in the running environment, with `settings` above all others."""
+    """Return the package installed in the running environment; `settings` override all others."""
     found = _package_version("oxidicom")
     if not found:
         return None
@@ -126,7 +126,8 @@ def oxidicom(settings: Mapping[str, str], name: str = "oxidicom") -> Receiver | 
 
 
 def dcmtk() -> Receiver | None:
-    """DCMTK's storescp, bit preserving; it forks where it would else take one peer at a time."""
+    """Return DCMTK's storescp, storing bit by bit. It forks for several associations, since it
+    would otherwise serve one peer at a time."""
     said = ""
     for found in _programs("storescp"):
         said = _first_line(found, "--version")
@@ -150,12 +151,12 @@ def dcmtk() -> Receiver | None:
 
 def _dcmtk_environment(place: Place) -> dict[str, str]:
     # Its answers leave in two segments: with Nagle's algorithm on, as it is by default, the second
-    # waits for the sender's delayed acknowledgement, 40 ms an instance. Orthanc stands on DCMTK.
+    # waits for the sender's delayed acknowledgement, 40 ms an instance. Orthanc uses DCMTK.
     return {"TCP_NODELAY": "1"}
 
 
 def dcm4che() -> Receiver | None:
-    """dcm4che's storescp: a shell script that DCMTK's program shares its name with."""
+    """Return dcm4che's storescp, a shell script of the same name as DCMTK's program."""
     home = os.environ.get("DCM4CHE_HOME")
     installed = [str(Path(home, "bin"))] if home else map(str, Path("/opt").glob("dcm4che*/bin"))
     said = ""
@@ -192,7 +193,7 @@ def dicom_rs() -> Receiver | None:
 
 
 def orthanc() -> Receiver | None:
-    """Orthanc with an empty index, no web server, no plugins; everything else as it comes."""
+    """Return Orthanc with an empty index, no web server, no plugins, and otherwise its defaults."""
     found = next(_programs("Orthanc"), None)
     if not found:
         return None
@@ -221,7 +222,7 @@ def orthanc() -> Receiver | None:
         command=command,
         environment=_dcmtk_environment,
         most_associations=_ORTHANC_THREADS,
-        stop_signal=signal.SIGKILL,  # asked politely it takes three seconds over nothing
+        stop_signal=signal.SIGKILL,  # after SIGTERM it takes three seconds to end
         note="TCP_NODELAY=1; as by default an index in SQLite and SyncStorageArea, the fsync of "
         "every file; PDUs of 128 KiB at most",
     )
@@ -247,7 +248,7 @@ def pynetdicom() -> Receiver | None:
 
 
 def _without_numpy(place: Place) -> dict[str, str]:
-    # The pictures need numpy here. A receiver does not, but pydicom imports it where it is there,
+    # The pictures need numpy. A receiver does not, but pydicom imports it where it is installed,
     # which is 15 MB of memory.
     (place.state / "numpy.py").write_text("raise ImportError('not in a benchmark')\n")
     return {"PYTHONPATH": str(place.state)}
@@ -261,7 +262,8 @@ def _package_version(package: str) -> str | None:
 
 
 def _programs(name: str, first: Iterable[str] = ()) -> Iterator[str]:
-    """Every one of that name: in `first`, on the PATH, in folders of the system and of cargo."""
+    """Yield every program of a name: in `first`, on the PATH, in folders of the system and of
+    cargo."""
     folders = [*first, *os.environ.get("PATH", "").split(os.pathsep)]
     folders += [*SYSTEM_FOLDERS, str(Path.home() / ".cargo/bin")]
     for folder in folders:

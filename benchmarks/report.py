@@ -1,4 +1,4 @@
-"""What the trials say together: medians, and ratios within one round."""
+"""The summary of all trials: medians, and ratios within one round."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from benchmarks.rows import Row
 from benchmarks.trial import Trial
 
 BASELINES = ("floor", "dcmtk")
-"""What the others are compared with: the first of these that takes part, or else whoever is
-first."""
+"""Receivers that others are compared with: the first of these that takes part, or else the first
+receiver."""
 
 LEAST_CPU = 0.03
-"""Seconds of one trial; less would say more of the ticks that it is counted in."""
+"""Least CPU seconds of a trial; a smaller figure would mostly show the resolution of the clock."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,20 +27,20 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     row: str
     instances_per_second: float
     megabytes_per_second: float
-    """Of data sets, 10^6 bytes."""
+    """Megabytes (10^6 bytes) of data sets a second."""
     cpu_seconds_per_gigabyte: float | None
-    """10^9 bytes; None where it was too little to be measured."""
+    """CPU seconds for 10^9 bytes, or None where it was too little to be measured."""
     cpu_microseconds_per_instance: float | None
     peak_resident_megabytes: float
     fragment_bytes: int
     offered_per_second: float | None
     latency: Latency | None
     ratio: float | None
-    """Its speed over the baseline's in the same round."""
+    """Speed divided by the baseline's in the same round."""
     latency_ratio: float | None
-    """Its median latency over the baseline's in the same round."""
+    """Median latency divided by the baseline's in the same round."""
     alone_ratio: float | None
-    """Its speed over its own in the row that this one is to be held against."""
+    """Speed divided by its own in the row that this one is compared with."""
     errors: list[str]
     skipped: str
 
@@ -50,14 +50,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     notes: dict[str, str]
     missing: dict[str, str]
-    """Receivers that were not found, and what to install."""
+    """Receivers that were not found, and what to install for each."""
     baseline: str
     rounds: int
     titles: dict[str, str]
-    """Of rows, by their keys."""
+    """Titles of rows by their keys."""
     summaries: list[Summary]
     trials: list[list[Trial]]
-    """Of each round."""
+    """Trials of each round."""
 
     @property
     def failed(self) -> bool:
@@ -78,7 +78,7 @@ def report_of(
     rows: Sequence[Row],
     rounds: Sequence[list[Trial]],
 ) -> Report:
-    """`rounds` hold every receiver once for each row."""
+    """Summarise rounds, each of which has every receiver once for each row."""
     baseline = baseline_of([receiver.name for receiver in receivers])
     return Report(
         machine=machine,
@@ -140,7 +140,7 @@ def _pairs(
     other: tuple[str, str],
     value: Callable[[Trial], float],
 ) -> Iterator[tuple[float, float]]:
-    """Of each round in which both stored anything."""
+    """Yield the pairs of each round in which both receivers stored something."""
     for trials in rounds:
         one, beside = _find(trials, *mine), _find(trials, *other)
         if one and beside and one.instances and beside.instances:

@@ -1,4 +1,4 @@
-"""The matrix: what every receiver is given to do."""
+"""The rows: the work that every receiver is given."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.encoding import (
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 USUAL_PDU = 128 * KIB
-"""Bytes of the longest PDU that a receiver shall ask for, where a row says nothing else."""
+"""Bytes of the longest PDU that a receiver is to ask for, unless a row says otherwise."""
 
 
 class Row(NamedTuple):
@@ -31,25 +31,25 @@ class Row(NamedTuple):
     max_pdu: int = USUAL_PDU
     transfer_syntax: str = EXPLICIT_VR_LITTLE_ENDIAN
     contexts: int = 1
-    """Presentation contexts that an association proposes."""
+    """Number of presentation contexts that an association proposes."""
     association_each: bool = False
-    """An association for every instance."""
+    """Whether each instance has an association of its own."""
     nagle: bool = False
     idle: int = 0
-    """Associations that are open beside the senders and send nothing."""
+    """Number of associations that are open beside the senders and send nothing."""
     against: str = ""
-    """Key of the row that is the same but for what this one adds."""
+    """Key of the row that is equal except for what this one adds."""
     share_of: str = ""
-    """Key of the row whose speed this one's timetable is a share of: an open loop."""
+    """Key of the row of whose speed this one's timetable offers a share: an open loop."""
     share: float = 1.0
     instances: int = 1_000_000
-    """Of each sender, at most."""
+    """Greatest number of instances of each sender."""
     quick: bool = False
-    """Part of a quick run too."""
+    """Whether the row is part of a quick run."""
 
     @property
     def associations(self) -> int:
-        """That are open at once."""
+        """Number of associations that are open at once."""
         return self.senders + self.idle
 
 
@@ -57,9 +57,9 @@ class Effort(NamedTuple):
     """How much a run spends on a row."""
 
     seconds: float
-    """For one receiver, once; an instance that has begun is finished."""
+    """Seconds for one receiver in one round; an instance that has begun is finished."""
     stored_bytes: int
-    """For one receiver, once: the storage must have room for them."""
+    """Bytes for one receiver in one round; the storage must have room for them."""
     rounds: int
     budget: float
     """Seconds that a run may take: a round that would not end in time is not begun."""
@@ -119,14 +119,15 @@ def _one_large(size: int) -> Row:
 
 
 def rows(effort: Effort, quick: bool) -> list[Row]:
-    """In the order in which they run: a row comes after the one that it is a share of."""
+    """Return the rows in the order in which they run: a row comes after the one that it is a share
+    of."""
     everything = [*_closed(), *_open(), _one_large(effort.stored_bytes)]
     return [row for row in everything if row.quick or not quick]
 
 
 def chosen(matrix: Sequence[Row], patterns: str) -> list[Row]:
-    """Rows whose key fits one of `patterns` (shell patterns with commas between), and those that
-    they are held against; ValueError where a pattern fits none."""
+    """Return the rows whose key matches one of `patterns` (shell patterns separated by commas), and
+    those that they are compared with. Raises ValueError where a pattern matches none."""
     keys: set[str] = set()
     for pattern in filter(None, patterns.split(",")):
         fitting = fnmatch.filter([row.key for row in matrix], pattern)
@@ -140,7 +141,7 @@ def chosen(matrix: Sequence[Row], patterns: str) -> list[Row]:
 
 
 def other_contexts(count: int) -> tuple[str, ...]:
-    """Abstract syntaxes of so many storage services, CT images not among them."""
+    """Return the abstract syntaxes of `count` storage services other than CT images."""
     storage = sorted(
         uid
         for uid, (name, kind, *_) in UID_dictionary.items()

@@ -1,4 +1,4 @@
-"""Receivers in turn, round after round."""
+"""Run receivers in turn, round after round."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.trial import Trial, run_trial
 def run_rounds(
     receivers: Sequence[Receiver], rows: Sequence[Row], effort: Effort, root: Path
 ) -> list[list[Trial]]:
-    """Every receiver once for each row, in each round; progress on standard error."""
+    """Run every receiver once for each row, in each round. Progress goes to standard error."""
     began = time.monotonic()
     rounds: list[list[Trial]] = []
     columns = (
@@ -47,14 +47,15 @@ def run_rounds(
 
 
 def turns(receivers: Sequence[Receiver], rows: Sequence[Row]) -> Iterator[tuple[Receiver, Row]]:
-    """All of one row beside one another: the machine is the same then, as far as it can be."""
+    """Yield all receivers of one row before the next row, so that the state of the machine is as
+    equal as possible for them."""
     for row in rows:
         for receiver in receivers:
             yield receiver, row
 
 
 def speed_of(trials: Sequence[Trial], receiver: str, row: str) -> float:
-    """Instances per second of this round; 0 where there are none to go by."""
+    """Return instances per second of this round, or 0 where there are none."""
     for trial in trials:
         if (trial.receiver, trial.row) == (receiver, row) and not trial.errors:
             return trial.instances_per_second

@@ -1,4 +1,4 @@
-"""Senders that cost little more than their system calls: a process each, encoded beforehand."""
+"""Senders that cost little more than their system calls: one process each, encoded beforehand."""
 
 from __future__ import annotations
 
@@ -21,56 +21,57 @@ HOPELESS = 5.0
 """Seconds behind its timetable at which an open-loop sender gives up."""
 
 HEAD_START = 0.01
-"""Seconds from the word to begin until the first instance is due: all senders are awake then."""
+"""Seconds from the start signal until the first instance is due: by then all senders are awake."""
 
 Store = Callable[[int], None]
-"""Send the instance of that number; raises OSError or SendError where it is not stored."""
+"""A function that sends the instance of a number. It raises OSError or SendError where the instance
+is not stored."""
 
 
 class Work(NamedTuple):
-    """What one sender does."""
+    """The work of one sender."""
 
     series: int
     instances: int
-    """At most."""
+    """Greatest number of instances."""
     size: int
     """Bytes of one data set."""
     seconds: float = math.inf
-    """After which it begins no other instance."""
+    """Seconds after which no further instance is begun."""
     transfer_syntax: str = EXPLICIT_VR_LITTLE_ENDIAN
     other_contexts: tuple[str, ...] = ()
-    """Abstract syntaxes proposed beside the one that is used."""
+    """Abstract syntaxes that are proposed beside the one that is used."""
     association_each: bool = False
-    """An association for every instance, instead of one for all."""
+    """Whether each instance has an association of its own."""
     nagle: bool = False
     timetable: Timetable | None = None
-    """Of the open loop; without one the next instance follows the answer to the last."""
+    """Timetable of the open loop; without one the next instance follows the answer to the last."""
 
 
 class Sent(NamedTuple):
-    """What one sender saw; times are of the machine's monotonic clock."""
+    """What one sender measured; times are of the machine's monotonic clock."""
 
     began: float
     ended: float
     latencies: bytes
-    """Of each instance that was stored, seconds as doubles."""
+    """Latency of each instance that was stored, as doubles, in seconds."""
     error: str | None
 
 
 class Load(NamedTuple):
-    """What the senders of one trial saw together."""
+    """What the senders of one trial measured together."""
 
     seconds: float
     latencies: list[float]
     errors: list[str]
     fragment: int
-    """Bytes of a P-DATA-TF's variable field that was sent, at most."""
+    """Greatest number of bytes of a P-DATA-TF's variable field that was sent."""
 
 
 class Senders:
     """Associations at one receiver, each in a process of its own.
 
-    Entering associates and encodes everything, `send` only sends, leaving releases; so what is
+    Entering associates and encodes everything, `send` only sends, leaving releases. So what is
     measured around `send` is the receiving of instances and nothing else.
     """
 
@@ -94,7 +95,7 @@ class Senders:
 
     def __exit__(self, *_: object) -> None:
         for pipe in self._pipes:
-            pipe.close()  # which is the sign to release
+            pipe.close()  # the senders release their associations then
         for child in self._children:
             child.join(TIMEOUT)
             if child.is_alive():
@@ -103,7 +104,7 @@ class Senders:
             child.close()
 
     def send(self) -> Load:
-        """Send everything; nothing at all where an association was not accepted."""
+        """Send everything, or nothing where an association was not accepted."""
         if self._errors:
             return Load(0.0, [], self._errors, self._fragment)
         start = time.monotonic() + HEAD_START
@@ -132,8 +133,8 @@ class Senders:
 
 
 def _child(port: int, work: Work, pipe: Connection, inherited: list[Connection]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    for other in inherited:  # or else nobody would see the parent close its end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    for other in inherited:  # otherwise no sender would see the parent close its end
         other.close()
     request = associate_rq("ChRIS", "BENCHMARK", work.transfer_syntax, work.other_contexts)
     try:
@@ -157,7 +158,7 @@ def _child(port: int, work: Work, pipe: Connection, inherited: list[Connection])
 
 
 def _answer(pipe: Connection, limit: int, work: Work, store: Store) -> None:
-    """Say that all is ready, send when told to, and return when nobody wants more."""
+    """Report that all is ready, send when told to, and return when the pipe is closed."""
     pipe.send(limit)
     pipe.send(_send(work, store, pipe.recv()))
     with contextlib.suppress(EOFError):

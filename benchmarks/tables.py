@@ -1,4 +1,4 @@
-"""Which figures stand in which table, and how a table is written."""
+"""The tables: which figures each has, and how it is written."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ Value = Callable[[Summary], float | None]
 
 class Column(NamedTuple):
     title: str
-    """`{baseline}` in it is replaced by the baseline's name; in two lines, to be narrow."""
+    """Title of a column. `{baseline}` in it is replaced by the baseline's name; two lines keep it
+    narrow."""
     value: Value
 
 
 def _latency(name: str) -> Value:
-    """Milliseconds."""
+    """Return the value of a latency in milliseconds."""
     return lambda one: getattr(one.latency, name) * 1e3 if one.latency else None
 
 
@@ -47,7 +48,7 @@ class Table(NamedTuple):
     rows: tuple[str, ...]
     columns: tuple[Column, ...]
     panels: tuple[Column, ...]
-    """Drawn as bars; none where the latencies are drawn instead."""
+    """Columns that are drawn as bars; none where the latencies are drawn instead."""
 
 
 TABLES = (
@@ -97,18 +98,18 @@ TABLES = (
 
 
 class Grid(NamedTuple):
-    """A table's text."""
+    """The text of a table."""
 
     key: str
     title: str
     columns: list[str]
     groups: list[tuple[str, list[list[str]]]]
-    """A heading, and lines that begin with a name."""
+    """Groups of lines, each with a heading; a line begins with a name."""
     notes: list[str]
 
 
 def number(value: float | None) -> str:
-    """Three digits that mean something."""
+    """Format a value with three significant digits."""
     if value is None:
         return "-"
     for least, digits in ((99.95, 0), (9.995, 1), (0.9995, 2)):
@@ -118,40 +119,40 @@ def number(value: float | None) -> str:
 
 
 def grids(report: Report) -> Iterator[Grid]:
-    """Every table of which a row was run."""
+    """Yield every table of which a row was run."""
     for table in TABLES:
         rows = [key for key in table.rows if key in report.titles]
-        # A row of another table does not make this one.
+        # A row that another table has is no reason for this table.
         if not any(key in report.titles for key in own_rows(table)):
             continue
         columns = [column.title.format(baseline=report.baseline) for column in table.columns]
         groups = [(report.titles[key], list(_lines(table, report, key))) for key in rows]
         notes = [
-            f"{one.receiver}, {report.titles[key]}: {trouble(one)}"
+            f"{one.receiver}, {report.titles[key]}: {failure_of(one)}"
             for key in rows
             for one in report.of_row(key)
-            if trouble(one)
+            if failure_of(one)
         ]
         yield Grid(table.key, table.title, columns, groups, notes)
 
 
 def own_rows(table: Table) -> tuple[str, ...]:
-    """Those that stand in no table before it."""
+    """Return the rows that no earlier table has."""
     before = TABLES[: TABLES.index(table)]
     return tuple(key for key in table.rows if all(key not in other.rows for other in before))
 
 
 def _lines(table: Table, report: Report, key: str) -> Iterator[list[str]]:
     for one in report.of_row(key):
-        said = trouble(one)
+        said = failure_of(one)
         if said:
             yield [one.receiver, said.partition(":")[0], *[""] * (len(table.columns) - 1)]
         else:
             yield [one.receiver, *(number(column.value(one)) for column in table.columns)]
 
 
-def trouble(one: Summary) -> str:
-    """Why no figures are claimed."""
+def failure_of(one: Summary) -> str:
+    """Return why no figures are claimed."""
     if one.errors:
         return f"FAILED: {one.errors[0]}"
     return f"not run: {one.skipped}" if one.skipped else ""
@@ -185,7 +186,7 @@ def markdown(grid: Grid) -> str:
 
 
 def joined(title: str) -> str:
-    """A column's title in one line."""
+    """Return a column's title in one line."""
     return title.replace("\n/", "/").replace("\n", " ")
 
 
@@ -194,12 +195,12 @@ def _line(cells: list[str]) -> str:
 
 
 def missing_lines(report: Report) -> list[str]:
-    """Who takes no part, and what to install."""
+    """Return a line for each receiver that is missing, with what to install for it."""
     return [f"{name}: not found ({hint})" for name, hint in report.missing.items()]
 
 
 def heading_lines(report: Report) -> list[str]:
-    """What every table and picture is to be read with: the machine, and who takes part."""
+    """Return the lines above every table and picture: the machine, and the receivers."""
     lines = [str(report.machine)]
     for name, version in report.versions.items():
         note = report.notes.get(name)

@@ -1,4 +1,4 @@
-"""When each instance of an open-loop sender is due, whatever became of the one before it."""
+"""Timetables of open-loop senders: when each instance is due, independently of the one before."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _PR_SET_TIMERSLACK = 29
 
 
 class Timetable(NamedTuple):
-    """Of one sender; seconds."""
+    """The timetable of one sender, in seconds."""
 
     offset: float
-    """From the common beginning until its first instance is due."""
+    """Seconds from the common beginning until its first instance is due."""
     interval: float
 
     def due(self, number: int, began: float) -> float:
@@ -21,17 +21,18 @@ class Timetable(NamedTuple):
 
 
 def timetables(per_second: float, senders: int) -> list[Timetable]:
-    """`senders` that together offer `per_second` instances, evenly and in turn."""
+    """Return the timetables of `senders` that together offer `per_second` instances, evenly and in
+    turn."""
     return [Timetable(n / per_second, senders / per_second) for n in range(senders)]
 
 
 def wait_exactly() -> None:
-    """Let this process' sleeps end when they should, not 50 µs later (prctl(2))."""
+    """Let this process' sleeps end on time, not 50 µs later (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
 
 
 def sleep_until(due: float) -> None:
-    """`due` is of the monotonic clock."""
+    """Sleep until `due`, a time of the monotonic clock."""
     left = due - time.monotonic()
     if left > 0:
         time.sleep(left)

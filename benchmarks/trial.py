@@ -19,16 +19,18 @@ from benchmarks.sender import Load, Senders, Work
 from benchmarks.timetable import timetables
 
 WARM_UP = 20
-"""Instances sent beforehand, in a series of their own: what is loaded late is loaded then."""
+"""Instances sent beforehand, in a series of their own, so that the receiver has loaded
+everything."""
 
 WARM_UP_SIZE = 1 << 20
-"""Bytes of each of these, at most."""
+"""Greatest number of bytes of a warm-up instance."""
 
 MOST_PER_SECOND = 30_000
-"""Instances that no receiver here takes: more need not be encoded."""
+"""Instances a second that no receiver here reaches: more need not be encoded."""
 
 FILE_OVERHEAD = 4096
-"""Bytes by which a file may be longer than its data set, or a page of it be wasted."""
+"""Bytes by which a file may be longer than its data set, header and unused end of a page
+included."""
 
 
 SPARE = 128 << 20
@@ -36,24 +38,25 @@ SPARE = 128 << 20
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it; `errors` is empty only if every instance was acknowledged and is there."""
+    """The result of a trial. `errors` is empty only if every instance was acknowledged and is on
+    disk."""
 
     receiver: str
     row: str
     instances: int
-    """Sent and acknowledged, without the warm-up."""
+    """Instances sent and acknowledged, without the warm-up."""
     data_set_bytes: int
     seconds: float
     cpu_seconds: float
     peak_resident_bytes: int
     fragment_bytes: int
-    """The longest P-DATA-TF that was sent."""
+    """Bytes of the longest P-DATA-TF that was sent."""
     offered_per_second: float | None = None
-    """Of an open loop."""
+    """Instances a second that an open loop offered."""
     latency: Latency | None = None
     errors: list[str] = []
     skipped: str = ""
-    """Why it was not run, though nothing is wrong."""
+    """Why the trial was not run, though nothing is wrong."""
 
     @property
     def instances_per_second(self) -> float:
@@ -63,9 +66,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 def run_trial(
     receiver: Receiver, row: Row, effort: Effort, root: Path, closed_loop: float = 0.0
 ) -> Trial:
-    """Everything is stored below `root`, which should be a tmpfs, and removed again.
+    """Run one trial. Everything is stored below `root`, which should be a tmpfs, and removed again.
 
-    `closed_loop` is the receiver's speed that an open-loop row offers a share of.
+    `closed_loop` is the receiver's speed of which an open-loop row offers a share.
     """
     skipped = why_not(receiver, row, root, closed_loop)
     if skipped:
@@ -112,7 +115,8 @@ def run_trial(
 
 
 def why_not(receiver: Receiver, row: Row, root: Path, closed_loop: float) -> str:
-    """Reasons that lie in the receiver's or the machine's limits."""
+    """Return the limit of the receiver or of the machine that keeps a row from being run, or an
+    empty text."""
     most = receiver.most_associations
     if most is not None and row.associations > most:
         return f"takes {most} associations at most"
@@ -124,7 +128,7 @@ def why_not(receiver: Receiver, row: Row, root: Path, closed_loop: float) -> str
 
 
 def works_of(row: Row, effort: Effort, offered: float | None) -> list[Work]:
-    """One for each sender: no more than `effort` has bytes for."""
+    """Return the work of each sender: no more than `effort` has bytes for."""
     count = min(
         row.instances,
         effort.stored_bytes // (row.size + FILE_OVERHEAD) // row.senders,
@@ -174,15 +178,16 @@ def _trial(
 
 
 def missing_files(folder: Path, expected: int, size: int) -> list[str]:
-    """Why the files below `folder` are not those that were acknowledged; a file no longer than
-    its data set is none, since it lacks its header."""
+    """Return why the files below `folder` are not those that were acknowledged. A file that is no
+    longer than its data set does not count, since it lacks its header."""
     whole = sum(path.is_file() and path.stat().st_size > size for path in folder.rglob("*"))
     return [] if whole == expected else [f"{whole} whole files of {expected} instances"]
 
 
 def touch_memory(size: int) -> None:
-    """Let the machine hold `size` bytes that the page cache can have at once: a virtual machine's
-    first touch of a page costs microseconds, which is nobody's merit."""
+    """Make the machine provide `size` bytes that the page cache can use at once: a virtual
+    machine's first touch of a page costs microseconds, which would count against the first
+    receiver."""
     block = 64 << 20
     held = []
     for _ in itertools.repeat(None, -(-size // block)):
