@@ -1,4 +1,4 @@
-"""Builds, pushes, and says what came of it."""
+"""Build the study set, push it, and report the result."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from samples.process import ServerError
 from samples.push import WAYS, Pushed, load, push_all
 from samples.receiver import Destination, Receiver, registrations_waiting
 from samples.study_set import FULL, SMALL
-from samples.table import MEGABYTE, table_of, troubles
+from samples.table import MEGABYTE, failures, table_of
 
 WIDTH = 100
-"""Characters of a line where there is no terminal."""
+"""Characters of a line where the output is no terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0, or 1 where something is missing or could not be done."""
+    """Return 0, or 1 where something is missing or failed."""
     asked = ask(arguments)
     console = Console()
     if not console.is_terminal:
@@ -72,7 +72,7 @@ def _push(asked: Asked, console: Console) -> int:
                 pushes.append(one)
                 status.update(f"{one.way.name}: {one.series.modality} {one.series.description}")
     console.print(table_of(pushes))
-    wrong = troubles(pushes)
+    wrong = failures(pushes)
     if asked.destination is None:
         wrong += _registrations(asked, console, len(pushes))
     for line in wrong:
@@ -82,7 +82,7 @@ def _push(asked: Asked, console: Console) -> int:
 
 @contextlib.contextmanager
 def _receiver(asked: Asked) -> Iterator[tuple[Destination, Path | None]]:
-    """Where to send, and where its files can be seen."""
+    """Yield where to send, and the folder in which the receiver's files can be seen."""
     if asked.destination is not None:
         yield asked.destination, asked.root
         return
@@ -94,13 +94,14 @@ def _receiver(asked: Asked) -> Iterator[tuple[Destination, Path | None]]:
 
 @contextlib.contextmanager
 def _work_folder(folder: Path) -> Iterator[Path]:
-    """Orthanc's; beside the samples, for it is as large as they are."""
+    """Yield a folder for Orthanc beside the samples, since it becomes as large as they are."""
     with tempfile.TemporaryDirectory(prefix="orthanc-", dir=folder) as name:
         yield Path(name)
 
 
 def _registrations(asked: Asked, console: Console, expected: int) -> list[str]:
-    """Says what a broker would have got, and returns what is wrong with it."""
+    """Print the registrations that a broker would have received, and return what is wrong with
+    them."""
     root = asked.folder / RECEIVED
     waiting = registrations_waiting(root)
     _say(console, f"Received in {root}; {waiting} registrations wait in its outbox for a broker")
@@ -118,7 +119,9 @@ def _say(console: Console, line: str) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that our servers end with us
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that our servers end with this process
     try:
         sys.exit(main())
     except KeyboardInterrupt:

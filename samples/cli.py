@@ -1,4 +1,4 @@
-"""`python -m samples`: what is asked for."""
+"""Arguments of `python -m samples`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Asked(argparse.Namespace):
 
     @property
     def destination(self) -> Destination | None:
-        """None where a receiver of our own is to be started."""
+        """Address of the receiver, or None where one is to be started."""
         return Destination(*self.to, self.aet) if self.to else None
 
 
 def ask(arguments: Sequence[str] | None = None) -> Asked:
-    """Of the process' own arguments by default; exits with status 2 on wrong ones."""
+    """Parse the arguments, by default the process' own. Exits with status 2 on wrong ones."""
     parser = argparse.ArgumentParser(
         prog="python -m samples",
         description="A study set of invented patients: CT, MR, ultrasound, a whole slide, "

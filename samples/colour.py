@@ -1,4 +1,4 @@
-"""A colour profile for pictures in RGB (ICC.1:2001-04), as PS3.3 C.11.15 wants one."""
+"""A colour profile for pictures in RGB (ICC.1:2001-04), which PS3.3 C.11.15 requires."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADER = 128
 
 
 def srgb_like_profile() -> bytes:
-    """An input profile: sRGB's primaries with one exponent."""
+    """Encode an input profile with sRGB's primaries and one exponent."""
     name = b"Samples RGB\0"
     curve = b"curv" + struct.pack(">IIHxx", 0, 1, round(_GAMMA * 256))
     tags = {
@@ -45,5 +45,5 @@ def _xyz(values: tuple[float, float, float]) -> bytes:
 
 
 def _fixed(values: tuple[float, float, float]) -> bytes:
-    """s15Fixed16Number."""
+    """Encode an s15Fixed16Number for each value."""
     return struct.pack(">3i", *(round(value * 65536) for value in values))

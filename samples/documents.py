@@ -1,4 +1,4 @@
-"""What is no image: a structured report, and a PDF in an envelope."""
+"""Instances that are no images: a structured report, and an encapsulated PDF."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from samples.modules import code, instance, item, reference, sequence
 
 
 def structured_report(series: Series, image: Dataset) -> Iterator[Dataset]:
-    """A finding and a measurement on `image` (PS3.3 A.35.3)."""
+    """Make a report with a finding and a measurement on `image` (PS3.3 A.35.3)."""
     made = instance(series, ComprehensiveSRStorage, 1)
     made.ReferencedPerformedProcedureStepSequence = sequence()
     made.CompletionFlag = "COMPLETE"
@@ -62,7 +62,7 @@ def structured_report(series: Series, image: Dataset) -> Iterator[Dataset]:
 
 
 def encapsulated_pdf(series: Series) -> Iterator[Dataset]:
-    """Padded to an even length, which (0042,0015) tells from the document's own."""
+    """Make a PDF padded to an even length; (0042,0015) holds the length of the document itself."""
     made = instance(series, EncapsulatedPDFStorage, 1)
     made.AcquisitionDateTime = ""
     made.ConversionType = "SYN"
@@ -78,7 +78,7 @@ def encapsulated_pdf(series: Series) -> Iterator[Dataset]:
 
 
 def pdf(*lines: str) -> bytes:
-    """One page of Helvetica, with `lines` of ASCII without parentheses (ISO 32000-1, 7.5)."""
+    """Encode one page of Helvetica with `lines`, ASCII without parentheses (ISO 32000-1, 7.5)."""
     text = "BT /F1 18 Tf 72 760 Td 24 TL " + " ".join(f"({line}) Tj T*" for line in lines) + " ET"
     objects = (
         "<< /Type /Catalog /Pages 2 0 R >>",

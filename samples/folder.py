@@ -1,4 +1,4 @@
-"""The study set on disk: Part 10 files, and a manifest of them."""
+"""The study set on disk: Part 10 files and their manifest."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ RECEIVED = "received"
 
 
 class FolderError(Exception):
-    """The folder is not what the operator took it for; says what to do."""
+    """The folder is not what the operator expected; the text says what to do."""
 
 
 @dataclass(frozen=True)
 class BuiltInstance:
     sop_instance_uid: str
     path: str
-    """Relative to the folder."""
+    """Path relative to the folder."""
     length: int
     """Bytes of the file."""
 
@@ -46,15 +46,15 @@ class BuiltSeries:
 
 
 def build(folder: Path, size: Size) -> Generator[BuiltSeries]:
-    """Write series after series, in place of what was built there before.
+    """Write one series after another, replacing what was built there before.
 
-    Raises FolderError before anything is touched if `folder` holds something else.
+    Raises FolderError, before anything is changed, if `folder` holds something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / MANIFEST
     if not manifest.exists() and any(folder.iterdir()):
         raise FolderError(f"{folder} holds something that was not built here: name an empty folder")
-    # Until the set is complete again the folder is ours, but there is nothing in it to push.
+    # Until the set is complete again, the folder is ours but holds nothing to push.
     manifest.write_text("[]\n")
     shutil.rmtree(folder / STUDIES, ignore_errors=True)
     built = []
@@ -87,7 +87,7 @@ def _write_series(folder: Path, series: Series, instances: Iterator[Dataset]) ->
 
 
 def read_manifest(folder: Path) -> list[BuiltSeries]:
-    """Raises FolderError where no complete set was built."""
+    """Read the manifest. Raises FolderError where no complete set was built."""
     try:
         entries = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Who the invented patients are, and how their studies and series are identified.
+"""The invented patients, and the identifiers of their studies and series.
 
-All of it is a function of names: the same UIDs, and pixels drawn from the same seeds, in every
-build.
+All of it is a function of names: every build has the same UIDs, and pixels drawn from the same
+seeds.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/FNNDSC/oxidicom/
 
 
 def uid(*names: object) -> str:
-    """Below 2.25, from a version 5 UUID (PS3.5 B.2): a hash of the names."""
+    """Return a UID below 2.25, from a version 5 UUID (PS3.5 B.2): a hash of the names."""
     return f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(map(str, names))).int}"
 
 
 def seed(identifier: str) -> int:
-    """What the noise of an instance is drawn from."""
+    """Return the seed of an instance's noise."""
     return int(identifier.rpartition(".")[2])
 
 
@@ -37,7 +37,7 @@ class Study(NamedTuple):
     date: str
     time: str
     age: str
-    """AS of the patient on that day."""
+    """Age of the patient on that day, of VR AS."""
     accession_number: str
 
     @property

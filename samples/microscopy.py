@@ -21,11 +21,11 @@ from samples.modules import (
 )
 
 MILLIMETRES = 15.0
-"""Width and height of what was scanned."""
+"""Millimetres of width and height of the scanned area."""
 
 
 def whole_slide(series: Series, tiles: int, side: int) -> Iterator[Dataset]:
-    """`tiles` × `tiles` tiles of `side` × `side` pixels, native RGB."""
+    """Make a slide of `tiles` × `tiles` tiles of `side` × `side` pixels, native RGB."""
     made = instance(series, VLWholeSlideMicroscopyImageStorage, 1)
     kind = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
     made.ImageType = kind

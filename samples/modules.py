@@ -1,4 +1,4 @@
-"""Modules that the object definitions share (PS3.3 C.7), as elements of a data set."""
+"""Modules that several object definitions share (PS3.3 C.7), as elements of a data set."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ IMPLEMENTATION_VERSION_NAME = "OXI_SAMPLES"
 def instance(
     series: Series, sop_class: str, number: int, transfer_syntax: str = ExplicitVRLittleEndian
 ) -> Dataset:
-    """Patient, General Study, General Series, General Equipment and SOP Common modules, and what
-    a Part 10 file says before the data set (PS3.10 7.1)."""
+    """Make the Patient, General Study, General Series, General Equipment and SOP Common modules,
+    and the File Meta Information of a Part 10 file (PS3.10 7.1)."""
     study, patient = series.study, series.study.patient
     made = Dataset()
     made.SpecificCharacterSet = patient.character_set
@@ -78,7 +78,8 @@ def add_frame_of_reference(made: Dataset, series: Series) -> None:
 
 
 def add_grey_pixels(made: Dataset, rows: int, columns: int, stored: int, allocated: int) -> None:
-    """Image Pixel module but for the pixels; `stored` and `allocated` in bits, unsigned."""
+    """Add the Image Pixel module without the pixels; `stored` and `allocated` are in bits,
+    unsigned."""
     made.SamplesPerPixel = 1
     made.PhotometricInterpretation = "MONOCHROME2"
     made.Rows = rows
@@ -90,7 +91,7 @@ def add_grey_pixels(made: Dataset, rows: int, columns: int, stored: int, allocat
 
 
 def add_colour_pixels(made: Dataset, rows: int, columns: int, photometric: str) -> None:
-    """Image Pixel module but for the pixels, of three bytes each, by pixel."""
+    """Add the Image Pixel module without the pixels, which have three bytes each, by pixel."""
     made.SamplesPerPixel = 3
     made.PhotometricInterpretation = photometric
     made.PlanarConfiguration = 0
@@ -103,7 +104,7 @@ def add_colour_pixels(made: Dataset, rows: int, columns: int, photometric: str) 
 
 
 def item(**elements: object) -> Dataset:
-    """Of a sequence, by keywords."""
+    """Make an item of a sequence from keywords."""
     made = Dataset()
     for keyword, value in elements.items():
         setattr(made, keyword, value)
@@ -115,19 +116,19 @@ def sequence(*items: Dataset) -> Sequence:
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:
-    """A coded entry (PS3.3 8.8)."""
+    """Make a coded entry (PS3.3 8.8)."""
     return item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
 def reference(made: Dataset) -> Dataset:
-    """To another instance, by SOP class and UID."""
+    """Make a reference to another instance, by SOP class and UID."""
     return item(
         ReferencedSOPClassUID=made.SOPClassUID, ReferencedSOPInstanceUID=made.SOPInstanceUID
     )
 
 
 def decimals(numbers: Iterable[float]) -> list[str]:
-    """DS has 16 characters at most (PS3.5 6.2)."""
+    """Format numbers for DS, which has at most 16 characters (PS3.5 6.2)."""
     return [decimal(number) for number in numbers]
 
 

@@ -1,4 +1,4 @@
-"""A C-MOVE SCU: asks a PACS to send a series to somebody else (PS3.4 C.4.2)."""
+"""A C-MOVE SCU, which asks a PACS to send a series to another AE (PS3.4 C.4.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PENDING = (0xFF00, 0xFF01)
 
 
 class MoveError(Exception):
-    """The PACS refused, or broke off."""
+    """The PACS refused, or ended the association."""
 
 
 def move(
@@ -23,7 +23,8 @@ def move(
     series_instance_uid: str,
     timeout: float,
 ) -> int:
-    """Move one series from the PACS on that port of this machine; how many instances failed.
+    """Move one series from the PACS on a port of this machine, and return how many instances
+    failed.
 
     `timeout` is in seconds, between two answers of the PACS. Raises MoveError.
     """

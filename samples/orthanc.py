@@ -17,31 +17,31 @@ from samples.receiver import Destination
 
 STORE_AE_TITLE = "PACS_STORE"
 MOVE_AE_TITLE = "PACS_MOVE"
-"""Orthanc's own; what it pushes by its REST interface comes from the other, so that the receiver
-keeps the two apart."""
+"""Orthanc's own AE title. What it pushes by its REST interface uses the other title, so that the
+receiver keeps the two apart."""
 
 TIMEOUT = 600
-"""Seconds of a request, and of the other side's answer to an instance."""
+"""Seconds of a request, and of the receiver's answer to an instance."""
 
 _MODALITY = "receiver"
 
 
 class OrthancError(Exception):
-    """It is not installed, does not answer, or refused what it was asked."""
+    """Orthanc is not installed, does not answer, or refused a request."""
 
 
 def find_orthanc() -> str | None:
-    """Debian keeps daemons out of a user's PATH."""
+    """Return Orthanc's program. Debian keeps daemons off a user's PATH."""
     return shutil.which("Orthanc", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin")
 
 
 class Orthanc(Server):
-    """On free ports of 127.0.0.1, with storage and index below `folder`."""
+    """A running Orthanc on free ports of 127.0.0.1, with storage and index below `folder`."""
 
     name = "Orthanc"
 
     def __init__(self, folder: Path) -> None:
-        """Raises OrthancError where there is none."""
+        """Raises OrthancError where Orthanc is not installed."""
         program = find_orthanc()
         if program is None:
             raise OrthancError("Orthanc is not installed: sudo apt-get install orthanc")
@@ -76,12 +76,12 @@ class Orthanc(Server):
         self._call("POST", "/instances", file.read_bytes())
 
     def send_to(self, destination: Destination) -> None:
-        """Who `store` sends to, and whom a C-MOVE may name by its AE title."""
+        """Set the destination of `store`, which a C-MOVE may name by its AE title."""
         modality = [destination.ae_title, destination.host, destination.port]
         self._call("PUT", f"/modalities/{_MODALITY}", json.dumps(modality).encode())
 
     def store(self, series_instance_uid: str) -> int:
-        """Push a series by C-STORE; how many instances failed.
+        """Push a series by C-STORE, and return how many instances failed.
 
         Raises OrthancError if the receiver cannot be reached or refuses the association.
         """
@@ -109,7 +109,7 @@ class Orthanc(Server):
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
-    """Orthanc explains itself in JSON."""
+    """Return the explanation that Orthanc gives in JSON."""
     try:
         said = json.loads(error.read())
         return str(said.get("Details") or said["Message"])

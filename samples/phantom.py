@@ -1,4 +1,4 @@
-"""Pictures of nobody: ellipses and noise, in grey values as a scanner stores them."""
+"""Pictures of phantoms: ellipses and noise, in grey values as a scanner stores them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Picture = npt.NDArray[np.float32]
 
 
 class Ellipse(NamedTuple):
-    """Centre and half axes in mm, x to the patient's left and y to the back."""
+    """An ellipse: centre and half axes in mm, x to the patient's left and y to the back."""
 
     name: str
     x: float
@@ -34,14 +34,14 @@ CHEST_FIELD = 380.0
 CHEST_HEIGHT = 300.0
 HEAD_FIELD = 230.0
 HEAD_HEIGHT = 150.0
-"""Millimetres that a picture is wide, and a volume high."""
+"""Millimetres of width of a picture and of height of a volume."""
 
 AIR = -1000.0
 
 
 def chest(height: float) -> list[Ellipse]:
-    """Organs at a height from 0 (diaphragm) to 1 (shoulders), in Hounsfield units; the later lie
-    upon the earlier ones."""
+    """Return the organs at a height from 0 (diaphragm) to 1 (shoulders), in Hounsfield units; later
+    ones cover earlier ones."""
     swell = math.sin(math.pi * (0.15 + 0.8 * height))
     organs = [
         Ellipse("BODY", 0, 0, 150 + 15 * height, 100 + 8 * swell, 40),
@@ -58,7 +58,7 @@ def chest(height: float) -> list[Ellipse]:
 
 
 def head(height: float, contrast: str) -> list[Ellipse]:
-    """As `chest`, in arbitrary units of a `contrast`: T1, T2 or DWI."""
+    """Return the tissues as `chest` does, in arbitrary units of a `contrast`: T1, T2 or DWI."""
     scalp, skull, brain, fluid = {
         "T1": (900, 60, 520, 120),
         "T2": (700, 50, 430, 1000),
@@ -83,7 +83,7 @@ def draw(
     noise: float,
     seed: int,
 ) -> Picture:
-    """A square picture of `side` pixels over `field` mm."""
+    """Draw a square picture of `side` pixels over `field` mm."""
     place = pixel_centres(side, field)
     picture = np.full((side, side), background, np.float32)
     for organ in organs:
@@ -96,17 +96,18 @@ def draw(
 
 
 def pixel_centres(side: int, field: float) -> Picture:
-    """In mm from the middle of the picture."""
+    """Return the centres of the pixels, in mm from the middle of the picture."""
     return (((np.arange(side) + 0.5) / side - 0.5) * field).astype(np.float32)
 
 
 def stored(picture: Picture, bits: int) -> bytes:
-    """Little endian words of `bits` bits, what lies outside cut off."""
+    """Encode little endian words of `bits` bits; values outside their range are clipped."""
     return np.clip(np.rint(picture), 0, (1 << bits) - 1).astype("<u2").tobytes()
 
 
 def tissue_tile(row: int, column: int, side: int, tiles: int, seed: int) -> bytes:
-    """Part of a stained section: pink tissue in a round patch with purple nuclei, else glass."""
+    """Draw a part of a stained section: pink tissue in a round patch with purple nuclei, otherwise
+    glass."""
     generator = np.random.Generator(np.random.PCG64(seed))
     place = (np.arange(side, dtype=np.float32) + 0.5) / side
     across = (place + column) / tiles - 0.5

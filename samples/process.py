@@ -1,4 +1,4 @@
-"""A server that runs while it is needed, and is ended by its own pid."""
+"""A server that runs while it is needed, and is ended by its own process id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Self
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 60.0
-"""Seconds; the receiver's drain time-out and Orthanc's last jobs fit in."""
+"""Seconds for a server to end: the receiver's drain timeout and Orthanc's last jobs fit in."""
 
 
 def free_port() -> int:
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def accepts(port: int) -> bool:
-    """Whether somebody listens on that port of this machine."""
+    """Return whether a server listens on a port of this machine."""
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:
@@ -32,11 +32,12 @@ def accepts(port: int) -> bool:
 
 
 class ServerError(Exception):
-    """A server did not start, or did not end well; the text ends with what it said."""
+    """A server did not start, or did not end well; the text ends with its output."""
 
 
 class Server:
-    """Entered, it answers; left, it has ended. Subclasses say when it answers."""
+    """A server that answers once it is entered and has ended once it is left. Subclasses say when
+    it answers."""
 
     name = ""
 
@@ -57,7 +58,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # Ctrl-C is for us: we end it when its peers are done with it.
+                # Ctrl-C reaches this process only, which ends the server when its peers are done.
                 process_group=0,
             )
         try:
@@ -65,7 +66,7 @@ class Server:
             while not self.answers():
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise ServerError(f"{self.name} does not start: {self._said()}")
-                time.sleep(0.05)  # another program's port: there is nothing to await
+                time.sleep(0.05)  # another program opens its port: there is no event to wait for
         except BaseException:
             self._end()
             raise
@@ -98,5 +99,5 @@ class Server:
 
 
 def environment_without(prefixes: tuple[str, ...]) -> dict[str, str]:
-    """Ours, but for what would change a server behind our back."""
+    """Return our environment without the variables that would change a server."""
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}

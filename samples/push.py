@@ -1,4 +1,4 @@
-"""Pushing a built study set from Orthanc, and seeing what arrived."""
+"""Push a built study set from Orthanc, and count what arrived."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from samples.orthanc import MOVE_AE_TITLE, STORE_AE_TITLE, TIMEOUT, Orthanc, Ort
 from samples.receiver import Destination, Standing, found_on_disk, standing_on_disk
 
 Send = Callable[[Orthanc, Destination, BuiltSeries], int]
-"""Returns how many instances failed."""
+"""A function that sends a series and returns how many instances failed."""
 
 
 class Way(NamedTuple):
@@ -27,10 +27,10 @@ class Pushed(NamedTuple):
     way: Way
     seconds: float
     failed: int
-    """Instances that the receiver did not acknowledge."""
+    """Number of instances that the receiver did not acknowledge."""
     found: int | None
-    """Instances on the receiver's disk; None where that is not ours to see."""
-    trouble: str = ""
+    """Number of instances on the receiver's disk; None where that cannot be seen."""
+    reason: str = ""
 
     @property
     def complete(self) -> bool:
@@ -63,13 +63,13 @@ def load(orthanc: Orthanc, folder: Path, built: Iterable[BuiltSeries]) -> None:
 def push(
     orthanc: Orthanc, destination: Destination, series: BuiltSeries, way: Way
 ) -> tuple[float, int, str]:
-    """Seconds, instances that failed, and why if that is known."""
+    """Return seconds, the number of instances that failed, and the reason if it is known."""
     begun = time.monotonic()
     try:
-        failed, trouble = way.send(orthanc, destination, series), ""
+        failed, reason = way.send(orthanc, destination, series), ""
     except (OrthancError, MoveError) as error:
-        failed, trouble = len(series.instances), str(error)
-    return time.monotonic() - begun, failed, trouble
+        failed, reason = len(series.instances), str(error)
+    return time.monotonic() - begun, failed, reason
 
 
 def push_all(
@@ -80,16 +80,16 @@ def push_all(
     ways: Iterable[Way],
     root: Path | None,
 ) -> Iterator[Pushed]:
-    """Series after series, way after way; what each left below `root` is counted at once, for
-    acknowledged means stored."""
+    """Push one series after another, in one way after another. What each series left below `root`
+    is counted at once, since acknowledged means stored."""
     orthanc.send_to(destination)
     for way in ways:
         for series in built:
             before = standing_on_disk(root, way.calling_ae_title) if root else Standing()
-            seconds, failed, trouble = push(orthanc, destination, series, way)
+            seconds, failed, reason = push(orthanc, destination, series, way)
             found = None
             if root is not None:
                 now = standing_on_disk(root, way.calling_ae_title)
                 sent = ((one.sop_instance_uid, folder / one.path) for one in series.instances)
                 found = found_on_disk(before, now, sent)
-            yield Pushed(series, way, seconds, failed, found, trouble)
+            yield Pushed(series, way, seconds, failed, found, reason)

@@ -30,23 +30,23 @@ from samples.modules import (
 
 PLAN_SOURCE = "rtplan.dcm"
 DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"
-"""Retired, but what PS3.3 C.8.8.5 has a study referred to with."""
+"""A retired SOP class by which PS3.3 C.8.8.5 refers to a study."""
 
 COLOURS = {"BODY": [0, 200, 0], "LUNG_R": [0, 120, 255], "LUNG_L": [0, 120, 255]}
 TARGET = "GTV"
 OUTLINE = 64
-"""Points of a contour."""
+"""Number of points of a contour."""
 
 DOSE_GRID = 5.0
 """Millimetres between two points of the dose."""
 DOSE_SCALING = 1e-4
 """Gray of a stored unit."""
 PRESCRIBED = 60.0
-"""Gray."""
+"""Prescribed dose in Gray."""
 
 
 def structures(series: Series, images: Sequence[Dataset]) -> Iterator[Dataset]:
-    """Contours of the phantom on its own slices; `images` are the CT's, without pixels."""
+    """Make contours of the phantom on its own slices; `images` are the CT's, without pixels."""
     made = instance(series, RTStructureSetStorage, 1)
     made.OperatorsName = ""
     made.StructureSetLabel = "Phantom"
@@ -110,7 +110,7 @@ def structures(series: Series, images: Sequence[Dataset]) -> Iterator[Dataset]:
 
 
 def _outlines(images: Sequence[Dataset]) -> dict[str, list[Dataset]]:
-    """Contours by the name of what they enclose."""
+    """Return contours by the name of what they enclose."""
     outlines: dict[str, list[Dataset]] = {}
     for number, image in enumerate(images, 1):
         height = image.ImagePositionPatient[2]
@@ -128,7 +128,8 @@ def _outlines(images: Sequence[Dataset]) -> dict[str, list[Dataset]]:
 
 
 def plan(series: Series, structure_set: Dataset) -> Iterator[Dataset]:
-    """The beam of a plan that pydicom ships, in Implicit VR as many planning systems write."""
+    """Make a plan with the beam of one that pydicom ships, in Implicit VR as many planning systems
+    write."""
     path = get_testdata_file(PLAN_SOURCE, download=False)
     if path is None:
         raise FileNotFoundError(f"{PLAN_SOURCE} is not in this pydicom")
@@ -155,7 +156,7 @@ def plan(series: Series, structure_set: Dataset) -> Iterator[Dataset]:
 
 
 def dose(series: Series, planned: Dataset) -> Iterator[Dataset]:
-    """A cloud about the target, 32 bits a point."""
+    """Make a dose around the target, with 32 bits a point."""
     made = instance(series, RTDoseStorage, 1)
     across = round(phantom.CHEST_FIELD / DOSE_GRID)
     high = round(phantom.CHEST_HEIGHT / DOSE_GRID)

@@ -1,4 +1,4 @@
-"""Who receives: oxidicom in a process of its own, or whoever is named."""
+"""The receiver of the samples: oxidicom in a process of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Destination(NamedTuple):
 
 
 class Receiver(Server):
-    """Stores below `root` and has no broker: registrations wait in its outbox."""
+    """A receiver that stores below `root` and has no broker, so that registrations wait in its
+    outbox."""
 
     name = "oxidicom"
 
@@ -49,16 +50,16 @@ class Receiver(Server):
 
 
 def registrations_waiting(root: Path) -> int:
-    """Entries of the outbox below the files root."""
+    """Return the number of entries of the outbox below the files root."""
     return len(list((root / ".oxidicom" / "outbox").glob("*.json")))
 
 
 Standing = dict[Path, tuple[int, int]]
-"""Files with their inode and time, which an instance that is sent again changes."""
+"""Files with inode and modification time, which change when an instance is sent again."""
 
 
 def standing_on_disk(root: Path, calling_ae_title: str) -> Standing:
-    """What there is of that sender."""
+    """Return the files of one sender."""
     standing = {}
     for path in (root / "SERVICES" / "PACS" / calling_ae_title).rglob("*.dcm"):
         status = path.stat()
@@ -67,11 +68,11 @@ def standing_on_disk(root: Path, calling_ae_title: str) -> Standing:
 
 
 def found_on_disk(before: Standing, now: Standing, sent: Iterable[tuple[str, Path]]) -> int:
-    """How many of the instances have come since `before`, each once and equal to the file that was
-    sent.
+    """Return how many of the instances arrived since `before`, once each and equal to the file that
+    was sent.
 
-    `sent` are SOP Instance UIDs and files. Equal by elements: the PACS in between may choose other
-    lengths for its sequences.
+    `sent` are SOP Instance UIDs and files. Files are compared by elements, since the PACS may
+    choose other lengths for its sequences.
     """
     places: dict[str, list[Path]] = {}
     for path, status in now.items():

@@ -1,4 +1,4 @@
-"""What the study set consists of."""
+"""The contents of the study set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Size(NamedTuple):
     us_frames: int
     tiles: int
     tile_side: int
-    """Sides are in pixels; so many `tiles` a side."""
+    """Pixels of the side of a picture; a slide has so many `tiles` a side."""
 
 
 FULL = Size(300, 512, 24, 256, 96, 30, 32, 256)
@@ -46,8 +46,8 @@ SLIDE = Series(BIOPSY, 1, "SM", "Whole slide 20x", "", "SKIN")
 
 
 def study_set(size: Size) -> Iterator[tuple[Series, Iterator[Dataset]]]:
-    """Every series with its instances, which must be taken before the next series: an instance
-    is made when it is wanted, and later series refer to earlier ones."""
+    """Yield every series with its instances, which must be taken before the next series: an
+    instance is made when it is taken, and later series refer to earlier ones."""
     images: list[Dataset] = []
     yield CT, _keep(ct(CT, size.ct_slices, size.ct_side), images)
     yield SR, structured_report(SR, images[len(images) * 9 // 20])
@@ -66,7 +66,7 @@ def study_set(size: Size) -> Iterator[tuple[Series, Iterator[Dataset]]]:
 
 
 def _keep(instances: Iterator[Dataset], kept: list[Dataset]) -> Iterator[Dataset]:
-    """For references, so without what is large."""
+    """Keep each instance without its large elements, for references from other series."""
     for made in instances:
         yield made
         made.pop("PixelData", None)

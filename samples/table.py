@@ -34,7 +34,7 @@ def table_of(pushes: Sequence[Pushed]) -> Table:
 
 
 def _cells(pushes: Iterable[Pushed]) -> list[str]:
-    """Sums, where there are several."""
+    """Return the cells of a line, summed where there are several pushes."""
     pushes = list(pushes)
     instances = sum(len(one.series.instances) for one in pushes)
     megabytes = sum(one.series.length for one in pushes) / MEGABYTE
@@ -45,7 +45,8 @@ def _cells(pushes: Iterable[Pushed]) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Three digits that mean something: a report is of kilobytes, a slide of hundreds of MB."""
+    """Format a number with three significant digits: a report has kilobytes, a slide hundreds of
+    MB."""
     for least, digits in ((99.95, 0), (9.995, 1), (0.9995, 2)):
         if value >= least:
             return f"{value:.{digits}f}"
@@ -56,21 +57,21 @@ def _found(pushes: Sequence[Pushed], instances: int) -> str:
     found = 0
     for one in pushes:
         if one.found is None:
-            return "not looked at"
+            return "not visible"
         found += one.found
     return f"{found}" if found == instances else f"{found}, {instances - found} missing"
 
 
-def troubles(pushes: Iterable[Pushed]) -> list[str]:
-    """A line for each series of which something did not arrive."""
+def failures(pushes: Iterable[Pushed]) -> list[str]:
+    """Return a line for each series of which something did not arrive."""
     lines = []
     for one in pushes:
         if one.complete:
             continue
         what = f"{one.series.description} by {one.way.name}"
         count = len(one.series.instances)
-        if one.trouble:
-            lines.append(f"{what}: {one.trouble}")
+        if one.reason:
+            lines.append(f"{what}: {one.reason}")
         elif one.failed:
             lines.append(f"{what}: {one.failed} of {count} not acknowledged")
         else:

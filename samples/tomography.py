@@ -1,4 +1,4 @@
-"""CT and MR: a series of slices each, and a whole volume in one enhanced instance."""
+"""CT and MR: series of slices, and a whole volume in one enhanced instance."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def mr(
     contrast: str,
     transfer_syntax: str = ExplicitVRLittleEndian,
 ) -> Iterator[Dataset]:
-    """Native pixels, or run lengths where `transfer_syntax` is RLE Lossless."""
+    """Make slices with native pixels, or with run lengths where `transfer_syntax` is RLE
+    Lossless."""
     thickness = phantom.HEAD_HEIGHT / slices
     repetition, echo = {"T1": ("600", "12"), "T2": ("4200", "98"), "DWI": ("6500", "85")}[contrast]
     for number in range(1, slices + 1):
@@ -99,9 +100,9 @@ def mr(
 
 
 def enhanced_mr(series: Series, frames: int, side: int) -> Iterator[Dataset]:
-    """One multi-frame instance (PS3.3 A.36.2)."""
+    """Make one multi-frame instance (PS3.3 A.36.2)."""
     made = instance(series, EnhancedMRImageStorage, 1)
-    # Derived, as from resampling, so that how it was acquired need not be invented as well.
+    # Derived, as from resampling, so that no acquisition parameters are needed.
     kind = ["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"]
     made.ImageType = kind
     made.AcquisitionDateTime = series.study.date + series.study.time
@@ -211,7 +212,7 @@ def _head_picture(
 def _add_plane(
     made: Dataset, series: Series, number: int, field: float, side: int, thickness: float
 ) -> None:
-    """Frame of Reference and Image Plane modules."""
+    """Add the Frame of Reference and Image Plane modules."""
     add_frame_of_reference(made, series)
     made.SliceThickness = decimal(thickness)
     made.PixelSpacing = decimals([field / side] * 2)
@@ -221,6 +222,6 @@ def _add_plane(
 
 
 def _position(number: int, field: float, side: int, thickness: float) -> list[str]:
-    """The centre of a slice's first pixel; the first slice lies at 0."""
+    """Return the centre of a slice's first pixel; the first slice is at 0."""
     corner = field * (0.5 / side - 0.5)
     return decimals([corner, corner, (number - 1) * thickness])

@@ -1,4 +1,5 @@
-"""Ultrasound in JPEG Baseline: a clip and stills, of the frames of a sample that pydicom ships."""
+"""Ultrasound in JPEG Baseline: a clip and stills, from the frames of a sample that pydicom
+ships."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from samples.modules import add_colour_pixels, instance
 SOURCE = "examples_ybr_color.dcm"
 STILLS = 3
 FRAME_TIME = "33.333"
-"""Milliseconds."""
+"""Milliseconds of a frame."""
 
 
 def ultrasound(series: Series, frames: int) -> Iterator[Dataset]:
-    """A clip of `frames` frames, at most 30, and three stills."""
+    """Make a clip of `frames` frames, at most 30, and three stills."""
     path = get_testdata_file(SOURCE, download=False)
     if path is None:
         raise FileNotFoundError(f"{SOURCE} is not in this pydicom; versions 3.0 and later ship it")

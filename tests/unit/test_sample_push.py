@@ -22,7 +22,7 @@ from samples.receiver import (
     standing_on_disk,
 )
 from samples.study_set import MR_T1
-from samples.table import number, table_of, troubles
+from samples.table import failures, number, table_of
 from samples.tomography import mr
 
 CALLING = "PACS_STORE"
@@ -122,8 +122,8 @@ def test_registrations_are_counted_by_the_records_of_the_outbox(tmp_path: Path) 
 # ---- the table ---------------------------------------------------------------------------------
 
 
-def pushed(failed: int = 0, found: int | None = 3, trouble: str = "", way: str = "store") -> Pushed:
-    return Pushed(THREE, WAYS[way], 0.5, failed, found, trouble)
+def pushed(failed: int = 0, found: int | None = 3, reason: str = "", way: str = "store") -> Pushed:
+    return Pushed(THREE, WAYS[way], 0.5, failed, found, reason)
 
 
 def printed(*pushes: Pushed) -> list[list[str]]:
@@ -158,17 +158,17 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
     ("one", "cells", "line"),
     [
         (pushed(), "12.0 3", None),
-        (pushed(found=None), "12.0 not looked at", None),
+        (pushed(found=None), "12.0 not visible", None),
         (pushed(found=1), "- 1, 2 missing", "acknowledged, but 2 of 3 missing"),
         (pushed(failed=1, found=2), "- 2, 1 missing", "1 of 3 not acknowledged"),
-        (pushed(failed=3, found=0, trouble="no route"), "- 0, 3 missing", "no route"),
-        (pushed(failed=1, found=None), "- not looked at", "1 of 3 not acknowledged"),
+        (pushed(failed=3, found=0, reason="no route"), "- 0, 3 missing", "no route"),
+        (pushed(failed=1, found=None), "- not visible", "1 of 3 not acknowledged"),
     ],
 )
 def test_what_is_missing_is_said(one: Pushed, cells: str, line: str | None) -> None:
     assert " ".join(printed(one)[3]).endswith(f"0.50 {cells}")
     assert one.complete == (line is None)
-    assert troubles([one]) == ([f"Lung [red] by C-STORE: {line}"] if line else [])
+    assert failures([one]) == ([f"Lung [red] by C-STORE: {line}"] if line else [])
 
 
 # ---- what is asked for -------------------------------------------------------------------------
