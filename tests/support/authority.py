@@ -1,4 +1,4 @@
-"""Certificates of an authority of our own."""
+"""Certificates of an authority of the tests' own."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ class Pair(NamedTuple):
 class Authority(NamedTuple):
     ca: Path
     certificate: Path
-    """Of localhost, by name and not by address."""
+    """Certificate of localhost, by name and not by address."""
     key: Path
     ca_key: Path
 
     def issue(self, name: str, *algorithm: str) -> Pair:
-        """Valid for two days; `algorithm` is as for `openssl req -newkey`."""
+        """Issue a certificate that is valid for two days; `algorithm` is as for `openssl req
+        -newkey`."""
         certificate, key = self._paths(name)
         _openssl(
             *("req", "-x509", "-newkey", *(algorithm or _EC), "-nodes", "-days", "2"),
@@ -46,7 +47,7 @@ class Authority(NamedTuple):
         return Pair(certificate, key)
 
     def issue_for(self, name: str, begin: str, end: str, *, authority: bool = False) -> Pair:
-        """Valid from and until then, of the form YYMMDDHHMMSSZ."""
+        """Issue a certificate that is valid between two times of the form YYMMDDHHMMSSZ."""
         certificate, key = self._paths(name)
         folder = self.ca.parent
         configuration, request = folder / "ca.cnf", folder / f"{name}.csr"
@@ -70,7 +71,7 @@ class Authority(NamedTuple):
 
 
 def found_authority(folder: Path) -> Authority:
-    """Valid for two days. All PEM files."""
+    """Create an authority that is valid for two days. All files are PEM."""
     folder.mkdir(parents=True, exist_ok=True)
     ca, ca_key = folder / "ca.pem", folder / "ca-key.pem"
     _openssl(

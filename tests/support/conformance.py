@@ -1,4 +1,4 @@
-"""The tables of docs/conformance.md that are the code's own, and how they get there:
+"""The tables of docs/conformance.md that are made from the code. This module renews them:
 
 python -m tests.support.conformance
 """
@@ -50,17 +50,17 @@ _ENCODINGS: Final = {
 
 
 def pydicom_version() -> str:
-    """What the lists of UIDs depend on."""
+    """Return the version of pydicom, on which the lists of UIDs depend."""
     return version("pydicom")
 
 
 def tables() -> Mapping[str, str]:
-    """Each without a line feed at its end, by name."""
+    """Return the tables by name, each without a line feed at its end."""
     return {name: make().strip() for name, make in _TABLES.items()}
 
 
 def block(name: str, document: str) -> str:
-    """What stands between the markers of `name`. Raises ValueError if they do not stand there."""
+    """Return the text between the markers of `name`. Raises ValueError if they are missing."""
     begin, end = _markers(name)
     start = document.index(begin) + len(begin)
     return document[start : document.index(end, start)].strip()
@@ -75,7 +75,7 @@ def renewed(document: str) -> str:
 
 
 def uids_of(table: str) -> set[str]:
-    """Of the first column."""
+    """Return the UIDs of the first column."""
     return set(re.findall(r"^\| `([0-9.]+)` \|", table, re.MULTILINE))
 
 

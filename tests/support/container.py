@@ -1,9 +1,9 @@
-"""The image of the Dockerfile without a daemon: its instructions carried out in an overlay over
-this machine, and its process started in namespaces of its own, as a container's.
+"""The image of the Dockerfile without a daemon: its instructions are carried out in an overlay over
+this machine, and its process is started in namespaces of its own, as a container's.
 
 Only what needs a registry is replaced: Debian's packages are made again from those that are
-installed here, our wheel is the one given, and what it depends on is found where the tests have it.
-So this needs root, Debian 12 and its python3.11; elsewhere the test is skipped.
+installed here, our wheel is the given one, and its dependencies are taken from where the tests have
+them. So this needs root, Debian 12 and its python3.11; elsewhere the test is skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pytest
 from tests.support.dockerfile import Instruction, environment, of_image, stages
 
 SITE = sysconfig.get_path("purelib")
-"""Where the tests' own Python finds packages: those that ours depends on."""
+"""Folder of the packages of the tests' own Python, which ours depends on."""
 
 LIFE = 120.0
 """Seconds after which a container ends in any case."""
@@ -36,7 +36,7 @@ TOOLS = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def demand(folder: Path) -> None:
-    """Skips the test where no image can be built so; `folder` is empty, before and after."""
+    """Skip the test where no image can be built; `folder` is empty, before and after."""
     release = Path("/etc/os-release")
     if not release.exists() or 'VERSION_ID="12"' not in release.read_text():
         pytest.skip("the image is made of Debian 12's packages")
@@ -79,7 +79,7 @@ exec chroot "$root" sh -exc "$script"
 
 
 def build_image(wheel: Path, folder: Path) -> Path:
-    """Root file system of the last stage, in `folder`, which is empty."""
+    """Build the root file system of the last stage in `folder`, which is empty."""
     image, packages, overlay = (folder / name for name in ("image", "packages", "overlay"))
     for made in (image, packages, overlay):
         made.mkdir()
@@ -105,8 +105,8 @@ def build_image(wheel: Path, folder: Path) -> Path:
 
 
 def _script(wheel: Path, packages: Path) -> list[str]:
-    """The stages as commands of a shell, one after the other on one file system: they share no
-    path but those that they copy."""
+    """Return the stages as shell commands, one after another on one file system: they share no path
+    but those that they copy."""
     parted = stages()
     lines = []
     for number, stage in enumerate(parted):
@@ -145,7 +145,7 @@ def _commands(one: Instruction, target: str, wheel: Path, packages: Path) -> lis
 
 
 def repack(names: list[str], folder: Path) -> None:
-    """Debian's packages of these names, as they are installed here, as .deb files again."""
+    """Make .deb files again of Debian's packages of these names, as they are installed here."""
     for name in names:
         fields = dpkg("--status", name)
         tree = folder / name
@@ -203,7 +203,8 @@ exec env --ignore-environment $ENVIRONMENT setpriv --no-new-privs --clear-groups
 
 class Container:
     """ENTRYPOINT and CMD of the image as process 1 of namespaces of its own: an unprivileged user
-    without capabilities, a read-only root, a network of its own (so the usual ports are free)."""
+    without capabilities, a read-only root, and a network of its own, so that the usual ports are
+    free."""
 
     def __init__(self, image: Path, data: Path, command: list[str], **settings: str) -> None:
         self._image, self._data, self._command = image, data, command
@@ -246,8 +247,8 @@ class Container:
         process.stdout.close()
 
     def _kill(self) -> None:
-        """With process 1 goes all that runs in it, and then `unshare` itself, which waits for it;
-        its own --kill-child ends nothing that has changed its user."""
+        """Kill process 1, with which everything in the container ends, and then `unshare`, which
+        waits for it; its own --kill-child ends nothing that has changed its user."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self._running().pid).children():
                 child.kill()
@@ -257,7 +258,7 @@ class Container:
         return self._process
 
     def wait_for(self, words: str) -> str:
-        """The first line of its output from here on that has these words."""
+        """Return the first further line of its output that contains these words."""
         stream = self._running().stdout
         assert stream is not None
         seen = []
@@ -269,17 +270,17 @@ class Container:
 
     @property
     def first(self) -> psutil.Process:
-        """Process 1 of it, as this machine sees it."""
+        """Return its process 1 as this machine sees it."""
         if self._first is None:
             (self._first,) = psutil.Process(self._running().pid).children()
         return self._first
 
     def beside(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        """A program of this machine on the container's network."""
+        """Run a program of this machine on the container's network."""
         return self._entered({"PATH": os.environ["PATH"]}, "--net", "--", *command)
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """A program of the image in the container, as HEALTHCHECK and `docker exec` do."""
+        """Run a program of the image in the container, as HEALTHCHECK and `docker exec` do."""
         (owner,) = of_image("USER")
         uid, gid = owner.split(":")
         namespaces = ("--net", "--mount", "--pid", "--root", "--wd")
@@ -298,6 +299,6 @@ class Container:
         )
 
     def terminate(self, timeout: float) -> int:
-        """Exit status after SIGTERM to process 1, as `docker stop` sends it."""
+        """Send SIGTERM to process 1, as `docker stop` does, and return the exit status."""
         self.first.send_signal(signal.SIGTERM)
         return self._running().wait(timeout)

@@ -1,4 +1,5 @@
-"""Data sets of generated patients: as bytes in each of the four encodings, any size, any text.
+"""Data sets of generated patients: as bytes in each of the four encodings, of any size, with any
+text.
 
 The encoder is the tests' own (PS3.5 chapter 7): elements are (tag, VR, value), and a sequence's
 value is a list of items, so that lengths, VRs and orders can be wrong on purpose.
@@ -21,7 +22,8 @@ from tests.support.raw_peer import BIG_ENDIAN, CT_IMAGE_STORAGE, DEFLATED, IMPLI
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors.json").read_text())
 
 Element = tuple[int, str, Any]
-"""Tag, VR, value bytes; for SQ: items, each a list of elements, or bytes encoded already."""
+"""Tag, VR and value bytes. The value of SQ is a list of items, each a list of elements, or encoded
+bytes."""
 
 PIXEL_DATA = 0x7FE00010
 LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
@@ -32,14 +34,16 @@ _counter = itertools.count(1)
 
 
 def new_uid() -> str:
-    """Unique in this process; tests of one files root never collide."""
+    """Return a UID that is unique in this process, so that tests of one files root never
+    collide."""
     return f"{_root}.{next(_counter)}"
 
 
 def encode(
     elements: Iterable[Element], transfer_syntax: str, *, undefined_lengths: bool = False
 ) -> bytes:
-    """A data set in the given order, in the encoding of `transfer_syntax` (PS3.5 annex A)."""
+    """Encode a data set in the given order, in the encoding of `transfer_syntax` (PS3.5 annex
+    A)."""
     order = ">" if transfer_syntax == BIG_ENDIAN else "<"
     implicit = transfer_syntax == IMPLICIT
     data = b"".join(
@@ -49,7 +53,7 @@ def encode(
 
 
 def deflated(data: bytes) -> bytes:
-    """PS3.5 annex A.5: raw deflate, padded."""
+    """Deflate a data set (PS3.5 annex A.5): raw deflate, padded."""
     deflate = zlib.compressobj(wbits=-15)
     small = deflate.compress(data) + deflate.flush()
     return small + b"\0" * (len(small) % 2)
@@ -74,7 +78,7 @@ def _encode_item(item: Iterable[Element], order: str, implicit: bool, undefined:
 
 
 def deep_sequence(tag: int, depth: int, transfer_syntax: str, *, undefined: bool) -> bytes:
-    """A sequence in a sequence in a sequence…, each with one item; not by recursion."""
+    """Encode a sequence in a sequence in a sequence…, each with one item, without recursion."""
     order = ">" if transfer_syntax == BIG_ENDIAN else "<"
     implicit = transfer_syntax == IMPLICIT
     headers: list[bytes] = []
@@ -108,7 +112,8 @@ def padded(vr: str, value: bytes) -> bytes:
 def text_elements(
     values: Mapping[str, str | bytes | None], charset: str = "latin-1"
 ) -> list[Element]:
-    """Keyword → text, raw bytes (taken as they are) or None (zero length); in order of tag."""
+    """Return elements of keyword → text, raw bytes (taken as they are) or None (zero length), in
+    order of tag."""
     elements: list[Element] = []
     for keyword, value in values.items():
         tag = tag_for_keyword(keyword)
@@ -135,7 +140,8 @@ class Instance:
         pixels: int = 512,
         **values: str | bytes | None,
     ) -> None:
-        """`pixels`: bytes of pixel data, even. `values` overrides or adds, by keyword."""
+        """`pixels` are bytes of pixel data, of even length. `values` overrides or adds elements by
+        keyword."""
         self.sop_class = sop_class
         self.sop_instance = sop_instance or new_uid()
         self.series = series or new_uid()
@@ -164,7 +170,7 @@ class Instance:
 
     def elements(self, omit: Sequence[str] = ()) -> list[Element]:
         present = {keyword: text for keyword, text in self.values.items() if keyword not in omit}
-        # A repeating pattern of odd length: a lost or moved block of any power of two shows.
+        # A repeating pattern of odd length: a lost or moved block of any power of two is noticed.
         pattern = bytes(range(251))
         pixels = (pattern * (self.pixels // len(pattern) + 1))[: self.pixels]
         return [*text_elements(present), (PIXEL_DATA, "OW", pixels)]
@@ -174,7 +180,7 @@ class Instance:
 
 
 def vector_data_set(vector: Mapping[str, Any], transfer_syntax: str, sop_class: str) -> bytes:
-    """A vector's data set, as its conventions say."""
+    """Return a vector's data set, as the vector's conventions say."""
     given = vector["input"]
     values: dict[str, str | bytes | None] = {"SOPClassUID": sop_class, **given["elements"]}
     for keyword, raw in given.get("elements_raw_hex", {}).items():
@@ -188,7 +194,7 @@ def vector_data_set(vector: Mapping[str, Any], transfer_syntax: str, sop_class: 
 
 
 def part_10(instance: Instance, transfer_syntax: str) -> bytes:
-    """A file as a PACS holds it, for senders that read files (PS3.10 7.1)."""
+    """Encode a file as a PACS stores it, for senders that read files (PS3.10 7.1)."""
     meta = [
         (0x00020001, "OB", b"\0\1"),
         (0x00020002, "UI", padded("UI", instance.sop_class.encode())),

@@ -15,7 +15,7 @@ class Instruction(NamedTuple):
 
 
 def stages() -> list[list[Instruction]]:
-    """Instructions by stage, each stage from its FROM on; continued lines joined."""
+    """Return the instructions of each stage, from its FROM on; continued lines are joined."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     parted: list[list[Instruction]] = []
@@ -28,10 +28,10 @@ def stages() -> list[list[Instruction]]:
 
 
 def of_image(keyword: str) -> list[str]:
-    """Arguments of an instruction in the last stage, which is the image."""
+    """Return the arguments of an instruction in the last stage, which is the image."""
     return [one.arguments for one in stages()[-1] if one.keyword == keyword]
 
 
 def environment() -> dict[str, str]:
-    """What the image's processes find set."""
+    """Return the environment variables that the image sets."""
     return dict(one.split("=", 1) for line in of_image("ENV") for one in line.split())

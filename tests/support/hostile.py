@@ -1,4 +1,4 @@
-"""A receiver that hostile peers are let loose on, and what must hold after each of them."""
+"""A receiver under attack by hostile peers, and what must hold after each attack."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from tests.support.receiver import Receiver, wait_until
 
 MEMORY = 150 << 20
 IN_TIME = 5.0
-"""Seconds, on a machine that is busy with other tests."""
+"""Seconds for an answer, on a machine that is busy with other tests."""
 
 MARK = "Zq7"
-"""In every hostile value, so that a log that told one would show it."""
+"""A text in every hostile value, which would be noticed in a log that held the value."""
 
 _UNESCAPED = re.compile(r"[\0-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 class Place:
-    """The files root's parent, where a traversal would show, with a file that nobody may touch."""
+    """The parent folder of the files root, where a path traversal would be noticed, with a file
+    that must not change."""
 
     def __init__(self, parent: Path) -> None:
         self.parent = parent
@@ -30,7 +31,8 @@ class Place:
         (self.outside / "file").write_text("untouched")
 
     def check(self, receiver: Receiver) -> None:
-        """It answers in time, memory is flat, all files are where they belong, the log is mute."""
+        """Check that the receiver answers in time, memory is flat, all files are where they belong,
+        and the log holds nothing of the values."""
         with RawPeer(receiver.port, timeout=IN_TIME) as peer:
             peer.associate()
             peer.echo()
@@ -41,7 +43,7 @@ class Place:
         for path in receiver.files():
             assert path.suffix == ".dcm"
             assert len(path.relative_to(self.root).parts) == 7
-        # A record of the outbox may be under way.
+        # A record of the outbox may be just being written.
         wait_until(lambda: receiver.leftovers() == [], "nothing left behind")
         assert all(len(line) < 4096 for line in receiver.lines)
         log = "\n".join(receiver.lines)

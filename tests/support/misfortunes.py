@@ -1,8 +1,7 @@
-"""What may go wrong within a receiver with a patient's data in hand: a `sitecustomize` that makes
-it happen there.
+"""Faults inside a receiver that holds patient data, brought about by a `sitecustomize`.
 
-Foreign packages that quote values in warnings and messages; callbacks, tasks, threads and
-destructors that fail with them as arguments; bugs of ours in each layer.
+Foreign packages quote values in warnings and messages; callbacks, tasks, threads and destructors
+fail with values as arguments; each layer has a bug.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 QUOTED = "Quoted"
-"""In PatientName: what becomes of the series is quoted by everybody."""
+"""PatientName of a series whose data every package quotes."""
 
 LOST = "Lost"
-"""In PatientName: the control plane stumbles over an instance."""
+"""PatientName of an instance at which the control plane fails."""
 
 BROKEN = "Broken"
-"""In PatientID: storing stumbles over an instance."""
+"""PatientID of an instance at which storing fails."""
 
 _SITECUSTOMIZE = f"""
 import asyncio, gc, logging, threading, time, warnings
@@ -110,6 +109,6 @@ outbox.Outbox.read = stumbling_read
 
 
 def install(folder: Path) -> None:
-    """`folder` is to be on the receiver's PYTHONPATH."""
+    """Write the module into `folder`, which is to be on the receiver's PYTHONPATH."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(_SITECUSTOMIZE)

@@ -1,4 +1,5 @@
-"""File systems of a test's own, where the machine lets us mount them; otherwise it is skipped."""
+"""File systems of a test's own, where this machine allows mounting; otherwise the test is
+skipped."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import pytest
 
 
 def _run(*command: str | Path) -> None:
-    """Skips the test if it fails."""
+    """Run a command, and skip the test if it fails."""
     program = shutil.which(str(command[0]), path="/usr/sbin:/sbin:/usr/bin:/bin")
     if program is None:
         pytest.skip(f"{command[0]} is not installed")
@@ -33,14 +34,14 @@ def _mounted(folder: Path, *arguments: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def small_file_system(folder: Path, mebibytes: int) -> Iterator[Path]:
-    """A tmpfs of that size, mounted on `folder`."""
+    """Mount a tmpfs of a size on `folder`."""
     with _mounted(folder, "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs") as mounted:
         yield mounted
 
 
 @contextmanager
 def file_system_to_freeze(folder: Path, image: Path, mebibytes: int) -> Iterator[Path]:
-    """An ext4 in a file, mounted on `folder`; see `frozen`."""
+    """Mount an ext4 of a file on `folder`; see `frozen`."""
     with image.open("wb") as file:
         file.truncate(mebibytes << 20)
     _run("mkfs.ext4", "-q", "-F", image)
@@ -50,7 +51,8 @@ def file_system_to_freeze(folder: Path, image: Path, mebibytes: int) -> Iterator
 
 @contextmanager
 def frozen(mounted: Path) -> Iterator[None]:
-    """Whoever writes to it waits until the end of it, and cannot even be killed."""
+    """Freeze a file system: processes that write to it wait until the end, and cannot even be
+    killed."""
     _run("fsfreeze", "--freeze", mounted)
     try:
         yield
@@ -65,7 +67,7 @@ class Ballast:
         self._path = folder / "ballast"
 
     def fill(self) -> None:
-        """To the last byte."""
+        """Fill the file system to the last byte."""
         with self._path.open("ab", buffering=0) as file:
             for size in (1 << 20, 4096, 1):
                 try:

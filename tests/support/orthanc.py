@@ -1,4 +1,4 @@
-"""A private Orthanc on free ports; `call` speaks its REST interface."""
+"""A private Orthanc on free ports; `call` uses its REST interface."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ORTHANC = find_program("Orthanc")
 
 
 class Orthanc:
-    """It knows a receiver at `receiver_port` as `oxidicom`."""
+    """A running Orthanc that knows a receiver at `receiver_port` as `oxidicom`."""
 
     def __init__(self, folder: Path, receiver_port: int = 0) -> None:
         self.port = free_port()
@@ -74,7 +74,7 @@ class Orthanc:
             return json.loads(response.read())
 
     def upload(self, instance: Instance) -> str:
-        """Orthanc's identifier of the instance's series."""
+        """Upload an instance, and return Orthanc's identifier of its series."""
         identifier = self.call("/instances", part_10(instance, EXPLICIT))["ParentSeries"]
         assert isinstance(identifier, str)
         return identifier

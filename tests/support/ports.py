@@ -1,7 +1,8 @@
-"""Ports of 127.0.0.1 for servers that must be told theirs, and ports where nobody listens.
+"""Ports of 127.0.0.1 for servers that must be given theirs, and ports where nothing listens.
 
-Not of those that the kernel deals out: by the time that the server starts, another process or a
-connection may have got the same. Each of pytest-xdist's processes has a share of those below.
+They are outside of the range from which the kernel assigns ports: by the time that the server
+starts, another process or connection could have got the same port. Each of pytest-xdist's processes
+has a share of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _next = itertools.cycle([*_share[_start:], *_share[:_start]])
 
 
 def free_port() -> int:
-    """Another one each time."""
+    """Return a port, another one each time."""
     while True:
         port = next(_next)
         try:

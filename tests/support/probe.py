@@ -1,7 +1,7 @@
-"""How long another peer waits for its C-ECHO and C-STORE responses while something else goes on.
+"""Measures how long another peer waits for its C-ECHO and C-STORE responses during a test.
 
-In a process of its own, so that the tests' own work is not measured:
-`python -m tests.support.probe PORT` sends until its standard input ends, then writes seconds.
+It runs in a process of its own, so that the tests' own work is not measured: `python -m
+tests.support.probe PORT` sends until its standard input ends, then writes seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import PROJECT
 
 PAUSE = 0.004
-"""Seconds between two messages: it is a guest, not the load."""
+"""Seconds between two messages, so that the probe itself is no load."""
 
 
 def main(port: int) -> None:
@@ -50,7 +50,7 @@ def main(port: int) -> None:
 
 
 class Probe:
-    """`waits`, in seconds and in order of length, once left."""
+    """A probe that runs while it is entered. Then `waits` holds seconds in ascending order."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -22,11 +22,12 @@ PROJECT = Path(__file__).parents[2]
 PYTHONPATH = f"{PROJECT / 'src'}:{PROJECT / 'tests/support/absent'}"
 
 FOREIGN_VARIABLES = ("OXIDICOM_", "CHRIS_", "OTEL_", "PORT", "RUST_LOG", "TOKIO_")
-"""Nothing of the environment that the tests run in may reach the receiver."""
+"""Beginnings of variables of the tests' environment that must not reach the receiver."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 10) -> None:
-    """For what only the file system or /proc can tell; all else is awaited as an event."""
+    """Wait for a condition that only the file system or /proc shows; everything else is awaited as
+    an event."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -37,8 +38,8 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float = 10) ->
 class Receiver:
     """One receiver process; restarts keep files root and settings.
 
-    `environment` adds to, or with None takes from, the fewest settings that make it testable:
-    a free port, JSON log lines, no settle time.
+    `environment` adds to the least settings that make it testable (a free port, JSON log lines, no
+    settle time), or removes one by None.
     """
 
     def __init__(self, root: Path, **environment: str | None) -> None:
@@ -54,7 +55,7 @@ class Receiver:
         self.port = 0
         self.tls_port = 0
         self.admin_port = 0
-        """0 where it does not listen so."""
+        """Port of the admin endpoint, 0 where there is none."""
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
@@ -86,14 +87,14 @@ class Receiver:
     # ---- lifecycle --------------------------------------------------------------------------
 
     def start(self, timeout: float = 30) -> None:
-        """Return when it listens."""
+        """Start, and return when it listens."""
         self.launch()
         told = self.wait_for_log("listening", timeout)
         self.port, self.tls_port = told["port"] or 0, told["tls_port"] or 0
         self.admin_port = told["admin_port"] or 0
 
     def launch(self) -> None:
-        """Begin to start, for those who do not let it come so far."""
+        """Start without waiting, for tests in which it never listens."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -128,29 +129,29 @@ class Receiver:
         self.process.send_signal(number)
 
     def wait(self, timeout: float = 20) -> int:
-        """Exit status, all of the log read."""
+        """Wait for the end, read all of the log, and return the exit status."""
         status = self.process.wait(timeout)
         assert self._reader is not None
         self._reader.join(timeout)
         return status
 
     def stop(self, timeout: float = 20) -> None:
-        """SIGTERM; it must exit with 0 (decision 38)."""
+        """Send SIGTERM; the exit status must be 0 (decision 38)."""
         self.signal(signal.SIGTERM)
         status = self.wait(timeout)
         assert status == 0, f"exit status {status}\n" + "\n".join(self.lines[-20:])
 
     def kill(self) -> None:
-        """SIGKILL to it and its children, as a power cut would."""
+        """Send SIGKILL to it and its children, as a power cut would end them."""
         for process in reversed(self.processes()):
             if process.is_running():
                 process.kill()
         self.wait()
 
-    # ---- what it tells ------------------------------------------------------------------------
+    # ---- its log --------------------------------------------------------------------------------
 
     def log(self, message: str | None = None) -> list[dict[str, Any]]:
-        """Records of the log, oldest first, only those of `message` if given."""
+        """Return the records of the log, oldest first, or only those of `message`."""
         with self._changed:
             lines = list(self.lines)
         records = (parse_log_line(line) for line in lines)
@@ -161,7 +162,7 @@ class Receiver:
         ]
 
     def wait_for_log(self, message: str, timeout: float = 10, *, count: int = 1) -> dict[str, Any]:
-        """The `count`th record of that message, once it is there."""
+        """Wait for the `count`th record of a message, and return it."""
 
         def told() -> bool:
             return len(self.log(message)) >= count or self.process.poll() is not None
@@ -172,10 +173,10 @@ class Receiver:
         assert len(records) >= count, f"no {message!r} in the log:\n" + "\n".join(self.lines[-20:])
         return records[count - 1]
 
-    # ---- what it costs ------------------------------------------------------------------------
+    # ---- its processes --------------------------------------------------------------------------
 
     def processes(self) -> list[psutil.Process]:
-        """It and its workers."""
+        """Return the process and its workers."""
         try:
             process = psutil.Process(self.process.pid)
             return [process, *process.children(recursive=True)]
@@ -183,11 +184,11 @@ class Receiver:
             return []
 
     def workers(self) -> list[psutil.Process]:
-        """Its receiving processes, where there are several."""
+        """Return its receiving processes, where there are several."""
         return self.processes()[1:]
 
     def worker_of(self, peer_port: int) -> psutil.Process:
-        """Which of them has the connection that comes from this port."""
+        """Return the worker that has the connection from a port."""
 
         def found() -> list[psutil.Process]:
             return [
@@ -201,23 +202,23 @@ class Receiver:
         return found()[0]
 
     def peak_memory(self) -> int:
-        """Bytes of the greatest resident set so far (VmHWM), summed over its processes."""
+        """Return the peak resident memory so far in bytes (VmHWM), summed over its processes."""
         return sum(peak_memory(process.pid) for process in self.processes())
 
     def open_files(self) -> int:
         return sum(len(os.listdir(f"/proc/{process.pid}/fd")) for process in self.processes())
 
-    # ---- what it left on disk -----------------------------------------------------------------
+    # ---- its files ------------------------------------------------------------------------------
 
     def files(self, below: str = "SERVICES/PACS") -> list[Path]:
-        """Every file under the folder that CUBE reads, whatever its name."""
+        """Return every file below the folder that CUBE reads, whatever its name."""
         return sorted(path for path in (self.root / below).rglob("*") if path.is_file())
 
     def paths(self) -> list[str]:
         return [path.relative_to(self.root).as_posix() for path in self.files()]
 
     def path_of(self, sop_instance: str) -> Path:
-        """The one file of an instance."""
+        """Return the path of the one file of an instance."""
         (path,) = (path for path in self.files() if path.name.endswith(f"-{sop_instance}.dcm"))
         return path
 
@@ -225,15 +226,16 @@ class Receiver:
         return stored_data_set(self.path_of(sop_instance))
 
     def leftovers(self) -> list[Path]:
-        """Temporary files, and half-written records."""
+        """Return temporary files and half-written records."""
         temporary = [path for path in (self.state / "tmp").rglob("*") if path.is_file()]
         return [*temporary, *self.state.rglob("*.tmp")]
 
     def outbox(self) -> list[dict[str, Any]]:
-        """Registrations that no broker has confirmed: each with "series" and "ndicom"."""
+        """Return the registrations that no broker has confirmed, each with "series" and
+        "ndicom"."""
         entries = []
         for path in (self.state / "outbox").glob("*.json"):
-            with contextlib.suppress(FileNotFoundError):  # confirmed in this very moment
+            with contextlib.suppress(FileNotFoundError):  # confirmed meanwhile
                 entries.append(json.loads(path.read_bytes())["registration"])
         return entries
 
@@ -244,7 +246,7 @@ class Receiver:
         return entries
 
     def wait_for_registration(self, series: str, timeout: float = 10) -> dict[str, Any]:
-        """The one outbox entry of that series."""
+        """Wait for the one outbox entry of a series, and return it."""
 
         def found() -> list[dict[str, Any]]:
             return [
@@ -257,7 +259,8 @@ class Receiver:
 
 
 def parse_log_line(line: str) -> dict[str, Any] | None:
-    """None for a line that is no JSON object: a traceback, a warning of the interpreter."""
+    """Parse a line of the log. None for a line that is no JSON object: a traceback, a warning of
+    the interpreter."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -273,7 +276,7 @@ def peak_memory(pid: int) -> int:
 
 
 def stored_data_set(path: Path) -> bytes:
-    """What follows the file meta information, by its group length (PS3.10 7.1)."""
+    """Return what follows the File Meta Information, by its group length (PS3.10 7.1)."""
     return path.read_bytes()[data_set_offset(path) :]
 
 

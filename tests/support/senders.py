@@ -1,4 +1,4 @@
-"""Senders as a PACS is one: what was not acknowledged is sent again, whatever happens meanwhile."""
+"""Senders that behave as a PACS: what was not acknowledged is sent again, whatever happens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.raw_peer import EXPLICIT, RawPeer, abort
 from tests.support.receiver import Receiver, stored_data_set
 
 SIZES = (0, 400, 9_000, 40_000, 130_000, 700_000)
-"""Bytes of pixels: within one receive buffer, about one, and many."""
+"""Bytes of pixels: within one receive buffer, about one buffer, and many."""
 
 SMALL = SIZES[:4]
 
@@ -30,10 +30,11 @@ class Parcel(NamedTuple):
 
 
 def random_parcel(rng: random.Random, series: str, number: int, size: int) -> Parcel:
-    """Its pixels are like no other's, so that a block of another instance shows.
+    """Make an instance whose pixels are like no other's, so that a block of another instance is
+    noticed.
 
-    Each series is of a patient of its own: the reference's folder tells series of one study apart
-    by 28 bits of hash, which a long trial has two of.
+    Each series has a patient of its own: the reference's folder distinguishes series of one study
+    by 28 bits of a hash, of which a long trial has equal ones.
     """
     patient = series.rpartition(".")[2]
     instance = Instance(series=series, number=number, pixels=0, PatientID=patient)
@@ -47,17 +48,17 @@ def digest(data: bytes) -> bytes:
 
 
 class Ledger:
-    """What all senders sent, and what was acknowledged."""
+    """Everything that all senders sent, and what was acknowledged."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.sent: dict[str, bytes] = {}
-        """Digest by SOP Instance UID."""
+        """Digests by SOP Instance UID."""
         self.series: dict[str, list[str]] = {}
         """SOP Instance UIDs by series."""
         self.acknowledged: set[str] = set()
         self.interrupted = 0
-        """Associations that broke."""
+        """Number of associations that broke."""
         self.refused = 0
 
     def add(self, series: str, parcels: Iterable[Parcel]) -> None:
@@ -82,9 +83,10 @@ class Ledger:
         self.note(interrupted=other.interrupted, refused=other.refused)
 
     def check_files(self, receiver: Receiver, known: set[Path] | None = None) -> int:
-        """Nothing acknowledged is missing, nothing stored is half or other than what was sent.
+        """Check that nothing acknowledged is missing, and that nothing stored is half or differs
+        from what was sent.
 
-        Files in `known` were looked at before; it is added to. Returns the number of files.
+        Files in `known` were checked before; it is added to. Returns the number of files.
         """
         known = set() if known is None else known
         files = receiver.files()
@@ -103,7 +105,7 @@ def instance_of(path: Path) -> str:
 
 
 class Sender(threading.Thread):
-    """Series after series: `count` of them, or until `Senders.finish`."""
+    """A thread that sends series after series: `count` of them, or until `Senders.finish`."""
 
     def __init__(self, senders: Senders, rng: random.Random, count: int | None) -> None:
         super().__init__(daemon=True)
@@ -140,7 +142,7 @@ class Sender(threading.Thread):
                 senders.ledger.note(interrupted=1)
 
     def _send_some(self, peer: RawPeer, left: list[Parcel]) -> None:
-        """As many as one association carries; what was acknowledged goes from `left`."""
+        """Send as many as one association carries; what was acknowledged is removed from `left`."""
         for _ in range(self._rng.randint(1, len(left)) if self._senders.split else len(left)):
             parcel = left[-1]
             if peer.store(parcel.sop_instance, parcel.data_set).status == 0:
@@ -155,9 +157,9 @@ class Sender(threading.Thread):
 
 
 class Senders:
-    """`up` is cleared by whoever takes the receiver away, so that nobody knocks in vain.
+    """Several senders. `up` is cleared while the receiver is down, so that none tries to connect.
 
-    `split`: a series may go over several associations, some of them aborted at their end.
+    `split`: a series may be sent over several associations, some of them aborted at their end.
     """
 
     def __init__(
@@ -188,12 +190,12 @@ class Senders:
             thread.start()
 
     def finish(self) -> Ledger:
-        """Once each has sent all of its last series."""
+        """Return the ledger once each sender has sent all of its last series."""
         self.finishing.set()
         return self.join()
 
     def join(self) -> Ledger:
-        """Once each has sent as many series as it is to send."""
+        """Return the ledger once each sender has sent as many series as it was given."""
         for thread in self._threads:
             thread.join(STUCK)
             if thread.failure is not None:

@@ -1,4 +1,4 @@
-"""Servers that answer whatever a test wants."""
+"""Servers that answer as a test wants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def server_that(behave: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port of 127.0.0.1 where each connection is treated so, until the end."""
+    """Yield a port of 127.0.0.1 where each connection is passed to `behave`, until the end."""
     connections: list[socket.socket] = []
 
     def serve(listener: socket.socket) -> None:

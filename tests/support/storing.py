@@ -1,4 +1,4 @@
-"""What tests of C-STORE over the wire say over and over."""
+"""Helpers for tests of C-STORE over the wire."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ def request(instance: Instance, message_id: int = 1) -> bytes:
 
 
 def store(peer: RawPeer, instance: Instance) -> Response:
-    """On context 1, in Explicit VR Little Endian."""
+    """Send an instance on context 1, in Explicit VR Little Endian."""
     return peer.store(
         instance.sop_instance, instance.encode(EXPLICIT), sop_class=instance.sop_class
     )
 
 
 def assert_stored(peer: RawPeer, receiver: Receiver, instance: Instance) -> None:
-    """The response to what was just sent is Success, and the file is what was sent."""
+    """Assert that the response to what was just sent is Success, and the file equals what was
+    sent."""
     assert peer.response().status == 0
     assert receiver.data_set_of(instance.sop_instance) == instance.encode(EXPLICIT)
 
 
 def assert_refused(response: Response, status: int, offending: int | None = None) -> str:
-    """The Error Comment."""
+    """Assert a refusal, and return its Error Comment."""
     assert response.status == status
     comment = response.text(ERROR_COMMENT)
     assert 0 < len(comment) <= 64

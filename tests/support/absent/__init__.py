@@ -1,1 +1,1 @@
-"""On the receiver's path: what the tests have installed and its users have not."""
+"""Stand-ins on the receiver's path for packages that the tests need and its users do not have."""

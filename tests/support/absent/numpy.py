@@ -1,3 +1,4 @@
-"""pydicom imports it where there is one, which is a third of a receiver's start."""
+"""An absent numpy: pydicom imports it where it is installed, which takes a third of a receiver's
+start."""
 
 raise ImportError("not among what a receiver depends on")
