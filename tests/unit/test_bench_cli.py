@@ -1,4 +1,4 @@
-"""What can be asked of the benchmarks."""
+"""Arguments of the benchmarks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def keys(*arguments: str) -> list[str]:
     return [row.key for row in ask(arguments).matrix]
 
 
-def test_without_arguments_everything_is_run() -> None:
+def test_without_arguments_all_rows_are_run() -> None:
     asked = ask([])
     assert (asked.command, asked.effort) == ("run", FULL)
     assert {row.key for row in asked.matrix} == {key for table in TABLES for key in table.rows}
@@ -24,24 +24,24 @@ def test_without_arguments_everything_is_run() -> None:
     assert asked.out == Path("build/benchmark")
 
 
-def test_a_quick_run_is_of_the_main_rows() -> None:
+def test_a_quick_run_has_the_main_rows_only() -> None:
     asked = ask(["--quick"])
     assert asked.effort == QUICK
     assert set(keys("--quick")) < set(keys())
     assert ask(["--quick", "--rounds", "7"]).effort.rounds == 7
 
 
-def test_rows_that_are_named_are_run_even_quickly() -> None:
+def test_named_rows_are_run_in_a_quick_run_too() -> None:
     assert keys("--rows", "pdu-*,1x1k") == ["1x1k", "pdu-16k", "pdu-unlimited"]
     assert keys("--quick", "--rows", "1x1k") == ["1x1k"]
 
 
-def test_a_row_brings_those_it_is_held_against() -> None:
+def test_a_row_adds_the_rows_that_it_is_compared_with() -> None:
     assert keys("--rows", "open-75") == ["4x20k", "open-75"]
     assert keys("--rows", "idle*") == ["1x20k", "idle-200"]
 
 
-def test_an_open_loop_comes_after_its_closed_one() -> None:
+def test_an_open_loop_runs_after_its_closed_loop() -> None:
     matrix = rows(FULL, quick=False)
     order = [row.key for row in matrix]
     shares = [row for row in matrix if row.share_of]
@@ -49,7 +49,7 @@ def test_an_open_loop_comes_after_its_closed_one() -> None:
     assert all(order.index(row.share_of) < order.index(row.key) for row in shares)
 
 
-def test_settings_are_oxidicoms() -> None:
+def test_broker_nats_and_env_are_settings_of_oxidicom() -> None:
     asked = ask(
         ["--broker", "amqp://b", "--nats", "n:1", "-e", "OXIDICOM_WORKERS=2", "-e", "A=b=c"]
     )
@@ -61,7 +61,7 @@ def test_settings_are_oxidicoms() -> None:
     }
 
 
-def test_a_sweep_is_of_every_combination() -> None:
+def test_a_sweep_has_every_combination_of_values() -> None:
     asked = ask(["sweep", "A=1,2", "B=x,y", "--rows", "1x20k", "-e", "C=3"])
     assert asked.command == "sweep"
     assert asked.variants == [
@@ -83,7 +83,7 @@ def test_a_sweep_is_of_every_combination() -> None:
         (["micro", "--quick"], "unrecognized"),
     ],
 )
-def test_nonsense_is_refused(
+def test_wrong_arguments_are_refused(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -92,16 +92,16 @@ def test_nonsense_is_refused(
     assert said in capsys.readouterr().err
 
 
-def test_micro_is_asked_for_by_its_name(tmp_path: Path) -> None:
+def test_micro_is_selected_by_its_name(tmp_path: Path) -> None:
     asked = ask(["micro", "--out", str(tmp_path)])
     assert (asked.command, asked.out) == ("micro", tmp_path)
 
 
-def test_no_pattern_is_every_row() -> None:
+def test_without_a_pattern_every_row_is_chosen() -> None:
     assert chosen(rows(QUICK, quick=True), "") == rows(QUICK, quick=True)
 
 
-def test_the_root_is_a_new_folder_where_it_was_asked_for(tmp_path: Path) -> None:
+def test_the_root_is_a_new_folder_below_the_one_given(tmp_path: Path) -> None:
     first, second = root_folder(tmp_path), root_folder(tmp_path)
     assert first.is_dir()
     assert first.parent == second.parent == tmp_path

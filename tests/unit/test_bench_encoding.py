@@ -1,4 +1,4 @@
-"""What the benchmark's senders put on the wire, read by libraries that nobody here wrote."""
+"""What the benchmark's senders put on the wire, read by independent libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXPLICIT = encoding.EXPLICIT_VR_LITTLE_ENDIAN
 IMPLICIT = encoding.IMPLICIT_VR_LITTLE_ENDIAN
 
 HEAD = 2000
-"""Bytes that surely hold the tags of a data set."""
+"""Bytes that certainly hold the tags of a data set."""
 
 
 def pdus(stream: bytes) -> list[bytes]:
@@ -29,7 +29,7 @@ def pdus(stream: bytes) -> list[bytes]:
 
 
 def messages(stream: bytes) -> tuple[bytes, bytes]:
-    """Command and data set of one instance; every PDU as pynetdicom reads it."""
+    """Return command and data set of one instance, every PDU read by pynetdicom."""
     command, data_set = b"", b""
     for pdu in pdus(stream):
         decoded = P_DATA_TF()

@@ -33,7 +33,7 @@ def test_percentiles_are_those_of_the_standard_library() -> None:
     assert latency.max == max(values)
 
 
-def test_of_nothing_there_are_none() -> None:
+def test_without_values_there_are_no_percentiles() -> None:
     with pytest.raises(ValueError, match="no values"):
         percentile([], 50)
     assert latency_of([]) is None
@@ -60,7 +60,7 @@ def test_senders_offer_evenly_and_in_turn() -> None:
     assert [one.due(0, began) for one in plan] == sorted(one.due(0, began) for one in plan)
 
 
-def test_what_is_overdue_is_not_waited_for() -> None:
+def test_an_overdue_instance_is_sent_at_once() -> None:
     before = time.monotonic()
     sleep_until(before - 10)
     sleep_until(before + 0.02)

@@ -1,4 +1,4 @@
-"""The floor is a correct receiver, however little it does; and the senders' ways to send."""
+"""The floor is a correct receiver, and the benchmark's senders send as they should."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_large_instance_is_sent_in_pieces(receiver: Floor) -> None:
     assert receiver.stored(2).PixelData.strip(b"\x5a") == b""
 
 
-def test_writes_that_are_partial_are_gone_on_with(program: list[str], tmp_path: Path) -> None:
+def test_partial_writes_are_continued(program: list[str], tmp_path: Path) -> None:
     source, library, folder = tmp_path / "partial.c", tmp_path / "partial.so", tmp_path / "stored"
     source.write_text(PARTIAL_WRITES)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
@@ -118,7 +118,7 @@ def test_what_cannot_be_written_is_refused(receiver: Floor) -> None:
         send(receiver, EXPLICIT_VR_LITTLE_ENDIAN)
 
 
-def test_a_name_that_leads_elsewhere_ends_the_association(receiver: Floor) -> None:
+def test_a_name_outside_of_the_folder_ends_the_association(receiver: Floor) -> None:
     syntax = EXPLICIT_VR_LITTLE_ENDIAN
     request = associate_rq("ChRIS", "BENCHMARK", syntax)
     with Association(receiver.port, request) as association:
@@ -145,7 +145,7 @@ def test_every_instance_has_an_association_of_its_own(receiver: Floor) -> None:
     assert len(load.latencies) == len(list(receiver.folder.iterdir())) == 20
 
 
-def test_a_sender_ends_with_its_time(receiver: Floor) -> None:
+def test_a_sender_ends_when_its_time_is_over(receiver: Floor) -> None:
     with Senders(receiver.port, [Work(1, 20_000, 4096, seconds=0.1)]) as senders:
         load = senders.send()
     assert load.errors == []
@@ -167,7 +167,7 @@ def test_an_open_loop_keeps_to_its_timetable(receiver: Floor) -> None:
 
 
 def test_latency_counts_from_when_an_instance_was_due(receiver: Floor) -> None:
-    """Every one is due at the beginning, so each waits for all before it."""
+    """All instances are due at the beginning, so each waits for all before it."""
     timetable = Timetable(0.0, 0.0)
     with Senders(receiver.port, [Work(1, 100, 4096, timetable=timetable)]) as senders:
         load = senders.send()

@@ -1,4 +1,4 @@
-"""The micro-benchmarks measure what they say."""
+"""The micro-benchmarks measure what they claim."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from oxidicom._dataset import EXPLICIT_LE, Walker
 from oxidicom._pdu import CommandSet, Data, Framer
 
 
-def test_every_case_is_one_that_the_parsers_take() -> None:
+def test_the_parsers_accept_every_case() -> None:
     groups = [case.group for case in micro.cases()]
     assert groups == ["_pdu.Framer"] * 3 + ["_dataset.Walker"] * 4
 
 
-def test_tiny_fragments_are_as_many_as_is_said() -> None:
+def test_the_stated_number_of_tiny_fragments_is_sent() -> None:
     stream = micro._tiny_pdvs(100)
     framer = Framer()
     request = associate_rq("ChRIS", "BENCHMARK", EXPLICIT_VR_LITTLE_ENDIAN)

@@ -1,4 +1,4 @@
-"""Which receivers are found on a machine, and what each is told."""
+"""Which receivers are found on a machine, and how each is started."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def place(tmp_path: Path, max_pdu: int = 131072, several: bool = False) -> Place
     return Place(11112, tmp_path / "stored", tmp_path, max_pdu, several)
 
 
-def test_what_is_missing_is_said_with_what_to_install(tmp_path: Path) -> None:
+def test_a_missing_receiver_is_listed_with_what_to_install(tmp_path: Path) -> None:
     found, missing = receivers.find_receivers({}, tmp_path)
     assert {one.name for one in found} == {"oxidicom", "pynetdicom"}  # of this environment
     hints = {one.name: one.hint for one in missing}
@@ -42,7 +42,7 @@ def test_what_is_missing_is_said_with_what_to_install(tmp_path: Path) -> None:
 DCMTK = "$dcmtk: storescp v3.6.7 2022-04-22 $"
 
 
-def test_two_programs_of_one_name_are_told_apart(
+def test_two_programs_of_one_name_are_distinguished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = install(tmp_path / "dcm4che-5.31/bin", "storescp", "storescp 5.31.2")
@@ -61,7 +61,7 @@ def test_two_programs_of_one_name_are_told_apart(
         assert dcm4che.command(place(tmp_path))[0] == str(script)
 
 
-def test_dcmtk_forks_only_for_several_and_says_no_more_than_it_can(tmp_path: Path) -> None:
+def test_dcmtk_forks_only_for_several_associations_and_states_its_pdu_limit(tmp_path: Path) -> None:
     install(tmp_path / "bin", "storescp", DCMTK)
     dcmtk = receivers.dcmtk()
     assert dcmtk
@@ -74,7 +74,7 @@ def test_dcmtk_forks_only_for_several_and_says_no_more_than_it_can(tmp_path: Pat
     assert dcmtk.environment(place(tmp_path)) == {"TCP_NODELAY": "1"}
 
 
-def test_cargos_folder_is_looked_into(tmp_path: Path) -> None:
+def test_the_folder_of_cargo_is_searched(tmp_path: Path) -> None:
     program = install(tmp_path / ".cargo/bin", "dicom-storescp", "dicom-storescp 0.10.1")
     dicom_rs = receivers.dicom_rs()
     assert dicom_rs
@@ -94,7 +94,7 @@ def test_orthanc_gets_its_configuration(tmp_path: Path) -> None:
     assert "SyncStorageArea" not in configuration  # as it comes
 
 
-def test_oxidicoms_settings_are_above_the_benchmarks_own(tmp_path: Path) -> None:
+def test_given_settings_override_the_benchmarks_own(tmp_path: Path) -> None:
     ours = receivers.oxidicom({"OXIDICOM_SCP_MAX_PDU_LENGTH": "4096", "OXIDICOM_WORKERS": "2"})
     assert ours
     environment = ours.environment(place(tmp_path))

@@ -1,4 +1,4 @@
-"""The benchmark's tables and pictures say what the trials were, failures above all."""
+"""The benchmark's tables and pictures show what the trials were, failures above all."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_cpu_time_of_a_few_ticks_is_not_a_figure() -> None:
     assert ours.cpu_seconds_per_gigabyte is None
 
 
-def test_a_row_is_held_against_the_one_it_adds_to() -> None:
+def test_a_row_is_compared_with_the_row_it_adds_to() -> None:
     rounds = [
         [trial("ours", 0.1), trial("ours", 0.2, row=IDLE)],
         [trial("ours", 0.3), trial("ours", 0.3, row=IDLE)],
@@ -133,7 +133,7 @@ def test_one_failed_round_fails_the_receiver(tmp_path: Path) -> None:
     assert "FAILED" in svg.read_text()
 
 
-def test_what_a_receiver_cannot_do_is_no_failure() -> None:
+def test_a_row_beyond_a_receiver_is_no_failure() -> None:
     result = reported([trial("ours", 0.0, instances=0, skipped="takes 10 associations at most")])
     assert not result.failed
     (note,) = next(iter(tables.grids(result))).notes

@@ -81,15 +81,15 @@ def test_an_honest_receiver_is_measured(tmp_path: Path) -> None:
         ("absent", "did not start: no such thing"),
     ],
 )
-def test_a_receiver_that_does_not_do_its_part_fails(tmp_path: Path, kind: str, error: str) -> None:
+def test_a_receiver_that_breaks_the_rules_fails(tmp_path: Path, kind: str, error: str) -> None:
     trial = run_trial(receiver(kind), ROW, EFFORT, tmp_path)
     assert [said for said in trial.errors if said.startswith(error)], trial.errors
 
 
-def test_idle_associations_that_are_refused_are_said(tmp_path: Path) -> None:
+def test_refused_idle_associations_are_reported(tmp_path: Path) -> None:
     trial = run_trial(receiver("narrow"), ROW._replace(senders=1, idle=4), EFFORT, tmp_path)
     (error,) = trial.errors
-    # The one of the warm-up may still count there, and the look whether its port answers, too.
+    # The association of the warm-up may still count, and so may the check whether its port answers.
     answer = "the association was answered by a PDU of type 3"
     assert re.match(f"idle association [123]: {answer}", error)
 

@@ -1,4 +1,4 @@
-"""docs/commands.md has every command, its options, and none that it does not have."""
+"""docs/commands.md has every command with its options, and no others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parsers_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
 
 
 def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Its actions' too."""
+    """Yield the options of a parser and of its subcommands."""
     for action in parser._actions:
         yield from (option for option in action.option_strings if option.startswith("--"))
     for below in parsers_of(parser).values():

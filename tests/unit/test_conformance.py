@@ -1,4 +1,4 @@
-"""The conformance statement says what the code does."""
+"""The conformance statement agrees with the code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def document() -> str:
 
 @pytest.fixture(scope="module")
 def same_pydicom(document: str) -> bool:
-    """Whether the lists were made with the dictionary that is installed here."""
+    """Return whether the lists were made with the dictionary that is installed here."""
     return block("pydicom", document) == f"As of pydicom {pydicom_version()}."
 
 
@@ -37,7 +37,7 @@ def test_generated_tables_are_the_codes(document: str, same_pydicom: bool, name:
     if same_pydicom or name not in DEPENDS_ON_PYDICOM:
         assert block(name, document) == tables()[name], RENEW
     else:
-        # A newer dictionary knows more, and forgets nothing.
+        # A newer dictionary has more entries, and all of the older one's.
         assert uids_of(block(name, document)) <= uids_of(tables()[name]), RENEW
 
 
@@ -64,7 +64,7 @@ def test_every_abort_reason_is_there_and_no_other(document: str) -> None:
 
 
 def test_results_of_contexts(document: str) -> None:
-    """Of those that PS3.8 table 9-18 has, two are given for reasons of ours."""
+    """Of the results of PS3.8 table 9-18, two are given for reasons of ours."""
     results = {f"ContextResult.{result.name}" for result in ContextResult}
     negotiation = (SOURCE / "wire" / "negotiation.py").read_text()
     given = {result for result in results if re.search(rf"\b{re.escape(result)}\b", negotiation)}
@@ -97,7 +97,7 @@ def test_every_variable_exists(document: str) -> None:
 
 
 def first_column(document: str, head: str) -> list[str]:
-    """Of the table that begins with `head`, without backticks."""
+    """Return the first column of the table that begins with `head`, without backticks."""
     lines = iter(document[document.index(head) :].splitlines()[2:])
     cells = []
     for line in lines:
@@ -108,7 +108,7 @@ def first_column(document: str, head: str) -> list[str]:
 
 
 def calls(name: str) -> Iterator[ast.Call]:
-    """Wherever the sources call `name`."""
+    """Yield every call of `name` in the sources."""
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == name:
@@ -121,7 +121,7 @@ def rejections() -> Iterator[str]:
 
 
 def abort_reasons() -> set[int]:
-    """Named in the sources, the framer's included."""
+    """Return the abort reasons that the sources name, the framer's included."""
     text = "".join(path.read_text() for path in SOURCE.rglob("*.py") if path.name != "constants.py")
     named = set(re.findall(r"\bAbortReason\.([A-Z_]+)", text))
     named |= set(re.findall(r"violated\(\s*([A-Z_]+)", (SOURCE / "_pdu.pyx").read_text()))

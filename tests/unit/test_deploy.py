@@ -1,4 +1,4 @@
-"""What deploy/ asks for fits the image, the settings and itself. Schemas are `make lint`'s."""
+"""deploy/ fits the image, the settings and itself. `make lint` checks schemas."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def compose(service: str) -> dict[str, Any]:
 
 
 def settings(given: dict[str, str]) -> Settings:
-    """What the image's process makes of this environment; it must not even warn."""
+    """Return the settings that the image's process makes of this environment, which must not even
+    warn."""
     read, warnings = load(environment() | given)
     assert not warnings
     return read
@@ -82,7 +83,7 @@ def seconds(text: str) -> int:
 # ---- compose -------------------------------------------------------------------------------------
 
 
-def test_compose_gives_it_time_to_drain() -> None:
+def test_compose_allows_the_time_to_drain() -> None:
     grace = seconds(compose("oxidicom")["stop_grace_period"])
     assert grace > of_compose().drain_timeout + FLUSH
 
@@ -94,7 +95,7 @@ def test_compose_publishes_the_image_s_ports_and_the_admin_port_to_nobody_else()
     assert admin == f"127.0.0.1:{port}:{port}"
 
 
-def test_compose_starts_it_with_nothing_that_it_does_not_need() -> None:
+def test_compose_starts_the_receiver_without_privileges() -> None:
     service = compose("oxidicom")
     assert service["read_only"]
     assert service["cap_drop"] == ["ALL"]
@@ -148,7 +149,7 @@ def test_ports_are_those_of_the_image() -> None:
     assert told.admin_host == "0.0.0.0"  # or no probe would reach it
 
 
-def test_everything_finds_the_pods() -> None:
+def test_selectors_match_the_pods() -> None:
     (workload,) = of_kind("StatefulSet")
     assert workload["spec"]["template"]["metadata"]["labels"].items() >= LABELS.items()
     assert workload["spec"]["selector"]["matchLabels"] == LABELS
@@ -166,7 +167,7 @@ def test_everything_finds_the_pods() -> None:
     assert [one for one in of_kind("Service") if one["metadata"]["labels"] == LABELS]
 
 
-def test_it_keeps_to_the_restricted_standard() -> None:
+def test_the_pods_keep_to_the_restricted_security_standard() -> None:
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/"""
     whole, own = pod()["securityContext"], container()["securityContext"]
     assert whole["runAsNonRoot"]
@@ -178,7 +179,7 @@ def test_it_keeps_to_the_restricted_standard() -> None:
     assert pod()["automountServiceAccountToken"] is False
 
 
-def test_the_autoscaler_goes_by_a_metric_that_there_is() -> None:
+def test_the_autoscaler_uses_an_existing_metric() -> None:
     (autoscaler,) = of_kind("HorizontalPodAutoscaler")
     (metric,) = autoscaler["spec"]["metrics"]
     source = (ROOT / "src/oxidicom/admin/metrics.py").read_text()

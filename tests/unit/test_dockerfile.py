@@ -1,4 +1,4 @@
-"""The container image, as far as its Dockerfile tells without a daemon."""
+"""The container image, as far as its Dockerfile shows without a daemon."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.dockerfile import ROOT, environment, of_image, stages
 
 
 def ignored(name: str) -> bool:
-    """By .dockerignore, whose last matching line decides."""
+    """Return whether .dockerignore excludes a file; its last matching line decides."""
     verdict = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!").removeprefix("**/")
@@ -39,7 +39,7 @@ def test_what_is_installed_is_what_was_built() -> None:
     assert "--find-links /wheels" in install
 
 
-def test_it_runs_as_nobody_special_and_can_write_its_data() -> None:
+def test_the_image_runs_unprivileged_and_can_write_its_data() -> None:
     (user,) = of_image("USER")
     uid, gid = user.split(":")  # numbers: Kubernetes' runAsNonRoot cannot look names up
     assert int(uid) > 0
@@ -48,7 +48,7 @@ def test_it_runs_as_nobody_special_and_can_write_its_data() -> None:
     assert environment()["OXIDICOM_FILES_ROOT"] == "/data"
 
 
-def test_its_health_can_be_asked() -> None:
+def test_the_image_has_a_health_check() -> None:
     (check,) = of_image("HEALTHCHECK")
     command = json.loads(check.partition("CMD ")[2])  # a list: there is no shell
     assert command == ["oxidicom", "status", "--quiet"]

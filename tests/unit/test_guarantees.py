@@ -1,4 +1,4 @@
-"""What docs/guarantees.md calls a test is one, and every promise has some."""
+"""Every test that docs/guarantees.md names exists, and every promise names some."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_every_named_test_exists() -> None:
     assert missing == []
 
 
-def test_no_test_is_named_otherwise() -> None:
-    """Else nobody would notice when it goes."""
+def test_no_test_is_named_in_another_form() -> None:
+    """A test named in another form would not be checked."""
     rest = NAMED.sub("", DOCUMENT.read_text()).replace("`tests/unit/test_guarantees.py`", "")
     assert ANY_MENTION.findall(rest) == []
 
@@ -54,7 +54,7 @@ def test_links_lead_somewhere(document: str) -> None:
 
 @cache
 def functions_of(file: Path) -> frozenset[str]:
-    """Methods included; of a file that is not there, none."""
+    """Return the names of the functions and methods of a file, none where there is no file."""
     if not file.exists():
         return frozenset()
     return frozenset(

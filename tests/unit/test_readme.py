@@ -1,4 +1,4 @@
-"""What README and docs say of settings and of one another is so."""
+"""README and docs name settings and pages that exist."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = re.compile(r"\b(?:OXIDICOM|CHRIS)_[A-Z_]+\b(?!…|\*)")
 OF_OTHERS = re.compile(
     r"OXIDICOM_(?:TEST|DEBUG|SANITIZE)_?|OXIDICOM_PY_|OXIDICOM_(?:SCP_)?$|CHRIS_$"
 )
-"""Of the tests, of the build, of the protocol, and beginnings."""
+"""Variables of the tests, of the build, and beginnings of names."""
 
 
 def known() -> set[str]:

@@ -1,4 +1,4 @@
-"""The study set: the same in every build, readable by others, and true to what it says it is."""
+"""The study set is the same in every build, readable by others, and consistent."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def built(folder: Path) -> list[BuiltSeries]:
 
 @pytest.fixture(scope="module")
 def data_sets(folder: Path, built: list[BuiltSeries]) -> dict[str, list[Dataset]]:
-    """By the description of their series."""
+    """Return data sets by the description of their series."""
     return {
         series.description: [pydicom.dcmread(folder / one.path) for one in series.instances]
         for series in built
@@ -80,7 +80,7 @@ def test_another_build_has_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     assert [name for name in first if first[name] != second[name]] == []
 
 
-def test_the_set_is_what_it_says(
+def test_the_set_matches_its_manifest(
     built: list[BuiltSeries], data_sets: dict[str, list[Dataset]]
 ) -> None:
     assert [one.description for one in built] == list(SERIES)
@@ -140,7 +140,7 @@ def test_uids_are_below_2_25_and_no_two_instances_share_one(
             assert identifier.startswith("2.25.")
 
 
-def test_patients_are_plainly_invented_and_as_old_as_they_say(
+def test_patients_are_marked_as_invented_and_ages_are_consistent(
     data_sets: dict[str, list[Dataset]],
 ) -> None:
     seen = set()
@@ -156,7 +156,7 @@ def test_patients_are_plainly_invented_and_as_old_as_they_say(
 
 
 def test_the_japanese_name_is_written_in_iso_2022(folder: Path, built: list[BuiltSeries]) -> None:
-    """As PS3.5 H.3.1 has it, byte for byte."""
+    """The bytes are those of PS3.5 H.3.1."""
     (series,) = (one for one in built if one.modality == "US")
     data = (folder / series.instances[0].path).read_bytes()
     assert b"\x08\0\x05\0CS\x10\0\\ISO 2022 IR 87 " in data
@@ -248,7 +248,7 @@ def test_the_full_form_is_of_realistic_size() -> None:
 # ---- the folder --------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+def test_a_foreign_folder_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "thesis").write_text("years of work")
     with pytest.raises(FolderError, match="name an empty folder"):
@@ -261,7 +261,7 @@ def test_a_folder_without_studies_has_nothing_to_push(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
-def test_a_build_that_was_broken_off_is_not_taken_for_whole(tmp_path: Path) -> None:
+def test_an_interrupted_build_counts_as_incomplete(tmp_path: Path) -> None:
     building = build(tmp_path, SMALL)
     assert next(building).modality == "CT"
     building.close()

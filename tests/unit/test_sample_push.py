@@ -1,4 +1,4 @@
-"""What was pushed is counted as it is, and told in a table."""
+"""What was pushed is counted correctly, and shown in a table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ THREE = BuiltSeries(
 
 @pytest.fixture
 def sent(tmp_path: Path) -> list[tuple[str, Path]]:
-    """Three files, and the same below a files root, as oxidicom names them."""
+    """Return three files, and copy them below a files root under the names that oxidicom gives."""
     place = tmp_path / "root" / "SERVICES" / "PACS" / CALLING / "patient" / "study" / "series"
     place.mkdir(parents=True)
     files = []
@@ -76,7 +76,9 @@ def test_one_that_differs_is_not_found(sent: list[tuple[str, Path]], tmp_path: P
     assert found(tmp_path / "root", sent) == 2
 
 
-def test_one_that_came_twice_is_not_found(sent: list[tuple[str, Path]], tmp_path: Path) -> None:
+def test_an_instance_that_arrived_twice_is_not_found(
+    sent: list[tuple[str, Path]], tmp_path: Path
+) -> None:
     path = stored(tmp_path / "root", sent[1][0])
     elsewhere = path.parents[1] / "other" / path.name
     elsewhere.parent.mkdir()
@@ -84,7 +86,9 @@ def test_one_that_came_twice_is_not_found(sent: list[tuple[str, Path]], tmp_path
     assert found(tmp_path / "root", sent) == 2
 
 
-def test_what_stood_there_before_has_not_come(sent: list[tuple[str, Path]], tmp_path: Path) -> None:
+def test_files_of_before_do_not_count_as_arrived(
+    sent: list[tuple[str, Path]], tmp_path: Path
+) -> None:
     root = tmp_path / "root"
     before = standing_on_disk(root, CALLING)
     assert found_on_disk(before, standing_on_disk(root, CALLING), sent) == 0
@@ -127,7 +131,7 @@ def pushed(failed: int = 0, found: int | None = 3, reason: str = "", way: str = 
 
 
 def printed(*pushes: Pushed) -> list[list[str]]:
-    """Rows that have something in them, as words."""
+    """Return the rows that are not empty, as words."""
     console = Console(width=120, force_terminal=False)
     with console.capture() as capture:
         console.print(table_of(pushes))
@@ -202,7 +206,7 @@ def test_a_receiver_that_runs(to: str, host: str, port: int) -> None:
         (["run", "x", "--root", "y"], "named with --to"),
     ],
 )
-def test_nonsense_is_refused(
+def test_wrong_arguments_are_refused(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -215,7 +219,7 @@ def test_nonsense_is_refused(
 
 
 class Script(Server):
-    """A shell's; answers once its log says so."""
+    """A server that is a shell script, and answers once its log says so."""
 
     name = "script"
 
@@ -242,7 +246,7 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
         raise AssertionError
 
 
-def test_a_server_that_ends_badly_is_told_of(tmp_path: Path) -> None:
+def test_a_server_that_ends_badly_is_reported(tmp_path: Path) -> None:
     waits = "trap 'echo lost; exit 4' TERM; echo ready; while :; do /bin/sleep 0.05; done"
     with (
         pytest.raises(ServerError, match="ended with status 4: ready\nlost"),
@@ -252,7 +256,7 @@ def test_a_server_that_ends_badly_is_told_of(tmp_path: Path) -> None:
 
 
 def test_identifiers_are_a_function_of_names() -> None:
-    """A change of these would make every build another one."""
+    """A change of these identifiers would change every build."""
     assert uid("a", 1) == uid("a", 1) != uid("a", 2)
     namespace = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/FNNDSC/oxidicom/samples")
     assert MR_T1.series_instance_uid == f"2.25.{uuid.uuid5(namespace, 'brain/1').int}"
