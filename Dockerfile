@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 
-# The package and all that it needs, with a compiler that the image itself does not need.
+# The package and its dependencies, built with a compiler that the image does not have.
 FROM debian:bookworm-slim AS builder
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
@@ -10,14 +10,14 @@ WORKDIR /build
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY src ./src
 RUN pip wheel --no-cache-dir --wheel-dir /wheels .
-# Symbols are a fifth of it all.
+# Symbols and tests of dependencies are a fifth of the size.
 RUN python3.11 -m venv --without-pip /opt/oxidicom \
     && pip --python /opt/oxidicom/bin/python install --no-cache-dir --no-compile \
         --no-index --find-links /wheels oxidicom \
     && find /opt/oxidicom -name '*.so' -exec strip --strip-unneeded {} +
 
-# The root file system: Python, what it links to, and what tells a scanner which packages these are.
-# No shell, no package manager, no Perl: they would be half of the image.
+# The root file system: Python, the libraries that it links to, and Debian's package records for
+# scanners. Without shell, package manager and Perl, which would be half of the image.
 FROM debian:bookworm-slim AS root
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates
@@ -36,7 +36,7 @@ RUN mkdir -p /image/var/lib/dpkg/status.d \
     && echo 'oxidicom:x:1001:1001::/data:/sbin/nologin' >/image/etc/passwd \
     && echo 'oxidicom:x:1001:' >/image/etc/group
 COPY --from=builder /opt/oxidicom /image/opt/oxidicom
-# The image is read-only: nothing could be compiled later. No library may be missing, either.
+# The image is read-only, so modules are compiled now; importing shows that no library is missing.
 RUN chroot /image /opt/oxidicom/bin/python -m compileall -q \
         --invalidation-mode unchecked-hash /usr/lib/python3.11 /opt/oxidicom \
     && chroot /image /opt/oxidicom/bin/oxidicom version \
@@ -49,7 +49,7 @@ LABEL org.opencontainers.image.title="oxidicom" \
       org.opencontainers.image.source="https://github.com/FNNDSC/oxidicom" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=root /image /
-# Any other user will do as well (docker run --user): nothing is written but below the files root.
+# Any other user works, too (docker run --user): the receiver writes only below the files root.
 COPY --from=root --chown=1001:1001 /data /data
 ENV PATH=/opt/oxidicom/bin:/usr/bin \
     LANG=C.UTF-8 \

@@ -1,27 +1,27 @@
-# make run    a receiver on port 11111 that stores below ./data; needs nothing beforehand
-# make test   lint, types, build and every test, against real brokers and peers;
-#             PYTEST=tests/unit/test_folder_claims.py one file, PYTEST=-n0 one test after the other
-# make soak   the trials of tests/adversity in full, for an hour, with their figures;
-#             OXIDICOM_TEST_SHARE=0.1 of it; OXIDICOM_TEST_SEED=N the same again
-# make bench  this receiver beside others, in turn; BENCH=--quick for two minutes
-# make sample builds studies of invented patients, and pushes them from Orthanc to a receiver of its
-#             own; SAMPLE="--to HOST:PORT" to one that runs, SAMPLE=--small in seconds
-# make fuzz  coverage-guided fuzzing, a minute for each target; FUZZ_SECONDS=600, FUZZ_TARGET=walk,
-#            FUZZ_TARGET=fast for the compiled ones
-# make wheel in dist/, for every Linux with a C library no older than this machine's
+# make run     Start a receiver on port 11111 that stores below ./data.
+# make test    Run lint, types, build and every test, against real brokers and peers.
+#              PYTEST=tests/unit/test_tracker.py runs one file, PYTEST=-n0 one test at a time.
+# make soak    Run the trials of tests/adversity in full, for an hour, and print their figures.
+#              OXIDICOM_TEST_SHARE=0.1 runs a tenth, OXIDICOM_TEST_SEED=N repeats a run.
+# make bench   Measure this receiver and others in turn. BENCH=--quick takes two minutes.
+# make sample  Build studies of invented patients, and push them from Orthanc to a receiver.
+#              SAMPLE="--to HOST:PORT" sends to a running one, SAMPLE=--small takes seconds.
+# make fuzz    Fuzz, guided by coverage, a minute for each target. FUZZ_SECONDS=600 takes longer,
+#              FUZZ_TARGET=walk runs one target, FUZZ_TARGET=fast the compiled ones.
+# make wheel   Build a wheel in dist/ for every Linux whose C library is not older than this one's.
 # make lint | clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
-# What was installed to test with is more than enough to run.
+# An environment for tests has everything that is needed to run.
 INSTALLED := $(firstword $(wildcard $(VENV)/.test) $(VENV)/.run)
 CORES := $(wildcard setup.py src/oxidicom/*.pyx src/oxidicom/*.pxd)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 # The package is installed in place without build isolation, so that a changed .pyx is rebuilt in
-# seconds: what pyproject.toml asks for to build stands in the environment itself.
+# seconds: the build requirements of pyproject.toml are installed in the environment itself.
 BUILD_REQUIRES = $(BIN)/python -c 'import shlex, tomllib; \
 	print(shlex.join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))'
 
@@ -32,7 +32,7 @@ BUILD_REQUIRES = $(BIN)/python -c 'import shlex, tomllib; \
 run: $(INSTALLED) $(BUILT)
 	@exec tools/run
 
-# Of the whole suite three files at a time: it waits more than it works. The longest come first.
+# The whole suite runs three files at a time, since tests mostly wait. The longest files run first.
 PARALLEL = $(if $(findstring tests/,$(PYTEST)),,-n 3 --dist loadfile --no-loadscope-reorder)
 
 test: debian-test lint
@@ -41,7 +41,7 @@ test: debian-test lint
 soak: debian-test $(VENV)/.test $(BUILT)
 	$(BIN)/python -m pytest tests/adversity --long $(PYTEST)
 
-# Without what are no objects of Kubernetes' own.
+# Manifests of Kubernetes' own objects, without those of kustomize and the Prometheus operator.
 KUBERNETES = $(filter-out %/kustomization.yaml %/servicemonitor.yaml,$(wildcard deploy/kubernetes/*))
 
 lint: $(VENV)/.test $(BUILT)
@@ -116,7 +116,7 @@ $(VENV)/.test: $(VENV)/.requires
 	$(PIP) install --no-build-isolation -e '.[test]'
 	@touch $@ $(BUILT)
 
-# Installing builds too; the stamp is its own, so that only changed cores come here.
+# Installing builds, too. This stamp is separate, so that only changed cores are built here.
 $(BUILT): $(CORES) | $(VENV)/.requires
 	$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
