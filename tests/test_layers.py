@@ -1,4 +1,4 @@
-"""Which layer may import which, read from the sources themselves (architecture: Layers)."""
+"""Every import of the source keeps to the table of layers in docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -7,58 +7,15 @@ import graphlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "oxidicom"
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "oxidicom"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LONGEST_FILE = 450
-
-BASE = {
-    *(
-        "__init__",
-        "association_tally",
-        "backoff",
-        "below_root",
-        "buffers",
-        "certificates",
-        "constants",
-        "disk_executor",
-        "filesystem",
-        "errors",
-    ),
-    *("logevents", "ports"),
-    *("redis_connection", "settings", "process_signature", "thread_names", "uids", "ulid"),
-}
-"""Modules and packages below which there is nothing of ours."""
-
-MAY_IMPORT: dict[str, set[str]] = {
-    "base": {"base"},
-    "_pdu": set(),
-    "_dataset": set(),
-    "_group_sync": set(),
-    "_writer": {"_group_sync"},
-    "_dimse": set(),
-    "_fastpath": {"_pdu", "_dataset", "_group_sync", "_writer", "_dimse"},
-    "_receiver": {"_pdu", "_writer", "base"},
-    "wire": {"wire", "base", "_pdu"},
-    "net": {"net", "wire", "base", "_receiver"},
-    "store": {"store", "base", "_dataset", "_group_sync", "_writer", "_fastpath"},
-    "series": {"series", "base"},
-    "notify": {"notify", "base"},
-    "telemetry": {"telemetry", "observers", "base"},
-    "admin.model": {"base"},
-    "observers": {"base"},
-    "admin": {"admin", "admin.model", "base", "observers"},
-    "scu": {"scu", "wire", "base"},
-    "cli": {"cli", "app", "base", "notify", "scu", "admin.model"},
-}
-MAY_IMPORT["app"] = {*MAY_IMPORT, "app"} - {"cli"}
-
-WITHOUT_LOOP = (
-    *("_pdu", "_dataset", "_group_sync", "_writer", "_dimse", "_fastpath", "_receiver", "wire"),
-    *("series.tracker", "app.worker_messages", "admin.model", "admin.status_board"),
-)
-"""Bytes and a clock in, records out: tested without a socket or a sleep."""
+"""Lines."""
 
 LOOPS = {"asyncio", "uvloop"}
 
@@ -67,20 +24,64 @@ CYTHON_IMPORT = re.compile(
 )
 
 
-def layer_of(module: str) -> str | None:
-    """Of a name below oxidicom, such as `wire.state`; None where nobody has decided yet."""
-    top = module.partition(".")[0]
-    if module in MAY_IMPORT:  # a module of its package that more may import
-        return module
-    if top in BASE:
-        return "base"
-    if top == "__main__":
-        return "cli"
-    return top if top in MAY_IMPORT else None
+class Layers(NamedTuple):
+    """The rules of docs/architecture.md."""
+
+    of_module: dict[str, str]
+    """Layers by module or package below oxidicom."""
+    may_import: dict[str, set[str]]
+    """Layers that a layer may import, by its name."""
+    without_loop: frozenset[str]
+    """Modules and packages that must not know of an event loop."""
+
+    def of(self, module: str) -> str | None:
+        """Return the layer of a module such as `wire.acceptor`; None if the table has none."""
+        parts = module.split(".")
+        prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        return next((self.of_module[name] for name in prefixes if name in self.of_module), None)
+
+    def is_without_loop(self, module: str) -> bool:
+        return any(f"{module}.".startswith(f"{name}.") for name in self.without_loop)
+
+
+def layers_of(page: str) -> Layers:
+    """Read the table of layers and the list of modules without a loop.
+
+    Raises ValueError where a mark is missing, a module is in two layers, or an unknown layer is
+    named.
+    """
+    of_module: dict[str, str] = {}
+    columns: dict[str, str] = {}
+    for line in marked(page, "layers").splitlines()[2:]:
+        layer, modules, _, imported = (cell.strip() for cell in line.strip("|").split("|"))
+        (name,) = code_of(layer)
+        columns[name] = imported
+        for module in code_of(modules):
+            if of_module.setdefault(module, name) != name:
+                raise ValueError(f"{module} is in two layers")
+    may_import = {}
+    for name, imported in columns.items():
+        named = set(code_of(imported))
+        if unknown := named - columns.keys():
+            raise ValueError(f"{name} may import unknown layers: {sorted(unknown)}")
+        may_import[name] = columns.keys() - named if "all but" in imported else named
+    return Layers(of_module, may_import, frozenset(code_of(marked(page, "without loop"))))
+
+
+def marked(page: str, name: str) -> str:
+    """Return the text between two marks. Raises ValueError where they are missing."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    return page[page.index(begin) + len(begin) : page.index(end)]
+
+
+def code_of(text: str) -> list[str]:
+    """Return what is in backticks."""
+    return re.findall(r"`([^`]+)`", text)
 
 
 def modules_of(source: Path) -> dict[str, list[Path]]:
-    """Files by module below oxidicom: `.pyx`, `.pxd` and `.pyi` are one; a package is its name."""
+    """Return files by module below oxidicom: `.pyx`, `.pxd` and `.pyi` are one module, and a
+    package has the name of its folder."""
     found: dict[str, list[Path]] = {}
     for path in sorted(source.rglob("*")):
         if path.suffix in {".py", ".pyx", ".pxd", ".pyi"}:
@@ -92,7 +93,7 @@ def modules_of(source: Path) -> dict[str, list[Path]]:
 
 
 def python_imports(text: str, package: str) -> Iterator[tuple[str, list[str]]]:
-    """(origin, names) of every import wherever it stands; `package` is the file's own."""
+    """Yield (origin, names) of every import, also inside functions; `package` is the file's own."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -103,9 +104,9 @@ def python_imports(text: str, package: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def cython_imports(text: str, package: str) -> Iterator[tuple[str, list[str]]]:
-    """As `python_imports`, of the import and cimport lines of Cython, which ast cannot read.
+    """Yield the same for the import and cimport lines of Cython, which ast cannot read.
 
-    Names that go on over further lines are not seen; their origin is.
+    Names on further lines are not read; their origin is.
     """
     for line in text.splitlines():
         match = CYTHON_IMPORT.match(line)
@@ -129,8 +130,8 @@ def absolute(origin: str, package: str) -> str:
 
 
 def imports_of(source: Path) -> dict[str, set[str]]:
-    """What each module imports: ours as names below oxidicom, others by their first part with `/`
-    before it."""
+    """Return what each module imports: ours as names below oxidicom, others by their first part
+    after a `/`."""
     modules = modules_of(source)
     imports: dict[str, set[str]] = {}
     for module, paths in modules.items():
@@ -151,19 +152,18 @@ def imports_of(source: Path) -> dict[str, set[str]]:
     return imports
 
 
-def broken_rules(source: Path) -> list[str]:
+def broken_rules(source: Path, layers: Layers) -> list[str]:
     faults = []
     for module, imported in imports_of(source).items():
-        layer = layer_of(module)
+        layer = layers.of(module)
         if layer is None:
-            faults.append(f"{module} belongs to no layer: say which in {Path(__file__).name}")
+            faults.append(f"{module} belongs to no layer: add it to docs/{ARCHITECTURE.name}")
             continue
         for name in sorted(imported):
             if name.startswith("/"):
-                sans_io = any(f"{module}.".startswith(f"{pure}.") for pure in WITHOUT_LOOP)
-                if sans_io and name[1:] in LOOPS:
+                if layers.is_without_loop(module) and name[1:] in LOOPS:
                     faults.append(f"{module} imports {name[1:]}: it must not know of a loop")
-            elif layer_of(name) not in MAY_IMPORT[layer]:
+            elif layers.of(name) not in layers.may_import[layer]:
                 faults.append(f"{module} imports {name}: {layer} may not")
     return faults
 
@@ -190,27 +190,44 @@ def long_files(source: Path) -> list[str]:
     return [f"{path.name}: {n} lines" for path, n in lengths.items() if n > LONGEST_FILE]
 
 
+LAYERS = layers_of(ARCHITECTURE.read_text())
+
+
 def test_every_module_imports_only_what_its_layer_may() -> None:
-    assert broken_rules(SOURCE) == []
+    assert broken_rules(SOURCE, LAYERS) == []
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_no_module_imports_itself_through_others() -> None:
     assert cycle_in(SOURCE) == []
 
 
-def test_no_file_outgrows_one_idea() -> None:
+def test_no_file_is_too_long() -> None:
     assert long_files(SOURCE) == []
+
+
+def test_every_module_of_the_table_exists() -> None:
+    modules = modules_of(SOURCE)
+    packages = {name.partition(".")[0] for name in modules if "." in name}
+    named = LAYERS.of_module.keys() | LAYERS.without_loop
+    assert named - modules.keys() - packages == set()
 
 
 def test_the_sources_were_really_read() -> None:
     imports = imports_of(SOURCE)
     assert {"errors", "constants", "ports"} <= imports.keys()
     assert "/msgspec" in imports["ports"]
+    assert LAYERS.of("wire.acceptor") == "wire"
+    assert LAYERS.of("admin.model") == "admin.model"
+    assert LAYERS.of("admin.health") == "admin"
+    assert LAYERS.of("settings.model") == "base"
+    assert LAYERS.of("helpers") is None
+    assert "cli" not in LAYERS.may_import["app"]
+    assert LAYERS.may_import["_pdu"] == set()
 
 
-def test_the_samples_stand_alone() -> None:
-    """What sends to us must not share our mistakes."""
-    folder = SOURCE.parents[1] / "samples"
+def test_the_samples_import_nothing_of_oxidicom() -> None:
+    """A sender must not share the mistakes of the receiver."""
+    folder = ROOT / "samples"
     imported = {
         origin.partition(".")[0]
         for path in folder.glob("*.py")
@@ -249,7 +266,7 @@ def write(tree: Path, name: str, text: str) -> None:
 
 
 def test_a_tree_that_keeps_the_rules_passes(tree: Path) -> None:
-    assert broken_rules(tree) == []
+    assert broken_rules(tree, LAYERS) == []
     assert cycle_in(tree) == []
     assert long_files(tree) == []
 
@@ -310,25 +327,55 @@ def test_a_tree_that_keeps_the_rules_passes(tree: Path) -> None:
         ("helpers.py", "", "helpers belongs to no layer"),
     ],
 )
-def test_each_rule_is_seen_when_it_is_broken(tree: Path, name: str, text: str, fault: str) -> None:
+def test_a_broken_rule_is_found(tree: Path, name: str, text: str, fault: str) -> None:
     write(tree, name, text + "\n")
     for package in ("net", "notify", "series", "cli"):
         (tree / package / "__init__.py").touch()
-    assert [line for line in broken_rules(tree) if line.startswith(fault)], broken_rules(tree)
+    found = broken_rules(tree, LAYERS)
+    assert [line for line in found if line.startswith(fault)], found
 
 
-def test_a_cycle_within_a_layer_is_seen(tree: Path) -> None:
+def test_a_cycle_within_a_layer_is_found(tree: Path) -> None:
     write(tree, "series/journal.py", "from .tracker import Tracker\n")
     write(tree, "series/tracker.py", "def f():\n    from oxidicom.series import journal\n")
     assert set(cycle_in(tree)) == {"series.journal", "series.tracker"}
 
 
-def test_a_package_that_gathers_its_own_modules_is_no_cycle(tree: Path) -> None:
+def test_a_package_that_imports_its_own_modules_is_no_cycle(tree: Path) -> None:
     write(tree, "wire/__init__.py", "from oxidicom.wire.state import State\n")
     write(tree, "wire/dimse.py", "from oxidicom.wire import state\n")
     assert cycle_in(tree) == []
 
 
-def test_a_long_file_is_seen(tree: Path) -> None:
+def test_a_long_file_is_found(tree: Path) -> None:
     write(tree, "errors.py", "\n" * (LONGEST_FILE + 1))
     assert long_files(tree) == [f"errors.py: {LONGEST_FILE + 1} lines"]
+
+
+def test_the_table_decides(tree: Path) -> None:
+    rows = {"wire": "`wire`, `_pdu`", "_pdu": "", "net": "`wire`, `net`"}
+
+    def page(more: dict[str, str]) -> str:
+        table = "".join(f"| `{n}` | `{n}` | | {i} |\n" for n, i in {**rows, **more}.items())
+        return (
+            f"<!-- layers -->\n| a | b | c | d |\n|---|---|---|---|\n{table}<!-- /layers -->\n"
+            "<!-- without loop -->\n`wire`\n<!-- /without loop -->\n"
+        )
+
+    def found(more: dict[str, str]) -> list[str]:
+        return [
+            fault
+            for fault in broken_rules(tree, layers_of(page(more)))
+            if fault.startswith(("wire", "net")) and "errors" not in fault
+        ]
+
+    assert found({}) == []
+    assert found({"net": "all but `_pdu`"}) == []
+    assert found({"net": "`net`"}) == ["net.server imports wire: net may not"]
+    assert found({"wire": "`wire`"}) == ["wire.state imports _pdu: wire may not"]
+    with pytest.raises(ValueError, match="unknown layers"):
+        layers_of(page({"net": "`missing`"}))
+    with pytest.raises(ValueError, match="substring not found"):
+        layers_of(page({}).replace("<!-- layers -->", ""))
+    with pytest.raises(ValueError, match="two layers"):
+        layers_of(page({}).replace("| `_pdu` | `_pdu` |", "| `_pdu` | `wire` |"))
