@@ -29,6 +29,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from tests.support import time_limit
 from tests.support.brokers import Broker, NatsServer, RabbitMQ, RedisServer, find_program
 from tests.support.signals import give_children_default_signals
 
@@ -52,6 +53,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     give_children_default_signals()
+    if not config.pluginmanager.is_registered(time_limit):
+        config.pluginmanager.register(time_limit)
     # So that brokers are stopped even if the run is ended by `timeout` or a CI runner.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.stash[SEED] = (
@@ -61,6 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "both_loops: run on asyncio's loop and on uvloop's")
     config.addinivalue_line("markers", "long: deselected without --long")
+    config.addinivalue_line("markers", "long_limit(seconds): the time limit with --long")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -15,6 +15,19 @@ from tests.support.brokers import Broker, RabbitMQ, RedisServer
 Scale = Callable[[int, int], int]
 Figures = Callable[[str], None]
 
+LONG_TRIAL_LIMIT_S = 1800
+"""Seconds that a trial may take with --long, unless its mark `long_limit` names another limit."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the long forms limits of their own: the general one is made for the short forms."""
+    if not config.getoption("--long"):
+        return
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            mark = item.get_closest_marker("long_limit")
+            item.add_marker(pytest.mark.timeout(mark.args[0] if mark else LONG_TRIAL_LIMIT_S))
+
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:

@@ -146,6 +146,7 @@ def sample(receiver: Receiver, load: Load) -> Sample:
     return Sample(load.done, resident, receiver.open_files())
 
 
+@pytest.mark.long_limit(7200)
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_memory_and_file_descriptors_are_flat(
     root: Path,
