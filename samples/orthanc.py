@@ -61,6 +61,9 @@ class Orthanc(Server):
             "DicomScuTimeout": TIMEOUT,
             "DicomModalities": {"mover": [MOVER_AE_TITLE, "127.0.0.1", 1]},
             "SaveJobs": False,
+            # Orthanc 1.12 would decompress an instance whose class its association proposed without
+            # the instance's transfer syntax; so it negotiates again, as Orthanc 1.10 did.
+            "TranscodeDicomProtocol": False,
         }
         path = folder / "orthanc.json"
         path.write_text(json.dumps(configuration, indent=1))
