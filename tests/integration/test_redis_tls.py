@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -32,16 +33,20 @@ def other_authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return found_authority(tmp_path_factory.mktemp("authority"))
 
 
+def with_tls(private_redis: StartRedis, authority: Authority) -> tuple[RedisServer, int]:
+    """Return a server, not started, and the port on which it will speak TLS."""
+    port = free_port()
+    server = private_redis(
+        *("--tls-port", str(port), "--tls-auth-clients", "no"),
+        *("--tls-cert-file", str(authority.certificate), "--tls-key-file", str(authority.key)),
+    )
+    return server, port
+
+
 class TestTls:
     @pytest.fixture
     def secure(self, private_redis: StartRedis, authority: Authority) -> tuple[RedisServer, int]:
-        certificate, key = authority.certificate, authority.key
-        port = free_port()
-        tls = ("--tls-port", str(port), "--tls-auth-clients", "no")
-        server = private_redis(
-            *tls, "--tls-cert-file", str(certificate), "--tls-key-file", str(key)
-        )
-        return server, port
+        return with_tls(private_redis, authority)
 
     @pytest.mark.both_loops
     async def test_with_a_private_authority(
@@ -51,6 +56,17 @@ class TestTls:
         with server:
             async with publisher(f"rediss://localhost:{port}", queue, authority.ca) as ours:
                 assert await ours.start()
+                await ours.publish(registration(1), TASK_ID)
+            assert counts(server, queue) == [1]
+
+    async def test_with_a_private_authority_without_key_usage(
+        self, private_redis: StartRedis, tmp_path: Path, queue: str
+    ) -> None:
+        """Python 3.13 would refuse it, were it not named by the operator."""
+        authority = found_authority(tmp_path / "authority", key_usage=False)
+        server, port = with_tls(private_redis, authority)
+        with server:
+            async with publisher(f"rediss://localhost:{port}", queue, authority.ca) as ours:
                 await ours.publish(registration(1), TASK_ID)
             assert counts(server, queue) == [1]
 

@@ -171,6 +171,21 @@ def test_whom_the_authority_does_not_know_is_refused(
     assert len(mutual.log("peer certificate refused")) == 1
 
 
+def test_peers_of_an_authority_without_key_usage_are_accepted(
+    tmp_path: Path, ours: Authority
+) -> None:
+    """OpenSSL's strict checks would refuse their certificates; hospitals have such authorities."""
+    old = found_authority(tmp_path / "old", key_usage=False)
+    environment = variables(Pair(ours.certificate, ours.key), OXIDICOM_TLS_CLIENT_CA=str(old.ca))
+    (tmp_path / "files").mkdir()
+    with (
+        Receiver(tmp_path / "files", **environment) as receiver,
+        RawPeer(receiver.tls_port, tls=trusting(ours, old.issue("client"))) as peer,
+    ):
+        peer.associate()
+        peer.release()
+
+
 def test_nothing_else_listens(mutual: Receiver) -> None:
     connections = mutual.processes()[0].net_connections("tcp")
     assert [each.laddr.port for each in connections if each.status == "LISTEN"] == [mutual.tls_port]

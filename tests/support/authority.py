@@ -70,13 +70,18 @@ class Authority(NamedTuple):
         return Pair(self.ca.parent / f"{name}.pem", self.ca.parent / f"{name}-key.pem")
 
 
-def found_authority(folder: Path) -> Authority:
-    """Create an authority that is valid for two days. All files are PEM."""
+def found_authority(folder: Path, *, key_usage: bool = True) -> Authority:
+    """Make an authority that is valid for two days, as PEM files.
+
+    Many authorities of hospitals have no key usage extension (RFC 5280 4.2.1.3). OpenSSL's strict
+    checks, which Python 3.13 turns on for clients, refuse those: `key_usage=False` makes one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ca, ca_key = folder / "ca.pem", folder / "ca-key.pem"
+    extension = ("-addext", "keyUsage=critical,keyCertSign,cRLSign") if key_usage else ()
     _openssl(
         *("req", "-x509", "-newkey", *_EC, "-nodes", "-days", "2", "-subj", "/CN=our authority"),
-        *("-keyout", ca_key, "-out", ca),
+        *(*extension, "-keyout", ca_key, "-out", ca),
     )
     authority = Authority(ca, folder / "certificate.pem", folder / "key.pem", ca_key)
     pair = authority.issue("localhost")
