@@ -1,7 +1,13 @@
 # syntax=docker/dockerfile:1
 
+# For Debian 12: --build-arg DEBIAN=bookworm --build-arg PYTHON=3.11 --build-arg LIBSSL=libssl3
+ARG DEBIAN=trixie
+ARG PYTHON=3.13
+ARG LIBSSL=libssl3t64
+
 # The package and its dependencies, built with a compiler that the image does not have.
-FROM debian:bookworm-slim AS builder
+FROM debian:${DEBIAN}-slim AS builder
+ARG PYTHON
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
         binutils ca-certificates gcc libc6-dev python3-dev python3-pip \
@@ -10,21 +16,24 @@ WORKDIR /build
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY src ./src
 RUN pip wheel --no-cache-dir --wheel-dir /wheels .
-# Symbols and tests of dependencies are a fifth of the size.
-RUN python3.11 -m venv --without-pip /opt/oxidicom \
+# Symbols are a fifth of the size.
+RUN "python${PYTHON}" -m venv --without-pip /opt/oxidicom \
     && pip --python /opt/oxidicom/bin/python install --no-cache-dir --no-compile \
         --no-index --find-links /wheels oxidicom \
     && find /opt/oxidicom -name '*.so' -exec strip --strip-unneeded {} +
 
 # The root file system: Python, the libraries that it links to, and Debian's package records for
 # scanners. Without shell, package manager and Perl, which would be half of the image.
-FROM debian:bookworm-slim AS root
+FROM debian:${DEBIAN}-slim AS root
+ARG PYTHON
+ARG LIBSSL
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates
 WORKDIR /packages
 RUN apt-get download \
-        base-files libbz2-1.0 libc6 libexpat1 libffi8 libgcc-s1 liblzma5 libpython3.11-minimal \
-        libpython3.11-stdlib libssl3 libstdc++6 libuuid1 netbase python3.11-minimal zlib1g
+        base-files libbz2-1.0 libc6 libexpat1 libffi8 libgcc-s1 liblzma5 \
+        "libpython${PYTHON}-minimal" "libpython${PYTHON}-stdlib" "${LIBSSL}" libstdc++6 libuuid1 \
+        libzstd1 netbase "python${PYTHON}-minimal" zlib1g
 RUN mkdir -p /image/var/lib/dpkg/status.d \
     && for package in *.deb; do \
         dpkg-deb --extract "$package" /image \
@@ -38,7 +47,7 @@ RUN mkdir -p /image/var/lib/dpkg/status.d \
 COPY --from=builder /opt/oxidicom /image/opt/oxidicom
 # The image is read-only, so modules are compiled now; importing shows that no library is missing.
 RUN chroot /image /opt/oxidicom/bin/python -m compileall -q \
-        --invalidation-mode unchecked-hash /usr/lib/python3.11 /opt/oxidicom \
+        --invalidation-mode unchecked-hash "/usr/lib/python${PYTHON}" /opt/oxidicom \
     && chroot /image /opt/oxidicom/bin/oxidicom version \
     && chroot /image /opt/oxidicom/bin/python -c 'import _uuid, bz2, grpc, lzma, ssl, uvloop' \
     && mkdir /data

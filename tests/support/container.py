@@ -3,13 +3,15 @@ this machine, and its process is started in namespaces of its own, as a containe
 
 Only what needs a registry is replaced: Debian's packages are made again from those that are
 installed here, our wheel is the given one, and its dependencies are taken from where the tests have
-them. So this needs root, Debian 12 and its python3.11; elsewhere the test is skipped.
+them. So this needs root, and Debian 13 or 12 with its own version of Python running the tests; elsewhere
+the test is skipped. On Debian 12 the image is built with the build arguments for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shlex
 import shutil
 import signal
@@ -24,7 +26,13 @@ from typing import Self
 import psutil
 import pytest
 
-from tests.support.dockerfile import Instruction, environment, of_image, stages
+from tests.support.dockerfile import (
+    Instruction,
+    build_arguments,
+    environment,
+    of_image,
+    stages,
+)
 
 SITE = sysconfig.get_path("purelib")
 """Folder of the packages of the tests' own Python, which ours depends on."""
@@ -35,13 +43,32 @@ LIFE = 120.0
 TOOLS = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+BUILD_ARGUMENTS: dict[str, dict[str, str]] = {
+    "12": {"DEBIAN": "bookworm", "PYTHON": "3.11", "LIBSSL": "libssl3"},
+    "13": {},
+}
+"""Those that the Dockerfile is built with, by the release of Debian."""
+
+
+def debian_release() -> str:
+    """Return the number of this machine's release of Debian; empty where it is none."""
+    with contextlib.suppress(OSError):
+        told = platform.freedesktop_os_release()
+        if told["ID"] == "debian":
+            return told.get("VERSION_ID", "")
+    return ""
+
+
 def demand(folder: Path) -> None:
     """Skip the test where no image can be built; `folder` is empty, before and after."""
-    release = Path("/etc/os-release")
-    if not release.exists() or 'VERSION_ID="12"' not in release.read_text():
-        pytest.skip("the image is made of Debian 12's packages")
-    if sys.version_info[:2] != (3, 11) or not Path("/usr/bin/python3.11").exists():
-        pytest.skip("the image has Debian's Python 3.11")
+    release = debian_release()
+    if release not in BUILD_ARGUMENTS:
+        pytest.skip("the image is made of packages of Debian 13 or 12")
+    version = (build_arguments() | BUILD_ARGUMENTS[release])["PYTHON"]
+    if version != f"{sys.version_info.major}.{sys.version_info.minor}":
+        pytest.skip(f"the image has Python {version}, and other packages than these tests")
+    if not Path(f"/usr/bin/python{version}").exists():
+        pytest.skip(f"Debian's Python {version} is not installed")
     for program in ("ip", "setpriv", "strip"):
         if shutil.which(program, path=TOOLS) is None:
             pytest.skip(f"{program} is not installed")
@@ -107,7 +134,7 @@ def build_image(wheel: Path, folder: Path) -> Path:
 def _script(wheel: Path, packages: Path) -> list[str]:
     """Return the stages as shell commands, one after another on one file system: they share no path
     but those that they copy."""
-    parted = stages()
+    parted = stages(**BUILD_ARGUMENTS[debian_release()])
     lines = []
     for number, stage in enumerate(parted):
         lines.append("cd /")
@@ -132,10 +159,11 @@ def _commands(one: Instruction, target: str, wheel: Path, packages: Path) -> lis
     if text.startswith("pip wheel "):
         return ["mkdir /wheels", f"cp {wheel} /wheels"]
     if text.startswith("apt-get download "):
-        repack(text.split()[2:], packages)
+        repack(shlex.split(text)[2:], packages)
         return [f"cp {packages}/*.deb ."]
-    if text.startswith("python3.11 -m venv"):
-        pth = "/opt/oxidicom/lib/python3.11/site-packages/dependencies.pth"
+    if " -m venv " in text:
+        python = shlex.split(text)[0]
+        pth = f"/opt/oxidicom/lib/{python}/site-packages/dependencies.pth"
         return [f"({text})", f"echo {SITE} >{pth}"]
     if text.startswith("chroot "):
         beside = f"/image{SITE}"
@@ -151,7 +179,10 @@ def repack(names: list[str], folder: Path) -> None:
         tree = folder / name
         for listed in dpkg("--listfiles", name).splitlines():
             source, copy = Path(listed), tree / listed.lstrip("/")
-            if source.is_dir():
+            # Since Debian 13 base-files owns the links from /lib to /usr/lib and their like, which
+            # other packages of Debian 12 list as folders.
+            is_link = source.is_symlink() and name == "base-files" and debian_release() != "12"
+            if source.is_dir() and not is_link:
                 copy.mkdir(parents=True, exist_ok=True)
             elif os.path.lexists(source):  # not what a trimmed system leaves out
                 copy.parent.mkdir(parents=True, exist_ok=True)

@@ -14,17 +14,34 @@ class Instruction(NamedTuple):
     arguments: str
 
 
-def stages() -> list[list[Instruction]]:
-    """Return the instructions of each stage, from its FROM on; continued lines are joined."""
-    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
-    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+def build_arguments() -> dict[str, str]:
+    """Return the build arguments, declared before the first stage, with their defaults."""
+    head = re.split(r"^FROM ", _instructions(), maxsplit=1, flags=re.MULTILINE)[0]
+    return dict(line.removeprefix("ARG ").split("=", 1) for line in head.split("\n") if line)
+
+
+def stages(**arguments: str) -> list[list[Instruction]]:
+    """Return the instructions by stage, each stage from its FROM on; continued lines are joined.
+
+    `arguments` are those of `--build-arg`; each takes its place in the instructions.
+    """
+    text = _instructions()
+    for name, value in (build_arguments() | arguments).items():
+        text = text.replace(f"${{{name}}}", value)
     parted: list[list[Instruction]] = []
-    for line in filter(None, lines):
-        keyword, _, arguments = line.partition(" ")
+    for line in filter(None, text.splitlines()):
+        keyword, _, rest = line.partition(" ")
         if keyword == "FROM":
             parted.append([])
-        parted[-1].append(Instruction(keyword, arguments.strip()))
+        if parted:
+            parted[-1].append(Instruction(keyword, rest.strip()))
     return parted
+
+
+def _instructions() -> str:
+    """Return the Dockerfile without comments, one instruction a line."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    return re.sub(r"\\\n\s*", "", text)
 
 
 def of_image(keyword: str) -> list[str]:

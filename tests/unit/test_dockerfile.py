@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 import tomllib
 
-from tests.support.dockerfile import ROOT, environment, of_image, stages
+from tests.support.dockerfile import ROOT, build_arguments, environment, of_image, stages
 
 
 def ignored(name: str) -> bool:
@@ -23,11 +24,20 @@ def test_nothing_but_the_package_and_what_it_runs_on_is_in_the_image() -> None:
     builder, root, image = stages()
     assert any("gcc" in one.arguments.split() for one in builder)
     assert not any({"gcc", "binutils"} & set(one.arguments.split()) for one in root)
-    assert builder[0].arguments == "debian:bookworm-slim AS builder"
-    assert root[0].arguments == "debian:bookworm-slim AS root"  # one interpreter, one C library
+    assert builder[0].arguments == "debian:trixie-slim AS builder"
+    assert root[0].arguments == "debian:trixie-slim AS root"  # one interpreter, one C library
     assert image[0].arguments == "scratch"
     assert not of_image("RUN")
     assert all(copy.startswith("--from=root ") for copy in of_image("COPY"))
+
+
+def test_every_stage_declares_the_build_arguments_that_it_uses() -> None:
+    """Without its own ARG, a stage finds the argument empty."""
+    text = (ROOT / "Dockerfile").read_text()
+    for stage in re.split(r"^FROM .*\n", text, flags=re.MULTILINE)[1:]:
+        used = {name for name in build_arguments() if f"${{{name}}}" in stage}
+        assert set(re.findall(r"^ARG (\w+)$", stage, re.MULTILINE)) == used
+    assert all(f"${{{name}}}" in text for name in build_arguments())
 
 
 def test_what_is_installed_is_what_was_built() -> None:
