@@ -7,12 +7,14 @@ import errno
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
 
 from oxidicom.app.control_plane import ControlPlane, ControlThread
+from oxidicom.app.deadlines import ControlPlaneDeadlines
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -105,6 +107,10 @@ def plane(recorder: Recorder, settle: float = 0.0, early: Any = None) -> Control
         telemetry=Telemetry(),
         early=early,
     )
+
+
+def within(seconds: float) -> ControlPlaneDeadlines:
+    return ControlPlaneDeadlines.of(seconds, time.monotonic())
 
 
 def began(association: str = "A") -> AssociationBegan:
@@ -209,7 +215,7 @@ async def test_finish_completes_what_is_open_and_takes_the_last_reports() -> Non
     await control.start([])
     for report in (began(), stored("1.1"), ended()):
         control.report(report)
-    await control.finish()
+    await control.finish(within(5.0))
     assert [event[0] for event in recorder.told] == [
         "progress",
         "completed",
@@ -226,7 +232,7 @@ async def test_what_is_stored_is_told_to_who_pushes_early() -> None:
     control.report(stored("1.1", "A"))
     control.report(began("B"))
     control.report(stored("1.2", "B"))
-    await control.finish()
+    await control.finish(within(5.0))
     assert [each for each in recorder.told if each[0] in ("early started", "stored")] == [
         ("early started",),
         ("stored", "1.2.3", "A"),
@@ -279,21 +285,82 @@ async def test_progress_that_fails_does_not_keep_a_series_from_completion(
     assert recorder.told == [("completed", 1, ("A",))]
 
 
-async def test_a_broker_that_hangs_at_the_end_does_not_take_the_time_of_nats(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    recorder = Recorder()
-    control = plane(recorder)
-    await control.start([])
+class Hung:
+    """Something that ends neither by itself nor when it is cancelled, as client libraries do."""
 
-    async def hang(timeout: float) -> int:
-        await asyncio.Event().wait()
+    def __init__(self) -> None:
+        self._released = asyncio.Event()
+        self._thread_released = threading.Event()
+
+    async def hang(self, *_: object) -> Any:
+        while not self._released.is_set():
+            with suppress(asyncio.CancelledError):
+                await self._released.wait()
+
+    def hang_thread(self, *_: object) -> None:
+        self._thread_released.wait(30)
+
+    def release(self) -> None:
+        self._released.set()
+        self._thread_released.set()
+
+
+@pytest.mark.parametrize(
+    ("hanging", "events"),
+    [
+        ("eager stop", ["relay stopped", "NATS flushed", "NATS closed", "telemetry exported"]),
+        ("relay stop", ["eager stopped", "NATS flushed", "NATS closed", "telemetry exported"]),
+        ("NATS flush", ["eager stopped", "relay stopped", "NATS closed", "telemetry exported"]),
+        ("NATS close", ["eager stopped", "relay stopped", "NATS flushed", "telemetry exported"]),
+        ("telemetry", ["eager stopped", "relay stopped", "NATS flushed", "NATS closed"]),
+        ("everything", []),
+    ],
+)
+async def test_what_hangs_at_shutdown_does_not_take_the_time_of_others(
+    monkeypatch: pytest.MonkeyPatch, hanging: str, events: list[str]
+) -> None:
+    recorder, hung, telemetry = Recorder(), Hung(), Telemetry()
+    ended: list[str] = []
+
+    async def stop_eager() -> None:
+        ended.append("eager stopped")
+
+    async def stop_relay(timeout: float) -> int:
+        ended.append("relay stopped")
         return 0
 
-    monkeypatch.setattr(recorder, "stop", hang)
-    async with asyncio.timeout(2):
-        await control.finish(1.0)
-    assert recorder.told == [("flush",)]
+    async def flush(timeout: float) -> bool:
+        ended.append("NATS flushed")
+        return True
+
+    async def close() -> None:
+        ended.append("NATS closed")
+
+    eager = RecordingEarly([])
+    for name, owner, attribute, work, hang in (
+        ("eager stop", eager, "stop", stop_eager, hung.hang),
+        ("relay stop", recorder, "stop", stop_relay, hung.hang),
+        ("NATS flush", recorder, "flush", flush, hung.hang),
+        ("NATS close", recorder, "close", close, hung.hang),
+        ("telemetry", telemetry, "shutdown",
+         lambda timeout: ended.append("telemetry exported"), hung.hang_thread),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, attribute, hang if hanging in (name, "everything") else work)
+    control = ControlPlane(
+        tracker=SeriesTracker(0.0, 0.0),
+        registrar=recorder.registrar,  # type: ignore[arg-type]
+        courier=recorder,  # type: ignore[arg-type]
+        lonk=recorder,  # type: ignore[arg-type]
+        telemetry=telemetry,
+        early=eager,  # type: ignore[arg-type]
+    )
+    await control.start([])
+    started = time.monotonic()
+    await control.finish(within(2.0))
+    elapsed = time.monotonic() - started
+    hung.release()
+    assert ended == events
+    assert elapsed < 2.0
 
 
 def test_a_loop_that_cannot_be_made_is_told_to_who_starts_the_thread() -> None:
@@ -359,7 +426,7 @@ async def test_the_first_instance_of_a_reception_asks_the_pacs() -> None:
         asking.plane.report(report)
     await asyncio.wait_for(asking.answered.wait(), 5)
     assert asking.expected() == [41]
-    await asking.plane.finish()
+    await asking.plane.finish(within(5.0))
     assert asking.asked == ["1.2.3"]
     assert asking.recorder.told[0] == ("completed", 2, ("A",))
 
@@ -372,7 +439,7 @@ async def test_a_recovered_series_is_asked_for_when_it_is_touched_again() -> Non
         asking.plane.report(report)
     await asyncio.wait_for(asking.answered.wait(), 5)
     assert asking.expected() == [41]
-    await asking.plane.finish()
+    await asking.plane.finish(within(5.0))
 
 
 async def test_a_pacs_that_cannot_be_asked_costs_no_instance(
@@ -390,4 +457,4 @@ async def test_a_pacs_that_cannot_be_asked_costs_no_instance(
         asking.plane.worker_lost([], [])  # which looks at all reports first
     assert [series.received for series in asking.tracker.open_series()] == [2]
     assert "PACS query could not be started" in caplog.text
-    await asking.plane.finish()
+    await asking.plane.finish(within(5.0))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from oxidicom.app.control_plane import FLUSH
+from oxidicom.app.deadlines import ShutdownBudget
 from oxidicom.settings import Settings, load
 from tests.support.dockerfile import ROOT, environment, of_image
 
@@ -80,12 +80,36 @@ def seconds(text: str) -> int:
     return int(text.removesuffix("s"))
 
 
+def shutdown(settings: Settings) -> float:
+    """Return the seconds from SIGTERM to the end of the process."""
+    return ShutdownBudget(associations_s=settings.drain_timeout).total_s
+
+
+# ---- documentation -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("page", "pattern"),
+    [
+        ("README.md", r"stop_grace_period: (\d+)s"),
+        ("docs/deployment.md", r"--stop-timeout (\d+)"),
+        ("docs/migration.md", r"`stop_grace_period` \(Kubernetes: [^)]*\) of (\d+) s"),
+        ("docs/operations.md", r"terminationGracePeriodSeconds: (\d+)"),
+    ],
+)
+def test_the_documentation_gives_it_time_to_drain(page: str, pattern: str) -> None:
+    text = (ROOT / page).read_text()
+    (grace,) = re.findall(pattern, text)
+    before = sum(map(int, re.findall(r"preStop: \{sleep: \{seconds: (\d+)", text)))
+    assert int(grace) > before + shutdown(of_compose())
+
+
 # ---- compose -------------------------------------------------------------------------------------
 
 
 def test_compose_allows_the_time_to_drain() -> None:
     grace = seconds(compose("oxidicom")["stop_grace_period"])
-    assert grace > of_compose().drain_timeout + FLUSH
+    assert grace > shutdown(of_compose())
 
 
 def test_compose_publishes_the_image_s_ports_and_the_admin_port_to_nobody_else() -> None:
@@ -119,7 +143,7 @@ def test_compose_names_brokers_that_it_has() -> None:
 
 def test_a_replica_has_time_to_drain() -> None:
     before = container()["lifecycle"]["preStop"]["sleep"]["seconds"]
-    needed = before + of_replica("oxidicom-0").drain_timeout + FLUSH
+    needed = before + shutdown(of_replica("oxidicom-0"))
     assert pod()["terminationGracePeriodSeconds"] > needed
 
 

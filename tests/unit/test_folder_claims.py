@@ -176,17 +176,17 @@ def test_without_an_answer_it_goes_on_with_its_own_names(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(bench.claims, "_patience", 0.05)
-    monkeypatch.setattr(module, "IMPATIENCE", 5.0)
+    monkeypatch.setattr(bench.claims, "_timeout", 0.05)
+    monkeypatch.setattr(module, "CLAIM_TIMEOUT_AFTER_FAILURE_S", 5.0)
     names.claim("B", ONE)
     assert bench.claims.claim(TWO) is TWO
     assert "using this worker's folder name" in caplog.text
-    assert bench.claims._patience == module.IMPATIENCE
+    assert bench.claims._timeout == module.CLAIM_TIMEOUT_AFTER_FAILURE_S
     # The late answer is not taken for the next one's.
     other = series("P9", "9.9")
     bench.answers(2)
     assert bench.claims.claim(other) is other
-    assert bench.claims._patience == module.PATIENCE
+    assert bench.claims._timeout == module.CLAIM_TIMEOUT_S
 
 
 def test_a_notifier_that_is_gone_is_not_waited_for(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from oxidicom.app import supervisor, worker_process
 from oxidicom.app.folder_claims import FolderClaims
-from oxidicom.app.worker_messages import Begin, Drain
+from oxidicom.app.worker_messages import BeginAccepting, Drain
 from oxidicom.app.worker_process import WorkerProcess
 from oxidicom.net.shared_port import Scoreboard, listening_sockets
 from oxidicom.ports import AssociationBegan, AssociationEnded, Report
@@ -24,7 +24,7 @@ from tests.support.raw_peer import RawPeer
     [(0, "exit status 0"), (3, "exit status 3"), (-9, "SIGKILL"), (-40, "signal 40")],
 )
 def test_an_end_in_words(status: int, words: str) -> None:
-    assert supervisor._in_words(status) == words
+    assert supervisor._describe_exit(status) == words
 
 
 class Reports(list[Report]):
@@ -62,14 +62,14 @@ async def test_a_worker_is_not_listened_to_while_too_much_waits(tmp_path: Path) 
 
     worker = WorkerProcess(2, settings, [listening], [], table, "us", names, reports, backlog)
     await asyncio.wait_for(worker.ready.wait(), 20)
-    worker.send(Begin())
+    worker.send(BeginAccepting())
 
     def associate() -> RawPeer:
         peer = RawPeer(listening.getsockname()[1])
         peer.associate()
         return peer
 
-    reports.waits = worker_process.MOST_BACKLOG + 1
+    reports.waits = worker_process.MAX_UNPROCESSED_REPORTS + 1
     peer = await asyncio.to_thread(associate)
     for _ in range(5):
         asked.clear()
@@ -102,6 +102,6 @@ async def test_a_worker_ends_with_its_notifier(tmp_path: Path) -> None:
     await asyncio.wait_for(worker.ready.wait(), 20)
     worker._process.send_signal(signal.SIGTERM)
     worker._channel.close()
-    worker._on_end()
+    worker._on_closed()
     assert await worker.exit_status() == 1
     os.close(table.fd)

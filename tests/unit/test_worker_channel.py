@@ -14,7 +14,7 @@ from oxidicom.app import worker
 from oxidicom.app import worker_channel as channel_module
 from oxidicom.app.worker import Reporter
 from oxidicom.app.worker_channel import WorkerChannel, socket_pair
-from oxidicom.app.worker_messages import Decoder, Frames, Message, NamesReleased
+from oxidicom.app.worker_messages import ClaimReleased, Decoder, FrameSplitter, Message
 from oxidicom.ports import AssociationEnded
 
 pytestmark = pytest.mark.both_loops
@@ -54,12 +54,12 @@ async def test_frames_of_any_length_arrive_in_order(
     for frame in frames:
         one.channel.send(frame)
     two.channel.send(b"back")
-    assert one.channel.waiting > 1_000_000, "sending does not wait"
+    assert one.channel.unsent_bytes > 1_000_000, "sending does not wait"
     await two.until(len(frames))
     await one.until(1)
     assert two.frames == frames
     assert one.frames == [b"back"]
-    assert one.channel.waiting == 0
+    assert one.channel.unsent_bytes == 0
     one.channel.close()
     await asyncio.wait_for(two.closed.wait(), 10)
     assert not one.closed.is_set()
@@ -82,7 +82,7 @@ async def test_what_was_sent_before_the_end_arrives(
 async def test_what_may_not_be_read_waits_with_its_sender(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "PAUSE", 0.001)
+    monkeypatch.setattr(channel_module, "CHANNEL_PAUSE_S", 0.001)
     one, two = map(End, pair)
     asked = asyncio.Event()
     turns = iter(range(10))
@@ -97,10 +97,10 @@ async def test_what_may_not_be_read_waits_with_its_sender(
         one.channel.send(bytes(100_000))
     await asyncio.wait_for(asked.wait(), 10)
     assert two.frames == []
-    assert one.channel.waiting > 1_000_000
+    assert one.channel.unsent_bytes > 1_000_000
     monkeypatch.undo()
     await two.until(100)
-    assert one.channel.waiting == 0
+    assert one.channel.unsent_bytes == 0
     one.channel.close()
     two.channel.close()
 
@@ -113,7 +113,7 @@ async def test_what_nobody_will_read_is_not_kept(
     one.channel.send(bytes(10_000_000))
     two.channel.close()
     await asyncio.wait_for(one.closed.wait(), 10)
-    assert one.channel.waiting == 0
+    assert one.channel.unsent_bytes == 0
 
 
 async def test_standing_still_ends_with_the_other_side(
@@ -137,7 +137,7 @@ def ended(text: str | None = None) -> AssociationEnded:
 async def test_reports_are_gathered(pair: tuple[socket.socket, socket.socket]) -> None:
     one, two = map(End, pair)
     report = Reporter(one.channel)
-    said: list[Message] = [ended(), NamesReleased("P", "1.2"), ended("x")]
+    said: list[Message] = [ended(), ClaimReleased("P", "1.2"), ended("x")]
     for each in said:
         report(each)
     await two.until(1)
@@ -170,7 +170,7 @@ async def test_a_worker_whose_reports_nobody_reads_stands_still(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Memory has an end; when the notifier reads again, nothing is missing."""
-    monkeypatch.setattr(worker, "MOST_WAITING", 1_000_000)
+    monkeypatch.setattr(worker, "MAX_UNSENT_REPORT_BYTES", 1_000_000)
     one, theirs = End(pair[0]), pair[1]
     theirs.setblocking(True)
     report = Reporter(one.channel)
@@ -179,7 +179,7 @@ async def test_a_worker_whose_reports_nobody_reads_stands_still(
 
     def read_in_the_end() -> list[int]:
         assert stands_still.wait(10)
-        frames, decoder = Frames(), Decoder()
+        frames, decoder = FrameSplitter(), Decoder()
         heard: list[Message] = []
         while data := theirs.recv(1 << 20):
             for frame in frames.feed(data):
@@ -190,7 +190,7 @@ async def test_a_worker_whose_reports_nobody_reads_stands_still(
     for number in range(60):
         report(AssociationEnded("A", "x" * 100_000, number, 2.0, 3))
         report.flush()
-        assert one.channel.waiting <= 1_000_000
+        assert one.channel.unsent_bytes <= 1_000_000
     assert one.channel.wait_until_sent(0, 10)
     one.channel.close()
     assert await reading == list(range(60))

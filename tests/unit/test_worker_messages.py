@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from oxidicom.app import worker_messages
 from oxidicom.app.worker_messages import (
-    Alive,
-    Begin,
+    BeginAccepting,
+    ClaimReleased,
     Decoder,
     Drain,
     Encoder,
-    Failed,
-    Frames,
+    FrameSplitter,
     Message,
-    NamesReleased,
-    Ready,
-    Registered,
+    RegistrationQueued,
+    StartFailed,
+    WorkerAlive,
+    WorkerReady,
     framed,
 )
 from oxidicom.ports import (
@@ -58,10 +58,10 @@ message: st.SearchStrategy[Message] = st.one_of(
         AssociationBegan, text, text, number, text, text, seconds, number, st.none() | number
     ),
     st.builds(AssociationEnded, text, maybe_text, number, seconds, number),
-    st.builds(Failed, st.lists(text, max_size=3)),
-    st.builds(NamesReleased, text, text),
-    st.builds(Registered, text, text, st.lists(text, max_size=3)),
-    st.sampled_from([Ready(), Alive(), Begin(), Drain()]),
+    st.builds(StartFailed, st.lists(text, max_size=3)),
+    st.builds(ClaimReleased, text, text),
+    st.builds(RegistrationQueued, text, text, st.lists(text, max_size=3)),
+    st.sampled_from([WorkerReady(), WorkerAlive(), BeginAccepting(), Drain()]),
 )
 
 
@@ -109,7 +109,7 @@ def heard_stored(decoder: Decoder, frame: bytes) -> list[InstanceStored]:
 
 
 def test_numbers_are_given_anew_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_messages, "SERIES_REMEMBERED", 3)
+    monkeypatch.setattr(worker_messages, "MAX_NUMBERED_SERIES", 3)
     encoder, decoder = Encoder(), Decoder()
     for turn in range(20):
         batch = [stored(info(f"1.{turn}.{n}")) for n in (1, 2, 3, 4)]
@@ -135,8 +135,8 @@ def test_a_record_of_no_kind_is_an_error() -> None:
 @given(st.lists(st.binary(max_size=30), max_size=8), st.integers(1, 9))
 def test_frames_come_out_as_they_were_however_they_are_cut(parts: list[bytes], size: int) -> None:
     stream = b"".join(map(framed, parts))
-    frames, heard = Frames(), []
+    frames, heard = FrameSplitter(), []
     for start in range(0, len(stream), size):
         heard += frames.feed(stream[start : start + size])
     assert heard == parts
-    assert Frames().feed(stream) == parts
+    assert FrameSplitter().feed(stream) == parts

@@ -1,4 +1,4 @@
-"""Wires the layers; starts, serves, drains and stops."""
+"""Wires the layers together; starts, serves, drains and stops."""
 
 from oxidicom.app.run import run
 

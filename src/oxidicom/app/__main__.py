@@ -1,4 +1,4 @@
-"""What the notifier starts a worker by; nobody else does."""
+"""Entry point of a worker process; only the control process starts it."""
 
 from oxidicom.app.worker import main
 

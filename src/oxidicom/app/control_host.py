@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from oxidicom import __version__
 from oxidicom.app.control_plane import ControlPlane, ControlThread
+from oxidicom.app.deadlines import ControlPlaneDeadlines, ShutdownBudget, finish_by
 from oxidicom.app.registrar import Registrar
 from oxidicom.app.takeover import Recovered, Takeover
 from oxidicom.below_root import open_root
@@ -49,9 +50,6 @@ T = TypeVar("T")
 LAG: Final = 0.1
 """Seconds for which a series settles at least where several processes receive: their reports take
 10 ms or two, and an association that has carried the series may not be known here yet."""
-
-_GRACE: Final = 0.5
-"""Seconds for the control plane's loop to end once everything is flushed."""
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -87,6 +85,7 @@ class ControlHost:
         shared: bool = False,
     ) -> None:
         self._settings = settings
+        self._budget = ShutdownBudget(associations_s=settings.drain_timeout)
         self._loop = asyncio.get_running_loop()
         self._thread = ControlThread(loop_factory)
         self._completed = completed
@@ -266,8 +265,9 @@ class ControlHost:
         if self.admin is not None:
             self.admin.draining = True
 
-    async def finish(self, within: float) -> None:
-        """Complete, register and flush what there is, within so many seconds."""
+    async def finish(self, elapsed_s: float) -> None:
+        """Complete, register and flush what there is, `elapsed_s` seconds after SIGTERM."""
+        within = self._budget.control_plane_s(self._settings.workers, elapsed_s)
         try:
             await asyncio.wait_for(self._on_control(self._finish(within)), within)
         except TimeoutError:
@@ -281,22 +281,25 @@ class ControlHost:
 
     async def _finish(self, within: float) -> None:
         """On the control plane's loop."""
+        deadlines = ControlPlaneDeadlines.of(within, time.monotonic())
         self._recovery.stop()
         if self._broker_start is not None:
             # Whoever waits for a broker that hangs would keep us from closing the connection.
             self._broker_start.cancel()
         if self.admin is not None:
             self.admin.look_no_more()
-        all_told = await self._plane.finish(within)
-        if all_told and self._recovery.found_all:
-            with suppress(OSError):
-                await asyncio.to_thread(self._roll.release)
+        registered = await self._plane.finish(deadlines)
+        if registered and self._recovery.found_all:
+            with suppress(OSError):  # a TimeoutError is one, too
+                await finish_by(deadlines.lease, asyncio.to_thread(self._roll.release))
+        self._recovery.close()
         if self.admin is not None:
-            await self.admin.stop()
+            with suppress(TimeoutError):
+                await finish_by(deadlines.admin, self.admin.stop())
 
     def abandon(self) -> None:
         """End the loop; nothing more is told."""
-        self._thread.stop(_GRACE)
+        self._thread.stop(self._budget.control_loop_s)
 
     async def _on_control(self, work: Coroutine[object, object, T]) -> T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._thread.loop))

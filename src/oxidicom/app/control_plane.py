@@ -13,8 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from oxidicom.app.deadlines import NATS_FLUSH_S, ControlPlaneDeadlines, finish_by
 from oxidicom.app.registrar import Registrar
 from oxidicom.association_tally import AssociationTally
 from oxidicom.errors import InternalError
@@ -45,13 +47,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("oxidicom.control")
 
-GATHER: Final = 0.01
-"""Seconds for which reports are gathered before they are looked at."""
+REPORT_BATCH_S: Final = 0.01
+"""Seconds for which reports are batched before they are processed."""
 
 WORKER_DIED: Final = "the receiving process died"
-
-FLUSH: Final = 5.0
-"""Seconds for registrations, progress and spans at the end (decision 38)."""
 
 
 class ControlPlane:
@@ -102,7 +101,9 @@ class ControlPlane:
         self._reports.append(report)
         if not self._signalled:
             self._signalled = True
-            self._loop.call_soon_threadsafe(self._loop.call_later, GATHER, self._take_reports)
+            self._loop.call_soon_threadsafe(
+                self._loop.call_later, REPORT_BATCH_S, self._take_reports
+            )
 
     @property
     def backlog(self) -> int:
@@ -127,36 +128,54 @@ class ControlPlane:
             self.report(AssociationEnded(name, WORKER_DIED, 0, now, time.time_ns()))
         self._take_reports()
 
-    async def finish(self, within: float = FLUSH) -> bool:
-        """Complete every series, register, and flush, within `within` seconds. Nobody reports any
-        more. Whether the journal has nothing of ours any more."""
-        deadline = self._clock() + within - 0.5
+    async def finish(self, deadlines: ControlPlaneDeadlines) -> bool:
+        """Complete every series, register and flush; the data plane has ended.
+
+        Returns whether every series is in the outbox, so that the journal has none of ours.
+        """
         self._take_reports()
         self._act(self._tracker.finish_all(self._clock()))
         if self._early is not None:
-            await self._early.stop()
+            with suppress(TimeoutError):
+                await finish_by(deadlines.eager_registration, self._early.stop(), self._clock)
         if self._inquiries is not None:
             self._inquiries.close()
         # Done follows the confirmation, so that progress is complete once these are.
-        registered = await self._registrar.finish(within / 2)
-        left = await self._stop_courier(max(0.2, deadline - self._clock() - 1.0))
+        registered = await self._registrar.finish(self._until(deadlines.registrations))
+        left = await self._stop_relay(deadlines)
         self._registrar.close()
         if self._lonk is not None:
-            if not await self._lonk.flush(max(0.2, min(1.0, deadline - self._clock()))):
-                event(logger, logging.WARNING, "progress messages lost at shutdown")
-            await self._lonk.close()
+            await self._stop_lonk(self._lonk, deadlines)
         if left:
             event(logger, logging.WARNING, "registrations left in the outbox", registrations=left)
-        await asyncio.to_thread(self._telemetry.shutdown, max(0.2, deadline - self._clock()))
+        timeout = self._until(deadlines.telemetry)
+        with suppress(TimeoutError):
+            export = asyncio.to_thread(self._telemetry.shutdown, timeout)
+            await finish_by(deadlines.telemetry, export, self._clock)
         return registered
 
-    async def _stop_courier(self, timeout: float) -> int:
-        """A broker that hangs while we take leave has no claim on the time of NATS and spans."""
+    def _until(self, deadline: float) -> float:
+        """Return the seconds until then."""
+        return max(0.0, deadline - self._clock())
+
+    async def _stop_relay(self, deadlines: ControlPlaneDeadlines) -> int:
+        """Return the number of registrations that stay in the outbox."""
+        stop = self._courier.stop(self._until(deadlines.outbox))
         try:
-            async with asyncio.timeout(timeout + 0.2):
-                return await self._courier.stop(timeout)
+            return await finish_by(deadlines.publisher, stop, self._clock)
         except TimeoutError:
             return self._courier.depth
+
+    async def _stop_lonk(self, lonk: LonkPublisher, deadlines: ControlPlaneDeadlines) -> None:
+        flush = lonk.flush(min(NATS_FLUSH_S, self._until(deadlines.nats_flush)))
+        try:
+            flushed = await finish_by(deadlines.nats_flush, flush, self._clock)
+        except TimeoutError:
+            flushed = False
+        if not flushed:
+            event(logger, logging.WARNING, "progress messages lost at shutdown")
+        with suppress(TimeoutError):
+            await finish_by(deadlines.nats_close, lonk.close(), self._clock)
 
     # ---- reports -------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The receiving half of a receiver: storage and listener, on the caller's loop."""
+"""The data plane of one process: listener and storage, on the caller's loop."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import logging
 import time
 from typing import Final, NamedTuple
 
-from oxidicom.app.control_plane import FLUSH
+from oxidicom.app.deadlines import ShutdownBudget, finish_by
 from oxidicom.buffers import BufferPool
 from oxidicom.certificates import Certificates, tls_files
+from oxidicom.disk_executor import DiskExecutor
 from oxidicom.logevents import event
 from oxidicom.net.listener import REQUEST_MEMORY, Listener
 from oxidicom.net.shared_port import Seats, SharedPort
@@ -25,15 +26,12 @@ from oxidicom.wire.negotiation import Policy
 
 logger = logging.getLogger("oxidicom")
 
-DRAIN_EXTRA: Final = FLUSH / 2
-"""Seconds beyond the drain time-out for instances in flight."""
-WRITERS_STOP: Final = FLUSH / 5
-"""Seconds for writer threads to end."""
-LOOK: Final = 2.0
-"""Seconds from one look at the certificate's files to the next."""
+CERTIFICATE_POLL_S: Final = 2.0
+"""Seconds between checks of the certificate's files."""
 
 
 def policy_of(settings: Settings) -> Policy:
+    """Return the rules by which associations are accepted."""
     return Policy(
         ae_title=settings.scp_aet,
         check_called=settings.scp_check_called_aet,
@@ -46,7 +44,7 @@ def policy_of(settings: Settings) -> Policy:
 
 
 class Ports(NamedTuple):
-    """Those that are bound."""
+    """Numbers of the ports that are bound; None where a port is not configured."""
 
     plain: int | None
     tls: int | None
@@ -54,11 +52,12 @@ class Ports(NamedTuple):
 
 
 class DataPlane:
-    """One receiving process; where there are several, each has its share of memory and threads,
-    and `seats` and `folders` that know of the others.
+    """Receives, stores and answers, in one process.
 
-    Raises OSError where files root or state folder cannot be used, OperatorError where the
-    certificate cannot.
+    Of several workers each has its share of buffer memory and writer threads, `seats` that count
+    the associations of all, and `folders` that agree with the others on the folder of a series.
+    Raises OSError if files root or state folder cannot be used, OperatorError if the certificate
+    cannot.
     """
 
     def __init__(
@@ -71,10 +70,12 @@ class DataPlane:
         seats: Seats | None = None,
     ) -> None:
         self._settings = settings
+        self._budget = ShutdownBudget(associations_s=settings.drain_timeout)
         processes = settings.workers
         files = tls_files(settings)
         self._certificates = Certificates(files) if files is not None else None
-        self._watcher: asyncio.Task[None] | None = None
+        self._certificate_poll: asyncio.Task[None] | None = None
+        self._certificate_disk = DiskExecutor("ox-certificate")
         self._reload = asyncio.Event()
         self._executors = make_executors(settings, -(-settings.writer_threads // processes))
         self.storage = Storage(
@@ -115,7 +116,7 @@ class DataPlane:
     # ---- ports ---------------------------------------------------------------------------
 
     async def listen(self) -> Ports:
-        """Raises OperatorError."""
+        """Bind the ports and accept connections. Raises OperatorError."""
         settings = self._settings
         plain = tls = None
         if settings.listener_port is not None:
@@ -124,50 +125,62 @@ class DataPlane:
             tls = await self.listener.start(
                 settings.listener_host, settings.tls_port, self._certificates
             )
-            self._watch_certificates()
+            self._poll_certificates()
         return Ports(plain, tls)
 
     def join(self, plain: SharedPort | None, tls: SharedPort | None) -> None:
-        """As `listen`, where other processes listen already."""
+        """Accept connections on ports that the control process has bound."""
         if plain is not None:
             self.listener.join(plain)
         if tls is not None:
             self.listener.join(tls, self._certificates)
-            self._watch_certificates()
+            self._poll_certificates()
 
-    def _watch_certificates(self) -> None:
+    def _poll_certificates(self) -> None:
         assert self._certificates is not None
-        self._watcher = asyncio.create_task(self._look_again(self._certificates))
+        self._certificate_poll = asyncio.create_task(self._reload_changed(self._certificates))
 
-    async def _look_again(self, certificates: Certificates) -> None:
+    async def _reload_changed(self, certificates: Certificates) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._reload.wait(), LOOK)
+                await asyncio.wait_for(self._reload.wait(), CERTIFICATE_POLL_S)
             at_once = self._reload.is_set()
             self._reload.clear()
             try:
-                await asyncio.to_thread(certificates.look, at_once=at_once)
+                await self._certificate_disk.run(certificates.look, at_once=at_once)
             except Exception as error:
                 on_bug(error)
 
     def reload(self) -> None:
-        """Read the certificate again, whether it looks new or not."""
+        """Read the certificate again, even if its files have not changed."""
         self._reload.set()
 
     # ---- the end -------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Let associations end (decision 38); all that they stored is reported then."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+        """Let associations end (decision 38); everything that they stored is reported then."""
+        budget = self._budget
+        deadline = time.monotonic() + budget.data_plane_s
+        if self._certificate_poll is not None:
+            self._certificate_poll.cancel()
+        # Not waited for: the storage of the certificate may hang.
+        self._certificate_disk.close()
         await self.listener.stop_accepting()
-        await self.listener.drain(self._settings.drain_timeout, DRAIN_EXTRA)
-        await asyncio.to_thread(self._executors.stop, WRITERS_STOP)
-        await asyncio.sleep(0)  # completions that the writers posted last
+        with contextlib.suppress(TimeoutError):
+            # The listener keeps to its times by itself, unless a connection cannot be closed.
+            await finish_by(
+                deadline - budget.writer_threads_s / 2,
+                self.listener.drain(budget.associations_s, budget.last_instances_s),
+            )
+        writers_s = min(budget.writer_threads_s, deadline - time.monotonic())
+        await asyncio.to_thread(self._executors.stop, max(0.0, writers_s))
+        await asyncio.sleep(0)  # lets the loop deliver the last completions of the writers
 
     def close(self) -> None:
+        """Close the files of the storage; call it after `drain`."""
         self.storage.close()
 
 
 def on_bug(error: BaseException) -> None:
+    """Log an exception that no fault of a peer or of the machine explains."""
     event(logger, logging.ERROR, "bug in oxidicom, please report it", exc_info=error)

@@ -1,10 +1,10 @@
-"""One series, one folder, in every worker (decision 26): who claims a series' names first, names
-its folder for all.
+"""Folder claims: several workers store one series into one folder (decision 26).
 
-A worker asks before it stores the first instance of a series, and says so when nothing that it
-stored or stores binds any longer. The claims of all workers are kept by the notifier, which
-answers one after the other; a worker that claims binds from the answer on, so that there is no
-moment at which two of them use two folders for one reception.
+Before a worker stores the first instance of a series it claims the series' folder; the first claim
+decides the path for all workers. The worker releases its claim when it has no instance of the
+series stored or in flight that is not registered. The control process keeps all claims and answers
+one after the other; a claim binds from the answer on, so that no two workers ever use two folders
+for one series that is open.
 """
 
 from __future__ import annotations
@@ -23,69 +23,74 @@ from oxidicom.ports import SeriesInfo, SeriesKey
 
 logger = logging.getLogger("oxidicom.workers")
 
-PATIENCE: Final = 1.0
+CLAIM_TIMEOUT_S: Final = 1.0
 """Seconds for an answer, which takes some 100 µs."""
-IMPATIENCE: Final = 0.02
-"""Seconds, while the last one did not come in time."""
+CLAIM_TIMEOUT_AFTER_FAILURE_S: Final = 0.02
+"""Seconds for an answer while the one before did not come in time."""
 
-_LONGEST: Final = 2 << 20
-"""Bytes; 17 values of 64 KiB, as UTF-8 of the widest kind, are less."""
+_MAX_CLAIM_BYTES: Final = 2 << 20
+"""17 values of 64 KiB in the widest encoding of UTF-8 are fewer."""
 
 
 class FolderClaims:
-    """The notifier's side: which series each worker has claimed, and what they are called.
+    """The claims of all workers, by series, in the control process.
 
-    `open_series` says how a series that is open is called, be it one that a crash or a worker's
-    death has left without anybody who claims it.
+    `open_series` returns the description of a series that is open, also of one that nothing claims
+    because a crash or a worker's death has left it.
     """
 
     def __init__(self, open_series: Callable[[SeriesKey], SeriesInfo | None]) -> None:
         self._open_series = open_series
         self._claims: dict[SeriesKey, tuple[SeriesInfo, Counter[str]]] = {}
+        """The description that decides the folder, and the number of claims by worker."""
 
     def __len__(self) -> int:
         return len(self._claims)
 
     def claim(self, worker: str, series: SeriesInfo) -> SeriesInfo:
+        """Return the description whose folder the worker must use, perhaps `series` itself."""
         key = series.key
-        named, holders = self._claims.get(key, (series, Counter[str]()))
+        agreed, holders = self._claims.get(key, (series, Counter[str]()))
         if not any(holder != worker for holder in holders):
-            # What it claimed itself before binds no longer, or it would not ask.
-            named = self._open_series(key) or series
-        # Counted: that an earlier claim is over may be heard of after the next one.
+            # Its own earlier claim does not bind it: it claims again only once that is over.
+            agreed = self._open_series(key) or series
+        # Counted, because the release of an earlier claim may arrive after the next claim.
         holders[worker] += 1
-        self._claims[key] = named, holders
-        return named
+        self._claims[key] = agreed, holders
+        return agreed
 
     def release(self, worker: str, key: SeriesKey) -> None:
-        """One claim of the worker's is over."""
+        """End one claim of the worker; unknown ones are ignored."""
         if key in self._claims:
             _, holders = self._claims[key]
             holders[worker] -= 1
-            self._tidy(key)
+            self._remove_unheld(key)
 
     def forget(self, worker: str) -> None:
-        """It has died; what it left open must be known to `open_series`."""
+        """End all claims of a worker that has ended.
+
+        `open_series` must know the series that it left open by then.
+        """
         for key in [key for key, (_, holders) in self._claims.items() if worker in holders]:
             del self._claims[key][1][worker]
-            self._tidy(key)
+            self._remove_unheld(key)
 
-    def _tidy(self, key: SeriesKey) -> None:
+    def _remove_unheld(self, key: SeriesKey) -> None:
         _, holders = self._claims[key]
-        for worker in [worker for worker, number in holders.items() if number <= 0]:
+        for worker in [worker for worker, count in holders.items() if count <= 0]:
             del holders[worker]
         if not holders:
             del self._claims[key]
 
 
 class ClaimServer:
-    """Answers one worker's claims, on the notifier's main loop."""
+    """Answers one worker's claims, on the main loop of the control process."""
 
-    def __init__(self, end: socket.socket, worker: str, names: FolderClaims) -> None:
+    def __init__(self, end: socket.socket, worker: str, claims: FolderClaims) -> None:
         end.setblocking(False)
         self._socket = end
         self._worker = worker
-        self._names = names
+        self._claims = claims
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(tuple[int, SeriesInfo]).decode
 
@@ -93,15 +98,15 @@ class ClaimServer:
         return self._socket.fileno()
 
     def answer(self) -> bool:
-        """One claim; False: the worker is gone."""
+        """Answer one claim; return False if the worker is gone."""
         try:
-            request = self._socket.recv(_LONGEST)
+            request = self._socket.recv(_MAX_CLAIM_BYTES)
             if not request:
                 return False
             number, series = self._decode(request)
-            self._socket.send(self._encode((number, self._names.claim(self._worker, series))))
+            self._socket.send(self._encode((number, self._claims.claim(self._worker, series))))
         except BlockingIOError:
-            pass  # it will go on with its own names
+            pass  # the worker times out and uses its own folder name
         except OSError:
             return False
         return True
@@ -111,23 +116,27 @@ class ClaimServer:
 
 
 class ClaimClient:
-    """A worker's side (ports.FolderNames)."""
+    """Claims folders for one worker (ports.FolderNames)."""
 
     def __init__(self, end: socket.socket, released: Callable[[SeriesKey], None]) -> None:
         self._socket = end
         self._released = released
         self._number = 0
-        self._patience = PATIENCE
+        self._timeout = CLAIM_TIMEOUT_S
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(tuple[int, SeriesInfo]).decode
 
     def claim(self, series: SeriesInfo) -> SeriesInfo:
-        """Waits for the notifier, with the whole loop; never raises."""
+        """Return the description whose folder must be used.
+
+        Blocks the loop until the control process answers, and returns `series` if that takes too
+        long; never raises.
+        """
         self._number += 1
         try:
-            named = self._ask(series)
+            agreed = self._request(series)
         except (OSError, ValueError) as error:
-            self._patience = IMPATIENCE
+            self._timeout = CLAIM_TIMEOUT_AFTER_FAILURE_S
             event(
                 logger,
                 logging.ERROR,
@@ -136,22 +145,22 @@ class ClaimClient:
                 SeriesInstanceUID=series.series_instance_uid,
             )
             return series
-        self._patience = PATIENCE
-        # The one that is known already is the one that is compared with.
-        return series if named == series else named
+        self._timeout = CLAIM_TIMEOUT_S
+        # The caller compares by identity first, which is faster with its own record.
+        return series if agreed == series else agreed
 
-    def _ask(self, series: SeriesInfo) -> SeriesInfo:
-        deadline = time.monotonic() + self._patience
-        self._socket.settimeout(self._patience)
+    def _request(self, series: SeriesInfo) -> SeriesInfo:
+        deadline = time.monotonic() + self._timeout
+        self._socket.settimeout(self._timeout)
         self._socket.send(self._encode((self._number, series)))
         while True:
             self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-            answer = self._socket.recv(_LONGEST)
+            answer = self._socket.recv(_MAX_CLAIM_BYTES)
             if not answer:
                 raise ConnectionResetError
-            number, named = self._decode(answer)
-            if number == self._number:  # and not what came too late for an earlier claim
-                return named
+            number, agreed = self._decode(answer)
+            if number == self._number:  # otherwise a late answer to an earlier claim
+                return agreed
 
     def release(self, key: SeriesKey) -> None:
         self._released(key)

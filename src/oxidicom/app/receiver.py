@@ -1,11 +1,10 @@
-"""A whole receiver in one process: reception on the caller's loop, the control plane beside it."""
+"""A receiver in one process: the data plane on the caller's loop, the control plane on its own."""
 
 from __future__ import annotations
 
 import time
 
 from oxidicom.app.control_host import ControlHost, LoopFactory, unusable_storage
-from oxidicom.app.control_plane import FLUSH
 from oxidicom.app.data_plane import DataPlane, Ports
 from oxidicom.app.takeover import Recovered
 from oxidicom.errors import OperatorError
@@ -14,64 +13,63 @@ from oxidicom.settings import Settings
 
 
 class Receiver:
-    """`start`, then `drain`, once each, on one running loop."""
+    """One receiver that is one process. Call `start`, then `drain`, once each, on one loop."""
 
     def __init__(self, settings: Settings, loop_factory: LoopFactory | None = None) -> None:
         self._settings = settings
-        self._notifier = ControlHost(
+        self._control = ControlHost(
             settings, loop_factory, self._series_completed, adopted=self._series_adopted
         )
 
     async def start(self) -> Ports:
-        """Recover, then listen. Raises OperatorError."""
+        """Recover what an earlier process left, then listen. Raises OperatorError."""
         try:
-            self._notifier.open()
+            self._control.open()
         except OSError as error:
             raise unusable_storage(error) from error
-        await self._notifier.make()
+        await self._control.make()
         try:
             ports = await self._listen()
         except OperatorError:
-            self._notifier.abandon()
+            self._control.abandon()
             raise
-        await self._notifier.start()
-        if self._notifier.admin is not None:
+        await self._control.start()
+        if self._control.admin is not None:
             from oxidicom.admin.liveness import Heartbeat
 
-            Heartbeat(lambda: self._notifier.alive(1))
-        return ports._replace(admin=self._notifier.admin_port)
+            Heartbeat(lambda: self._control.alive(1))
+        return ports._replace(admin=self._control.admin_port)
 
     async def _listen(self) -> Ports:
-        settings = self._settings
         try:
-            self._reception = reception = DataPlane(
-                settings, journal=self._notifier.journal, reports=self._notifier.report
+            self._data_plane = data_plane = DataPlane(
+                self._settings, journal=self._control.journal, reports=self._control.report
             )
         except OSError as error:
             raise unusable_storage(error) from error
-        for each in self._notifier.recovered:
+        for each in self._control.recovered:
             self._series_adopted(each)
         try:
-            return await reception.listen()
+            return await data_plane.listen()
         except OperatorError:
-            await reception.listener.close()
-            reception.close()
+            await data_plane.listener.close()
+            data_plane.close()
             raise
 
     def reload(self) -> None:
         """Read the certificate again."""
-        self._reception.reload()
+        self._data_plane.reload()
 
     def _series_adopted(self, found: Recovered) -> None:
-        self._reception.storage.folders.restore(found.series, found.associations)
+        self._data_plane.storage.folders.restore(found.series, found.associations)
 
     def _series_completed(self, completed: SeriesCompleted) -> None:
-        self._reception.storage.folders.completed(completed.series.key, completed.associations)
+        self._data_plane.storage.folders.completed(completed.series.key, completed.associations)
 
     async def drain(self) -> None:
         """Let associations end, then register and flush what there is (decision 38)."""
-        deadline = time.monotonic() + self._settings.drain_timeout + FLUSH
-        self._notifier.drain()
-        await self._reception.drain()
-        await self._notifier.finish(min(FLUSH, deadline - time.monotonic()))
-        self._reception.close()
+        began = time.monotonic()
+        self._control.drain()
+        await self._data_plane.drain()
+        await self._control.finish(time.monotonic() - began)
+        self._data_plane.close()

@@ -1,4 +1,4 @@
-"""The process: logging, loop, signals, exit status."""
+"""The receiver's main process: logging, loop, signals, exit status."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
 from oxidicom.settings import Settings
 from oxidicom.telemetry import logs
+from oxidicom.thread_names import name_this_thread
 
 logger = logging.getLogger("oxidicom")
 
 
 def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
-    """Receive until SIGTERM or SIGINT; returns the exit status: 0, or 1 if it could not start."""
+    """Receive until SIGTERM or SIGINT; return the exit status: 0, or 1 if it could not start."""
+    name_this_thread("oxidicom")
     logs.configure(settings.log_level, settings.log_format, log_phi=settings.log_phi)
     logs.capture_strays()
     for warning in warnings:
@@ -36,19 +38,21 @@ def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(logs.on_loop_error)
         status = runner.run(_serve(settings))
-    _leave_hung_threads(status)
+    _exit_despite_hung_threads(status)
     return status
 
 
 def _allow_many_files() -> None:
-    """As many handles as the administrator allows, where a shell's default is 1024."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raise the limit of open files, by default 1024 in a shell, to what the system allows."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
-def _leave_hung_threads(status: int) -> None:
-    """Storage that hangs holds threads which the interpreter would wait for at its exit: those of
-    executors even where they call themselves daemons, as those made on a daemon's thread do."""
+def _exit_despite_hung_threads(status: int) -> None:
+    """Exit at once if other threads remain, which storage that hangs may block.
+
+    The interpreter would wait for them: for threads of executors even where they are daemons.
+    """
     if threading.active_count() > 1:
         logging.shutdown()
         sys.stdout.flush()
@@ -56,15 +60,15 @@ def _leave_hung_threads(status: int) -> None:
 
 
 async def _serve(settings: Settings) -> int:
-    stop = _signalled()
+    stop = _stop_event()
     make = Receiver if settings.workers == 1 else Supervisor
     receiver = make(settings, uvloop.new_event_loop)
     try:
         ports = await receiver.start()
     except OperatorError as error:
-        _tell_faults(error, settings)
+        _report_faults(error, settings)
         return 1
-    # What exists now exists for ever: the collector need not look at it again.
+    # What exists now stays until the end: the garbage collector skips it from here on.
     gc.collect()
     gc.freeze()
     event(
@@ -90,9 +94,9 @@ async def _serve(settings: Settings) -> int:
     return 0
 
 
-def _tell_faults(error: OperatorError, settings: Settings) -> None:
-    """To a person on standard error; where logs are JSON, somebody collects them, and parses each
-    line."""
+def _report_faults(error: OperatorError, settings: Settings) -> None:
+    """Print the faults on standard error for a person, or log them if logs are JSON: a collector of
+    logs parses each line."""
     collected = settings.log_format == "json" and logger.isEnabledFor(logging.ERROR)
     for fault in error.faults:
         if collected:
@@ -101,8 +105,9 @@ def _tell_faults(error: OperatorError, settings: Settings) -> None:
             print(f"oxidicom: {fault}", file=sys.stderr)
 
 
-def _signalled() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; the second ends the process at once (decision 38)."""
+def _stop_event() -> asyncio.Event:
+    """Return an event that the first SIGTERM or SIGINT sets; the second ends the process at once
+    (decision 38)."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -1,5 +1,9 @@
-"""A whole receiver in several processes: this one notifies, keeps the books, and keeps as many
-workers at work as `OXIDICOM_WORKERS` says; they receive on the ports that this one has bound."""
+"""A receiver of several processes: this one, the control process, and its workers.
+
+The control process binds the ports, starts as many workers as `OXIDICOM_WORKERS` says, and replaces
+those that die. Workers accept connections on its ports, store, and report to it; it has the control
+plane.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,17 @@ from contextlib import suppress
 from typing import Final
 
 from oxidicom.app.control_host import ControlHost, LoopFactory, unusable_storage
-from oxidicom.app.control_plane import FLUSH
-from oxidicom.app.data_plane import DRAIN_EXTRA, WRITERS_STOP, Ports
+from oxidicom.app.data_plane import Ports
+from oxidicom.app.deadlines import ShutdownBudget
 from oxidicom.app.folder_claims import FolderClaims
-from oxidicom.app.worker_messages import Begin, Drain, Registered, Reload
+from oxidicom.app.worker_messages import (
+    BeginAccepting,
+    Drain,
+    RegistrationQueued,
+    ReloadCertificate,
+)
 from oxidicom.app.worker_process import WorkerProcess
+from oxidicom.backoff import Backoff
 from oxidicom.certificates import server_context, tls_files
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
@@ -27,62 +37,61 @@ from oxidicom.settings import Settings
 
 logger = logging.getLogger("oxidicom.workers")
 
-FIRST_RESTART: Final = 0.1
-LAST_RESTART: Final = 5.0
-"""Seconds until a worker is replaced; doubled from the first to the last while they die young."""
-YOUNG: Final = 5.0
-"""Seconds."""
-
-LAST_WORDS: Final = 0.3
-"""Seconds for workers to tell the rest and to end, once they have drained."""
+FIRST_RESTART_S: Final = 0.1
+GREATEST_RESTART_S: Final = 5.0
+"""Seconds until a worker is replaced; doubled from the first while replacements die early."""
+EARLY_DEATH_S: Final = 5.0
+"""A worker that lives for fewer seconds has died early: the next may do so, too."""
 
 
 class Supervisor:
-    """As Receiver: `start`, then `drain`, once each, on one running loop."""
+    """One receiver of several processes. Call `start`, then `drain`, once each, on one loop."""
 
     def __init__(self, settings: Settings, loop_factory: LoopFactory | None = None) -> None:
         self._settings = settings
-        self._notifier = ControlHost(settings, loop_factory, self._series_completed, shared=True)
+        self._control = ControlHost(settings, loop_factory, self._series_completed, shared=True)
         self._plain: list[socket.socket] = []
         self._tls: list[socket.socket] = []
         self._workers: dict[int, WorkerProcess] = {}
-        """By number; one that died is missing until it is replaced."""
-        self._keepers: list[asyncio.Task[None]] = []
+        """By number; a worker that died is missing until it is replaced."""
+        self._replacing: list[asyncio.Task[None]] = []
+        """One task for each number of a worker; done once we drain and the worker has ended."""
         self._draining = asyncio.Event()
 
     # ---- start ---------------------------------------------------------------------------
 
     async def start(self) -> Ports:
-        """Recover, then receive. Raises OperatorError."""
+        """Recover what an earlier process left, then receive. Raises OperatorError."""
         files = tls_files(self._settings)
         if files is not None:
-            server_context(files)  # or each worker would tell of it
+            server_context(files)  # a fault in them would be reported by each worker otherwise
         try:
-            self._notifier.open()
+            self._control.open()
         except OSError as error:
             raise unusable_storage(error) from error
-        self._plain = self._bound(self._settings.listener_port)
-        self._tls = self._bound(self._settings.tls_port, tls=True)
-        await self._notifier.make()
-        self._names = FolderClaims(self._notifier.tracker.series_of)
+        self._plain = self._bind(self._settings.listener_port)
+        self._tls = self._bind(self._settings.tls_port, tls=True)
+        await self._control.make()
+        self._claims = FolderClaims(self._control.tracker.series_of)
         try:
             await self._start_workers()
         except OperatorError:
             for worker in self._workers.values():
                 worker.kill()
-            self._notifier.abandon()
+            self._control.abandon()
             raise
-        # First, so that what was found open has its names when the first instance comes.
-        await self._notifier.start()
+        # Before workers accept: recovered series keep their folders when further instances come.
+        await self._control.start()
         for worker in self._workers.values():
-            worker.send(Begin())
-        self._keepers = [
-            asyncio.create_task(self._keep(worker)) for worker in self._workers.values()
+            worker.send(BeginAccepting())
+        self._replacing = [
+            asyncio.create_task(self._replace_until_drain(worker))
+            for worker in self._workers.values()
         ]
-        return Ports(_port_of(self._plain), _port_of(self._tls), self._notifier.admin_port)
+        return Ports(_port_of(self._plain), _port_of(self._tls), self._control.admin_port)
 
-    def _bound(self, port: int | None, *, tls: bool = False) -> list[socket.socket]:
-        """None where there is no such port; raises OperatorError."""
+    def _bind(self, port: int | None, *, tls: bool = False) -> list[socket.socket]:
+        """Return listening sockets, none if `port` is None. Raises OperatorError."""
         if port is None:
             return []
         host = self._settings.listener_host
@@ -92,10 +101,10 @@ class Supervisor:
             raise cannot_listen(host, port, error, tls=tls) from error
 
     async def _start_workers(self) -> None:
-        """All of them, or raises OperatorError."""
+        """Start all workers and wait until they are ready. Raises OperatorError."""
         numbers = range(1, self._settings.workers + 1)
         try:
-            self._load = Scoreboard.create(len(numbers))
+            self._scoreboard = Scoreboard.create(len(numbers))
             for number in numbers:
                 self._workers[number] = self._start_worker(number)
         except OSError as error:
@@ -108,7 +117,7 @@ class Supervisor:
             if worker.faults:
                 raise OperatorError(*worker.faults)
             if worker.ended.is_set():
-                status = _in_words(await worker.exit_status())
+                status = _describe_exit(await worker.exit_status())
                 raise OperatorError(f"a worker ended at its start, with {status}")
 
     def _start_worker(self, number: int) -> WorkerProcess:
@@ -118,37 +127,37 @@ class Supervisor:
             self._settings,
             self._plain,
             self._tls,
-            self._load,
-            self._notifier.name,
-            self._names,
-            self._notifier.report,
-            lambda: self._notifier.backlog,
-            self._notifier.alive,
+            self._scoreboard,
+            self._control.name,
+            self._claims,
+            self._control.report,
+            lambda: self._control.backlog,
+            self._control.alive,
         )
 
     # ---- while it receives ---------------------------------------------------------------
 
-    async def _keep(self, worker: WorkerProcess) -> None:
-        """See to it that there is a worker of this number until we drain."""
-        delay = FIRST_RESTART
+    async def _replace_until_drain(self, worker: WorkerProcess) -> None:
+        """Replace the worker, and those that replace it, until we drain."""
+        backoff = Backoff(FIRST_RESTART_S, GREATEST_RESTART_S)
         while True:
             await worker.ended.wait()
             try:
-                await self._bury(worker)
-            except Exception as error:  # others are to go on
+                await self._clean_up(worker)
+            except Exception as error:  # a worker without a replacement would be worse
                 event(logger, logging.ERROR, "worker clean-up failed", exc_info=error)
-            young = time.monotonic() - worker.began < YOUNG
-            replacement = await self._replace(worker.number, delay)
+            if time.monotonic() - worker.began >= EARLY_DEATH_S:
+                backoff.reset()
+            replacement = await self._replace(worker.number, backoff)
             if replacement is None:
                 return
-            delay = min(delay * 2, LAST_RESTART) if young else FIRST_RESTART
             worker = replacement
 
-    async def _replace(self, number: int, delay: float) -> WorkerProcess | None:
-        """None: we drain."""
+    async def _replace(self, number: int, backoff: Backoff) -> WorkerProcess | None:
+        """Start another worker of this number after a delay; return None if we drain by then."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._draining.wait(), delay)
+                await asyncio.wait_for(self._draining.wait(), backoff.failed())
             if self._draining.is_set():
                 return None
             try:
@@ -160,46 +169,45 @@ class Supervisor:
                     "worker process could not be created; retrying",
                     error=error,
                 )
-                delay = min(delay * 2, LAST_RESTART)
                 continue
             await worker.ready.wait()
             for fault in worker.faults:
                 event(logger, logging.ERROR, "worker cannot start", fault=fault)
             if not worker.ended.is_set():
-                worker.send(Drain() if self._draining.is_set() else Begin())
+                worker.send(Drain() if self._draining.is_set() else BeginAccepting())
                 event(logger, logging.INFO, "worker replaced", worker=number, pid=worker.pid)
             return worker
 
-    async def _bury(self, worker: WorkerProcess) -> None:
-        """What it stored is found by the journal; what it held is free."""
+    async def _clean_up(self, worker: WorkerProcess) -> None:
+        """Free what a worker held that has ended, and recover its series unless it has drained."""
         del self._workers[worker.number]
-        self._load.vacate(worker.number - 1)
-        self._notifier.dead(worker.number)
+        self._scoreboard.vacate(worker.number - 1)
+        self._control.dead(worker.number)
         status = await worker.exit_status()
         if status == 0 and self._draining.is_set():
-            self._names.forget(worker.writer)
+            self._claims.forget(worker.writer)
             return
-        series = await self._notifier.worker_lost(worker.writer, worker.associations)
-        # Not before: until then its claims say how its series are called.
-        self._names.forget(worker.writer)
+        series = await self._control.worker_lost(worker.writer, worker.associations)
+        # Only now: until its series are recovered, its claims say what their folders are.
+        self._claims.forget(worker.writer)
         event(
             logger,
             logging.ERROR,
             "worker died",
             worker=worker.number,
             pid=worker.pid,
-            end=_in_words(status),
+            end=_describe_exit(status),
             associations=len(worker.associations),
             series=series,
         )
 
     def reload(self) -> None:
-        """Read the certificate again."""
+        """Let workers read the certificate again."""
         for worker in self._workers.values():
-            worker.send(Reload())
+            worker.send(ReloadCertificate())
 
     def _series_completed(self, completed: SeriesCompleted) -> None:
-        message = Registered(*completed.series.key, list(completed.associations))
+        message = RegistrationQueued(*completed.series.key, list(completed.associations))
         for worker in self._workers.values():
             worker.send(message)
 
@@ -207,31 +215,31 @@ class Supervisor:
 
     async def drain(self) -> None:
         """Let associations end, then register and flush what there is (decision 38)."""
-        drain = self._settings.drain_timeout
-        deadline = time.monotonic() + drain + FLUSH
+        began = time.monotonic()
+        budget = ShutdownBudget(associations_s=self._settings.drain_timeout)
         self._draining.set()
-        self._notifier.drain()
+        self._control.drain()
         for each in (*self._plain, *self._tls):
             each.close()
         for worker in self._workers.values():
             worker.send(Drain())
-        patience = drain + DRAIN_EXTRA + WRITERS_STOP + LAST_WORDS
-        _, late = await asyncio.wait(self._keepers, timeout=patience)
+        _, late = await asyncio.wait(self._replacing, timeout=budget.workers_s)
         if late:
             event(
                 logger, logging.WARNING, "workers did not stop in time; killed", workers=len(late)
             )
             for worker in self._workers.values():
                 worker.kill()
-            await asyncio.wait(late, timeout=FLUSH / 10)
-        await self._notifier.finish(max(0.5, min(FLUSH, deadline - time.monotonic())))
+            await asyncio.wait(late, timeout=budget.killed_workers_s)
+        await self._control.finish(time.monotonic() - began)
 
 
 def _port_of(listening: list[socket.socket]) -> int | None:
     return listening[0].getsockname()[1] if listening else None
 
 
-def _in_words(status: int) -> str:
+def _describe_exit(status: int) -> str:
+    """Return the text for an exit status of `subprocess`, where -N means signal N."""
     if status >= 0:
         return f"exit status {status}"
     names = {number.value: number.name for number in signal.Signals}

@@ -1,5 +1,8 @@
-"""Series that others left open become ours: those of an earlier process at the start, and later
-those of a worker, or of another receiver on the same folder, that dies (promise 4)."""
+"""Takeover of series that others left open (promise 4).
+
+At the start these are series of an earlier process; later those of a worker that dies, or of
+another receiver on the same state folder that dies.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Final, NamedTuple
 
+from oxidicom.backoff import Backoff
+from oxidicom.disk_executor import DiskExecutor
 from oxidicom.logevents import event
 from oxidicom.ports import SeriesInfo
 from oxidicom.series.journal import Journal, JournalFaults
@@ -17,8 +22,9 @@ from oxidicom.store.instance_files import list_instances
 
 logger = logging.getLogger("oxidicom")
 
-AGAIN: Final = 2.0
-"""Seconds until an entry of the journal is looked at again that could not be read."""
+FIRST_UNREADABLE_RETRY_S: Final = 2.0
+GREATEST_UNREADABLE_RETRY_S: Final = 60.0
+"""Seconds until journal entries that could not be read are read again; doubled from the first."""
 
 
 class Recovered(NamedTuple):
@@ -34,41 +40,48 @@ Adopt = Callable[[Sequence[Recovered]], None]
 
 
 def owner_of(writer: str) -> str:
-    """The receiver, by its name on the roll, whose process `writer` is."""
+    """Return the receiver, by the name of its lease, whose process has written as `writer`."""
     return writer.partition("/")[0]
 
 
 class Takeover:
-    """`at_start`, then `start` and `stop` on the control plane's loop."""
+    """Finds series and takes them over.
 
-    def __init__(self, journal: Journal, roll: ReceiverLeases, root_fd: int) -> None:
+    Call `at_start` first; `start`, `stop` and `close` on the control plane's loop.
+    """
+
+    def __init__(self, journal: Journal, leases: ReceiverLeases, root_fd: int) -> None:
         self._journal = journal
-        self._roll = roll
+        self._leases = leases
         self._root_fd = root_fd
+        # Four threads: a search that hangs must not stop the heartbeat of our lease.
+        self._disk = DiskExecutor("ox-takeover", 4)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._reading = 0
-        """Searches under way, or waiting for entries that could not be read."""
-        self._owed: list[str] = []
-        """Names of receivers, or writers, that died: what they left is ours, and not found yet."""
+        self._searches = 0
+        """Searches of the journal in progress, or waiting for entries that could not be read."""
+        self._not_searched: list[str] = []
+        """Names of dead receivers, or writers, whose series are ours and have not been found."""
 
     def at_start(self) -> list[Recovered]:
-        """Whatever no living receiver has; raises OSError."""
-        # First: of several that start at once, each takes what it has claimed, and what nobody can.
-        ours = set(self._roll.take_over_dead())
-        holders = self._roll.successors()
-        lives: dict[str, bool] = {}
+        """Return the open series of no living receiver. Raises OSError."""
+        # Claim first: of receivers that start at once, each recovers what it has claimed, and what
+        # cannot be claimed.
+        ours = set(self._leases.take_over_dead())
+        successors = self._leases.successors()
+        alive: dict[str, bool] = {}
 
-        def is_nobodys(writer: str) -> bool:
+        def is_abandoned(writer: str) -> bool:
             owner = owner_of(writer)
-            if owner not in lives:
-                lives[owner] = owner not in ours and self._roll.is_alive(holders.get(owner, owner))
-            return not lives[owner]
+            if owner not in alive:
+                holder = successors.get(owner, owner)
+                alive[owner] = owner not in ours and self._leases.is_alive(holder)
+            return not alive[owner]
 
-        recovered, self._unreadable = self._recover(is_nobodys)
+        recovered, self._unreadable = self._recover(is_abandoned)
         if not self._unreadable:
-            for name in ours - lives.keys():
-                self._roll.forget(name)
-        self._is_nobodys = is_nobodys
+            for name in ours - alive.keys():
+                self._leases.forget(name)
+        self._is_abandoned = is_abandoned
         if recovered:
             event(
                 logger,
@@ -79,43 +92,49 @@ class Takeover:
         return recovered
 
     def start(self, adopt: Adopt) -> None:
-        """`adopt` is called with what is found later, on this loop."""
+        """Call `adopt`, on this loop, with series that are found from now on."""
         self._adopt = adopt
-        self._read_later(self._unreadable, self._is_nobodys)
+        self._read_later(self._unreadable, self._is_abandoned)
         self._run(self._watch_others())
 
     def stop(self) -> None:
+        """Watch other receivers no longer, and give up searches that wait for readable entries."""
         for task in self._tasks:
             task.cancel()
 
+    def close(self) -> None:
+        """End the threads; one that hangs is left behind."""
+        self._disk.close()
+
     @property
     def found_all(self) -> bool:
-        """Nothing that is ours to find is left."""
-        return not (self._reading or self._owed)
+        """Whether no series that is ours to find is left."""
+        return not (self._searches or self._not_searched)
 
     async def of_worker(self, writer: str) -> list[Recovered]:
-        """What cannot be found now is adopted later."""
+        """Return the open series of a dead worker; those that cannot be found now are adopted
+        later."""
         try:
-            return await self._of(lambda other: other == writer)
+            return await self._search(lambda other: other == writer)
         except OSError as error:
             event(logger, logging.ERROR, "journal unreadable; retrying", error=error)
-            self._owed.append(writer)
+            self._not_searched.append(writer)
             return []
 
-    async def _of(self, accepts: Callable[[str], bool]) -> list[Recovered]:
-        self._reading += 1
+    async def _search(self, accepts: Callable[[str], bool]) -> list[Recovered]:
+        self._searches += 1
         try:
-            recovered, unreadable = await asyncio.to_thread(self._recover, accepts)
-        except OSError:  # only then: whoever is cancelled has found nothing
-            self._reading -= 1
+            recovered, unreadable = await self._disk.run(self._recover, accepts)
+        except OSError:  # not on a cancellation, which has found nothing
+            self._searches -= 1
             raise
-        self._reading -= 1
+        self._searches -= 1
         self._read_later(unreadable, accepts)
         return recovered
 
     def _read_later(self, names: Collection[str], accepts: Callable[[str], bool]) -> None:
         if names:
-            self._reading += 1
+            self._searches += 1
             self._run(self._until_readable(names, accepts))
 
     def _run(self, work: Coroutine[object, object, None]) -> None:
@@ -124,41 +143,41 @@ class Takeover:
         task.add_done_callback(self._tasks.discard)
 
     async def _until_readable(self, names: Collection[str], accepts: Callable[[str], bool]) -> None:
-        wait = AGAIN
+        backoff = Backoff(FIRST_UNREADABLE_RETRY_S, GREATEST_UNREADABLE_RETRY_S)
         while names:
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, 60.0)
-            recovered, names = await asyncio.to_thread(self._recover, accepts, names)
+            await asyncio.sleep(backoff.failed())
+            recovered, names = await self._disk.run(self._recover, accepts, names)
             self._adopt(recovered)
-        self._reading -= 1
+        self._searches -= 1
 
     async def _watch_others(self) -> None:
-        well = True
+        failing = False
         while True:
             await asyncio.sleep(LEASE_RENEWAL_S)
             try:
-                await asyncio.to_thread(self._claim_of_others)
-                while self._owed:
-                    await self._take_over(self._owed[0])
-                    self._owed.pop(0)
-                well = True
+                await self._disk.run(self._claim_of_others)
+                while self._not_searched:
+                    await self._take_over(self._not_searched[0])
+                    self._not_searched.pop(0)
+                failing = False
             except OSError as error:
-                if well:
+                if not failing:
                     event(
                         logger,
                         logging.ERROR,
                         "receiver leases unreadable; retrying",
                         error=error,
                     )
-                well = False
+                failing = True
 
     async def _take_over(self, name: str) -> None:
-        recovered = await self._of(lambda writer: name in (writer, owner_of(writer)))
+        """Adopt the series of a dead receiver or worker. Raises OSError."""
+        recovered = await self._search(lambda writer: name in (writer, owner_of(writer)))
         self._adopt(recovered)
-        if owner_of(name) == self._roll.name:  # a worker
+        if owner_of(name) == self._leases.name:  # a worker
             return
-        if not recovered and not self._reading:
-            await asyncio.to_thread(self._roll.forget, name)
+        if not recovered and not self._searches:
+            await self._disk.run(self._leases.forget, name)
         if recovered:
             event(
                 logger,
@@ -168,13 +187,16 @@ class Takeover:
             )
 
     def _claim_of_others(self) -> None:
-        if self._roll.renew():
-            self._owed += self._roll.take_over_dead()
+        if self._leases.renew():
+            self._not_searched += self._leases.take_over_dead()
 
     def _recover(
         self, accepts: Callable[[str], bool], names: Collection[str] | None = None
     ) -> tuple[list[Recovered], Collection[str]]:
-        """Also the names of entries that cannot be read now; raises OSError."""
+        """Return open series of accepted writers, and names of entries that cannot be read now.
+
+        `names` limits the search to these journal entries. Raises OSError.
+        """
         faults = JournalFaults()
         recovered = [
             Recovered(series, associations, self._instances_of(series))

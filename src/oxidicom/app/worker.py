@@ -1,7 +1,7 @@
-"""One of several receiving processes, started by the notifier as `python -m oxidicom.app FD`.
+"""A worker process, started by the control process as `python -m oxidicom.app FD`.
 
-It receives and stores; what comes of it is the notifier's. It outlives the notifier by no more
-than a moment, and ends when it is told to, not by SIGTERM or SIGINT of its own.
+It has a data plane and reports to the control process. It ends when the control process says so or
+is gone, not by a SIGTERM or SIGINT of its own.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ import pickle
 import signal
 import socket
 import sys
+import time
 from collections import deque
 from typing import Final, NamedTuple
 
 import uvloop
 
 from oxidicom.app.control_host import journal_of, unusable_storage
-from oxidicom.app.control_plane import GATHER
+from oxidicom.app.control_plane import REPORT_BATCH_S
 from oxidicom.app.data_plane import DataPlane
+from oxidicom.app.deadlines import ShutdownBudget
 from oxidicom.app.folder_claims import ClaimClient
 from oxidicom.app.worker_channel import WorkerChannel
 from oxidicom.app.worker_messages import (
-    Alive,
-    Begin,
+    BeginAccepting,
+    ClaimReleased,
     Decoder,
     Drain,
     Encoder,
-    Failed,
     Message,
-    NamesReleased,
-    Ready,
-    Registered,
-    Reload,
+    RegistrationQueued,
+    ReloadCertificate,
+    StartFailed,
+    WorkerAlive,
+    WorkerReady,
 )
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
@@ -45,37 +47,39 @@ from oxidicom.ports import SeriesKey
 from oxidicom.settings import Settings
 from oxidicom.store.folders import SeriesFolders
 from oxidicom.telemetry import logs
+from oxidicom.thread_names import name_this_thread
 
 logger = logging.getLogger("oxidicom.workers")
 
-MOST_WAITING: Final = 8 << 20
-"""Bytes of reports that the notifier has not read: with more the worker stands still."""
+MAX_UNSENT_REPORT_BYTES: Final = 8 << 20
+"""While the control process has more bytes of reports to read, the worker receives nothing."""
 
-LAST_REPORTS: Final = 2.0
-"""Seconds for the notifier to read the last reports."""
+START_FAILURE_REPORT_S: Final = 2.0
+"""Seconds for the control process to read why a worker cannot start."""
 
 _PR_SET_PDEATHSIG: Final = 1
 
 
-class Orders(NamedTuple):
-    """What the notifier says first; never on the command line, for settings hold secrets."""
+class WorkerSetup(NamedTuple):
+    """The first thing that the control process sends; settings hold secrets, which a command line
+    would show to every user of the machine."""
 
     number: int
-    """From 1."""
+    """Number of the worker, from 1."""
     writer: str
-    """Marks what this process writes into the journal."""
+    """Marks the journal entries of this process."""
     settings: Settings
     plain: tuple[int, ...]
-    """Listening sockets' file descriptors; the next three are descriptors, too."""
+    """File descriptors of listening sockets; the next three fields are file descriptors, too."""
     tls: tuple[int, ...]
     claims: int
-    load: int
+    scoreboard: int
     parent: int
-    """The notifier's process id."""
+    """Process id of the control process."""
 
 
 class Reporter:
-    """Gathers what is to be told (ports.Reports), and sends it a hundred times a second."""
+    """Batches reports (ports.Reports), and sends a batch a hundred times a second at most."""
 
     def __init__(self, channel: WorkerChannel) -> None:
         self._channel = channel
@@ -88,18 +92,19 @@ class Reporter:
         self._messages.append(report)
         if not self._armed:
             self._armed = True
-            self._loop.call_later(GATHER, self.flush)
+            self._loop.call_later(REPORT_BATCH_S, self.flush)
 
     def flush(self) -> None:
+        """Send what is batched. Blocks the loop while the control process is far behind."""
         self._armed = False
         messages, self._messages = self._messages, deque()
         if messages:
             for payload in self._encoded(messages):
                 self._channel.send(payload)
-        if self._channel.waiting > MOST_WAITING:
-            # Nothing is received meanwhile: what waits does not grow.
+        if self._channel.unsent_bytes > MAX_UNSENT_REPORT_BYTES:
+            # With the loop blocked nothing is received, so that no further reports are made.
             event(logger, logging.ERROR, "control process not reading reports; reception paused")
-            self._channel.wait_until_sent(MOST_WAITING // 2)
+            self._channel.wait_until_sent(MAX_UNSENT_REPORT_BYTES // 2)
             event(
                 logger, logging.WARNING, "control process reading reports again; reception resumed"
             )
@@ -121,107 +126,113 @@ class Reporter:
 
 
 class Worker:
-    """`run` on its loop; ends when the notifier says so, or is gone."""
+    """One worker on its loop; `run` returns when the control process has told it to drain."""
 
-    def __init__(self, orders: Orders, channel_fd: int) -> None:
-        self._orders = orders
-        self._drain = asyncio.Event()
+    def __init__(self, setup: WorkerSetup, channel_fd: int) -> None:
+        self._setup = setup
+        self._draining = asyncio.Event()
         self._decoder = Decoder()
         self._channel = WorkerChannel(
-            socket.socket(fileno=channel_fd), self._on_frame, _notifier_is_gone
+            socket.socket(fileno=channel_fd), self._on_frame, _exit_without_control_process
         )
         self.report = Reporter(self._channel)
-        claims = ClaimClient(socket.socket(fileno=orders.claims), self._names_released)
+        claims = ClaimClient(socket.socket(fileno=setup.claims), self._claim_released)
         self._folders = SeriesFolders(claims)
-        load = Scoreboard(orders.load, orders.settings.workers)
-        self._seats = load.seats(orders.number - 1)
-        self._reception: DataPlane | None = None
+        scoreboard = Scoreboard(setup.scoreboard, setup.settings.workers)
+        self._seats = scoreboard.seats(setup.number - 1)
+        self._data_plane: DataPlane | None = None
 
     async def run(self) -> int:
-        orders = self._orders
+        """Receive until told to drain; return the exit status."""
+        settings = self._setup.settings
         try:
-            journal = journal_of(orders.settings, orders.writer)
-            self._reception = reception = DataPlane(
-                orders.settings,
-                journal=journal,
+            self._data_plane = data_plane = DataPlane(
+                settings,
+                journal=journal_of(settings, self._setup.writer),
                 reports=self.report,
                 folders=self._folders,
                 seats=self._seats,
             )
         except (OSError, OperatorError) as error:
-            operators = error if isinstance(error, OperatorError) else unusable_storage(error)
-            self.report(Failed(list(operators.faults)))
-            self._tell_the_rest()
+            fault = error if isinstance(error, OperatorError) else unusable_storage(error)
+            self.report(StartFailed(list(fault.faults)))
+            self._send_last_reports(START_FAILURE_REPORT_S)
             return 1
-        # What exists now exists for ever: the collector need not look at it again.
+        # What exists now stays until the end: the garbage collector skips it from here on.
         gc.collect()
         gc.freeze()
-        self.report(Ready())
+        self.report(WorkerReady())
         self.report.flush()
-        if orders.settings.admin_port is not None:
+        if settings.admin_port is not None:
             from oxidicom.admin.liveness import Heartbeat
 
-            Heartbeat(lambda: self.report(Alive()))
-        await self._drain.wait()
-        await reception.drain()
-        self._tell_the_rest()
+            Heartbeat(lambda: self.report(WorkerAlive()))
+        await self._draining.wait()
+        began = time.monotonic()
+        budget = ShutdownBudget(associations_s=settings.drain_timeout)
+        await data_plane.drain()
+        self._send_last_reports(began + budget.workers_s - time.monotonic())
         return 0
 
-    def _begin(self) -> None:
-        assert self._reception is not None
-        self._reception.join(self._port(self._orders.plain), self._port(self._orders.tls))
+    def _begin_accepting(self) -> None:
+        assert self._data_plane is not None
+        self._data_plane.join(self._port(self._setup.plain), self._port(self._setup.tls))
 
     def _port(self, listening: tuple[int, ...]) -> SharedPort | None:
         if not listening:
             return None
         return SharedPort([socket.socket(fileno=fd) for fd in listening], self._seats)
 
-    def _tell_the_rest(self) -> None:
+    def _send_last_reports(self, timeout: float) -> None:
         self.report.flush()
-        if not self._channel.wait_until_sent(0, LAST_REPORTS):
+        if not self._channel.wait_until_sent(0, timeout):
             event(logger, logging.ERROR, "control process did not read the last reports")
 
-    def _names_released(self, key: SeriesKey) -> None:
-        self.report(NamesReleased(*key))
+    def _claim_released(self, key: SeriesKey) -> None:
+        self.report(ClaimReleased(*key))
 
     def _on_frame(self, frame: bytearray) -> None:
         for message in self._decoder.decode(frame):
             match message:
-                case Registered():
+                case RegistrationQueued():
                     key = SeriesKey(message.pacs_name, message.series_instance_uid)
                     self._folders.completed(key, message.associations)
-                case Begin():
-                    self._begin()
-                case Reload():
-                    assert self._reception is not None
-                    self._reception.reload()
+                case BeginAccepting():
+                    self._begin_accepting()
+                case ReloadCertificate():
+                    assert self._data_plane is not None
+                    self._data_plane.reload()
                 case Drain():
-                    self._drain.set()
+                    self._draining.set()
 
 
-def _notifier_is_gone() -> None:
-    """All that was acknowledged is in its journal; what is under way is its sender's again."""
+def _exit_without_control_process() -> None:
+    """Exit at once: acknowledged instances are in the journal, senders retry those in flight."""
     event(logger, logging.ERROR, "control process gone; worker exits")
     os._exit(1)
 
 
 def _die_with(parent: int) -> None:
-    """Should this process hang in its storage when the notifier dies, and hear of nothing."""
+    """Let the kernel kill this process with its parent, for a loop blocked in a storage call would
+    not notice that the channel is closed."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def _first_orders(channel_fd: int) -> Orders:
-    """Its length, then itself; raises EOFError if the notifier is gone."""
+def _receive_setup(channel_fd: int) -> WorkerSetup:
+    """Read the set-up from the channel: its length in 4 bytes, then a pickle.
+
+    Raises EOFError if the control process is gone.
+    """
     end = socket.socket(fileno=channel_fd)
     try:
         length = int.from_bytes(_exactly(end, 4))
-        orders = pickle.loads(_exactly(end, length))
+        setup = pickle.loads(_exactly(end, length))
     finally:
         end.detach()
-    assert isinstance(orders, Orders)
-    return orders
+    assert isinstance(setup, WorkerSetup)
+    return setup
 
 
 def _exactly(end: socket.socket, length: int) -> bytes:
@@ -232,24 +243,26 @@ def _exactly(end: socket.socket, length: int) -> bytes:
 
 
 def main() -> None:
+    """Run a worker on the channel whose file descriptor is the first argument."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A terminal's Ctrl-C reaches the whole group; the notifier decides.
+        # A terminal's Ctrl-C reaches the whole process group; the control process decides.
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     channel_fd = int(sys.argv[1])
-    orders = _first_orders(channel_fd)
-    _die_with(orders.parent)
-    settings = orders.settings
+    setup = _receive_setup(channel_fd)
+    name_this_thread(f"ox-worker-{setup.number}")
+    _die_with(setup.parent)
+    settings = setup.settings
     logs.configure(
-        settings.log_level, settings.log_format, log_phi=settings.log_phi, worker=orders.number
+        settings.log_level, settings.log_format, log_phi=settings.log_phi, worker=setup.number
     )
     logs.capture_strays()
 
     async def work() -> int:
         asyncio.get_running_loop().set_exception_handler(logs.on_loop_error)
-        return await Worker(orders, channel_fd).run()
+        return await Worker(setup, channel_fd).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         status = runner.run(work())
-        # Not by way of the interpreter's end, which would wait for threads that storage holds.
+        # An exit by way of the interpreter would wait for threads blocked in storage calls.
         os._exit(status)

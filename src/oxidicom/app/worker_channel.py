@@ -1,4 +1,4 @@
-"""One end of the stream between a worker and the notifier, on its process' loop."""
+"""One end of the stream between a worker and the control process, on that process' main loop."""
 
 from __future__ import annotations
 
@@ -10,49 +10,54 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from oxidicom.app.worker_messages import Frames, framed
+from oxidicom.app.worker_messages import FrameSplitter, framed
 
-AT_ONCE: Final = 256 * 1024
-"""Bytes read before others on the loop have their turn."""
+MAX_CHANNEL_RECV_BYTES: Final = 256 * 1024
+"""Bytes read at one time, before other callbacks of the loop have their turn."""
 
-PAUSE: Final = 0.02
-"""Seconds for which nothing is read when nothing may be."""
+CHANNEL_PAUSE_S: Final = 0.02
+"""Seconds for which nothing is read once `may_read` has said no."""
+
+SEND_BUFFER_BYTES: Final = 1 << 20
+"""Bytes of kernel buffer asked for; the system may allow fewer."""
 
 
 class WorkerChannel:
-    """`received` gets each frame, `closed` is called once, when the other side is gone.
+    """A stream of frames in both directions.
 
-    Sending never waits and never fails: what the other side does not read is kept, and what it
-    will never read is dropped. While it is not so that `may_read`, the other side's words wait
-    with it.
+    `on_frame` is called with each payload, `on_closed` once, when the other side is gone. Sending
+    never waits and never fails: what the other side does not read is kept here, and what it can
+    never read is dropped. While `may_read` returns False nothing is read, and messages stay with
+    the other side.
     """
 
     def __init__(
         self,
         end: socket.socket,
-        received: Callable[[bytearray], None],
-        closed: Callable[[], None],
+        on_frame: Callable[[bytearray], None],
+        on_closed: Callable[[], None],
         may_read: Callable[[], bool] = lambda: True,
     ) -> None:
         end.setblocking(False)
         self._socket = end
-        self._received = received
-        self._closed = closed
+        self._on_frame = on_frame
+        self._on_closed = on_closed
         self._may_read = may_read
         self._loop = asyncio.get_running_loop()
-        self._frames = Frames()
-        self._waiting = bytearray()
-        self._writing = False
-        self._gone = False
+        self._splitter = FrameSplitter()
+        self._unsent = bytearray()
+        self._writer_added = False
+        self._closed = False
         self._paused: asyncio.TimerHandle | None = None
         self._loop.add_reader(end, self._read)
 
     @property
-    def waiting(self) -> int:
+    def unsent_bytes(self) -> int:
         """Bytes that the other side has yet to read."""
-        return len(self._waiting)
+        return len(self._unsent)
 
     def close(self) -> None:
+        """Close this end; what is unsent is dropped."""
         if self._paused is not None:
             self._paused.cancel()
             self._paused = None
@@ -60,8 +65,8 @@ class WorkerChannel:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
-        self._waiting.clear()
-        self._gone = True
+        self._unsent.clear()
+        self._closed = True
 
     # ---- in ------------------------------------------------------------------------------
 
@@ -72,69 +77,72 @@ class WorkerChannel:
     def _read(self) -> None:
         if not self._may_read():
             self._loop.remove_reader(self._socket)
-            self._paused = self._loop.call_later(PAUSE, self._resume)
+            self._paused = self._loop.call_later(CHANNEL_PAUSE_S, self._resume)
             return
         try:
-            data = self._socket.recv(AT_ONCE)
+            data = self._socket.recv(MAX_CHANNEL_RECV_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
             self.close()
-            self._closed()
+            self._on_closed()
             return
-        for frame in self._frames.feed(data):
-            self._received(frame)
+        for frame in self._splitter.feed(data):
+            self._on_frame(frame)
 
     # ---- out -----------------------------------------------------------------------------
 
     def send(self, payload: bytes) -> None:
-        if self._gone:
+        """Send one frame, now or once the other side reads."""
+        if self._closed:
             return
-        self._waiting += framed(payload)
-        if not self._writing:
+        self._unsent += framed(payload)
+        if not self._writer_added:
             self._write()
 
     def _write(self) -> None:
         self._send_some()
-        if self._gone:
+        if self._closed:
             return
-        if self._waiting and not self._writing:
+        if self._unsent and not self._writer_added:
             self._loop.add_writer(self._socket, self._write)
-        elif self._writing and not self._waiting:
+        elif self._writer_added and not self._unsent:
             self._loop.remove_writer(self._socket)
-        self._writing = bool(self._waiting)
+        self._writer_added = bool(self._unsent)
 
     def _send_some(self) -> None:
         try:
-            del self._waiting[: self._socket.send(self._waiting)]
+            del self._unsent[: self._socket.send(self._unsent)]
         except BlockingIOError:
             pass
         except OSError:
-            # Gone: reading will tell.
-            self._waiting.clear()
+            # The other side is gone; `_read` finds that out and calls `on_closed`.
+            self._unsent.clear()
 
-    def wait_until_sent(self, most: int, timeout: float | None = None) -> bool:
-        """Stand still, with the whole loop, until at most `most` bytes wait, for at most `timeout`
-        seconds; whether that came to be."""
+    def wait_until_sent(self, max_unsent: int, timeout: float | None = None) -> bool:
+        """Block, with the whole loop, until at most `max_unsent` bytes are unsent.
+
+        Return False if they still are after `timeout` seconds; None means no limit.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
-        while len(self._waiting) > most:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+        while len(self._unsent) > max_unsent:
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
                 return False
-            poll.poll(None if left is None else left * 1000)
+            poll.poll(None if remaining is None else remaining * 1000)
             self._send_some()
         return True
 
 
 def socket_pair(kind: int) -> tuple[socket.socket, socket.socket]:
-    """Ends for two processes; not inheritable but by `pass_fds`."""
+    """Return two connected sockets of type `kind`; a child inherits one only by `pass_fds`."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     for end in (ours, theirs):
-        # As much as the system allows; less is less room, and no error.
+        # A smaller buffer works, too.
         with contextlib.suppress(OSError):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     return ours, theirs

@@ -1,8 +1,8 @@
-"""What a worker and the notifier say to each other, as bytes; sans-IO.
+"""Messages between a worker and the control process, encoded as bytes; sans-IO.
 
-One frame is a list of records in their order, each a list that begins with its kind. A series is
-said once, with a number, and is that number from then on: its description is longer than all else
-that is said of an instance.
+A frame is a list of records in the order in which they were sent; each record is a list that begins
+with its type. The description of a series is longer than everything else about an instance, so it
+is sent once, with a number, and later records have only the number.
 """
 
 from __future__ import annotations
@@ -22,91 +22,103 @@ from oxidicom.ports import (
     SeriesInfo,
 )
 
-SERIES_REMEMBERED: Final = 1024
-"""Series that have a number at once; one more, and numbers are given anew."""
+MAX_NUMBERED_SERIES: Final = 1024
+"""Series that have a number at one time; before one more gets a number, all lose theirs."""
 
 
-class Ready(NamedTuple):
-    """Worker: it could accept connections."""
+class WorkerReady(NamedTuple):
+    """From a worker: it could accept connections."""
 
 
-class Failed(NamedTuple):
-    """Worker: it cannot start. One line for the operator each."""
+class StartFailed(NamedTuple):
+    """From a worker: it cannot start."""
 
     faults: list[str]
+    """One line for the operator each."""
 
 
-class Alive(NamedTuple):
-    """Worker: its loop turns."""
+class WorkerAlive(NamedTuple):
+    """From a worker, at intervals: its loop turns."""
 
 
-class NamesReleased(NamedTuple):
-    """Worker: nothing of one claim of a series' names binds any longer."""
+class ClaimReleased(NamedTuple):
+    """From a worker: one folder claim of a series is over."""
 
     pacs_name: str
     series_instance_uid: str
 
 
-class Begin(NamedTuple):
-    """Notifier: accept connections."""
+class BeginAccepting(NamedTuple):
+    """To a worker: accept connections."""
 
 
-class Registered(NamedTuple):
-    """Notifier: what these associations stored of the series is registered."""
+class RegistrationQueued(NamedTuple):
+    """To a worker: the registration of what these associations stored is in the outbox."""
 
     pacs_name: str
     series_instance_uid: str
     associations: list[str]
 
 
-class Reload(NamedTuple):
-    """Notifier: read the certificate again."""
+class ReloadCertificate(NamedTuple):
+    """To a worker: read the certificate again."""
 
 
 class Drain(NamedTuple):
-    """Notifier: accept no more, let associations end, tell the rest, end."""
+    """To a worker: accept no connections, let associations end, send the last reports, exit."""
 
 
-Message = Report | Ready | Failed | Alive | NamesReleased | Begin | Registered | Reload | Drain
+Message = (
+    Report
+    | WorkerReady
+    | StartFailed
+    | WorkerAlive
+    | ClaimReleased
+    | BeginAccepting
+    | RegistrationQueued
+    | ReloadCertificate
+    | Drain
+)
 
 
-class _Series(NamedTuple):
-    """What a number means from here on."""
+class _SeriesNumbered(NamedTuple):
+    """From here on this number means this series."""
 
     number: int
     series: SeriesInfo
 
 
-_KINDS: Final[tuple[type[tuple[Any, ...]], ...]] = (
-    _Series,
+_TYPES: Final[tuple[type[tuple[Any, ...]], ...]] = (
+    _SeriesNumbered,
     InstanceStored,
     InstanceRefused,
     AssociationBegan,
     AssociationEnded,
-    Ready,
-    Failed,
-    NamesReleased,
-    Begin,
-    Registered,
-    Reload,
+    WorkerReady,
+    StartFailed,
+    ClaimReleased,
+    BeginAccepting,
+    RegistrationQueued,
+    ReloadCertificate,
     Drain,
-    Alive,
+    WorkerAlive,
 )
-_NUMBERS: Final = {kind: number for number, kind in enumerate(_KINDS)}
-_SERIES: Final = _NUMBERS[_Series]
-_STORED: Final = _NUMBERS[InstanceStored]
+"""A record's type is sent as its index here."""
+_INDEX: Final = {type_: index for index, type_ in enumerate(_TYPES)}
+_NUMBERED: Final = _INDEX[_SeriesNumbered]
+_STORED: Final = _INDEX[InstanceStored]
 
 
 class Encoder:
-    """One way of one channel; it knows which series the other side knows."""
+    """Encodes the messages of one direction of one channel; knows which series have numbers."""
 
     def __init__(self) -> None:
         self._encode = msgspec.msgpack.Encoder().encode
         self._series: dict[int, tuple[int, SeriesInfo]] = {}
-        """By identity, which the reference keeps from being another's."""
+        """By id(), which the reference keeps from being reused."""
 
     def encode(self, messages: Iterable[Message]) -> bytes:
-        """Raises ValueError (UnicodeEncodeError) for text that is none."""
+        """Return one frame's payload. Raises ValueError for text that UTF-8 cannot encode."""
         records: list[object] = []
         try:
             for message in messages:
@@ -114,10 +126,10 @@ class Encoder:
                     number = self._number(message.series, records)
                     records.append((_STORED, message[0], number, *message[2:]))
                 else:
-                    records.append((_NUMBERS[type(message)], *message))
+                    records.append((_INDEX[type(message)], *message))
             return self._encode(records)
         except ValueError:
-            # Of what was said here the other side knows nothing.
+            # The other side never learns the numbers that were given here.
             self._series.clear()
             raise
 
@@ -125,33 +137,34 @@ class Encoder:
         known = self._series.get(id(series))
         if known is not None:
             return known[0]
-        if len(self._series) >= SERIES_REMEMBERED:
+        if len(self._series) >= MAX_NUMBERED_SERIES:
             self._series.clear()
         number = len(self._series)
         self._series[id(series)] = (number, series)
-        records.append((_SERIES, number, series))
+        records.append((_NUMBERED, number, series))
         return number
 
 
 class Decoder:
-    """The other end of an Encoder's way."""
+    """Decodes what one Encoder has encoded."""
 
     def __init__(self) -> None:
         self._decode = msgspec.msgpack.Decoder().decode
         self._series: dict[int, SeriesInfo] = {}
 
     def decode(self, frame: bytes | bytearray) -> list[Message]:
+        """Return the messages of one frame's payload. Raises IndexError for an unknown type."""
         messages: list[Message] = []
         series = self._series
         for record in self._decode(frame):
-            kind = record[0]
-            if kind == _STORED:
+            index = record[0]
+            if index == _STORED:
                 record[2] = series[record[2]]
                 messages.append(InstanceStored(*record[1:]))
-            elif kind == _SERIES:
+            elif index == _NUMBERED:
                 series[record[1]] = msgspec.convert(record[2], SeriesInfo)
             else:
-                message: Any = _KINDS[kind](*record[1:])
+                message: Any = _TYPES[index](*record[1:])
                 messages.append(message)
         return messages
 
@@ -162,26 +175,27 @@ _LENGTH: Final = struct.Struct("!I")
 
 
 def framed(payload: bytes) -> bytes:
+    """Return the payload with its length before it."""
     return _LENGTH.pack(len(payload)) + payload
 
 
-class Frames:
-    """Cuts a stream into the frames that it was made of."""
+class FrameSplitter:
+    """Cuts a stream into the payloads that were framed."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[bytearray]:
-        """The frames that are whole now."""
+        """Return the payloads that are complete now."""
         rest = self._rest
         rest += data
-        frames = []
+        payloads = []
         start = 0
         while len(rest) - start >= _LENGTH.size:
             stop = start + _LENGTH.size + _LENGTH.unpack_from(rest, start)[0]
             if len(rest) < stop:
                 break
-            frames.append(rest[start + _LENGTH.size : stop])
+            payloads.append(rest[start + _LENGTH.size : stop])
             start = stop
         del rest[:start]
-        return frames
+        return payloads

@@ -1,4 +1,4 @@
-"""The workers as the notifier has them: each a process with its channel and its claims."""
+"""A worker as the control process sees it: a child process, its channel and its folder claims."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from oxidicom.app.folder_claims import ClaimServer, FolderClaims
-from oxidicom.app.worker import Orders
+from oxidicom.app.worker import WorkerSetup
 from oxidicom.app.worker_channel import WorkerChannel, socket_pair
 from oxidicom.app.worker_messages import (
-    Alive,
+    ClaimReleased,
     Decoder,
     Encoder,
-    Failed,
     Message,
-    NamesReleased,
-    Ready,
+    StartFailed,
+    WorkerAlive,
+    WorkerReady,
 )
 from oxidicom.net.shared_port import Scoreboard
 from oxidicom.ports import AssociationBegan, AssociationEnded, Reports, SeriesKey
 from oxidicom.settings import Settings
 from oxidicom.ulid import new_ulid
 
-MOST_BACKLOG: Final = 20_000
-"""Reports that the control plane has not looked at: with more, no worker is listened to."""
-_EXIT: Final = 1.0
-"""Seconds for a process to end whose channel is closed."""
+MAX_UNPROCESSED_REPORTS: Final = 20_000
+"""While the control plane has more reports to process, no worker's channel is read."""
+WORKER_EXIT_S: Final = 1.0
+"""Seconds for a process to exit whose channel is closed, before it is killed. At shutdown the
+supervisor does not wait for that beyond the workers' share (ShutdownBudget)."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class WorkerProcess:
-    """One worker from its start to its end; raises OSError where there can be none.
+    """One worker process from its start to its end. Raises OSError if it cannot be created.
 
-    `reports` is given what it tells, `backlog` how much of that is not looked at yet; `alive` is
-    called with its number for each sign of life.
+    `reports` is called with each of its reports, `backlog` returns how many reports the control
+    plane has yet to process, and `alive` is called with its number while its loop turns.
     """
 
     def __init__(
@@ -51,9 +52,9 @@ class WorkerProcess:
         settings: Settings,
         plain: Sequence[socket.socket],
         tls: Sequence[socket.socket],
-        load: Scoreboard,
+        scoreboard: Scoreboard,
         receiver: str,
-        names: FolderClaims,
+        claims: FolderClaims,
         reports: Reports,
         backlog: Callable[[], int],
         alive: Callable[[int], None] = lambda _: None,
@@ -62,13 +63,14 @@ class WorkerProcess:
         self.writer = f"{receiver}/{new_ulid()}"
         self.began = time.monotonic()
         self.associations: set[str] = set()
-        """Open now."""
+        """Identifiers of its open associations."""
         self.ready = asyncio.Event()
-        """It could accept connections, or never will."""
+        """Set once it could accept connections, has failed to start, or has ended."""
         self.ended = asyncio.Event()
-        """Nothing more will be heard of it."""
+        """Set once its channel is closed."""
         self.faults: tuple[str, ...] = ()
-        self._names = names
+        """Why it could not start, one line each."""
+        self._folder_claims = claims
         self._reports = reports
         self._backlog = backlog
         self._alive = alive
@@ -76,34 +78,34 @@ class WorkerProcess:
         self._decoder = Decoder()
         self._loop = asyncio.get_running_loop()
         channel, their_channel = socket_pair(socket.SOCK_STREAM)
-        claims, their_claims = socket_pair(socket.SOCK_SEQPACKET)
-        orders = Orders(
+        claim_socket, their_claim_socket = socket_pair(socket.SOCK_SEQPACKET)
+        setup = WorkerSetup(
             number,
             self.writer,
             settings,
             tuple(each.fileno() for each in plain),
             tuple(each.fileno() for each in tls),
-            their_claims.fileno(),
-            load.fd,
+            their_claim_socket.fileno(),
+            scoreboard.fd,
             os.getpid(),
         )
-        with their_channel, their_claims:
-            handed = (
-                *(their_channel.fileno(), orders.claims, orders.load),
-                *(*orders.plain, *orders.tls),
+        with their_channel, their_claim_socket:
+            inherited = (
+                *(their_channel.fileno(), setup.claims, setup.scoreboard),
+                *(*setup.plain, *setup.tls),
             )
             try:
-                self._process = _start(handed)
+                self._process = _start(number, inherited)
             except BaseException:
                 channel.close()
-                claims.close()
+                claim_socket.close()
                 raise
         self.pid = self._process.pid
-        payload = pickle.dumps(orders)
+        payload = pickle.dumps(setup)
         channel.sendall(len(payload).to_bytes(4) + payload)
-        self._claims = ClaimServer(claims, self.writer, names)
-        self._loop.add_reader(self._claims, self._on_claim)
-        self._channel = WorkerChannel(channel, self._on_frame, self._on_end, self._may_listen)
+        self._claim_server = ClaimServer(claim_socket, self.writer, claims)
+        self._loop.add_reader(self._claim_server, self._on_claim)
+        self._channel = WorkerChannel(channel, self._on_frame, self._on_closed, self._may_read)
 
     def send(self, message: Message) -> None:
         self._channel.send(self._encoder.encode((message,)))
@@ -112,30 +114,30 @@ class WorkerProcess:
         self._process.kill()
 
     async def exit_status(self) -> int:
-        """Of a process whose channel is closed: negative is a signal's number."""
+        """Return the exit status of a process whose channel is closed; -N if signal N ended it."""
         try:
-            return await asyncio.to_thread(self._process.wait, _EXIT)
+            return await asyncio.to_thread(self._process.wait, WORKER_EXIT_S)
         except subprocess.TimeoutExpired:
-            # It hangs in its storage, perhaps. It has nobody to answer for any longer.
+            # Probably blocked in a storage call; no associations remain, so kill it.
             self._process.kill()
             return -signal.SIGKILL
 
-    # ---- what it says --------------------------------------------------------------------
+    # ---- what it sends -------------------------------------------------------------------
 
     def _on_claim(self) -> None:
-        if not self._claims.answer():
-            self._loop.remove_reader(self._claims)
+        if not self._claim_server.answer():
+            self._loop.remove_reader(self._claim_server)
 
     def _on_frame(self, frame: bytearray) -> None:
         for message in self._decoder.decode(frame):
             match message:
-                case NamesReleased():
-                    self._names.release(self.writer, SeriesKey(*message))
-                case Ready():
+                case ClaimReleased():
+                    self._folder_claims.release(self.writer, SeriesKey(*message))
+                case WorkerReady():
                     self.ready.set()
-                case Alive():
+                case WorkerAlive():
                     self._alive(self.number)
-                case Failed():
+                case StartFailed():
                     self.faults = tuple(message.faults)
                 case AssociationBegan():
                     self.associations.add(message.association_id)
@@ -146,26 +148,27 @@ class WorkerProcess:
                 case _:
                     self._reports(message)  # type: ignore[arg-type]
 
-    def _may_listen(self) -> bool:
-        return self._backlog() <= MOST_BACKLOG
+    def _may_read(self) -> bool:
+        return self._backlog() <= MAX_UNPROCESSED_REPORTS
 
-    def _on_end(self) -> None:
-        self._loop.remove_reader(self._claims)
-        self._claims.close()
+    def _on_closed(self) -> None:
+        self._loop.remove_reader(self._claim_server)
+        self._claim_server.close()
         self.ready.set()
         self.ended.set()
 
 
-def _start(handed: Sequence[int]) -> subprocess.Popen[bytes]:
-    """The first of the file descriptors is the channel's."""
-    # A Ctrl-C before the worker has said that it does not mind would end it: it inherits this.
+def _start(number: int, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
+    """Start worker `number` with these file descriptors, of which the first is its channel's."""
+    # The child inherits the mask: a Ctrl-C must not end it before it ignores SIGINT.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         return subprocess.Popen(
-            # Without the folder where we happen to stand among those of Python's modules.
-            [sys.executable, "-P", "-m", "oxidicom.app", str(handed[0])],
+            # -P: without it modules of the current folder would shadow others. The last two
+            # arguments are for people who read `ps`.
+            [sys.executable, "-P", "-m", "oxidicom.app", str(inherited[0]), "worker", str(number)],
             stdin=subprocess.DEVNULL,
-            pass_fds=handed,
+            pass_fds=inherited,
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
