@@ -41,7 +41,7 @@ def series_of(count: int) -> list[Instance]:
 
 
 def begin(peer: RawPeer, instance: Instance) -> Callable[[], None]:
-    """Send half of an instance; what is returned sends the rest and awaits Success."""
+    """Send half of an instance; return a function that sends the rest and awaits Success."""
     data_set = instance.encode(EXPLICIT)
     middle = len(data_set) // 2
     command = c_store_rq(instance.sop_class, instance.sop_instance)
@@ -64,7 +64,9 @@ def refuses(port: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_sender_may_finish(tmp_path: Path, nats_server: NatsServer, number: signal.Signals) -> None:
+def test_an_association_that_sends_may_finish(
+    tmp_path: Path, nats_server: NatsServer, number: signal.Signals
+) -> None:
     instances = series_of(3)
     subject = lonk.subject("RAWPEER", instances[0].series)
     with (
@@ -91,7 +93,7 @@ def test_sender_may_finish(tmp_path: Path, nats_server: NatsServer, number: sign
         assert payloads[-2:] == [lonk.count(3), lonk.DONE]
 
 
-def test_silent_association_is_aborted(tmp_path: Path) -> None:
+def test_an_association_that_is_silent_is_aborted(tmp_path: Path) -> None:
     (instance,) = series_of(1)
     with Receiver(tmp_path) as receiver, RawPeer(receiver.port) as peer:
         peer.associate()
@@ -107,7 +109,7 @@ def test_silent_association_is_aborted(tmp_path: Path) -> None:
         assert entry["ndicom"] == 1
 
 
-def test_settle_time_is_not_waited_for(tmp_path: Path) -> None:
+def test_the_settle_time_is_not_waited_for(tmp_path: Path) -> None:
     (instance,) = series_of(1)
     with Receiver(tmp_path, OXIDICOM_SERIES_SETTLE="1h") as receiver:
         with RawPeer(receiver.port) as peer:
@@ -122,7 +124,7 @@ def test_settle_time_is_not_waited_for(tmp_path: Path) -> None:
         assert entry["ndicom"] == 1
 
 
-def test_without_work_it_stops_at_once(tmp_path: Path) -> None:
+def test_a_receiver_without_associations_stops_at_once(tmp_path: Path) -> None:
     with Receiver(tmp_path) as receiver:
         with RawPeer(receiver.port):  # that never associates
             started = time.monotonic()
@@ -130,7 +132,7 @@ def test_without_work_it_stops_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - started < 2
 
 
-def test_endless_sender_is_aborted_between_instances(tmp_path: Path) -> None:
+def test_a_sender_that_does_not_end_is_aborted_between_instances(tmp_path: Path) -> None:
     with (
         Receiver(tmp_path, OXIDICOM_DRAIN_TIMEOUT="1s") as receiver,
         RawPeer(receiver.port) as peer,
@@ -151,13 +153,13 @@ def test_endless_sender_is_aborted_between_instances(tmp_path: Path) -> None:
         peer.close()
         assert receiver.wait() == 0
         (entry,) = receiver.outbox()
-        # The last one may have been stored without its Success getting through.
+        # The last instance may have been stored without its Success reaching the peer.
         assert acknowledged <= entry["ndicom"] <= acknowledged + 1
         assert len(receiver.files()) == entry["ndicom"]
         assert receiver.leftovers() == []
 
 
-def test_instance_that_never_ends_is_given_up(tmp_path: Path) -> None:
+def test_an_instance_that_does_not_end_is_discarded(tmp_path: Path) -> None:
     (instance,) = series_of(1)
     with (
         Receiver(tmp_path, OXIDICOM_DRAIN_TIMEOUT="1s") as receiver,
@@ -174,7 +176,7 @@ def test_instance_that_never_ends_is_given_up(tmp_path: Path) -> None:
         assert receiver.outbox() == []
 
 
-def test_second_signal_ends_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     stored, lost = series_of(2)
     with Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="500ms") as receiver:
         with RawPeer(receiver.port) as peer:
@@ -187,16 +189,16 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
             receiver.signal()
             receiver.wait(5)
             assert time.monotonic() - started < 2
-        # By the outbox, or by the journal at the next start, it is registered.
+        # Either the outbox or the journal has it for the next start.
         receiver.start()
         assert receiver.wait_for_registration(stored.series)["ndicom"] == 1
         wait_until(lambda: not receiver.leftovers(), "temporary files swept")
         receiver.stop()
 
 
-def test_silent_brokers_do_not_hold_it(tmp_path: Path) -> None:
+def test_brokers_that_do_not_answer_do_not_delay_the_shutdown(tmp_path: Path) -> None:
     (instance,) = series_of(1)
-    # Connections succeed, and nobody ever answers.
+    # Connections succeed, but no answer ever comes.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with Receiver(
@@ -211,16 +213,16 @@ def test_silent_brokers_do_not_hold_it(tmp_path: Path) -> None:
             receiver.wait_for_outbox(1)
             started = time.monotonic()
             receiver.stop()
-            assert time.monotonic() - started < 7, "5 s beyond the drain time-out, and some grace"
+            assert time.monotonic() - started < 7, "the drain time-out has no part in it"
             assert len(receiver.outbox()) == 1
 
 
-def test_brokers_away_do_not_hold_it(tmp_path: Path, rabbitmq: RabbitMQ) -> None:
+def test_unreachable_brokers_do_not_delay_the_shutdown(tmp_path: Path, rabbitmq: RabbitMQ) -> None:
     (instance,) = series_of(1)
-    away = f"amqp://guest:guest@127.0.0.1:{free_port()}/"
+    unreachable = f"amqp://guest:guest@127.0.0.1:{free_port()}/"
     receiver = Receiver(
         tmp_path,
-        OXIDICOM_AMQP_ADDRESS=away,
+        OXIDICOM_AMQP_ADDRESS=unreachable,
         OXIDICOM_QUEUE_NAME="restarted",
         OXIDICOM_NATS_ADDRESS=f"127.0.0.1:{free_port()}",
     )

@@ -1,4 +1,4 @@
-"""Who is told that a start failed: a person at standard error, or a collector that parses lines."""
+"""How a failed start is reported: on standard error, or as a record that a collector parses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ FAULT = "cannot use the storage: File exists ("
     ("format", "level", "is_record"),
     [("json", "info", True), ("json", "off", False), ("console", "info", False)],
 )
-def test_faults_of_a_start(tmp_path: Path, format: str, level: str, is_record: bool) -> None:
+def test_faults_are_printed_for_a_person_or_logged_for_a_collector(
+    tmp_path: Path, format: str, level: str, is_record: bool
+) -> None:
     file = tmp_path / "file"
     file.touch()
     receiver = Receiver(

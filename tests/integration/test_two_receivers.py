@@ -16,7 +16,7 @@ from tests.support.receiver import Receiver
 
 @pytest.fixture(params=["1", "2"], ids=["1 worker", "2 workers"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Receiver, Receiver]:
-    """Neither is started."""
+    """Two receivers that are not started yet."""
     one, other = (
         Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s", OXIDICOM_WORKERS=request.param)
         for _ in range(2)
@@ -28,7 +28,7 @@ def store(peer: RawPeer, instance: Instance) -> None:
     assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
 
 
-def test_who_starts_leaves_alone_what_another_receives(pair: tuple[Receiver, Receiver]) -> None:
+def test_a_start_leaves_series_of_a_living_receiver_alone(pair: tuple[Receiver, Receiver]) -> None:
     one, other = pair
     series = Instance().series
     with one, RawPeer(one.port) as peer:
@@ -51,7 +51,7 @@ def test_who_starts_leaves_alone_what_another_receives(pair: tuple[Receiver, Rec
     assert os.listdir(one.state / "receivers") == []
 
 
-def test_what_one_that_died_has_left_another_takes_over(pair: tuple[Receiver, Receiver]) -> None:
+def test_series_of_a_dead_receiver_are_taken_over(pair: tuple[Receiver, Receiver]) -> None:
     one, other = pair
     instance = Instance()
     with ExitStack() as stack:
@@ -66,18 +66,18 @@ def test_what_one_that_died_has_left_another_takes_over(pair: tuple[Receiver, Re
             for entry in (one.state / "journal").glob("*.json")
         )
         one.kill()
-        told = other.wait_for_log("series taken over from a dead receiver", 20)
-        assert told["series"] == 1
+        taken_over = other.wait_for_log("series taken over from a dead receiver", 20)
+        assert taken_over["series"] == 1
         assert other.wait_for_registration(instance.series)["ndicom"] == 1
-        (heir,) = (name for name in os.listdir(other.state / "receivers") if "@" not in name)
-        assert len(os.listdir(other.state / "receivers")) == 2, "the dead one's is there, and ours"
-        assert os.path.exists(other.state / "receivers" / f"{dead}@{heir}")
+        (successor,) = (name for name in os.listdir(other.state / "receivers") if "@" not in name)
+        assert len(os.listdir(other.state / "receivers")) == 2, "that of the dead receiver and ours"
+        assert os.path.exists(other.state / "receivers" / f"{dead}@{successor}")
     assert os.listdir(other.state / "receivers") == []
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_series_that_was_taken_over_goes_on_in_its_folder(tmp_path: Path, workers: str) -> None:
-    """Though its sender says something else of it now (decision 26)."""
+def test_a_series_that_was_taken_over_continues_in_its_folder(tmp_path: Path, workers: str) -> None:
+    """Although later instances have other values (decision 26)."""
     one, other = (
         Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="1h", OXIDICOM_WORKERS=workers)
         for _ in range(2)
@@ -101,42 +101,42 @@ def test_a_series_that_was_taken_over_goes_on_in_its_folder(tmp_path: Path, work
         assert [each["ndicom"] for each in other.outbox()] == [2]
 
 
-def test_what_an_heir_leaves_is_taken_over_with_what_it_had_inherited(tmp_path: Path) -> None:
-    """And who starts meanwhile leaves both alone."""
+def test_series_of_a_dead_successor_are_taken_over(tmp_path: Path) -> None:
+    """Those that it had taken over, too; a start in between leaves them alone."""
     first = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s")
-    heir = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="1h")
+    successor = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="1h")
     other = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s")
     instance = Instance()
     with ExitStack() as stack:
         stack.callback(first.kill)
-        stack.callback(heir.kill)
+        stack.callback(successor.kill)
         with first, RawPeer(first.port) as peer:
             peer.associate()
             store(peer, instance)
             first.kill()
-        heir.start()
-        assert heir.log("open series recovered from the journal")
+        successor.start()
+        assert successor.log("open series recovered from the journal")
         stack.enter_context(other)
         assert other.log("open series recovered from the journal") == []
-        heir.kill()
-        told = other.wait_for_log("series taken over from a dead receiver", 20)
-        assert told["series"] == 1
+        successor.kill()
+        taken_over = other.wait_for_log("series taken over from a dead receiver", 20)
+        assert taken_over["series"] == 1
         assert other.wait_for_registration(instance.series)["ndicom"] == 1
     assert os.listdir(other.state / "receivers") == []
 
 
-def test_one_of_another_host_is_waited_for(tmp_path: Path) -> None:
-    """Its journal is not ours before its file is old."""
+def test_a_receiver_of_another_host_is_dead_once_its_lease_is_old(tmp_path: Path) -> None:
+    """Until then its journal entries are left alone."""
     receiver = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s")
     instance = Instance()
     with receiver, RawPeer(receiver.port) as peer:
         peer.associate()
         store(peer, instance)
         receiver.kill()
-        (roll,) = (receiver.state / "receivers").iterdir()
+        (lease,) = (receiver.state / "receivers").iterdir()
         (entry,) = (receiver.state / "journal").glob("*.json")
-        elsewhere = roll.rename(roll.with_name(f"other{roll.name}"))
-        entry.write_text(entry.read_text().replace(roll.name, elsewhere.name))
+        elsewhere = lease.rename(lease.with_name(f"other{lease.name}"))
+        entry.write_text(entry.read_text().replace(lease.name, elsewhere.name))
         receiver.start()
         assert receiver.log("open series recovered from the journal") == []
         long_ago = elsewhere.stat().st_mtime - 2 * LEASE_LIFETIME_S

@@ -1,4 +1,4 @@
-"""Several receiving processes, one that notifies (OXIDICOM_WORKERS), as their users run them."""
+"""A receiver of several processes (OXIDICOM_WORKERS), as users run it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import Receiver, stored_data_set, wait_until
 from tests.support.task_queue import TaskQueue
 
-ROOT = "workers"
+ROOT_SUBJECT = "workers"
 
 
 def series_of(count: int, pixels: int = 512) -> list[Instance]:
@@ -47,7 +47,7 @@ def worker_of(receiver: Receiver, peer: RawPeer) -> int:
 def peers_by_worker(receiver: Receiver, stack: ExitStack) -> dict[int, RawPeer]:
     """An association in each worker, by its process id."""
     peers: dict[int, RawPeer] = {}
-    # The next connection goes to whoever has fewest, but a busy machine may be late.
+    # The next connection goes to the worker that has fewest, unless the machine is busy.
     for _ in range(10 * len(receiver.workers())):
         peer = stack.enter_context(associated(receiver))
         peers.setdefault(worker_of(receiver, peer), peer)
@@ -63,7 +63,7 @@ def files_of(receiver: Receiver, instances: list[Instance]) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    """For those who leave it as they found it."""
+    """A receiver for tests that leave it as they found it."""
     with Receiver(tmp_path_factory.mktemp("files"), OXIDICOM_WORKERS="2") as receiver:
         yield receiver
         assert not receiver.log("worker died")
@@ -71,25 +71,25 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 @pytest.fixture
 def mortal(tmp_path: Path) -> Iterator[Receiver]:
-    """For those who end it, or a part of it."""
+    """A receiver for tests that end it, or one of its processes."""
     with Receiver(tmp_path, OXIDICOM_WORKERS="2", OXIDICOM_RECOVERY_SETTLE="1s") as receiver:
         yield receiver
 
 
-# ---- same messages whatever their number is ------------------------------------------------------
+# ---- the same messages for any number of workers ---------------------------------------------
 
 
-def tell(
+def messages_of(
     receiver: Receiver, progress: LonkSubscriber, queue: TaskQueue, subject: str
 ) -> tuple[list[bytes], list[dict[str, Any]]]:
     payloads = progress.wait_for(subject)
     messages: list[dict[str, Any]] = []
 
-    def came() -> bool:
+    def arrived() -> bool:
         messages.extend(message.kwargs for message in queue.take_all())
         return bool(messages)
 
-    wait_until(came, "the registration")
+    wait_until(arrived, "the registration")
     receiver.stop()
     messages.extend(message.kwargs for message in queue.take_all())
     return payloads, messages
@@ -108,7 +108,7 @@ def test_one_series_over_associations_in_different_workers(
     work: list[Instance],
     workers: int,
 ) -> None:
-    root = f"{ROOT}{workers}"
+    root = f"{ROOT_SUBJECT}{workers}"
     receiver = Receiver(
         tmp_path,
         OXIDICOM_WORKERS=str(workers),
@@ -133,10 +133,10 @@ def test_one_series_over_associations_in_different_workers(
                     store(peer, work[4 * turn + index])
             for peer in peers:
                 peer.release()
-        payloads, messages = tell(
+        payloads, messages = messages_of(
             receiver, progress, queue, lonk.subject("RAWPEER", work[0].series, root)
         )
-    # To the byte what one process tells.
+    # To the byte what one process sends.
     assert payloads == [*map(lonk.count, range(1, 41)), lonk.count(40), DONE]
     (message,) = messages
     assert message == {
@@ -166,7 +166,7 @@ def test_one_series_over_associations_in_different_workers(
 
 
 def test_ends_in_different_workers_at_no_settle_time_are_one_registration(two: Receiver) -> None:
-    """What the one reports of its end may overtake what the other reports of its instance."""
+    """One worker's report of an end may overtake another's report of an instance."""
     for _ in range(10):
         first, second = series_of(2)
         with ExitStack() as stack:
@@ -176,12 +176,12 @@ def test_ends_in_different_workers_at_no_settle_time_are_one_registration(two: R
             one.release()
             other.release()
         assert two.wait_for_registration(first.series)["ndicom"] == 2
-        # Nothing comes behind: the next turn's connections are later than that.
+        # A second registration would be logged before the next turn's connections.
         complete = [each["SeriesInstanceUID"] for each in two.log("series complete")]
         assert complete.count(first.series) <= 1
 
 
-def test_first_instance_names_the_folder_in_every_worker(two: Receiver) -> None:
+def test_the_first_instance_decides_the_folder_in_every_worker(two: Receiver) -> None:
     instances = series_of(20)
     for number, instance in enumerate(instances):
         instance.values["PatientName"] = f"Name^{number % 2}"
@@ -214,12 +214,12 @@ def test_first_instance_names_the_folder_in_every_worker(two: Receiver) -> None:
     assert warning["worker"] in (1, 2)
 
 
-def test_a_reception_that_is_over_names_nothing(two: Receiver) -> None:
+def test_a_series_that_is_registered_no_longer_decides_the_folder(two: Receiver) -> None:
     series = Instance().series
     folders: set[Path] = set()
 
     def another() -> bool:
-        """A reception after the last one is registered; its worker hears of that a moment later."""
+        """Store after the registration, of which the worker hears a moment later."""
         instance = Instance(series=series, PatientName=f"Name^{len(folders)}")
         with associated(two) as peer:
             store(peer, instance)
@@ -229,7 +229,7 @@ def test_a_reception_that_is_over_names_nothing(two: Receiver) -> None:
         folders.add(folder)
         return len(folders) == 3
 
-    wait_until(another, "a reception of other names")
+    wait_until(another, "three folders")
 
 
 def registered_path(receiver: Receiver, series: str) -> Path:
@@ -260,7 +260,7 @@ def ctime_ns(receiver: Receiver, instance: Instance) -> int:
     return receiver.path_of(instance.sop_instance).stat().st_ctime_ns
 
 
-def test_limit_of_associations_is_that_of_all_workers(tmp_path: Path) -> None:
+def test_all_workers_together_keep_to_the_limit_of_associations(tmp_path: Path) -> None:
     with (
         Receiver(tmp_path, OXIDICOM_WORKERS="3", OXIDICOM_LISTENER_THREADS="4") as receiver,
         ExitStack() as stack,
@@ -270,7 +270,7 @@ def test_limit_of_associations_is_that_of_all_workers(tmp_path: Path) -> None:
             with RawPeer(receiver.port) as peer, pytest.raises(AssertionError):
                 peer.associate()
         receiver.wait_for_log("no association", count=4)
-        # Whose place is free is free in every worker, even if its process died.
+        # A place that becomes free is free in every worker, even if a process has died.
         peers[0].release()
         with associated(receiver) as peer:
             peer.release()
@@ -285,13 +285,13 @@ def test_limit_of_associations_is_that_of_all_workers(tmp_path: Path) -> None:
 
 
 class Sender(threading.Thread):
-    """Sends one series, and what was not acknowledged again, until all of it is."""
+    """Sends one series, with retries until every instance is acknowledged."""
 
     def __init__(self, receiver: Receiver, count: int) -> None:
         super().__init__()
         self.instances = series_of(count, pixels=20_000)
         self.attempts = 0
-        self.under_way = threading.Event()
+        self.sending = threading.Event()
         self._receiver = receiver
 
     def run(self) -> None:
@@ -303,11 +303,11 @@ class Sender(threading.Thread):
                     store(peer, left[0])
                     left.pop(0)
                     if len(left) < len(self.instances) - 5:
-                        self.under_way.set()
+                        self.sending.set()
                 peer.release()
 
 
-def test_killed_worker_is_replaced_and_nothing_is_missing(tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_no_instance_is_lost(tmp_path: Path) -> None:
     with (
         Receiver(tmp_path, OXIDICOM_WORKERS="2", OXIDICOM_RECOVERY_SETTLE="3s") as receiver,
         ExitStack() as stack,
@@ -323,7 +323,7 @@ def test_killed_worker_is_replaced_and_nothing_is_missing(tmp_path: Path) -> Non
         for sender in senders:
             sender.start()
         for sender in senders:
-            assert sender.under_way.wait(20)
+            assert sender.sending.wait(20)
         psutil.Process(victim).kill()
         died = receiver.wait_for_log("worker died")
         assert died["level"] == "ERROR"
@@ -332,7 +332,7 @@ def test_killed_worker_is_replaced_and_nothing_is_missing(tmp_path: Path) -> Non
         replaced = receiver.wait_for_log("worker replaced")
         assert replaced["worker"] == died["worker"]
         assert {worker.pid for worker in receiver.workers()} == {other, replaced["pid"]}
-        # Who resends in time adds to the same reception; the other worker's peer saw nothing.
+        # A retry in time adds to the same series; peers of the other worker notice nothing.
         store(spared, untouched[1])
         with associated(receiver) as peer:
             for instance in (*lone, *shared[2:]):
@@ -355,26 +355,26 @@ def test_killed_worker_is_replaced_and_nothing_is_missing(tmp_path: Path) -> Non
         assert list((receiver.state / "journal").glob("*.json")) == []
 
 
-@pytest.mark.parametrize("told", [0, 4])
-def test_series_of_a_killed_worker_is_registered_though_nobody_resends(
-    mortal: Receiver, told: int
+@pytest.mark.parametrize("reported", [0, 4])
+def test_a_series_of_a_killed_worker_is_registered_without_a_retry(
+    mortal: Receiver, reported: int
 ) -> None:
-    """What it reported last, within 10 ms, died with it: the journal and the folder know."""
-    instances = series_of(told + 1)
+    """Reports of the last 10 ms are lost with it; journal and folder have what they said."""
+    instances = series_of(reported + 1)
     with associated(mortal) as peer:
         worker = mortal.worker_of(peer.socket.getsockname()[1])
         for instance in instances:
             store(peer, instance)
         worker.kill()
         mortal.wait_for_log("worker replaced")
-        assert mortal.wait_for_registration(instances[0].series)["ndicom"] == told + 1
+        assert mortal.wait_for_registration(instances[0].series)["ndicom"] == reported + 1
     mortal.stop()
     (died,) = mortal.log("worker died")
     assert died["series"] == 1
     assert list((mortal.state / "journal").glob("*.json")) == []
 
 
-def test_names_outlive_the_worker_that_claimed_them(mortal: Receiver) -> None:
+def test_the_folder_stays_when_the_worker_that_claimed_it_dies(mortal: Receiver) -> None:
     first, second = series_of(2)
     second.values["PatientName"] = "Other^Name"
     with associated(mortal) as peer:
@@ -387,7 +387,7 @@ def test_names_outlive_the_worker_that_claimed_them(mortal: Receiver) -> None:
     assert len({path.parent for path in mortal.files()}) == 1
 
 
-def test_names_outlive_a_crash_of_all(mortal: Receiver) -> None:
+def test_the_folder_stays_when_all_processes_are_killed(mortal: Receiver) -> None:
     first, second = series_of(2)
     second.values["PatientName"] = "Other^Name"
     with associated(mortal) as peer:
@@ -401,11 +401,11 @@ def test_names_outlive_a_crash_of_all(mortal: Receiver) -> None:
     assert len({path.parent for path in mortal.files()}) == 1
 
 
-# ---- the notifier's end --------------------------------------------------------------------------
+# ---- the end of the control process ---------------------------------------------------------------
 
 
 def wait_for_end(processes: list[psutil.Process]) -> None:
-    """Nobody may be there to look at them."""
+    """Zombies count as ended: the parent that would reap them may be dead."""
 
     def ended() -> bool:
         return not any(
@@ -415,7 +415,7 @@ def wait_for_end(processes: list[psutil.Process]) -> None:
     wait_until(ended, f"the end of {processes}", 5)
 
 
-def test_killed_notifier_takes_its_workers_along(mortal: Receiver) -> None:
+def test_workers_end_when_the_control_process_is_killed(mortal: Receiver) -> None:
     (instance,) = series_of(1)
     with associated(mortal) as peer:
         store(peer, instance)
@@ -451,7 +451,7 @@ def test_all_workers_drain(mortal: Receiver, number: signal.Signals) -> None:
     assert list((mortal.state / "journal").glob("*.json")) == []
 
 
-def test_second_signal_ends_all_at_once(mortal: Receiver) -> None:
+def test_a_second_signal_ends_all_processes_at_once(mortal: Receiver) -> None:
     with ExitStack() as stack:
         peers_by_worker(mortal, stack)
         workers = mortal.workers()
@@ -464,7 +464,7 @@ def test_second_signal_ends_all_at_once(mortal: Receiver) -> None:
         assert time.monotonic() - began < 2
 
 
-def test_workers_do_not_mind_signals_of_their_own(two: Receiver) -> None:
+def test_workers_ignore_signals_of_their_own(two: Receiver) -> None:
     (instance,) = series_of(1)
     with associated(two) as peer:
         for worker in two.workers():
@@ -475,7 +475,7 @@ def test_workers_do_not_mind_signals_of_their_own(two: Receiver) -> None:
     assert two.wait_for_registration(instance.series)["ndicom"] == 1
 
 
-def test_a_silent_notifier_does_not_keep_workers_from_storing(two: Receiver) -> None:
+def test_workers_store_while_the_control_process_is_stopped(two: Receiver) -> None:
     known, other = series_of(2)
     unknown = series_of(1)[0]
     with associated(two) as peer:
@@ -485,7 +485,7 @@ def test_a_silent_notifier_does_not_keep_workers_from_storing(two: Receiver) -> 
             store(peer, other)
             began = time.monotonic()
             store(peer, unknown)
-            assert 0.9 < time.monotonic() - began < 3, "it is waited for, and not for long"
+            assert 0.9 < time.monotonic() - began < 3, "the folder claim times out"
         finally:
             two.signal(signal.SIGCONT)
         peer.release()
@@ -493,7 +493,7 @@ def test_a_silent_notifier_does_not_keep_workers_from_storing(two: Receiver) -> 
     assert two.wait_for_registration(unknown.series)["ndicom"] == 1
 
 
-def test_an_address_that_is_taken(two: Receiver) -> None:
+def test_a_port_that_is_taken_ends_the_start(two: Receiver) -> None:
     other = Receiver(two.root, OXIDICOM_WORKERS="2", OXIDICOM_LISTENER_PORT=str(two.port))
     with pytest.raises(AssertionError, match="cannot listen on"):
         other.start()
@@ -501,7 +501,7 @@ def test_an_address_that_is_taken(two: Receiver) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_storage_that_only_the_workers_cannot_use(tmp_path: Path, workers: str) -> None:
+def test_storage_that_workers_cannot_use_is_reported_once(tmp_path: Path, workers: str) -> None:
     (tmp_path / ".oxidicom").mkdir()
     (tmp_path / ".oxidicom/tmp").touch()
     receiver = Receiver(tmp_path, OXIDICOM_WORKERS=workers)
@@ -511,7 +511,7 @@ def test_storage_that_only_the_workers_cannot_use(tmp_path: Path, workers: str) 
     assert sum("cannot use the storage" in line for line in receiver.lines) == 1
 
 
-def test_worker_that_cannot_start_is_tried_again(mortal: Receiver) -> None:
+def test_a_worker_that_cannot_start_is_started_again(mortal: Receiver) -> None:
     (instance,) = series_of(1)
     temporary, away = mortal.state / "tmp", mortal.state / "away"
     temporary.rename(away)
@@ -519,7 +519,7 @@ def test_worker_that_cannot_start_is_tried_again(mortal: Receiver) -> None:
     mortal.workers()[0].kill()
     assert "cannot use the storage" in mortal.wait_for_log("worker cannot start")["fault"]
     with associated(mortal) as peer:
-        peer.release()  # the other one serves
+        peer.release()  # by the other worker
     temporary.unlink()
     away.rename(temporary)
     mortal.wait_for_log("worker replaced")
