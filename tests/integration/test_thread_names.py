@@ -36,11 +36,12 @@ def test_every_thread_has_a_name_of_its_own(tmp_path: Path, workers: int) -> Non
     ) as receiver:
         store_one(receiver)
         control, *receiving = (process.pid for process in receiver.processes())
-        expected = {"ox-control", "ox-registrar-0", "ox-outbox-0", "ox-takeover-0"}
+        expected = {"ox-control", "ox-registrar-0", "ox-outbox-0"}
         wait_until(lambda: expected <= set(thread_names(control)), "threads of the control plane")
         main, *others = thread_names(control)
         assert main == "oxidicom"
-        assert all(name.startswith("ox-") for name in others), others
+        # libuv resolves names on threads of its own.
+        assert {name for name in others if not name.startswith("ox-")} <= {"libuv-worker"}
         names = [name for pid in receiving or [control] for name in thread_names(pid)]
         assert "ox-writer-0" in names
         assert {name for name in names if "worker" in name} == {

@@ -401,7 +401,7 @@ def test_the_folder_stays_when_all_processes_are_killed(mortal: Receiver) -> Non
     assert len({path.parent for path in mortal.files()}) == 1
 
 
-# ---- the end of the control process ---------------------------------------------------------------
+# ---- the end of the control process -------------------------------------------------------------
 
 
 def wait_for_end(processes: list[psutil.Process]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from oxidicom import disk_executor
 from oxidicom.app import registrar as module
 from oxidicom.app.registrar import Registrar
 from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
@@ -214,7 +215,7 @@ async def test_storage_that_fails_is_asked_again(
         return count_instances(root, info)
 
     monkeypatch.setattr(module, "count_instances", failing_twice)
-    monkeypatch.setattr(module, "_FIRST_RETRY", 0.001)
+    monkeypatch.setattr(disk_executor, "FIRST_RETRY_S", 0.001)
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     await bench.registrar.finish(5)
     assert len(attempts) == 3

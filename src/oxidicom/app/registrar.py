@@ -6,11 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
+from oxidicom.disk_executor import DiskExecutor
 from oxidicom.logevents import describe, event, trace_fields
 from oxidicom.notify.lonk_publisher import LonkPublisher
 from oxidicom.notify.outbox_relay import OutboxRelay
@@ -22,14 +22,14 @@ from oxidicom.telemetry import Telemetry
 
 logger = logging.getLogger("oxidicom.series")
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 DONE_WAITS: Final = 2.0
 """Seconds for which LONK's done waits for the registration's confirmation (decision 36)."""
 
 _NOTHING_THERE: Final = "no instance in the series' folder"
 _REFUSED: Final = "refused, kept in the outbox's folder"
-
-_FIRST_RETRY: Final = 0.1
-_LAST_RETRY: Final = 5.0
 
 
 class Registrar:
@@ -61,8 +61,7 @@ class Registrar:
         self._tidy = tidy
         self._expected = expected
         self._has_broker = has_broker
-        # Of our own: storage that hangs takes these threads, not the loop's.
-        self._disk = ThreadPoolExecutor(2, thread_name_prefix="registrar")
+        self._disk = DiskExecutor("ox-registrar", 2)
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns: WeakValueDictionary[SeriesKey, asyncio.Lock] = WeakValueDictionary()
 
@@ -81,7 +80,7 @@ class Registrar:
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        self._disk.shutdown(wait=False, cancel_futures=True)
+        self._disk.close()
 
     async def _register(self, completed: SeriesCompleted) -> None:
         began_ns = time.time_ns()
@@ -110,7 +109,7 @@ class Registrar:
         async with turn:
             if self._tidy is not None:
                 await self._on_disk(self._tidy, series)
-            ndicom = await self._count(series)
+            ndicom = await self._on_disk(count_instances, self._files_root, series)
             told = completed.received or ndicom
             if self._lonk is not None and told:
                 self._lonk.final(series, told)
@@ -176,22 +175,13 @@ class Registrar:
             completed.expected,
         )
 
-    async def _count(self, series: SeriesInfo) -> int:
-        count: int = await self._on_disk(count_instances, self._files_root, series)
-        return count
+    async def _on_disk(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return what `call` returns, on a thread; repeat it while storage fails."""
+        return await self._disk.run_until_done(_log_retry, call, *args, **kwargs)
 
-    async def _on_disk(self, call: Callable[..., Any], *arguments: object) -> Any:
-        """Storage that fails is tried again, for as long as it takes."""
-        loop = asyncio.get_running_loop()
-        delay = _FIRST_RETRY
-        while True:
-            try:
-                return await loop.run_in_executor(self._disk, call, *arguments)
-            except OSError as error:
-                if delay == _FIRST_RETRY:
-                    event(logger, logging.ERROR, "storage call failed; retrying", error=error)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _LAST_RETRY)
+
+def _log_retry(error: OSError) -> None:
+    event(logger, logging.ERROR, "storage call failed; retrying", error=error)
 
 
 def _registration(completed: SeriesCompleted, ndicom: int, traceparent: str | None) -> Registration:
