@@ -44,7 +44,7 @@ def test_every_thread_has_a_name_of_its_own(tmp_path: Path, workers: int) -> Non
         assert {name for name in others if not name.startswith("ox-")} <= {"libuv-worker"}
         names = [name for pid in receiving or [control] for name in thread_names(pid)]
         assert "ox-writer-0" in names
-        assert {name for name in names if "worker" in name} == {
+        assert {name for name in names if name.startswith("ox-worker")} == {
             f"ox-worker-{number}" for number in range(1, 1 + len(receiving))
         }
         commands = [" ".join(process.cmdline()) for process in receiver.workers()]
