@@ -1,4 +1,4 @@
-"""Who names the folder of a series that several workers receive (decision 26)."""
+"""Several workers agree on the folder of a series (decision 26)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KEY = ONE.key
 
 
 class Tracker:
-    """Knows which series are open."""
+    """Stands in for the series tracker: knows which series are open."""
 
     def __init__(self) -> None:
         self.open: dict[SeriesKey, SeriesInfo] = {}
@@ -48,89 +48,89 @@ def tracker() -> Tracker:
 
 
 @pytest.fixture
-def names(tracker: Tracker) -> FolderClaims:
+def claims(tracker: Tracker) -> FolderClaims:
     return FolderClaims(tracker.series_of)
 
 
-def test_the_first_claim_names_the_folder_for_all(names: FolderClaims) -> None:
-    assert names.claim("A", ONE) is ONE
-    assert names.claim("B", TWO) is ONE
-    assert names.claim("C", THREE) is ONE
+def test_the_first_claim_decides_the_folder_for_all_workers(claims: FolderClaims) -> None:
+    assert claims.claim("A", ONE) is ONE
+    assert claims.claim("B", TWO) is ONE
+    assert claims.claim("C", THREE) is ONE
     other = series("P2", "9.9")
-    assert names.claim("B", other) is other
+    assert claims.claim("B", other) is other
 
 
-def test_it_holds_while_any_worker_holds_it(names: FolderClaims) -> None:
-    names.claim("A", ONE)
-    names.claim("B", TWO)
-    names.release("A", KEY)
-    assert names.claim("C", THREE) is ONE
-    names.release("B", KEY)
-    names.release("C", KEY)
-    assert len(names) == 0
-    assert names.claim("A", THREE) is THREE
+def test_a_folder_stays_decided_while_any_worker_has_a_claim(claims: FolderClaims) -> None:
+    claims.claim("A", ONE)
+    claims.claim("B", TWO)
+    claims.release("A", KEY)
+    assert claims.claim("C", THREE) is ONE
+    claims.release("B", KEY)
+    claims.release("C", KEY)
+    assert len(claims) == 0
+    assert claims.claim("A", THREE) is THREE
 
 
-def test_a_worker_that_asks_again_is_bound_by_others_only(names: FolderClaims) -> None:
-    """All of its instances have failed, or its reception is over."""
-    names.claim("A", ONE)
-    assert names.claim("A", TWO) is TWO
-    assert names.claim("B", THREE) is TWO
-    assert names.claim("A", ONE) is TWO
+def test_a_worker_that_claims_again_is_bound_by_other_workers_only(claims: FolderClaims) -> None:
+    """It claims again when all of its instances have failed, or its series is registered."""
+    claims.claim("A", ONE)
+    assert claims.claim("A", TWO) is TWO
+    assert claims.claim("B", THREE) is TWO
+    assert claims.claim("A", ONE) is TWO
 
 
 def test_a_release_that_comes_after_the_next_claim_ends_the_earlier_one(
-    names: FolderClaims,
+    claims: FolderClaims,
 ) -> None:
-    """ClaimClient and releases take different ways."""
-    names.claim("A", ONE)
-    names.claim("A", TWO)
-    names.release("A", KEY)
-    assert names.claim("B", THREE) is TWO
-    names.release("B", KEY)
-    names.release("A", KEY)
-    assert len(names) == 0
+    """Claims and releases use different sockets."""
+    claims.claim("A", ONE)
+    claims.claim("A", TWO)
+    claims.release("A", KEY)
+    assert claims.claim("B", THREE) is TWO
+    claims.release("B", KEY)
+    claims.release("A", KEY)
+    assert len(claims) == 0
 
 
-def test_a_series_that_is_open_goes_on_where_it_lies(names: FolderClaims, tracker: Tracker) -> None:
-    """Found after a crash, or left by a worker that died."""
+def test_an_open_series_continues_in_its_folder(claims: FolderClaims, tracker: Tracker) -> None:
+    """It was recovered after a crash, or left by a worker that died."""
     tracker.open[KEY] = ONE
-    assert names.claim("A", TWO) is ONE
+    assert claims.claim("A", TWO) is ONE
     tracker.open.clear()
-    assert names.claim("B", THREE) is ONE, "the first one stores into it by now"
+    assert claims.claim("B", THREE) is ONE, "worker A stores into it by now"
 
 
-def test_a_dead_worker_holds_nothing(names: FolderClaims, tracker: Tracker) -> None:
-    names.claim("A", ONE)
-    names.claim("A", series("P1", "9.9"))
-    names.claim("B", TWO)
-    names.forget("A")
-    assert names.claim("C", THREE) is ONE, "B's instances lie there"
-    names.forget("B")
-    names.forget("C")
-    names.forget("C")
-    assert len(names) == 0
+def test_a_dead_worker_has_no_claims(claims: FolderClaims, tracker: Tracker) -> None:
+    claims.claim("A", ONE)
+    claims.claim("A", series("P1", "9.9"))
+    claims.claim("B", TWO)
+    claims.forget("A")
+    assert claims.claim("C", THREE) is ONE, "instances of B are in that folder"
+    claims.forget("B")
+    claims.forget("C")
+    claims.forget("C")
+    assert len(claims) == 0
 
 
-def test_what_nobody_holds_can_be_released(names: FolderClaims) -> None:
-    names.release("A", KEY)
-    names.claim("A", ONE)
-    names.release("B", KEY)
-    assert names.claim("C", TWO) is ONE
-    assert len(names) == 1
+def test_a_release_without_a_claim_is_ignored(claims: FolderClaims) -> None:
+    claims.release("A", KEY)
+    claims.claim("A", ONE)
+    claims.release("B", KEY)
+    assert claims.claim("C", TWO) is ONE
+    assert len(claims) == 1
 
 
 # ---- over a socket -----------------------------------------------------------------------
 
 
 class Bench:
-    """A worker's claims, and a notifier that answers them on a thread while it `answers`."""
+    """A worker's client, and a server that answers `answers` claims on a thread."""
 
-    def __init__(self, names: FolderClaims) -> None:
+    def __init__(self, claims: FolderClaims) -> None:
         ours, theirs = socket_pair(socket.SOCK_SEQPACKET)
         self.released: list[SeriesKey] = []
-        self.claims = ClaimClient(theirs, self.released.append)
-        self.server = ClaimServer(ours, "A", names)
+        self.client = ClaimClient(theirs, self.released.append)
+        self.server = ClaimServer(ours, "A", claims)
         self.ends = (ours, theirs)
         ours.settimeout(10)
         self._thread: threading.Thread | None = None
@@ -152,46 +152,46 @@ class Bench:
 
 
 @pytest.fixture
-def bench(names: FolderClaims) -> Iterator[Bench]:
-    bench = Bench(names)
+def bench(claims: FolderClaims) -> Iterator[Bench]:
+    bench = Bench(claims)
     yield bench
     bench.close()
 
 
-def test_a_claim_is_answered(bench: Bench, names: FolderClaims) -> None:
-    names.claim("B", ONE)
+def test_a_claim_is_answered(bench: Bench, claims: FolderClaims) -> None:
+    claims.claim("B", ONE)
     bench.answers(3)
-    assert bench.claims.claim(TWO) == ONE
+    assert bench.client.claim(TWO) == ONE
     same = series("P1")
-    assert bench.claims.claim(same) is same, "who names it itself keeps its own record"
+    assert bench.client.claim(same) is same, "the worker that decides keeps its own record"
     long = msgspec.structs.replace(series("P1", "9.9"), patient_name="ä" * 40_000)
-    assert bench.claims.claim(long) is long
-    bench.claims.release(KEY)
+    assert bench.client.claim(long) is long
+    bench.client.release(KEY)
     assert bench.released == [KEY]
 
 
-def test_without_an_answer_it_goes_on_with_its_own_names(
+def test_a_worker_uses_its_own_folder_name_without_an_answer(
     bench: Bench,
-    names: FolderClaims,
+    claims: FolderClaims,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(bench.claims, "_timeout", 0.05)
+    monkeypatch.setattr(bench.client, "_timeout", 0.05)
     monkeypatch.setattr(module, "CLAIM_TIMEOUT_AFTER_FAILURE_S", 5.0)
-    names.claim("B", ONE)
-    assert bench.claims.claim(TWO) is TWO
+    claims.claim("B", ONE)
+    assert bench.client.claim(TWO) is TWO
     assert "using this worker's folder name" in caplog.text
-    assert bench.claims._timeout == module.CLAIM_TIMEOUT_AFTER_FAILURE_S
-    # The late answer is not taken for the next one's.
+    assert bench.client._timeout == module.CLAIM_TIMEOUT_AFTER_FAILURE_S
+    # The late answer is not taken for that of the next claim.
     other = series("P9", "9.9")
     bench.answers(2)
-    assert bench.claims.claim(other) is other
-    assert bench.claims._timeout == module.CLAIM_TIMEOUT_S
+    assert bench.client.claim(other) is other
+    assert bench.client._timeout == module.CLAIM_TIMEOUT_S
 
 
-def test_a_notifier_that_is_gone_is_not_waited_for(bench: Bench) -> None:
+def test_a_control_process_that_is_gone_is_not_waited_for(bench: Bench) -> None:
     bench.server.close()
-    assert bench.claims.claim(TWO) is TWO
+    assert bench.client.claim(TWO) is TWO
 
 
 def test_a_worker_that_is_gone_claims_nothing(bench: Bench) -> None:

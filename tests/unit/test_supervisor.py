@@ -1,4 +1,4 @@
-"""Workers as the supervisor sees them: how they end, and when they are listened to."""
+"""Workers as the supervisor sees them: how they end, and when their channels are read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.support.raw_peer import RawPeer
     ("status", "words"),
     [(0, "exit status 0"), (3, "exit status 3"), (-9, "SIGKILL"), (-40, "signal 40")],
 )
-def test_an_end_in_words(status: int, words: str) -> None:
+def test_an_exit_status_is_described(status: int, words: str) -> None:
     assert supervisor._describe_exit(status) == words
 
 
 class Reports(list[Report]):
-    """What a worker told, which nobody looks at while `waits`."""
+    """Reports of a worker; `waits` of them have not been processed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,21 +46,21 @@ class Reports(list[Report]):
                 await self.changed.wait()
 
 
-async def test_a_worker_is_not_listened_to_while_too_much_waits(tmp_path: Path) -> None:
-    """Its process is a real one; its reports stay with it, in their order."""
+async def test_a_worker_s_channel_is_not_read_while_too_many_reports_wait(tmp_path: Path) -> None:
+    """The worker is a real process; its reports stay with it, in their order."""
     settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path), "OXIDICOM_WORKERS": "2", "PORT": "0"})
     settings.state_dir.mkdir()
     reports = Reports()
     table = Scoreboard.create(2)
     (listening,) = listening_sockets("127.0.0.1", 0, 16)
-    names = FolderClaims(lambda key: None)
+    claims = FolderClaims(lambda key: None)
     asked = asyncio.Event()
 
     def backlog() -> int:
         asked.set()
         return reports.waits
 
-    worker = WorkerProcess(2, settings, [listening], [], table, "us", names, reports, backlog)
+    worker = WorkerProcess(2, settings, [listening], [], table, "us", claims, reports, backlog)
     await asyncio.wait_for(worker.ready.wait(), 20)
     worker.send(BeginAccepting())
 
@@ -93,12 +93,12 @@ async def test_a_worker_is_not_listened_to_while_too_much_waits(tmp_path: Path) 
     os.close(table.fd)
 
 
-async def test_a_worker_ends_with_its_notifier(tmp_path: Path) -> None:
+async def test_a_worker_ends_when_its_channel_is_closed(tmp_path: Path) -> None:
     settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path), "OXIDICOM_WORKERS": "2"})
     settings.state_dir.mkdir()
     table = Scoreboard.create(2)
-    names = FolderClaims(lambda key: None)
-    worker = WorkerProcess(1, settings, [], [], table, "us", names, Reports(), lambda: 0)
+    claims = FolderClaims(lambda key: None)
+    worker = WorkerProcess(1, settings, [], [], table, "us", claims, Reports(), lambda: 0)
     await asyncio.wait_for(worker.ready.wait(), 20)
     worker._process.send_signal(signal.SIGTERM)
     worker._channel.close()

@@ -1,4 +1,4 @@
-"""What others on the state folder left: found however storage fails meanwhile, and once."""
+"""Takeover of series that other receivers and workers left: once, however storage fails."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ SERIES = SeriesInfo(
 )
 
 
-class Place:
-    """A receiver's, and the traces of one of another host that died."""
+class StateFolder:
+    """The state folder of a receiver, and of a dead receiver of another host."""
 
     def __init__(self, folder: Path) -> None:
-        self.roll = ReceiverLeases(folder / "receivers")
-        self.roll.acquire()
-        self.dead = "other" + self.roll.name
-        self.journal = Journal(folder / "journal", False, self.roll.name)
+        self.leases = ReceiverLeases(folder / "receivers")
+        self.leases.acquire()
+        self.dead = "other" + self.leases.name
+        self.journal = Journal(folder / "journal", False, self.leases.name)
         self.folder = folder
         self.root_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
-    def dies_here(self) -> None:
-        """The one that died was of this machine: that can be told at once."""
-        self.dead = self.roll.name.replace(f"-{os.getpid()}-", "-999999999-")
+    def die_on_this_host(self) -> None:
+        """The dead receiver was one of this host, where its process is known to have ended."""
+        self.dead = self.leases.name.replace(f"-{os.getpid()}-", "-999999999-")
 
-    def leave(self, series: SeriesInfo | None) -> None:
+    def leave_behind(self, series: SeriesInfo | None) -> None:
         file = self.folder / "receivers" / self.dead
         file.touch()
         long_ago = file.stat().st_mtime - 2 * LEASE_LIFETIME_S
@@ -49,27 +49,27 @@ class Place:
         if series is not None:
             Journal(self.folder / "journal", False, self.dead).enter("01A", series)
 
-    def recovery(self) -> Takeover:
-        return Takeover(self.journal, self.roll, self.root_fd)
+    def make_takeover(self) -> Takeover:
+        return Takeover(self.journal, self.leases, self.root_fd)
 
     def names(self) -> set[str]:
         return set(os.listdir(self.folder / "receivers"))
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StateFolder]:
     monkeypatch.setattr(takeover, "LEASE_RENEWAL_S", 0.01)
-    place = Place(tmp_path)
-    yield place
-    os.close(place.root_fd)
+    state = StateFolder(tmp_path)
+    yield state
+    os.close(state.root_fd)
 
 
 async def test_a_journal_that_cannot_be_listed_is_listed_later(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    state: StateFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = place.recovery()
+    ours = state.make_takeover()
     assert ours.at_start() == []
-    place.leave(SERIES)
+    state.leave_behind(SERIES)
     find = ours._recover
     failures = 2
 
@@ -91,23 +91,25 @@ async def test_a_journal_that_cannot_be_listed_is_listed_later(
     assert ours.found_all
 
 
-def test_after_storage_that_hung_others_have_their_turn_first(place: Place) -> None:
-    """Their files are as old as ours was."""
-    place.leave(SERIES)
-    ours, own = place.recovery(), place.folder / "receivers" / place.roll.name
+def test_others_may_renew_their_leases_first_after_storage_hung(state: StateFolder) -> None:
+    """Their leases may be old for the same reason as ours was."""
+    state.leave_behind(SERIES)
+    ours, own = state.make_takeover(), state.folder / "receivers" / state.leases.name
     long_ago = own.stat().st_mtime - 2 * LEASE_LIFETIME_S
     os.utime(own, (long_ago, long_ago))
     ours._claim_of_others()
-    assert place.names() == {place.roll.name, place.dead}
-    os.utime(place.folder / "receivers" / place.dead)
+    assert state.names() == {state.leases.name, state.dead}
+    os.utime(state.folder / "receivers" / state.dead)
     ours._claim_of_others()
-    assert place.names() == {place.roll.name, place.dead}
+    assert state.names() == {state.leases.name, state.dead}
 
 
-async def test_of_a_worker_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, writer = place.recovery(), f"{place.roll.name}/1"
+async def test_the_journal_of_a_dead_worker_is_read_later_if_it_is_unreadable(
+    state: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, writer = state.make_takeover(), f"{state.leases.name}/1"
     assert ours.at_start() == []
-    Journal(place.folder / "journal", False, writer).enter("01A", SERIES)
+    Journal(state.folder / "journal", False, writer).enter("01A", SERIES)
     adopted: asyncio.Future[list[Recovered]] = asyncio.get_running_loop().create_future()
     with monkeypatch.context() as patched:
 
@@ -124,19 +126,19 @@ async def test_of_a_worker_too(place: Place, monkeypatch: pytest.MonkeyPatch) ->
     assert found.series == SERIES
 
 
-def test_of_two_that_start_one_takes_what_a_dead_one_left(place: Place) -> None:
-    place.dies_here()
-    place.leave(SERIES)
-    other = Place(place.folder)
+def test_one_of_two_starting_receivers_takes_over_from_a_dead_one(state: StateFolder) -> None:
+    state.die_on_this_host()
+    state.leave_behind(SERIES)
+    other = StateFolder(state.folder)
     try:
-        assert len(place.recovery().at_start()) == 1
-        assert other.recovery().at_start() == []
+        assert len(state.make_takeover().at_start()) == 1
+        assert other.make_takeover().at_start() == []
     finally:
         os.close(other.root_fd)
 
 
-def test_of_one_that_left_nothing_nothing_is_kept(place: Place) -> None:
-    place.dies_here()
-    place.leave(None)
-    assert place.recovery().at_start() == []
-    assert place.names() == {place.roll.name}
+def test_no_lease_is_kept_of_a_receiver_that_left_nothing(state: StateFolder) -> None:
+    state.die_on_this_host()
+    state.leave_behind(None)
+    assert state.make_takeover().at_start() == []
+    assert state.names() == {state.leases.name}

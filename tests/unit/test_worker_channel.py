@@ -1,4 +1,4 @@
-"""The stream between a worker and the notifier: whole frames, and a memory with an end."""
+"""The stream between a worker and the control process: frames arrive whole, memory is bounded."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from oxidicom.ports import AssociationEnded
 pytestmark = pytest.mark.both_loops
 
 
-class End:
-    """A channel, and what came by it."""
+class ChannelEnd:
+    """One end of a channel, and the frames that it has received."""
 
     def __init__(self, end: socket.socket) -> None:
         self.frames: list[bytes] = []
         self.closed = asyncio.Event()
         self._changed = asyncio.Event()
-        self.listens = True
-        self.channel = WorkerChannel(end, self._received, self.closed.set, lambda: self.listens)
+        self.reads = True
+        self.channel = WorkerChannel(end, self._received, self.closed.set, lambda: self.reads)
 
     def _received(self, frame: bytearray) -> None:
         self.frames.append(bytes(frame))
@@ -49,7 +49,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 async def test_frames_of_any_length_arrive_in_order(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    one, two = map(End, pair)
+    one, two = map(ChannelEnd, pair)
     frames = [b"", b"a", b"b" * 5_000_000, b"c", b"d" * 300_000, b"e"]
     for frame in frames:
         one.channel.send(frame)
@@ -65,25 +65,25 @@ async def test_frames_of_any_length_arrive_in_order(
     assert not one.closed.is_set()
 
 
-async def test_what_was_sent_before_the_end_arrives(
+async def test_frames_sent_before_the_end_arrive(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    one = End(pair[0])
-    one.channel.send(b"last words")
+    one = ChannelEnd(pair[0])
+    one.channel.send(b"last report")
     one.channel.close()
-    one.channel.send(b"nobody hears this")
-    two = End(pair[1])
+    one.channel.send(b"never received")
+    two = ChannelEnd(pair[1])
     await asyncio.wait_for(two.closed.wait(), 10)
-    assert two.frames == [b"last words"]
-    two.channel.send(b"nor this")
+    assert two.frames == [b"last report"]
+    two.channel.send(b"never received, either")
     two.channel.close()
 
 
-async def test_what_may_not_be_read_waits_with_its_sender(
+async def test_frames_stay_with_their_sender_while_nothing_may_be_read(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(channel_module, "CHANNEL_PAUSE_S", 0.001)
-    one, two = map(End, pair)
+    one, two = map(ChannelEnd, pair)
     asked = asyncio.Event()
     turns = iter(range(10))
 
@@ -105,21 +105,21 @@ async def test_what_may_not_be_read_waits_with_its_sender(
     two.channel.close()
 
 
-async def test_what_nobody_will_read_is_not_kept(
+async def test_frames_are_dropped_when_the_other_side_is_gone(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    one, two = map(End, pair)
-    two.listens = False
+    one, two = map(ChannelEnd, pair)
+    two.reads = False
     one.channel.send(bytes(10_000_000))
     two.channel.close()
     await asyncio.wait_for(one.closed.wait(), 10)
     assert one.channel.unsent_bytes == 0
 
 
-async def test_standing_still_ends_with_the_other_side(
+async def test_waiting_for_the_other_side_ends_when_it_is_gone(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    one = End(pair[0])
+    one = ChannelEnd(pair[0])
     one.channel.send(bytes(5_000_000))
     assert not one.channel.wait_until_sent(0, 0.02)
     asyncio.get_running_loop().run_in_executor(None, pair[1].close)
@@ -134,25 +134,25 @@ def ended(text: str | None = None) -> AssociationEnded:
     return AssociationEnded("A", text, 1, 2.0, 3)
 
 
-async def test_reports_are_gathered(pair: tuple[socket.socket, socket.socket]) -> None:
-    one, two = map(End, pair)
+async def test_reports_are_sent_in_batches(pair: tuple[socket.socket, socket.socket]) -> None:
+    one, two = map(ChannelEnd, pair)
     report = Reporter(one.channel)
-    said: list[Message] = [ended(), ClaimReleased("P", "1.2"), ended("x")]
-    for each in said:
+    sent: list[Message] = [ended(), ClaimReleased("P", "1.2"), ended("x")]
+    for each in sent:
         report(each)
     await two.until(1)
     report(ended("later"))
     await two.until(2)
     decoder = Decoder()
-    assert [decoder.decode(frame) for frame in two.frames] == [said, [ended("later")]]
+    assert [decoder.decode(frame) for frame in two.frames] == [sent, [ended("later")]]
     one.channel.close()
     two.channel.close()
 
 
-async def test_one_report_that_cannot_be_said_is_the_only_one_lost(
+async def test_only_the_report_that_cannot_be_encoded_is_lost(
     pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, two = map(End, pair)
+    one, two = map(ChannelEnd, pair)
     report = Reporter(one.channel)
     for text in ("a", "\ud800", "b"):
         report(ended(text))
@@ -164,29 +164,29 @@ async def test_one_report_that_cannot_be_said_is_the_only_one_lost(
     two.channel.close()
 
 
-async def test_a_worker_whose_reports_nobody_reads_stands_still(
+async def test_a_worker_pauses_while_its_reports_are_not_read(
     pair: tuple[socket.socket, socket.socket],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Memory has an end; when the notifier reads again, nothing is missing."""
+    """Its memory is bounded, and no report is missing once the control process reads again."""
     monkeypatch.setattr(worker, "MAX_UNSENT_REPORT_BYTES", 1_000_000)
-    one, theirs = End(pair[0]), pair[1]
+    one, theirs = ChannelEnd(pair[0]), pair[1]
     theirs.setblocking(True)
     report = Reporter(one.channel)
-    stands_still = threading.Event()
-    monkeypatch.setattr(logging.getLogger("oxidicom.workers"), "filters", [tell_of(stands_still)])
+    paused = threading.Event()
+    monkeypatch.setattr(logging.getLogger("oxidicom.workers"), "filters", [set_when_paused(paused)])
 
-    def read_in_the_end() -> list[int]:
-        assert stands_still.wait(10)
+    def read_once_paused() -> list[int]:
+        assert paused.wait(10)
         frames, decoder = FrameSplitter(), Decoder()
-        heard: list[Message] = []
+        received: list[Message] = []
         while data := theirs.recv(1 << 20):
             for frame in frames.feed(data):
-                heard += decoder.decode(frame)
-        return [each.bytes_received for each in heard if isinstance(each, AssociationEnded)]
+                received += decoder.decode(frame)
+        return [each.bytes_received for each in received if isinstance(each, AssociationEnded)]
 
-    reading = asyncio.get_running_loop().run_in_executor(None, read_in_the_end)
+    reading = asyncio.get_running_loop().run_in_executor(None, read_once_paused)
     for number in range(60):
         report(AssociationEnded("A", "x" * 100_000, number, 2.0, 3))
         report.flush()
@@ -198,10 +198,10 @@ async def test_a_worker_whose_reports_nobody_reads_stands_still(
     theirs.close()
 
 
-def tell_of(standing: threading.Event) -> Callable[[logging.LogRecord], bool]:
-    def look(record: logging.LogRecord) -> bool:
+def set_when_paused(paused: threading.Event) -> Callable[[logging.LogRecord], bool]:
+    def accept(record: logging.LogRecord) -> bool:
         if "reception paused" in record.getMessage():
-            standing.set()
+            paused.set()
         return True
 
-    return look
+    return accept

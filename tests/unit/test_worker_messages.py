@@ -1,4 +1,4 @@
-"""What workers and the control process say to each other: whatever goes in comes out."""
+"""Messages between workers and the control process: what is encoded is decoded."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ message: st.SearchStrategy[Message] = st.one_of(
 
 
 @given(st.lists(st.lists(message, max_size=6), max_size=6))
-def test_what_is_said_is_what_is_heard(batches: list[list[Message]]) -> None:
+def test_messages_are_decoded_as_they_were_encoded(batches: list[list[Message]]) -> None:
     encoder, decoder = Encoder(), Decoder()
     for batch in batches:
-        heard = decoder.decode(encoder.encode(batch))
-        assert heard == batch
-        assert [type(each) for each in heard] == [type(each) for each in batch]
+        decoded = decoder.decode(encoder.encode(batch))
+        assert decoded == batch
+        assert [type(each) for each in decoded] == [type(each) for each in batch]
 
 
 def info(uid: str, text: str = "") -> SeriesInfo:
@@ -91,7 +91,7 @@ def stored(series: SeriesInfo, uid: str = "1.1") -> InstanceStored:
     return InstanceStored("A", series, uid, 100, 0.001, 1.0)
 
 
-def test_a_series_is_described_once() -> None:
+def test_the_description_of_a_series_is_sent_once() -> None:
     encoder, decoder = Encoder(), Decoder()
     long = info("1.2", "x" * 10_000)
     first = encoder.encode([stored(long), stored(long)])
@@ -99,16 +99,16 @@ def test_a_series_is_described_once() -> None:
     assert len(first) > 10_000
     assert first.count(b"x" * 10_000) == 1
     assert len(second) < 200
-    (heard,) = {id(each.series) for each in heard_stored(decoder, first)}
-    assert id(heard_stored(decoder, second)[0].series) == heard
+    (decoded,) = {id(each.series) for each in decoded_stored(decoder, first)}
+    assert id(decoded_stored(decoder, second)[0].series) == decoded
 
 
-def heard_stored(decoder: Decoder, frame: bytes) -> list[InstanceStored]:
-    heard = decoder.decode(frame)
-    return [each for each in heard if isinstance(each, InstanceStored)]
+def decoded_stored(decoder: Decoder, frame: bytes) -> list[InstanceStored]:
+    decoded = decoder.decode(frame)
+    return [each for each in decoded if isinstance(each, InstanceStored)]
 
 
-def test_numbers_are_given_anew_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_start_again_when_too_many_series_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_messages, "MAX_NUMBERED_SERIES", 3)
     encoder, decoder = Encoder(), Decoder()
     for turn in range(20):
@@ -118,8 +118,8 @@ def test_numbers_are_given_anew_when_there_are_too_many(monkeypatch: pytest.Monk
     assert len(decoder._series) <= 3
 
 
-def test_text_that_is_none_is_refused_and_the_next_frame_is_whole() -> None:
-    """A lone surrogate; what was to be said of the series with it was not."""
+def test_text_that_cannot_be_encoded_is_refused_and_later_frames_are_whole() -> None:
+    """A lone surrogate: numbers given in the frame that failed are not used later."""
     encoder, decoder = Encoder(), Decoder()
     good = info("1.2")
     with pytest.raises(ValueError, match="surrogates"):
@@ -127,16 +127,16 @@ def test_text_that_is_none_is_refused_and_the_next_frame_is_whole() -> None:
     assert decoder.decode(encoder.encode([stored(good)])) == [stored(good)]
 
 
-def test_a_record_of_no_kind_is_an_error() -> None:
+def test_a_record_of_an_unknown_type_is_an_error() -> None:
     with pytest.raises(IndexError):
         Decoder().decode(msgspec.msgpack.encode([[99]]))
 
 
 @given(st.lists(st.binary(max_size=30), max_size=8), st.integers(1, 9))
-def test_frames_come_out_as_they_were_however_they_are_cut(parts: list[bytes], size: int) -> None:
+def test_frames_are_found_however_the_stream_is_cut(parts: list[bytes], size: int) -> None:
     stream = b"".join(map(framed, parts))
-    frames, heard = FrameSplitter(), []
+    frames, decoded = FrameSplitter(), []
     for start in range(0, len(stream), size):
-        heard += frames.feed(stream[start : start + size])
-    assert heard == parts
+        decoded += frames.feed(stream[start : start + size])
+    assert decoded == parts
     assert FrameSplitter().feed(stream) == parts
