@@ -1,29 +1,45 @@
-"""What telemetry is asked to record; this one drops everything."""
+"""Observers receive the events of the control plane: spans, metrics, status board, LONK.
+
+To add one, derive a class from `Observer`, define the methods for the events that it needs, and
+add an instance of it to the list in `ControlHost`.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeVar
 
+from oxidicom.logevents import event
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
     HttpRegistration,
+    HttpSeriesRegistration,
     InstanceRefused,
     InstanceStored,
+    RegistrationResolved,
     SeriesAsked,
     SeriesCompleted,
-    SeriesInfo,
+    SeriesCounted,
+    SeriesFailed,
+    SeriesProgress,
+    SeriesRegistered,
 )
+from oxidicom.thread_names import NamedThread
 
-WAITS: Final = "waits in the outbox"
-"""The `error` of a series that is not registered yet, though nothing more keeps it from that."""
+_logger: Final = logging.getLogger("oxidicom.control")
+
+T = TypeVar("T")
 
 
-class Telemetry:
-    """Traces and metrics of the control plane; this one, the base, drops everything.
+class Observer:
+    """Base class of observers; each method does nothing unless a derived class defines it.
 
-    Methods are called from one thread, take microseconds, never raise and never wait; only
-    `shutdown` waits, within its limit. Error texts given here hold no patient data.
+    All methods but `shutdown` are called on the thread of the control plane; they must take
+    microseconds and must not block. What they raise is logged. Error texts in the records hold no
+    patient data.
     """
 
     def association_began(self, report: AssociationBegan) -> None: ...
@@ -34,64 +50,177 @@ class Telemetry:
 
     def association_ended(self, report: AssociationEnded) -> None: ...
 
-    def traceparent_of(self, association_id: str) -> str | None:
-        """Of the association's span, open or not (W3C Trace Context); None if nobody traces it."""
-        return None
+    def series_progressed(self, progress: SeriesProgress) -> None:
+        """Receive the number of distinct instances after a new one was stored."""
 
-    def registration_began(
-        self, series: SeriesInfo, associations: tuple[str, ...], started_ns: int
-    ) -> str | None:
-        """The series is complete; `series_registered` follows, with the same three arguments.
-
-        Returns the `traceparent` of its span, which goes along with the registration."""
-        return None
+    def series_failed(self, failed: SeriesFailed) -> None:
+        """Receive the error of an instance that was refused, for the users of its series."""
 
     def series_completed(self, completed: SeriesCompleted) -> None:
-        """Its registration begins; `series_registered` follows, of these associations."""
+        """Receive a series whose registration begins; `series_registered` follows."""
 
-    def series_registered(
-        self,
-        series: SeriesInfo,
-        associations: tuple[str, ...],
-        ndicom: int,
-        started_ns: int,
-        ended_ns: int,
-        attempts: int | None,
-        error: str | None,
-        expected: int | None = None,
-    ) -> None:
-        """From completion to the broker's confirmation, or to its giving up with `error`.
+    def series_counted(self, counted: SeriesCounted) -> None:
+        """Receive the final count of a complete series, before it goes to the outbox."""
 
-        Times are nanoseconds since the epoch; `attempts` is None where nobody counted, `expected`
-        where no PACS has.
-        """
+    def series_registered(self, registered: SeriesRegistered) -> None:
+        """Receive the outcome of the registration of a complete series."""
 
-    def push_began(self, association_id: str | None, started_ns: int) -> str | None:
-        """`pushed` follows, with the `traceparent` that this returns, which goes along with the
-        request."""
-        return None
+    def registration_resolved(self, resolved: RegistrationResolved) -> None:
+        """Receive the end of a registration's time in the outbox, perhaps days later."""
 
-    def pushed(self, push: HttpRegistration) -> None:
-        """One instance, or one piece of custom metadata, was registered over HTTP, or was not."""
+    def http_registration_ended(self, registration: HttpRegistration) -> None:
+        """Receive one attempt to register an instance or custom metadata over HTTP."""
 
-    def all_pushed(
-        self,
-        association_id: str | None,
-        association_uuid: str,
-        started_ns: int,
-        ended_ns: int,
-        error: str | None,
-    ) -> None:
-        """All instances of a complete series were registered over HTTP, or were not."""
+    def http_series_registration_ended(self, registration: HttpSeriesRegistration) -> None:
+        """Receive one attempt to register all instances of a complete series over HTTP."""
 
     def series_asked(self, asked: SeriesAsked) -> None:
-        """A PACS was asked how many instances of a series it has."""
+        """Receive the result of a count query to a PACS."""
 
     def outbox_depth(self, depth: int) -> None:
-        """Registrations that wait in the outbox now."""
+        """Receive the number of registrations that wait in the outbox."""
 
     def lonk_dropped(self, count: int) -> None:
-        """So many more progress messages were dropped."""
+        """Receive the number of progress messages dropped since the last call."""
 
     def shutdown(self, timeout_s: float) -> None:
-        """Export what is left, for at most `timeout_s`; nothing is recorded afterwards."""
+        """Export what is buffered, within `timeout_s` seconds. Called last, on a thread of its own,
+        so it may block."""
+
+
+class Observers(Observer):
+    """Forwards each event to a list of observers, in order.
+
+    An observer that raises does not keep the event from the others; the error of each of its
+    methods is logged once. After `shutdown` events are dropped.
+    """
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+        # These two events come for every instance: observers that ignore them cost nothing.
+        self._on_stored = tuple(
+            each.instance_stored
+            for each in observers
+            if type(each).instance_stored is not Observer.instance_stored
+        )
+        self._on_progressed = tuple(
+            each.series_progressed
+            for each in observers
+            if type(each).series_progressed is not Observer.series_progressed
+        )
+        self._failures = FailureLog()
+
+    def instance_stored(self, report: InstanceStored) -> None:
+        for handler in self._on_stored:
+            try:
+                handler(report)
+            except Exception as error:
+                self._failures.log(handler, error)
+
+    def series_progressed(self, progress: SeriesProgress) -> None:
+        for handler in self._on_progressed:
+            try:
+                handler(progress)
+            except Exception as error:
+                self._failures.log(handler, error)
+
+    def association_began(self, report: AssociationBegan) -> None:
+        self._forward([each.association_began for each in self._observers], report)
+
+    def instance_refused(self, report: InstanceRefused) -> None:
+        self._forward([each.instance_refused for each in self._observers], report)
+
+    def association_ended(self, report: AssociationEnded) -> None:
+        self._forward([each.association_ended for each in self._observers], report)
+
+    def series_failed(self, failed: SeriesFailed) -> None:
+        self._forward([each.series_failed for each in self._observers], failed)
+
+    def series_completed(self, completed: SeriesCompleted) -> None:
+        self._forward([each.series_completed for each in self._observers], completed)
+
+    def series_counted(self, counted: SeriesCounted) -> None:
+        self._forward([each.series_counted for each in self._observers], counted)
+
+    def series_registered(self, registered: SeriesRegistered) -> None:
+        self._forward([each.series_registered for each in self._observers], registered)
+
+    def registration_resolved(self, resolved: RegistrationResolved) -> None:
+        self._forward([each.registration_resolved for each in self._observers], resolved)
+
+    def http_registration_ended(self, registration: HttpRegistration) -> None:
+        self._forward([each.http_registration_ended for each in self._observers], registration)
+
+    def http_series_registration_ended(self, registration: HttpSeriesRegistration) -> None:
+        self._forward(
+            [each.http_series_registration_ended for each in self._observers], registration
+        )
+
+    def series_asked(self, asked: SeriesAsked) -> None:
+        self._forward([each.series_asked for each in self._observers], asked)
+
+    def outbox_depth(self, depth: int) -> None:
+        self._forward([each.outbox_depth for each in self._observers], depth)
+
+    def lonk_dropped(self, count: int) -> None:
+        self._forward([each.lonk_dropped for each in self._observers], count)
+
+    def shutdown(self, timeout_s: float) -> None:
+        """Shut all observers down at the same time; those that take longer are abandoned."""
+        deadline = time.monotonic() + timeout_s
+        observers, self._observers = self._observers, ()
+        self._on_stored = self._on_progressed = ()
+        threads = [
+            NamedThread(
+                target=self._forward,
+                args=([each.shutdown], timeout_s),
+                name="ox-observer-end",
+                daemon=True,
+            )
+            for each in observers
+            if type(each).shutdown is not Observer.shutdown
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _forward(self, handlers: Iterable[Callable[[T], None]], record: T) -> None:
+        for handler in handlers:
+            try:
+                handler(record)
+            except Exception as error:
+                self._failures.log(handler, error)
+
+
+class FailureLog:
+    """Logs the errors of observers, the first one of each method only."""
+
+    def __init__(self) -> None:
+        self._logged: set[str] = set()
+
+    def log(self, method: Callable[..., object], error: Exception) -> None:
+        name = getattr(method, "__qualname__", type(method).__name__)
+        if name not in self._logged:
+            self._logged.add(name)
+            event(_logger, logging.ERROR, "observer failed", observer=name, exc_info=error)
+
+
+class TraceContext:
+    """Gives the `traceparent` (W3C Trace Context) of spans, for the log and for requests to CUBE.
+
+    This base class gives None for each: nothing is traced. Methods never raise.
+    """
+
+    def of_association(self, association_id: str) -> str | None:
+        """Return the one of an association's span, which may have ended."""
+        return None
+
+    def begin_registration(self, completed: SeriesCompleted, started_ns: int) -> str | None:
+        """Open the span of a registration, which `Observer.series_registered` ends."""
+        return None
+
+    def begin_http_registration(self, association_id: str | None, started_ns: int) -> str | None:
+        """Open the span of an HTTP registration. `Observer.http_registration_ended` ends it; its
+        record holds what this returns."""
+        return None

@@ -6,6 +6,7 @@ Times called `at` are seconds of one monotonic clock; `wall_ns` are nanoseconds 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -202,23 +203,89 @@ class Registration(msgspec.Struct, frozen=True):
     nobody traces."""
 
 
+class RegistrationOutcome(Enum):
+    """What became of the registration of a complete series."""
+
+    CONFIRMED = "confirmed"
+    """CUBE, or its broker, has it."""
+    WAITING = "waiting"
+    """It is in the outbox and has not been confirmed yet."""
+    REFUSED = "refused"
+    """It will never be accepted; it is kept in the outbox folder as a refused entry."""
+    EMPTY = "empty"
+    """The series folder holds no instance, so there was nothing to register."""
+    FAILED = "failed"
+    """It did not reach the outbox; the journal still has the series."""
+
+
+class SeriesCounted(NamedTuple):
+    """The files of a complete series were counted; its registration follows."""
+
+    series: SeriesInfo
+    received: int
+    """Distinct instances of this reception."""
+    ndicom: int
+    """Instances in the series folder."""
+
+
+class SeriesRegistered(NamedTuple):
+    """The registration of a complete series came to an end, or waits in the outbox.
+
+    Times are nanoseconds since the epoch: from the completion of the series to the confirmation
+    by CUBE or its broker, or to the decision not to wait for it.
+    """
+
+    series: SeriesInfo
+    associations: tuple[str, ...]
+    """As in the `SeriesCompleted` that began the registration."""
+    received: int
+    """Distinct instances of this reception."""
+    ndicom: int
+    """Instances in the series folder; 0 if they were not counted."""
+    started_ns: int
+    ended_ns: int
+    outcome: RegistrationOutcome
+    error: str | None
+    """Why it is not confirmed; None if it is. No patient data."""
+    expected: int | None = None
+    """Instances at the PACS, as far as it said."""
+
+
+class RegistrationResolved(NamedTuple):
+    """A registration left the outbox: it was delivered, or it was refused."""
+
+    series: SeriesKey
+    refusal: str | None
+    """Why it was refused; None if it was delivered."""
+
+
 class HttpRegistration(NamedTuple):
-    """One registration over HTTP, successful or not, as telemetry is told of it."""
+    """One attempt to register one file over HTTP, successful or not."""
 
     series: SeriesInfo
     association_id: str | None
     url: str
     file: str | None
-    """Its path, which holds patient data: None unless that is allowed."""
+    """Path of the file, which holds patient data: None unless that is allowed."""
     started_ns: int
     ended_ns: int
     retries: tuple[tuple[int, str, float], ...] = ()
-    """Pauses between attempts: when, why, for how many seconds."""
+    """Pauses between requests: nanoseconds since the epoch, the error, and seconds."""
     error: str | None = None
     metadata: tuple[str, str] | None = None
-    """Key and value, if that is what was registered and not an instance."""
+    """Key and value of custom metadata; None if the file is an instance."""
     traceparent: str | None = None
-    """What `push_began` said of its span."""
+    """Identifies the span that `TraceContext.begin_http_registration` opened."""
+
+
+class HttpSeriesRegistration(NamedTuple):
+    """One attempt to register all instances of a complete series over HTTP, successful or not."""
+
+    association_id: str | None
+    association_uuid: str
+    started_ns: int
+    ended_ns: int
+    error: str | None
 
 
 # ---- net ↔ store ---------------------------------------------------------------------------

@@ -17,7 +17,8 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import ReadableSpan
 
-from oxidicom.telemetry import Telemetry, logs, start
+from oxidicom.observers import Observers
+from oxidicom.telemetry import logs, start
 from tests.support import otlp
 from tests.support.otlp import PATIENT, SERIES, T0, Collector, attributes, began, ended, stored
 
@@ -55,11 +56,19 @@ def collector(protocol: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Collec
         yield collector
 
 
-def started(protocol: str) -> Telemetry:
-    return start(enabled=True, protocol=protocol, service_version="9.8.7")
+class Exporting(Observers):
+    """What the control plane makes of the exporting observers."""
+
+    def __init__(self, protocol: str) -> None:
+        observers, self.trace = start(enabled=True, protocol=protocol, service_version="9.8.7")
+        super().__init__(observers)
 
 
-def feed(telemetry: Telemetry) -> None:
+def started(protocol: str) -> Exporting:
+    return Exporting(protocol)
+
+
+def feed(telemetry: Exporting) -> None:
     """Two associations that carry one series, a third that fails; the series, then its twin that
     the broker refuses."""
     telemetry.association_began(began("A1"))
@@ -74,10 +83,15 @@ def feed(telemetry: Telemetry) -> None:
     telemetry.association_began(began("A3"))
     telemetry.association_ended(ended("A3", "A-ABORT by the peer"))
     telemetry.association_began(began("A4"))
-    telemetry.registration_began(SERIES, ("A1", "A2"), T0 + 10)
-    telemetry.series_registered(SERIES, ("A1", "A2"), 3, T0 + 10, T0 + 30, 2, None)
-    telemetry.registration_began(SERIES, ("LOST",), T0 + 10)
-    telemetry.series_registered(SERIES, ("LOST",), 3, T0 + 10, T0 + 30, None, "queue is gone")
+    ended_ns = T0 + 30
+    telemetry.trace.begin_registration(otlp.completed("A1", "A2"), T0 + 10)
+    telemetry.series_registered(
+        otlp.registered("A1", "A2", ndicom=3, started_ns=T0 + 10, ended_ns=ended_ns)
+    )
+    telemetry.trace.begin_registration(otlp.completed("LOST"), T0 + 10)
+    telemetry.series_registered(
+        otlp.registered("LOST", started_ns=T0 + 10, ended_ns=ended_ns, error="queue is gone")
+    )
     telemetry.outbox_depth(7)
     telemetry.outbox_depth(4)
     telemetry.lonk_dropped(5)
@@ -126,7 +140,6 @@ def test_spans(collector: Collector, protocol: str) -> None:
         "pacs_name": "MODALITY_1",
         "SeriesInstanceUID": SERIES.series_instance_uid,
         "ndicom": 3,
-        "attempts": 2,
     }
     assert (confirmed.start_time_unix_nano, confirmed.end_time_unix_nano) == (T0 + 10, T0 + 30)
     assert confirmed.status.code == Status.STATUS_CODE_OK
@@ -323,7 +336,7 @@ def test_shutdown_is_bounded(
         began_at = time.monotonic()
         telemetry.shutdown(1.0)
         assert time.monotonic() - began_at < 1.5
-    for thread in [t for t in threading.enumerate() if t.name.startswith(("Otel", "telemetry"))]:
+    for thread in [t for t in threading.enumerate() if t.name.startswith(("Otel", "ox-"))]:
         thread.join(10)
         assert not thread.is_alive()
     warnings = [line for line in lines(log) if line["level"] != "INFO"]

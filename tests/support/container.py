@@ -3,7 +3,7 @@ this machine, and its process is started in namespaces of its own, as a containe
 
 Only what needs a registry is replaced: Debian's packages are made again from those that are
 installed here, our wheel is the given one, and its dependencies are taken from where the tests have
-them. So this needs root, and Debian 13 or 12 with its own version of Python running the tests; elsewhere
+them. So this needs root, and Debian 13 or 12 with its own Python running the tests; elsewhere
 the test is skipped. On Debian 12 the image is built with the build arguments for it.
 """
 

@@ -21,7 +21,10 @@ from oxidicom.ports import (
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
+    RegistrationOutcome,
+    SeriesCompleted,
     SeriesInfo,
+    SeriesRegistered,
 )
 
 # ---- what arrives --------------------------------------------------------------------------
@@ -226,3 +229,14 @@ def ended(
     association: str, error: str | None = None, wall_ns: int = T0 + 2_000_000_000
 ) -> AssociationEnded:
     return AssociationEnded(association, error, 123_456, 3.0, wall_ns)
+
+
+def completed(*associations: str) -> SeriesCompleted:
+    return SeriesCompleted(SERIES, 1, associations)
+
+
+def registered(*associations: str, **changes: Any) -> SeriesRegistered:
+    """Return the end of a registration that began at `T0`."""
+    return SeriesRegistered(
+        SERIES, associations, 1, 1, T0, T0 + 1, RegistrationOutcome.CONFIRMED, None
+    )._replace(**changes)

@@ -15,6 +15,8 @@ import pytest
 
 from oxidicom.app.control_plane import ControlPlane, ControlThread
 from oxidicom.app.deadlines import ControlPlaneDeadlines
+from oxidicom.app.lonk_observer import LonkObserver
+from oxidicom.observers import Observer, Observers, TraceContext
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -28,7 +30,6 @@ from oxidicom.scu.count_queries import CountQueries
 from oxidicom.scu.count_query import CountAnswer, CountQuery
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings.addresses import PacsAddress
-from oxidicom.telemetry import Telemetry
 
 SERIES = SeriesInfo(
     calling_ae_title="PACS",
@@ -104,7 +105,8 @@ def plane(recorder: Recorder, settle: float = 0.0, early: Any = None) -> Control
         registrar=recorder.registrar,  # type: ignore[arg-type]
         courier=recorder,  # type: ignore[arg-type]
         lonk=recorder,  # type: ignore[arg-type]
-        telemetry=Telemetry(),
+        observers=Observers([LonkObserver(recorder)]),  # type: ignore[arg-type]
+        trace=TraceContext(),
         early=early,
     )
 
@@ -319,7 +321,7 @@ class Hung:
 async def test_what_hangs_at_shutdown_does_not_take_the_time_of_others(
     monkeypatch: pytest.MonkeyPatch, hanging: str, events: list[str]
 ) -> None:
-    recorder, hung, telemetry = Recorder(), Hung(), Telemetry()
+    recorder, hung, exporter = Recorder(), Hung(), Observer()
     ended: list[str] = []
 
     async def stop_eager() -> None:
@@ -342,7 +344,7 @@ async def test_what_hangs_at_shutdown_does_not_take_the_time_of_others(
         ("relay stop", recorder, "stop", stop_relay, hung.hang),
         ("NATS flush", recorder, "flush", flush, hung.hang),
         ("NATS close", recorder, "close", close, hung.hang),
-        ("telemetry", telemetry, "shutdown",
+        ("telemetry", exporter, "shutdown",
          lambda timeout: ended.append("telemetry exported"), hung.hang_thread),
     ):  # fmt: skip
         monkeypatch.setattr(owner, attribute, hang if hanging in (name, "everything") else work)
@@ -351,7 +353,8 @@ async def test_what_hangs_at_shutdown_does_not_take_the_time_of_others(
         registrar=recorder.registrar,  # type: ignore[arg-type]
         courier=recorder,  # type: ignore[arg-type]
         lonk=recorder,  # type: ignore[arg-type]
-        telemetry=telemetry,
+        observers=Observers([LonkObserver(recorder), exporter]),  # type: ignore[arg-type]
+        trace=TraceContext(),
         early=eager,  # type: ignore[arg-type]
     )
     await control.start([])
@@ -402,7 +405,8 @@ class Asking:
             registrar=self.recorder.registrar,  # type: ignore[arg-type]
             courier=self.recorder,  # type: ignore[arg-type]
             lonk=None,
-            telemetry=Telemetry(),
+            observers=Observers([]),
+            trace=TraceContext(),
             inquiries=self.inquiries,
         )
 

@@ -20,7 +20,14 @@ from oxidicom.notify.cube_publishers import InstancePublisher, association_uuid
 from oxidicom.notify.cube_registered_files import RegisteredFiles
 from oxidicom.notify.outbox_relay import OutboxRelay, RegistrationRefused
 from oxidicom.notify.outbox_store import Outbox
-from oxidicom.ports import HttpRegistration, Registration, SeriesInfo, SeriesKey
+from oxidicom.observers import Observer, TraceContext
+from oxidicom.ports import (
+    HttpRegistration,
+    HttpSeriesRegistration,
+    Registration,
+    SeriesInfo,
+    SeriesKey,
+)
 from oxidicom.store.series_files import LocalSeriesFiles
 from tests.unit.test_cube_bodies import FOLDER
 from tests.unit.test_cube_bodies import series as series_info
@@ -79,26 +86,20 @@ class FakeClient(CubeClient):
             self._under_way -= 1
 
 
-class Spans:
+class Spans(Observer, TraceContext):
     def __init__(self) -> None:
         self.pushes: list[HttpRegistration] = []
         self.ends: list[tuple[str | None, str, str | None]] = []
 
-    def push_began(self, association_id: str | None, started_ns: int) -> str | None:
+    def begin_http_registration(self, association_id: str | None, started_ns: int) -> str | None:
         return f"traceparent of {association_id} at {started_ns}"
 
-    def pushed(self, push: HttpRegistration) -> None:
-        self.pushes.append(push)
+    def http_registration_ended(self, registration: HttpRegistration) -> None:
+        self.pushes.append(registration)
 
-    def all_pushed(
-        self,
-        association_id: str | None,
-        association_uuid: str,
-        started_ns: int,
-        ended_ns: int,
-        error: str | None,
-    ) -> None:
-        self.ends.append((association_id, association_uuid, error))
+    def http_series_registration_ended(self, registration: HttpSeriesRegistration) -> None:
+        ended = registration
+        self.ends.append((ended.association_id, ended.association_uuid, ended.error))
 
 
 class Bench:
@@ -109,7 +110,11 @@ class Bench:
         self.pushed = RegisteredFiles(most_names)
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         self.pushes = InstanceRegistrar(
-            self.client, LocalSeriesFiles(self.fd, sync=False), self.pushed, self.spans
+            self.client,
+            LocalSeriesFiles(self.fd, sync=False),
+            self.pushed,
+            self.spans,
+            self.spans,
         )
         self.time = FakeTime()
         self.expected: dict[SeriesKey, int] = {}
@@ -291,7 +296,9 @@ class TestPublication:
     async def test_paths_are_shown_to_who_may_see_patients(self, bench: Bench) -> None:
         bench.store("0001-1.1.dcm")
         shelf = LocalSeriesFiles(bench.fd, sync=False)
-        shown = InstanceRegistrar(bench.client, shelf, bench.pushed, bench.spans, show_files=True)
+        shown = InstanceRegistrar(
+            bench.client, shelf, bench.pushed, bench.spans, bench.spans, show_files=True
+        )
         await shown.instance(registration(), "0001-1.1.dcm")
         await shown.close()
         assert [push.file for push in bench.spans.pushes] == [f"{FOLDER}/0001-1.1.dcm"]

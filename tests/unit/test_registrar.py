@@ -14,11 +14,18 @@ import pytest_asyncio
 
 from oxidicom import disk_executor
 from oxidicom.app import registrar as module
+from oxidicom.app.lonk_observer import LonkObserver
 from oxidicom.app.registrar import Registrar
-from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
+from oxidicom.observers import Observer, Observers, TraceContext
+from oxidicom.ports import (
+    Registration,
+    SeriesCompleted,
+    SeriesInfo,
+    SeriesKey,
+    SeriesRegistered,
+)
 from oxidicom.series.journal import Journal, JournalFaults
 from oxidicom.store.instance_files import count_instances
-from oxidicom.telemetry import Telemetry
 
 FOLDER = "SERVICES/PACS/PACS1/P1--/S-A-20240131/00001-D-abcdef0"
 
@@ -62,18 +69,27 @@ class Story:
         self.events.append(("done", received))
 
 
+class Outcomes(Observer):
+    def __init__(self) -> None:
+        self.registered: list[SeriesRegistered] = []
+
+    def series_registered(self, registered: SeriesRegistered) -> None:
+        self.registered.append(registered)
+
+
 class Bench:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.story = Story()
+        self.outcomes = Outcomes()
         self.journal = Journal(root / "journal", sync=False)
         self.completed = asyncio.Event()
         self.registrar = Registrar(
             files_root=root,
             journal=self.journal,
             courier=self.story,  # type: ignore[arg-type]
-            lonk=self.story,  # type: ignore[arg-type]
-            telemetry=Telemetry(),
+            observers=Observers([LonkObserver(self.story), self.outcomes]),  # type: ignore[arg-type]
+            trace=TraceContext(),
             completed=self._on_completed,
         )
 
@@ -240,9 +256,6 @@ async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journ
     async def refuse(registration: Registration) -> asyncio.Future[bool]:
         raise ValueError(registration.series.patient_id)
 
-    told: list[object] = []
-    telemetry = bench.registrar._telemetry
-    monkeypatch.setattr(telemetry, "series_registered", lambda *what: told.append(what[6]))
     monkeypatch.setattr(bench.story, "submit", refuse)
     bench.store("0001-1.1.dcm")
     bench.journal.enter("A", series())
@@ -251,7 +264,8 @@ async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journ
         await bench.registrar.finish(5)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "P1" not in caplog.records[0].getMessage()
-    assert told == ["ValueError"]
+    assert [each.error for each in bench.outcomes.registered] == ["ValueError"]
+    assert bench.story.events == [("final", 1)], "no done: the next start registers it"
     assert [entry.association_id for entry in bench.journal.entries(JournalFaults())] == ["A"]
     assert not bench.completed.is_set()
 

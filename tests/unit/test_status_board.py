@@ -19,18 +19,18 @@ from oxidicom.admin.status_board import (
     MOST_SAMPLES,
     StatusBoard,
 )
-from oxidicom.observers import WAITS
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
+    RegistrationOutcome,
+    RegistrationResolved,
     SeriesCompleted,
     SeriesInfo,
+    SeriesRegistered,
 )
 from oxidicom.series.tracker import SeriesTracker
-from oxidicom.telemetry import Telemetry
-from oxidicom.telemetry.both import both
 
 EPOCH = 1_000_000.0
 """Wall time less the clock's."""
@@ -116,17 +116,24 @@ class Bench:
             self.board.series_completed(each)
         return completed
 
-    def registered(self, completed: SeriesCompleted, error: str | None = None) -> None:
+    def registered(
+        self,
+        completed: SeriesCompleted,
+        outcome: RegistrationOutcome = RegistrationOutcome.CONFIRMED,
+    ) -> None:
         wall_ns = round((EPOCH + self.now) * 1e9)
         self.board.series_registered(
-            completed.series,
-            completed.associations,
-            completed.received,
-            wall_ns,
-            wall_ns,
-            None,
-            error,
-            completed.expected,
+            SeriesRegistered(
+                completed.series,
+                completed.associations,
+                completed.received,
+                completed.received,
+                wall_ns,
+                wall_ns,
+                outcome,
+                None if outcome is RegistrationOutcome.CONFIRMED else f"it is {outcome.value}",
+                completed.expected,
+            )
         )
 
 
@@ -194,7 +201,7 @@ def test_a_series_from_reception_to_registration(bench: Bench) -> None:
     (series,) = bench.status.series
     assert (series.state, series.received, series.expected) == ("registering", 1, 5)
     assert bench.status.series_open == 1
-    bench.board.settled(completed.series.key, None)
+    bench.board.registration_resolved(RegistrationResolved(completed.series.key, None))
     bench.registered(completed)
     assert bench.status.series == []
     assert bench.status.series_open == 0
@@ -202,6 +209,27 @@ def test_a_series_from_reception_to_registration(bench: Bench) -> None:
     assert (recent.state, recent.received, recent.expected) == ("registered", 1, 5)
     assert recent.ended == EPOCH + bench.now
     assert bench.status.totals.series_registered == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failures"),
+    [
+        (RegistrationOutcome.REFUSED, []),
+        (RegistrationOutcome.EMPTY, ["it is empty"]),
+        (RegistrationOutcome.FAILED, ["it is failed"]),
+    ],
+)
+def test_a_refusal_is_listed_once_as_a_failure(
+    bench: Bench, outcome: RegistrationOutcome, failures: list[str]
+) -> None:
+    """`registration_resolved` lists that of a registration which the outbox has."""
+    bench.began()
+    bench.stored(series_of(), 1)
+    bench.ended()
+    (completed,) = bench.complete()
+    bench.registered(completed, outcome)
+    assert bench.status.recent_series[0].state == "refused"
+    assert [failure.reason for failure in bench.status.failures] == failures
 
 
 @pytest.mark.parametrize(
@@ -214,10 +242,10 @@ def test_a_series_that_waits_until_its_broker_is_back(
     bench.stored(series_of(), 1)
     bench.ended()
     (completed,) = bench.complete()
-    bench.registered(completed, WAITS)
+    bench.registered(completed, RegistrationOutcome.WAITING)
     assert bench.status.recent_series[0].state == "waiting"
     assert bench.status.failures == []
-    bench.board.settled(completed.series.key, refusal)
+    bench.board.registration_resolved(RegistrationResolved(completed.series.key, refusal))
     assert bench.status.recent_series[0].state == state
     assert [each.reason for each in bench.status.failures] == ([refusal] if refusal else [])
     totals = bench.status.totals
@@ -367,7 +395,7 @@ def test_metrics(bench: Bench) -> None:
     bench.ended(error="aborted")
     bench.began("B")
     bench.board.lonk_dropped(7)
-    bench.board.settled(series_of().key, None)
+    bench.board.registration_resolved(RegistrationResolved(series_of().key, None))
     bench.health.standing = OutboxStatus(pending=4, refused=2, oldest_at=5.0)
     bench.health.states["broker"] = "degraded"
     samples = bench.samples()
@@ -409,19 +437,3 @@ def test_peers_cannot_make_metrics_grow(bench: Bench) -> None:
         bench.stored(series_of(number, modality=f"M{number}"), number, str(number))
         bench.ended(str(number), error=f"because {number}")
     assert len(bench.samples()) == before
-
-
-def test_both_are_told_in_turn() -> None:
-    told: list[tuple[str, int]] = []
-
-    class Told(Telemetry):
-        def __init__(self, name: str) -> None:
-            self._name = name
-
-        def outbox_depth(self, depth: int) -> None:
-            told.append((self._name, depth))
-
-    together = both(Told("first"), Told("second"))
-    together.outbox_depth(3)
-    together.shutdown(1.0)
-    assert told == [("first", 3), ("second", 3)]

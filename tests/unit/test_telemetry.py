@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,19 +18,23 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
 from oxidicom.logevents import trace_fields
-from oxidicom.ports import HttpRegistration, SeriesAsked
-from oxidicom.telemetry import Telemetry, metrics, otlp, start, tracing
-from tests.support.otlp import SERIES, T0, began, ended, refused, stored
+from oxidicom.observers import Observer, Observers
+from oxidicom.ports import (
+    HttpRegistration,
+    HttpSeriesRegistration,
+    RegistrationOutcome,
+    SeriesAsked,
+)
+from oxidicom.telemetry import metrics, otlp, start, tracing
+from tests.support.otlp import SERIES, T0, began, completed, ended, refused, registered, stored
 
 NOTHING_IMPORTED = """
 import sys
 from oxidicom import telemetry
 from oxidicom.telemetry import logs
 started = telemetry.start(enabled=False, protocol="grpc", service_version="1")
-started.outbox_depth(3)
-started.shutdown(1)
 import threading
-assert type(started) is telemetry.Telemetry
+assert started is telemetry.NO_TELEMETRY
 assert threading.active_count() == 1
 heavy = ("opentelemetry", "grpc", "google", "requests")
 print(sorted(name for name in sys.modules if name.startswith(heavy)))
@@ -48,7 +53,7 @@ def test_an_unknown_protocol_is_a_warning(
     protocol: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1")
-    assert type(start(enabled=True, protocol=protocol, service_version="1")) is Telemetry
+    assert start(enabled=True, protocol=protocol, service_version="1").observers == ()
     assert [record.fields["protocol"] for record in caplog.records] == [protocol]  # type: ignore[attr-defined]
 
 
@@ -57,7 +62,7 @@ def test_settings_that_the_sdk_refuses_are_a_warning(
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli")
-    assert type(start(enabled=True, protocol="grpc", service_version="1")) is Telemetry
+    assert start(enabled=True, protocol="grpc", service_version="1").observers == ()
     [record] = caplog.records
     assert "brotli" in record.fields["reason"]  # type: ignore[attr-defined]
 
@@ -78,9 +83,9 @@ def spans(exporter: InMemorySpanExporter) -> Iterator[tracing.Spans]:
     provider.shutdown()
 
 
-def register(telemetry: Telemetry, *associations: str, ended_ns: int = T0 + 1) -> str | None:
-    traceparent = telemetry.registration_began(SERIES, associations, T0)
-    telemetry.series_registered(SERIES, associations, 1, T0, ended_ns, 1, None)
+def register(spans: tracing.Spans, *associations: str, **changes: Any) -> str | None:
+    traceparent = spans.begin_registration(completed(*associations), T0)
+    spans.series_registered(registered(*associations, **changes))
     return traceparent
 
 
@@ -213,8 +218,7 @@ def test_a_pacs_that_did_not_answer(spans: tracing.Spans, exporter: InMemorySpan
 def test_a_registration_says_what_was_expected(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
-    spans.registration_began(SERIES, (), T0)
-    spans.series_registered(SERIES, (), 1, T0, T0 + 1, None, None, 4)
+    register(spans, expected=4)
     register(spans)
     told = [dict(span.attributes or {}).get("expected") for span in exporter.get_finished_spans()]
     assert told == [4, None]
@@ -234,10 +238,10 @@ def push(**changes: Any) -> HttpRegistration:
     return HttpRegistration(SERIES, "A", url, None, T0 + 1, T0 + 9)._replace(**changes)
 
 
-def pushed(telemetry: Telemetry, **changes: Any) -> str | None:
+def pushed(spans: tracing.Spans, **changes: Any) -> str | None:
     one = push(**changes)
-    traceparent = telemetry.push_began(one.association_id, one.started_ns)
-    telemetry.pushed(one._replace(traceparent=traceparent))
+    traceparent = spans.begin_http_registration(one.association_id, one.started_ns)
+    spans.http_registration_ended(one._replace(traceparent=traceparent))
     return traceparent
 
 
@@ -273,8 +277,9 @@ def test_custom_metadata_and_the_end_of_pushing(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
     pushed(spans, metadata=("OxidicomAttemptedPushCount", "4"))
-    spans.all_pushed("A", "01563e3a-b5d3-d676-4c61-efb99302bd5b", T0, T0 + 5, None)
-    spans.all_pushed("A", "01563e3a-b5d3-d676-4c61-efb99302bd5b", T0, T0 + 5, "refused")
+    whole = HttpSeriesRegistration("A", "01563e3a-b5d3-d676-4c61-efb99302bd5b", T0, T0 + 5, None)
+    spans.http_series_registration_ended(whole)
+    spans.http_series_registration_ended(whole._replace(error="refused"))
     metadata, well, refused_one = exporter.get_finished_spans()
     assert metadata.name == "register_oxidicom_custom_metadata"
     assert metadata.attributes == {
@@ -290,30 +295,16 @@ def test_custom_metadata_and_the_end_of_pushing(
     assert refused_one.status.status_code is StatusCode.ERROR
 
 
-def test_pushes_reach_the_spans_through_what_exports(exporter: InMemorySpanExporter) -> None:
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    signal = tracing.Spans(provider.get_tracer("oxidicom"))
-    exporting = otlp.Exporting([otlp.Pipeline(signal, lambda: None, lambda: None)])
-    assert pushed(exporting)
-    exporting.all_pushed(None, "uuid", T0, T0 + 1, None)
-    assert [span.name for span in exporter.get_finished_spans()] == [
-        "push_to_chris",
-        "register_all_attempted_pushes",
-    ]
-    provider.shutdown()
-
-
 def test_what_goes_along_names_the_span(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
     spans.association_began(began("A"))
-    of_open = spans.traceparent_of("A")
+    of_open = spans.of_association("A")
     of_push = pushed(spans)
     spans.association_ended(ended("A"))
     of_series = register(spans, "A")
-    assert spans.traceparent_of("A") == of_open
-    assert spans.traceparent_of("?") is None
+    assert spans.of_association("A") == of_open
+    assert spans.of_association("?") is None
     named = {
         span.name: f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}"
         f"-{span.context.trace_flags:02x}"
@@ -334,7 +325,7 @@ def test_what_goes_along_names_the_span(
 
 def test_what_is_not_sampled_says_so() -> None:
     spans = tracing.Spans(TracerProvider(sampler=ALWAYS_OFF).get_tracer("oxidicom"))
-    traceparent = spans.registration_began(SERIES, (), T0)
+    traceparent = spans.begin_registration(completed(), T0)
     assert traceparent is not None
     assert int(traceparent[-2:], 16) & 1 == 0
 
@@ -344,12 +335,12 @@ def test_registrations_and_pushes_that_never_end_do_not_pile_up(
 ) -> None:
     monkeypatch.setattr(tracing, "MAX_OPEN", 2)
     for name in "ABC":
-        spans.registration_began(SERIES, (name,), T0)
-    begun = [spans.push_began(None, T0) for _ in range(3)]
+        spans.begin_registration(completed(name), T0)
+    begun = [spans.begin_http_registration(None, T0) for _ in range(3)]
     for name in "ABC":
-        spans.series_registered(SERIES, (name,), 1, T0, T0 + 1, None, None)
+        spans.series_registered(registered(name))
     for traceparent in begun:
-        spans.pushed(push(traceparent=traceparent))
+        spans.http_registration_ended(push(traceparent=traceparent))
     assert len(exporter.get_finished_spans()) == 4
 
 
@@ -433,9 +424,11 @@ def test_how_long_and_how_large(
         measurements.instance_stored(stored("A", number, size=1000 * number))
     measurements.association_ended(ended("A"))
     measurements.association_ended(ended("B", "A-ABORT by the peer", T0 - 1))
-    for error in (None, "waits in the outbox"):  # the second had no instance of its own
-        measurements.registration_began(SERIES, ("A",), T0 + 5_000_000_000)
-        measurements.series_registered(SERIES, ("A",), 2, T0, T0 + 500_000_000, None, error)
+    monkeypatch.setattr(time, "time_ns", lambda: T0 + 5_000_000_000)
+    # The second one has no instance of its own.
+    for outcome in (RegistrationOutcome.CONFIRMED, RegistrationOutcome.WAITING):
+        measurements.series_completed(completed("A"))
+        measurements.series_registered(registered("A", ended_ns=T0 + 500_000_000, outcome=outcome))
     assert {
         name: histogram(reader, f"oxidicom.{name}")
         for name in (
@@ -469,24 +462,50 @@ def test_peers_cannot_make_time_series_at_will(
 # ---- failures ------------------------------------------------------------------------------
 
 
-class Broken(Telemetry):
-    def outbox_depth(self, depth: int) -> None:
+def test_a_span_that_cannot_be_begun_is_logged_once(
+    spans: tracing.Spans, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
         raise RuntimeError("ours")
 
+    monkeypatch.setattr(spans._tracer, "start_span", fail)
+    for _ in range(2):
+        assert spans.begin_registration(completed(), T0) is None
+        assert spans.begin_http_registration(None, T0) is None
+    assert [record.message for record in caplog.records] == ["observer failed"] * 2
 
-def test_a_failing_signal_is_logged_once_and_harms_nobody(
-    caplog: pytest.LogCaptureFixture, measurements: metrics.Measurements, reader: Any
-) -> None:
-    def nothing() -> None: ...
 
-    telemetry = otlp.Exporting(
-        [otlp.Pipeline(signal, nothing, nothing) for signal in (Broken(), measurements)]
+class Exporter:
+    """An export that ends at once, or hangs until it is broken off."""
+
+    def __init__(self, hangs: bool) -> None:
+        self.calls: list[str] = []
+        self._broken_off = threading.Event()
+        if not hangs:
+            self._broken_off.set()
+
+    def shut_down(self) -> None:
+        self._broken_off.wait(5)
+        self.calls.append("shut down")
+
+    def break_off(self) -> None:
+        self.calls.append("broken off")
+        self._broken_off.set()
+
+
+def test_an_export_that_hangs_at_shutdown_is_broken_off_within_the_time_limit() -> None:
+    hanging, quick = Exporter(hangs=True), Exporter(hangs=False)
+    observers = Observers(
+        [
+            otlp.Export(otlp.Pipeline(Observer(), each.shut_down, each.break_off))
+            for each in (hanging, quick)
+        ]
     )
-    telemetry.outbox_depth(3)
-    telemetry.outbox_depth(4)
-    assert read(reader, "oxidicom.outbox.depth") == [({}, 4)]
-    assert [record.message for record in caplog.records] == ["telemetry failed"]
-    telemetry.shutdown(1)
+    began_at = time.monotonic()
+    observers.shutdown(0.5)
+    assert time.monotonic() - began_at < 2
+    assert hanging.calls == ["broken off", "shut down"]
+    assert quick.calls == ["shut down", "broken off"]
 
 
 def test_an_outage_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:

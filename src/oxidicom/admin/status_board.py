@@ -16,16 +16,19 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from oxidicom.admin import model
-from oxidicom.observers import WAITS, Telemetry
+from oxidicom.observers import Observer
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
     OpenSeries,
+    RegistrationOutcome,
+    RegistrationResolved,
     SeriesCompleted,
     SeriesInfo,
     SeriesKey,
+    SeriesRegistered,
 )
 
 MODALITIES: Final = frozenset(
@@ -62,6 +65,15 @@ _KINDS: Final[dict[str, Kind]] = {
 """By the name of a check: as what its turning bad is told. The others are no failure of anybody."""
 
 
+_STATES: Final[dict[RegistrationOutcome, Literal["registered", "waiting", "refused"]]] = {
+    RegistrationOutcome.CONFIRMED: "registered",
+    RegistrationOutcome.WAITING: "waiting",
+    RegistrationOutcome.REFUSED: "refused",
+    RegistrationOutcome.EMPTY: "refused",
+    RegistrationOutcome.FAILED: "refused",
+}
+
+
 class SeriesInReception(Protocol):
     @property
     def number_open(self) -> int: ...
@@ -90,7 +102,7 @@ class _Association:
         return f"{said(self.began.calling_ae_title)} {self.began.peer_address}"
 
 
-class StatusBoard(Telemetry):
+class StatusBoard(Observer):
     """`clock` is that of the reports; `wall` gives seconds since the epoch."""
 
     def __init__(
@@ -178,39 +190,28 @@ class StatusBoard(Telemetry):
         if len(self._registering) > MOST_REGISTERING:
             del self._registering[next(iter(self._registering))]
 
-    def series_registered(
-        self,
-        series: SeriesInfo,
-        associations: tuple[str, ...],
-        ndicom: int,
-        started_ns: int,
-        ended_ns: int,
-        attempts: int | None,
-        error: str | None,
-        expected: int | None = None,
-    ) -> None:
-        line = self._registering.pop((series.key, associations), None)
-        since = started_ns / 1e9 if line is None else line.since
-        state: Literal["registered", "waiting", "refused"] = "registered"
-        if error is not None:
-            state = "waiting" if error == WAITS else "refused"
-            if not ndicom:  # what was refused is told by `settled`
-                self.failed("registration", said(series.pacs_name), error)
+    def series_registered(self, registered: SeriesRegistered) -> None:
+        series, outcome = registered.series, registered.outcome
+        line = self._registering.pop((series.key, registered.associations), None)
+        started = registered.started_ns / 1e9
+        # `registration_resolved` records the failure of a refused one.
+        if outcome in (RegistrationOutcome.EMPTY, RegistrationOutcome.FAILED):
+            self.failed("registration", said(series.pacs_name), registered.error or outcome.value)
         recent = model.RecentSeries(
             pacs_name=said(series.pacs_name),
             series_instance_uid=said(series.series_instance_uid),
             modality=_modality(series),
-            received=ndicom,
-            expected=expected,
-            state=state,
-            since=since,
-            latest=started_ns / 1e9,
-            ended=ended_ns / 1e9,
+            received=registered.ndicom,
+            expected=registered.expected,
+            state=_STATES[outcome],
+            since=started if line is None else line.since,
+            latest=started,
+            ended=registered.ended_ns / 1e9,
         )
         self._recent.appendleft((series.key, recent))
 
-    def settled(self, key: SeriesKey, refusal: str | None) -> None:
-        """The outbox has it no more: CUBE, or its broker, took it, or refused it for ever."""
+    def registration_resolved(self, resolved: RegistrationResolved) -> None:
+        key, refusal = resolved
         self.registered["ok" if refusal is None else "error"] += 1
         if refusal is not None:
             self.failed("registration", said(key.pacs_name), refusal)

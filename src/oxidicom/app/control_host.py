@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from oxidicom import __version__
 from oxidicom.app.control_plane import ControlPlane, ControlThread
 from oxidicom.app.deadlines import ControlPlaneDeadlines, ShutdownBudget, finish_by
+from oxidicom.app.lonk_observer import LonkObserver
 from oxidicom.app.registrar import Registrar
 from oxidicom.app.takeover import Recovered, Takeover
 from oxidicom.below_root import open_root
@@ -26,16 +27,22 @@ from oxidicom.notify.lonk_messages import ProgressLimiter
 from oxidicom.notify.lonk_publisher import LonkPublisher
 from oxidicom.notify.outbox_relay import IN_FLIGHT, OutboxRelay, Publisher
 from oxidicom.notify.outbox_store import Outbox
-from oxidicom.ports import Reports, SeriesAsked, SeriesCompleted, SeriesInfo
+from oxidicom.observers import Observer, Observers
+from oxidicom.ports import (
+    RegistrationResolved,
+    Reports,
+    SeriesAsked,
+    SeriesCompleted,
+    SeriesInfo,
+    SeriesKey,
+)
 from oxidicom.scu.count_queries import CountQueries
 from oxidicom.series.journal import Journal
 from oxidicom.series.leases import ReceiverLeases
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings import Settings
 from oxidicom.store.instance_files import keep_newest
-from oxidicom.telemetry import Telemetry
 from oxidicom.telemetry import start as start_telemetry
-from oxidicom.telemetry.both import both
 from oxidicom.telemetry.logs import on_loop_error
 
 if TYPE_CHECKING:
@@ -131,11 +138,13 @@ class ControlHost:
         settle = max(settings.series_settle, LAG if self._shared else 0.0)
         self.tracker = SeriesTracker(settle, settings.recovery_settle)
         broker = broker_of(settings.broker, settings) if settings.broker is not None else None
-        settled = None
+        lonk = self._make_lonk()
+        observing: list[Observer] = [*telemetry.observers]
         if self.admin is not None:
-            board = self.admin.make(self.tracker, self._outbox, broker)
-            telemetry = both(telemetry, board)
-            settled = board.settled
+            observing.append(self.admin.make(self.tracker, self._outbox, broker))
+        if lonk is not None:
+            observing.append(LonkObserver(lonk))
+        observers = Observers(observing)
         publisher: Publisher | None = broker
         early = None
         in_flight = IN_FLIGHT
@@ -143,30 +152,25 @@ class ControlHost:
             from oxidicom.app.http_registration import publish_over_http
 
             publisher, early = publish_over_http(
-                settings, self._root_fd, telemetry, self.tracker.expected_of
+                settings, self._root_fd, observers, telemetry.trace, self.tracker.expected_of
             )
             in_flight = settings.pushers
         elif broker is not None:
             self._broker_start = asyncio.create_task(broker.start())
-        lonk = None
-        if settings.nats_address is not None:
-            lonk = LonkPublisher(
-                settings.nats_address,
-                settings.root_subject,
-                ProgressLimiter(settings.progress_interval),
-                dev_sleep=settings.dev_sleep,
-                ca=settings.broker_ca,
-            )
-        inquiries = self._make_inquiries(telemetry)
-        courier = OutboxRelay(self._outbox, publisher, in_flight=in_flight, settled=settled)
+        inquiries = self._make_inquiries(observers)
+
+        def resolved(series: SeriesKey, refusal: str | None) -> None:
+            observers.registration_resolved(RegistrationResolved(series, refusal))
+
+        courier = OutboxRelay(self._outbox, publisher, in_flight=in_flight, settled=resolved)
         if self.admin is not None:
             self.admin.watch(courier, lonk)
         registrar = Registrar(
             files_root=settings.files_root,
             journal=self.journal,
             courier=courier,
-            lonk=lonk,
-            telemetry=telemetry,
+            observers=observers,
+            trace=telemetry.trace,
             completed=self._series_completed,
             # Several processes leave older files to it, and one does if it dies in between.
             tidy=self._keep_newest,
@@ -180,12 +184,26 @@ class ControlHost:
             registrar=registrar,
             courier=courier,
             lonk=lonk,
-            telemetry=telemetry,
+            observers=observers,
+            trace=telemetry.trace,
             early=early,
             clock=time.monotonic,
         )
 
-    def _make_inquiries(self, telemetry: Telemetry) -> CountQueries | None:
+    def _make_lonk(self) -> LonkPublisher | None:
+        """On the control plane's loop."""
+        settings = self._settings
+        if settings.nats_address is None:
+            return None
+        return LonkPublisher(
+            settings.nats_address,
+            settings.root_subject,
+            ProgressLimiter(settings.progress_interval),
+            dev_sleep=settings.dev_sleep,
+            ca=settings.broker_ca,
+        )
+
+    def _make_inquiries(self, observers: Observers) -> CountQueries | None:
         """On the control plane's loop."""
         settings = self._settings
         if not settings.pacs_addresses:
@@ -196,7 +214,7 @@ class ControlHost:
         def answered(asked: SeriesAsked) -> None:
             if asked.expected is not None:
                 self.tracker.expect(asked.series.key, asked.expected)
-            telemetry.series_asked(asked)
+            observers.series_asked(asked)
 
         return CountQueries(settings.pacs_addresses, settings.scp_aet, find_count, answered)
 

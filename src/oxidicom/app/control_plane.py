@@ -23,6 +23,7 @@ from oxidicom.errors import InternalError
 from oxidicom.logevents import event, trace_fields
 from oxidicom.notify.lonk_publisher import LonkPublisher
 from oxidicom.notify.outbox_relay import OutboxRelay
+from oxidicom.observers import Observers, TraceContext
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -37,7 +38,6 @@ from oxidicom.ports import (
 )
 from oxidicom.scu.count_queries import CountQueries
 from oxidicom.series.tracker import SeriesTracker
-from oxidicom.telemetry import Telemetry
 from oxidicom.thread_names import NamedThread
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ class ControlPlane:
         registrar: Registrar,
         courier: OutboxRelay,
         lonk: LonkPublisher | None,
-        telemetry: Telemetry,
+        observers: Observers,
+        trace: TraceContext,
         early: EagerRegistrar | None = None,
         inquiries: CountQueries | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -73,7 +74,8 @@ class ControlPlane:
         self._registrar = registrar
         self._courier = courier
         self._lonk = lonk
-        self._telemetry = telemetry
+        self._observers = observers
+        self._trace = trace
         self._inquiries = inquiries
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -94,7 +96,7 @@ class ControlPlane:
         now = self._clock()
         for series, associations, instances in recovered:
             self._tracker.recovered(series, associations, now, instances)
-        self._telemetry.outbox_depth(self._courier.depth)
+        self._observers.outbox_depth(self._courier.depth)
         self._arm()
 
     def report(self, report: Report) -> None:
@@ -150,7 +152,7 @@ class ControlPlane:
             event(logger, logging.WARNING, "registrations left in the outbox", registrations=left)
         timeout = self._until(deadlines.telemetry)
         with suppress(TimeoutError):
-            export = asyncio.to_thread(self._telemetry.shutdown, timeout)
+            export = asyncio.to_thread(self._observers.shutdown, timeout)
             await finish_by(deadlines.telemetry, export, self._clock)
         return registered
 
@@ -186,7 +188,10 @@ class ControlPlane:
         for _ in range(len(self._reports)):
             report = self._reports.popleft()
             try:
-                self._take(report)
+                if type(report) is InstanceStored:  # nearly always
+                    self._take_stored(report)
+                else:
+                    self._take(report)
             except Exception as error:
                 event(logger, logging.ERROR, "report processing failed", exc_info=error)
         self._arm()
@@ -199,7 +204,7 @@ class ControlPlane:
             # Before it is counted, which may complete its series.
             self._ask(self._inquiries, report)
         self._act(self._tracker.stored(report))
-        self._telemetry.instance_stored(report)
+        self._observers.instance_stored(report)
         if self._early is not None:
             carrier = self._tracker.carrier_of(report.series.key)
             self._early.stored(report.series, carrier or report.association_id)
@@ -212,14 +217,12 @@ class ControlPlane:
 
     def _take(self, report: Report) -> None:
         match report:
-            case InstanceStored():  # first, for it is nearly always that
-                self._take_stored(report)
             case InstanceRefused():
                 tally = self._tallies.get(report.association_id)
                 if tally is not None:
                     tally.count_refused(report)
                 self._act(self._tracker.refused(report))
-                self._telemetry.instance_refused(report)
+                self._observers.instance_refused(report)
                 event(
                     logger,
                     logging.WARNING,
@@ -228,15 +231,15 @@ class ControlPlane:
                     status=f"{report.status:04X}H",
                     SeriesInstanceUID=report.series_instance_uid,
                     reason=report.error,
-                    **self._trace(report.association_id),
+                    **self._trace_fields(report.association_id),
                 )
             case AssociationBegan():
                 self._tallies[report.association_id] = AssociationTally(report)
-                self._telemetry.association_began(report)
+                self._observers.association_began(report)
             case AssociationEnded():
                 # First of all: whatever is wrong with the rest, its series are registered.
                 self._act(self._tracker.association_ended(report))
-                self._telemetry.association_ended(report)
+                self._observers.association_ended(report)
                 self._tell_association(report)
 
     def _tell_association(self, ended: AssociationEnded) -> None:
@@ -262,41 +265,38 @@ class ControlPlane:
             seconds=round((ended.wall_ns - began.wall_ns) / 1e9, 3),
             end=ended.error or "released",
             **where,
-            **self._trace(ended.association_id),
+            **self._trace_fields(ended.association_id),
         )
 
-    def _trace(self, association_id: str) -> dict[str, Any]:
-        return trace_fields(self._telemetry.traceparent_of(association_id))
+    def _trace_fields(self, association_id: str) -> dict[str, Any]:
+        return trace_fields(self._trace.of_association(association_id))
 
     # ---- notices -------------------------------------------------------------------------
 
     def _act(self, notices: Sequence[Notice]) -> None:
         for notice in notices:
             try:
-                self._pass_on(notice)
+                if type(notice) is SeriesProgress:  # nearly always
+                    self._observers.series_progressed(notice)
+                else:
+                    self._pass_on(notice)
             except Exception as error:  # the next notice may complete a series
                 event(logger, logging.ERROR, "notification failed", exc_info=error)
 
     def _pass_on(self, notice: Notice) -> None:
         match notice:
-            case SeriesProgress():
-                if self._lonk is not None:
-                    self._lonk.progress(notice.series, notice.received, notice.first)
+            case SeriesFailed():
+                self._observers.series_failed(notice)
             case SeriesCompleted():
                 if self._inquiries is not None:
                     self._inquiries.completed(notice.series.key)
-                self._telemetry.series_completed(notice)
+                self._observers.series_completed(notice)
                 self._registrar.submit(notice)
-            case SeriesFailed():
-                if self._lonk is not None:
-                    self._lonk.failed(
-                        notice.calling_ae_title, notice.series_instance_uid, notice.error
-                    )
 
     def _arm(self) -> None:
         """Look again when the next series may have settled."""
         if self._lonk is not None and self._lonk.dropped != self._lonk_dropped:
-            self._telemetry.lonk_dropped(self._lonk.dropped - self._lonk_dropped)
+            self._observers.lonk_dropped(self._lonk.dropped - self._lonk_dropped)
             self._lonk_dropped = self._lonk.dropped
         if self._timer is not None:
             self._timer.cancel()

@@ -11,16 +11,17 @@ from oxidicom.notify.cube_instances import InstanceRegistrar
 from oxidicom.notify.cube_publishers import InstancePublisher, SeriesPublisher
 from oxidicom.notify.cube_registered_files import RegisteredFiles
 from oxidicom.notify.outbox_relay import Publisher
+from oxidicom.observers import Observer, TraceContext
 from oxidicom.ports import SeriesKey
 from oxidicom.settings import Settings
 from oxidicom.store.series_files import LocalSeriesFiles
-from oxidicom.telemetry import Telemetry
 
 
 def publish_over_http(
     settings: Settings,
     root_fd: int,
-    telemetry: Telemetry,
+    observer: Observer,
+    trace: TraceContext,
     expected: Callable[[SeriesKey], int | None],
 ) -> tuple[Publisher, EagerRegistrar | None]:
     """On the loop that will use them. `expected` says how many instances the PACS has of an open
@@ -41,7 +42,8 @@ def publish_over_http(
         client,
         LocalSeriesFiles(root_fd, sync=settings.fsync),
         RegisteredFiles(),
-        telemetry,
+        observer,
+        trace,
         show_files=settings.log_phi,
     )
     early = EagerRegistrar(pushes, expected, at_once=settings.pushers)

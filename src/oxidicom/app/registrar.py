@@ -12,13 +12,19 @@ from weakref import WeakValueDictionary
 
 from oxidicom.disk_executor import DiskExecutor
 from oxidicom.logevents import describe, event, trace_fields
-from oxidicom.notify.lonk_publisher import LonkPublisher
 from oxidicom.notify.outbox_relay import OutboxRelay
-from oxidicom.observers import WAITS
-from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
+from oxidicom.observers import Observers, TraceContext
+from oxidicom.ports import (
+    Registration,
+    RegistrationOutcome,
+    SeriesCompleted,
+    SeriesCounted,
+    SeriesInfo,
+    SeriesKey,
+    SeriesRegistered,
+)
 from oxidicom.series.journal import Journal
 from oxidicom.store.instance_files import count_instances
-from oxidicom.telemetry import Telemetry
 
 logger = logging.getLogger("oxidicom.series")
 
@@ -28,8 +34,13 @@ R = TypeVar("R")
 DONE_WAITS: Final = 2.0
 """Seconds for which LONK's done waits for the registration's confirmation (decision 36)."""
 
-_NOTHING_THERE: Final = "no instance in the series' folder"
-_REFUSED: Final = "refused, kept in the outbox's folder"
+_REASONS: Final = {
+    RegistrationOutcome.CONFIRMED: None,
+    RegistrationOutcome.WAITING: "waits in the outbox",
+    RegistrationOutcome.REFUSED: "refused, kept in the outbox's folder",
+    RegistrationOutcome.EMPTY: "no instance in the series' folder",
+}
+"""Why a registration is not confirmed, for the log and for observers."""
 
 
 class Registrar:
@@ -45,8 +56,8 @@ class Registrar:
         files_root: Path,
         journal: Journal,
         courier: OutboxRelay,
-        lonk: LonkPublisher | None,
-        telemetry: Telemetry,
+        observers: Observers,
+        trace: TraceContext,
         completed: Callable[[SeriesCompleted], None],
         tidy: Callable[[SeriesInfo], None] | None = None,
         expected: Callable[[SeriesKey], Awaitable[int | None]] | None = None,
@@ -55,8 +66,8 @@ class Registrar:
         self._files_root = files_root
         self._journal = journal
         self._courier = courier
-        self._lonk = lonk
-        self._telemetry = telemetry
+        self._observers = observers
+        self._trace = trace
         self._completed = completed
         self._tidy = tidy
         self._expected = expected
@@ -84,13 +95,11 @@ class Registrar:
 
     async def _register(self, completed: SeriesCompleted) -> None:
         began_ns = time.time_ns()
-        traceparent = self._telemetry.registration_began(
-            completed.series, completed.associations, began_ns
-        )
+        traceparent = self._trace.begin_registration(completed, began_ns)
         try:
             await self._bring(completed, began_ns, traceparent)
         except Exception as error:
-            self._tell_telemetry(completed, 0, began_ns, describe(error))
+            self._observe(completed, 0, began_ns, RegistrationOutcome.FAILED, describe(error))
             event(
                 logger,
                 logging.ERROR,
@@ -110,43 +119,41 @@ class Registrar:
             if self._tidy is not None:
                 await self._on_disk(self._tidy, series)
             ndicom = await self._on_disk(count_instances, self._files_root, series)
-            told = completed.received or ndicom
-            if self._lonk is not None and told:
-                self._lonk.final(series, told)
+            self._observers.series_counted(SeriesCounted(series, completed.received, ndicom))
             settled = None
             if ndicom and completed.expected is None and self._expected is not None:
                 completed = completed._replace(expected=await self._expected(series.key))
             if ndicom:
                 settled = await self._courier.submit(_registration(completed, ndicom, traceparent))
-                self._telemetry.outbox_depth(self._courier.depth)
+                self._observers.outbox_depth(self._courier.depth)
             await self._on_disk(self._journal.remove, series.key, completed.associations)
             self._completed(completed)
-        error = _NOTHING_THERE if settled is None else await self._outcome(settled)
-        if self._lonk is not None and told:
-            self._lonk.done(series, told)
-        self._tell(completed, ndicom, began_ns, traceparent, error)
+        outcome = RegistrationOutcome.EMPTY if settled is None else await self._outcome(settled)
+        self._observe(completed, ndicom, began_ns, outcome, _REASONS[outcome])
+        self._log(completed, ndicom, outcome, traceparent)
 
-    async def _outcome(self, settled: asyncio.Future[bool]) -> str | None:
-        """None once CUBE, or its broker, has the registration; otherwise what became of it."""
+    async def _outcome(self, settled: asyncio.Future[bool]) -> RegistrationOutcome:
+        """Wait for the confirmation of CUBE or its broker, for at most `DONE_WAITS` seconds."""
         await asyncio.wait([settled], timeout=DONE_WAITS)
-        self._telemetry.outbox_depth(self._courier.depth)
+        self._observers.outbox_depth(self._courier.depth)
         # The delivery goes on; the courier need not remember, for days perhaps, who waited for it.
         if settled.cancel() or settled.cancelled() or not self._has_broker:
-            return WAITS
-        return None if settled.result() else _REFUSED
+            return RegistrationOutcome.WAITING
+        if settled.result():
+            return RegistrationOutcome.CONFIRMED
+        return RegistrationOutcome.REFUSED
 
-    def _tell(
+    def _log(
         self,
         completed: SeriesCompleted,
         ndicom: int,
-        began_ns: int,
+        outcome: RegistrationOutcome,
         traceparent: str | None,
-        error: str | None,
     ) -> None:
         series = completed.series
-        self._tell_telemetry(completed, ndicom, began_ns, error)
         pacs = _by_the_pacs(completed.expected, ndicom)
-        well = "short" not in pacs and (error is None or not self._has_broker)
+        confirmed = outcome is RegistrationOutcome.CONFIRMED or not self._has_broker
+        well = "short" not in pacs and confirmed
         event(
             logger,
             logging.INFO if well else logging.WARNING,
@@ -157,22 +164,30 @@ class Registrar:
             received=completed.received,
             **pacs,
             associations=len(completed.associations),
-            registration=error or "confirmed",
+            registration=_REASONS[outcome] or "confirmed",
             **trace_fields(traceparent),
         )
 
-    def _tell_telemetry(
-        self, completed: SeriesCompleted, ndicom: int, began_ns: int, error: str | None
+    def _observe(
+        self,
+        completed: SeriesCompleted,
+        ndicom: int,
+        began_ns: int,
+        outcome: RegistrationOutcome,
+        error: str | None,
     ) -> None:
-        self._telemetry.series_registered(
-            completed.series,
-            completed.associations,
-            ndicom,
-            began_ns,
-            time.time_ns(),
-            None,
-            error,
-            completed.expected,
+        self._observers.series_registered(
+            SeriesRegistered(
+                completed.series,
+                completed.associations,
+                completed.received,
+                ndicom,
+                began_ns,
+                time.time_ns(),
+                outcome,
+                error,
+                completed.expected,
+            )
         )
 
     async def _on_disk(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, Protocol, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from oxidicom.logevents import describe, event
 from oxidicom.notify.cube_bodies import (
@@ -21,6 +21,7 @@ from oxidicom.notify.cube_bodies import (
 from oxidicom.notify.cube_fields import Fields
 from oxidicom.notify.cube_http import CubeAway, CubeClient, Retry
 from oxidicom.notify.cube_registered_files import RegisteredFiles
+from oxidicom.observers import Observer, TraceContext
 from oxidicom.ports import HttpRegistration, Registration, SeriesFiles, SeriesInfo
 from oxidicom.thread_names import pool_thread_namer
 
@@ -33,23 +34,8 @@ T = TypeVar("T")
 logger = logging.getLogger("oxidicom.cube")
 
 
-class HttpRegistrationObserver(Protocol):
-    def push_began(self, association_id: str | None, started_ns: int) -> str | None: ...
-
-    def pushed(self, push: HttpRegistration) -> None: ...
-
-    def all_pushed(
-        self,
-        association_id: str | None,
-        association_uuid: str,
-        started_ns: int,
-        ended_ns: int,
-        error: str | None,
-    ) -> None: ...
-
-
 class InstanceRegistrar:
-    """What CUBE has is noted in `pushed`. `show_files`: telemetry may know the files' paths.
+    """What CUBE has is noted in `pushed`. `show_files`: observers may know the files' paths.
 
     Every push raises RegistrationRefused, or CubeAway, also where it is the storage that fails.
     """
@@ -59,13 +45,15 @@ class InstanceRegistrar:
         client: CubeClient,
         files: SeriesFiles,
         pushed: RegisteredFiles,
-        telemetry: HttpRegistrationObserver,
+        observer: Observer,
+        trace: TraceContext,
         *,
         show_files: bool = False,
     ) -> None:
         self.client = client
         self.pushed = pushed
-        self.telemetry = telemetry
+        self.observer = observer
+        self._trace = trace
         self._files = files
         self._show_files = show_files
         # Of our own: storage that hangs takes this thread, not the loop's.
@@ -126,7 +114,7 @@ class InstanceRegistrar:
         retries: list[Retry] = []
         error = None
         began_ns = time.time_ns()
-        traceparent = self.telemetry.push_began(registration.association_id, began_ns)
+        traceparent = self._trace.begin_http_registration(registration.association_id, began_ns)
         try:
             await self.client.register(
                 FILES, body, attempts=attempts, retries=retries, traceparent=traceparent
@@ -147,7 +135,7 @@ class InstanceRegistrar:
                 metadata,
                 traceparent,
             )
-            self.telemetry.pushed(push)
+            self.observer.http_registration_ended(push)
 
     async def _on_disk(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ from oxidicom.notify.cube_http import CubeClient
 from oxidicom.notify.cube_instances import InstanceRegistrar, side_by_side
 from oxidicom.notify.cube_registered_files import SeriesRegistrations
 from oxidicom.notify.outbox_relay import RegistrationRefused
-from oxidicom.ports import Registration, SeriesKey
+from oxidicom.ports import HttpSeriesRegistration, Registration, SeriesKey
 from oxidicom.ulid import uuid_of
 
 _FOLDER_IS_EMPTY: Final = "no instance is in the series' folder any more"
@@ -57,9 +57,10 @@ class InstancePublisher:
             error = describe(why)
             raise
         finally:
-            self._pushes.telemetry.all_pushed(
+            ended = HttpSeriesRegistration(
                 registration.association_id, association, began_ns, time.time_ns(), error
             )
+            self._pushes.observer.http_series_registration_ended(ended)
 
     async def _publish(self, registration: Registration, association: str) -> None:
         key = registration.series.key

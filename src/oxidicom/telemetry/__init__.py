@@ -1,31 +1,40 @@
-"""What operators see of us: logs, traces and metrics; never patient data (decision 39)."""
+"""What operators see of a receiver: logs, traces and metrics; never patient data (decision 39)."""
 
 from __future__ import annotations
 
 import logging
+from typing import Final, NamedTuple
 
 from oxidicom.logevents import event
-from oxidicom.observers import Telemetry
+from oxidicom.observers import Observer, TraceContext
 
 _logger = logging.getLogger("oxidicom.telemetry")
 
-__all__ = ["Telemetry", "start"]
+
+class Telemetry(NamedTuple):
+    """The exporting observers of this process, and the context of their spans."""
+
+    observers: tuple[Observer, ...]
+    trace: TraceContext
+
+
+NO_TELEMETRY: Final = Telemetry((), TraceContext())
 
 
 def start(*, enabled: bool, protocol: str, service_version: str) -> Telemetry:
-    """The exporting telemetry if `enabled` (an OTLP endpoint is set), else one that does nothing.
+    """Start the export of traces and metrics if `enabled` (an OTLP endpoint is set).
 
-    `protocol` is `grpc` or `http/protobuf`; endpoints, headers and the rest of `OTEL_*` are read
-    by the SDK from the environment. What is wrong there is a warning: reception goes on. Call it
-    in the process that exports, after it has forked.
+    `protocol` is `grpc` or `http/protobuf`; the SDK reads endpoints, headers and the other
+    `OTEL_*` variables from the environment. An invalid one is logged as a warning, and its signal
+    is not exported. Call this in the process that exports, after it has forked.
     """
     if not enabled:
-        return Telemetry()
-    # A second of imports and 30 MB of memory, for those only who export.
+        return NO_TELEMETRY
+    # The import takes a second and 30 MB of memory.
     from oxidicom.telemetry import otlp
 
     try:
-        return otlp.start(protocol, service_version) or Telemetry()
+        return Telemetry(*otlp.start(protocol, service_version))
     except Exception as error:
         event(_logger, logging.WARNING, "telemetry could not be started", exc_info=error)
-        return Telemetry()
+        return NO_TELEMETRY

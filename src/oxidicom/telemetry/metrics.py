@@ -9,15 +9,17 @@ from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from oxidicom.observers import WAITS, Telemetry
+from oxidicom.observers import Observer
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
+    RegistrationOutcome,
     SeriesAsked,
-    SeriesInfo,
+    SeriesCompleted,
     SeriesKey,
+    SeriesRegistered,
 )
 from oxidicom.telemetry.tracing import MAX_OPEN, exportable
 
@@ -40,8 +42,8 @@ SIZE_BOUNDARIES_B: Final = tuple(1 << power for power in range(12, 32, 2))
 _Read = Callable[[CallbackOptions], Iterable[Observation]]
 
 
-class Measurements(Telemetry):
-    """Reports in, instruments of `meter` out."""
+class Measurements(Observer):
+    """Counts the events of the control plane for the instruments of `meter`."""
 
     def __init__(self, meter: Meter) -> None:
         self._titles: dict[str, str] = {}
@@ -158,27 +160,19 @@ class Measurements(Telemetry):
             seconds = max(0, report.wall_ns - began.wall_ns) / 1e9
             self._associated.record(seconds, {"result": result})
 
-    def registration_began(
-        self, series: SeriesInfo, associations: tuple[str, ...], started_ns: int
-    ) -> None:
-        first_ns = self._first.pop(series.key, None)
-        if first_ns is not None:  # not one that was found open at the start
-            self._received.record(max(0, started_ns - first_ns) / 1e9)
+    def series_completed(self, completed: SeriesCompleted) -> None:
+        first_ns = self._first.pop(completed.series.key, None)
+        if first_ns is not None:  # None for a series recovered at the start
+            self._received.record(max(0, time.time_ns() - first_ns) / 1e9)
 
-    def series_registered(
-        self,
-        series: SeriesInfo,
-        associations: tuple[str, ...],
-        ndicom: int,
-        started_ns: int,
-        ended_ns: int,
-        attempts: int | None,
-        error: str | None,
-        expected: int | None = None,
-    ) -> None:
-        result = _result(error)
+    def series_registered(self, registered: SeriesRegistered) -> None:
+        if registered.outcome is RegistrationOutcome.WAITING:
+            result = "waiting"  # it has not failed
+        else:
+            result = _result(registered.error)
         self._registered[result] += 1
-        self._registering.record(max(0, ended_ns - started_ns) / 1e9, {"result": result})
+        seconds = max(0, registered.ended_ns - registered.started_ns) / 1e9
+        self._registering.record(seconds, {"result": result})
 
     def series_asked(self, asked: SeriesAsked) -> None:
         self._asked["unknown" if asked.expected is None else "counted"] += 1
@@ -221,7 +215,4 @@ def _reader(value: Callable[[], int]) -> _Read:
 
 
 def _result(error: str | None) -> str:
-    """A registration that waits for its broker has not failed."""
-    if error == WAITS:
-        return "waiting"
     return "ok" if error is None else "error"

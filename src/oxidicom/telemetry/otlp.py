@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, NamedTuple
 
 from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import (
@@ -27,23 +27,13 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from oxidicom.logevents import describe, event
-from oxidicom.observers import Telemetry
-from oxidicom.ports import (
-    AssociationBegan,
-    AssociationEnded,
-    HttpRegistration,
-    InstanceRefused,
-    InstanceStored,
-    SeriesAsked,
-    SeriesInfo,
-)
+from oxidicom.observers import Observer, TraceContext
 from oxidicom.telemetry.metrics import Measurements
 from oxidicom.telemetry.tracing import Spans
 from oxidicom.thread_names import NamedThread
 
 _Signal = Literal["traces", "metrics"]
 _Protocol = Literal["grpc", "http/protobuf"]
-_T = TypeVar("_T")
 
 WARN_EVERY_S: Final = 600.0
 """An endpoint that comes and goes is a warning this often."""
@@ -54,8 +44,9 @@ _FLUSH_SHARE: Final = 0.8
 _logger = logging.getLogger("oxidicom.telemetry")
 
 
-def start(protocol: str, service_version: str) -> Telemetry | None:
-    """Telemetry of the signals that the environment asks for; None if for none."""
+def start(protocol: str, service_version: str) -> tuple[tuple[Observer, ...], TraceContext]:
+    """Start the signals that the environment asks for; return their observers, and the context of
+    the spans."""
     sdk_log = SdkLog()
     sdk_log.listen()
     outage = Outage(reason=lambda: sdk_log.words)
@@ -80,135 +71,36 @@ def start(protocol: str, service_version: str) -> Telemetry | None:
         else:
             event(_logger, logging.INFO, "telemetry export started", signal=signal, protocol=chosen)
     sdk_log.starting, sdk_log.words = False, None
-    return Exporting(pipelines) if pipelines else None
+    signals = [pipeline.signal for pipeline in pipelines]
+    trace = next((signal for signal in signals if isinstance(signal, TraceContext)), TraceContext())
+    return (*signals, *(Export(pipeline) for pipeline in pipelines)), trace
 
 
-class Exporting(Telemetry):
-    """Hands every report to each signal; an error there is logged once and is nobody's trouble."""
+class Pipeline(NamedTuple):
+    """One signal: the observer that feeds it, and how to end its export."""
 
-    def __init__(self, pipelines: Sequence[Pipeline]) -> None:
-        self._pipelines = pipelines
-        self._signals = tuple(pipeline.signal for pipeline in pipelines)
-        self._failed = False
+    signal: Observer
+    shut_down: Callable[[], None]
+    """Export what is buffered; return when that is done or broken off."""
+    break_off: Callable[[], None]
 
-    def association_began(self, report: AssociationBegan) -> None:
-        self._each(lambda signal: signal.association_began(report))
 
-    def instance_stored(self, report: InstanceStored) -> None:
-        self._each(lambda signal: signal.instance_stored(report))
+class Export(Observer):
+    """Ends the export of one signal at shutdown."""
 
-    def instance_refused(self, report: InstanceRefused) -> None:
-        self._each(lambda signal: signal.instance_refused(report))
-
-    def association_ended(self, report: AssociationEnded) -> None:
-        self._each(lambda signal: signal.association_ended(report))
-
-    def traceparent_of(self, association_id: str) -> str | None:
-        return self._first(lambda signal: signal.traceparent_of(association_id))
-
-    def registration_began(
-        self, series: SeriesInfo, associations: tuple[str, ...], started_ns: int
-    ) -> str | None:
-        return self._first(
-            lambda signal: signal.registration_began(series, associations, started_ns)
-        )
-
-    def series_registered(
-        self,
-        series: SeriesInfo,
-        associations: tuple[str, ...],
-        ndicom: int,
-        started_ns: int,
-        ended_ns: int,
-        attempts: int | None,
-        error: str | None,
-        expected: int | None = None,
-    ) -> None:
-        self._each(
-            lambda signal: signal.series_registered(
-                series, associations, ndicom, started_ns, ended_ns, attempts, error, expected
-            )
-        )
-
-    def push_began(self, association_id: str | None, started_ns: int) -> str | None:
-        return self._first(lambda signal: signal.push_began(association_id, started_ns))
-
-    def pushed(self, push: HttpRegistration) -> None:
-        self._each(lambda signal: signal.pushed(push))
-
-    def all_pushed(
-        self,
-        association_id: str | None,
-        association_uuid: str,
-        started_ns: int,
-        ended_ns: int,
-        error: str | None,
-    ) -> None:
-        self._each(
-            lambda signal: signal.all_pushed(
-                association_id, association_uuid, started_ns, ended_ns, error
-            )
-        )
-
-    def series_asked(self, asked: SeriesAsked) -> None:
-        self._each(lambda signal: signal.series_asked(asked))
-
-    def outbox_depth(self, depth: int) -> None:
-        self._each(lambda signal: signal.outbox_depth(depth))
-
-    def lonk_dropped(self, count: int) -> None:
-        self._each(lambda signal: signal.lonk_dropped(count))
-
-    def _each(self, record: Callable[[Telemetry], _T]) -> list[_T]:
-        answers = []
-        for signal in self._signals:
-            try:
-                answers.append(record(signal))
-            except Exception as error:
-                if not self._failed:
-                    self._failed = True
-                    event(_logger, logging.ERROR, "telemetry failed", exc_info=error)
-        return answers
-
-    def _first(self, ask: Callable[[Telemetry], str | None]) -> str | None:
-        """Every signal is asked; one of them knows of spans."""
-        return next((answer for answer in self._each(ask) if answer is not None), None)
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
 
     def shutdown(self, timeout_s: float) -> None:
-        self._signals = ()
-        pipelines, self._pipelines = self._pipelines, ()
-        began = time.monotonic()
-        threads = [
-            NamedThread(target=pipeline.finish, name="ox-otlp-finish", daemon=True)
-            for pipeline in pipelines
-        ]
-        for thread in threads:
-            thread.start()
-        _join(threads, began + timeout_s * _FLUSH_SHARE)
-        for pipeline in pipelines:
-            pipeline.break_off()
-        _join(threads, began + timeout_s)
+        thread = NamedThread(target=self._finish, name="ox-otlp-finish", daemon=True)
+        thread.start()
+        thread.join(timeout_s * _FLUSH_SHARE)
+        self._pipeline.break_off()
+        thread.join(timeout_s * (1 - _FLUSH_SHARE))
 
-
-def _join(threads: Sequence[threading.Thread], deadline: float) -> None:
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-
-
-class Pipeline:
-    """One signal: where reports go in, and how to end its exports."""
-
-    def __init__(
-        self, signal: Telemetry, shut_down: Callable[[], None], break_off: Callable[[], None]
-    ) -> None:
-        self.signal = signal
-        self._shut_down = shut_down
-        self.break_off = break_off
-
-    def finish(self) -> None:
-        """Export what is left; returns when that is done or broken off."""
+    def _finish(self) -> None:
         try:
-            self._shut_down()
+            self._pipeline.shut_down()
         except Exception as error:
             event(_logger, logging.WARNING, "telemetry lost at shutdown", exc_info=error)
 

@@ -20,16 +20,19 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from oxidicom.observers import Telemetry
+from oxidicom.observers import FailureLog, Observer, TraceContext
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
     HttpRegistration,
+    HttpSeriesRegistration,
     InstanceRefused,
     InstanceStored,
     SeriesAsked,
+    SeriesCompleted,
     SeriesInfo,
     SeriesKey,
+    SeriesRegistered,
 )
 from oxidicom.ulid import uuid_of
 
@@ -57,8 +60,8 @@ class _Open:
 _Reception = tuple[SeriesKey, tuple[str, ...]]
 
 
-class Spans(Telemetry):
-    """Reports in, spans out by `tracer`."""
+class Spans(Observer, TraceContext):
+    """Turns the events of the control plane into spans of `tracer`."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -67,6 +70,7 @@ class Spans(Telemetry):
         self._registering: OrderedDict[_Reception, Span] = OrderedDict()
         self._pushing: OrderedDict[str, Span] = OrderedDict()
         """By traceparent."""
+        self._failures = FailureLog()
 
     def association_began(self, report: AssociationBegan) -> None:
         span = self._tracer.start_span(
@@ -116,13 +120,20 @@ class Spans(Telemetry):
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 
-    def traceparent_of(self, association_id: str) -> str | None:
+    def of_association(self, association_id: str) -> str | None:
         context = self._context(association_id)
         return None if context is None else _traceparent(context)
 
-    def registration_began(
+    def begin_registration(self, completed: SeriesCompleted, started_ns: int) -> str | None:
+        try:
+            return self._begin_registration(completed.series, completed.associations, started_ns)
+        except Exception as error:
+            self._failures.log(self.begin_registration, error)
+            return None
+
+    def _begin_registration(
         self, series: SeriesInfo, associations: tuple[str, ...], started_ns: int
-    ) -> str | None:
+    ) -> str:
         carriers = [carrier for name in associations if (carrier := self._context(name))]
         parent = Context()
         if carriers:
@@ -142,29 +153,24 @@ class Spans(Telemetry):
         _forget_oldest(self._registering)
         return _traceparent(span.get_span_context())
 
-    def series_registered(
-        self,
-        series: SeriesInfo,
-        associations: tuple[str, ...],
-        ndicom: int,
-        started_ns: int,
-        ended_ns: int,
-        attempts: int | None,
-        error: str | None,
-        expected: int | None = None,
-    ) -> None:
-        span = self._registering.pop((series.key, associations), None)
+    def series_registered(self, registered: SeriesRegistered) -> None:
+        span = self._registering.pop((registered.series.key, registered.associations), None)
         if span is None:
             return
-        span.set_attribute("ndicom", ndicom)
-        if attempts is not None:
-            span.set_attribute("attempts", attempts)
-        if expected is not None:
-            span.set_attribute("expected", expected)
-        _set_status(span, error)
-        span.end(max(started_ns, ended_ns))
+        span.set_attribute("ndicom", registered.ndicom)
+        if registered.expected is not None:
+            span.set_attribute("expected", registered.expected)
+        _set_status(span, registered.error)
+        span.end(max(registered.started_ns, registered.ended_ns))
 
-    def push_began(self, association_id: str | None, started_ns: int) -> str | None:
+    def begin_http_registration(self, association_id: str | None, started_ns: int) -> str | None:
+        try:
+            return self._begin_http_registration(association_id, started_ns)
+        except Exception as error:
+            self._failures.log(self.begin_http_registration, error)
+            return None
+
+    def _begin_http_registration(self, association_id: str | None, started_ns: int) -> str:
         span = self._tracer.start_span(
             "push_to_chris",
             context=self._child_of(association_id),
@@ -176,50 +182,43 @@ class Spans(Telemetry):
         _forget_oldest(self._pushing)
         return traceparent
 
-    def pushed(self, push: HttpRegistration) -> None:
-        span = self._pushing.pop(push.traceparent or "", None)
+    def http_registration_ended(self, registration: HttpRegistration) -> None:
+        span = self._pushing.pop(registration.traceparent or "", None)
         if span is None:
             return
         attributes: dict[str, str] = {
-            "SeriesInstanceUID": exportable(push.series.series_instance_uid),
-            "url": exportable(push.url),
+            "SeriesInstanceUID": exportable(registration.series.series_instance_uid),
+            "url": exportable(registration.url),
         }
-        if push.file is not None:
-            attributes["fname"] = exportable(push.file)
-        if push.metadata is not None:
+        if registration.file is not None:
+            attributes["fname"] = exportable(registration.file)
+        if registration.metadata is not None:
             span.update_name("register_oxidicom_custom_metadata")
-            key, value = push.metadata
+            key, value = registration.metadata
             attributes |= {
-                "StudyInstanceUID": exportable(push.series.study_instance_uid),
+                "StudyInstanceUID": exportable(registration.series.study_instance_uid),
                 "oxidicom.custom.key": key,
                 "oxidicom.custom.value": value,
             }
         span.set_attributes(attributes)
-        for at_ns, error, seconds in push.retries:
+        for at_ns, error, seconds in registration.retries:
             span.add_event(
                 "retry_delay",
                 {"error": exportable(error), "sleep_duration": seconds},
                 at_ns,
             )
-        _set_status(span, push.error)
-        span.end(max(push.started_ns, push.ended_ns))
+        _set_status(span, registration.error)
+        span.end(max(registration.started_ns, registration.ended_ns))
 
-    def all_pushed(
-        self,
-        association_id: str | None,
-        association_uuid: str,
-        started_ns: int,
-        ended_ns: int,
-        error: str | None,
-    ) -> None:
+    def http_series_registration_ended(self, registration: HttpSeriesRegistration) -> None:
         span = self._tracer.start_span(
             "register_all_attempted_pushes",
-            context=self._child_of(association_id),
-            attributes={"association_uuid": association_uuid},
-            start_time=started_ns,
+            context=self._child_of(registration.association_id),
+            attributes={"association_uuid": registration.association_uuid},
+            start_time=registration.started_ns,
         )
-        _set_status(span, error)
-        span.end(max(started_ns, ended_ns))
+        _set_status(span, registration.error)
+        span.end(max(registration.started_ns, registration.ended_ns))
 
     def _child_of(self, association_id: str | None) -> Context:
         carrier = None if association_id is None else self._context(association_id)

@@ -1,0 +1,36 @@
+"""LONK as an observer: which event of the control plane leads to which message."""
+
+from __future__ import annotations
+
+from oxidicom.notify.lonk_publisher import LonkPublisher
+from oxidicom.observers import Observer
+from oxidicom.ports import (
+    RegistrationOutcome,
+    SeriesCounted,
+    SeriesFailed,
+    SeriesProgress,
+    SeriesRegistered,
+)
+
+
+class LonkObserver(Observer):
+    """Publishes progress, errors and done. A series without any instance is not published."""
+
+    def __init__(self, publisher: LonkPublisher) -> None:
+        self._publisher = publisher
+
+    def series_progressed(self, progress: SeriesProgress) -> None:
+        self._publisher.progress(progress.series, progress.received, progress.first)
+
+    def series_failed(self, failed: SeriesFailed) -> None:
+        self._publisher.failed(failed.calling_ae_title, failed.series_instance_uid, failed.error)
+
+    def series_counted(self, counted: SeriesCounted) -> None:
+        if count := counted.received or counted.ndicom:
+            self._publisher.final(counted.series, count)
+
+    def series_registered(self, registered: SeriesRegistered) -> None:
+        count = registered.received or registered.ndicom
+        # A failed registration is tried again at the next start; done follows that one.
+        if count and registered.outcome is not RegistrationOutcome.FAILED:
+            self._publisher.done(registered.series, count)
