@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
+from oxidicom.association_tally import AssociationTally
 from oxidicom.logevents import event
 from oxidicom.ports import (
-    AssociationBegan,
     AssociationEnded,
     HttpRegistration,
     HttpSeriesRegistration,
@@ -42,7 +42,8 @@ class Observer:
     patient data.
     """
 
-    def association_began(self, report: AssociationBegan) -> None: ...
+    def association_began(self, association: AssociationTally) -> None:
+        """Receive the counts of a new association, which the control plane keeps up to date."""
 
     def instance_stored(self, report: InstanceStored) -> None: ...
 
@@ -124,8 +125,8 @@ class Observers(Observer):
             except Exception as error:
                 self._failures.log(handler, error)
 
-    def association_began(self, report: AssociationBegan) -> None:
-        self._forward([each.association_began for each in self._observers], report)
+    def association_began(self, association: AssociationTally) -> None:
+        self._forward([each.association_began for each in self._observers], association)
 
     def instance_refused(self, report: InstanceRefused) -> None:
         self._forward([each.instance_refused for each in self._observers], report)

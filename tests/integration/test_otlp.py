@@ -17,7 +17,9 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import ReadableSpan
 
+from oxidicom.association_tally import AssociationTally
 from oxidicom.observers import Observers
+from oxidicom.ports import InstanceRefused, InstanceStored
 from oxidicom.telemetry import logs, start
 from tests.support import otlp
 from tests.support.otlp import PATIENT, SERIES, T0, Collector, attributes, began, ended, stored
@@ -62,6 +64,19 @@ class Exporting(Observers):
     def __init__(self, protocol: str) -> None:
         observers, self.trace = start(enabled=True, protocol=protocol, service_version="9.8.7")
         super().__init__(observers)
+        self.tallies: dict[str, AssociationTally] = {}
+
+    def association_began(self, association: AssociationTally) -> None:
+        self.tallies[association.began.association_id] = association
+        super().association_began(association)
+
+    def instance_stored(self, report: InstanceStored) -> None:
+        self.tallies[report.association_id].count_stored(report)
+        super().instance_stored(report)
+
+    def instance_refused(self, report: InstanceRefused) -> None:
+        self.tallies[report.association_id].count_refused(report)
+        super().instance_refused(report)
 
 
 def started(protocol: str) -> Exporting:
@@ -71,8 +86,8 @@ def started(protocol: str) -> Exporting:
 def feed(telemetry: Exporting) -> None:
     """Two associations that carry one series, a third that fails; the series, then its twin that
     the broker refuses."""
-    telemetry.association_began(began("A1"))
-    telemetry.association_began(began("A2"))
+    telemetry.association_began(AssociationTally(began("A1")))
+    telemetry.association_began(AssociationTally(began("A2")))
     for number in (1, 2):
         telemetry.instance_stored(stored("A1", number, size=1000))
     telemetry.instance_stored(stored("A2", 3, size=500))
@@ -80,9 +95,9 @@ def feed(telemetry: Exporting) -> None:
     telemetry.instance_refused(otlp.refused("A2", 0xA700))
     telemetry.association_ended(ended("A1"))
     telemetry.association_ended(ended("A2"))
-    telemetry.association_began(began("A3"))
+    telemetry.association_began(AssociationTally(began("A3")))
     telemetry.association_ended(ended("A3", "A-ABORT by the peer"))
-    telemetry.association_began(began("A4"))
+    telemetry.association_began(AssociationTally(began("A4")))
     ended_ns = T0 + 30
     telemetry.series_completed(otlp.completed("A1", "A2"))
     telemetry.trace.begin_registration(otlp.completed("A1", "A2"), T0 + 10)
@@ -370,9 +385,9 @@ def test_reports_do_not_wait_nor_pile_up(monkeypatch: pytest.MonkeyPatch) -> Non
         telemetry = started("grpc")
         before = time.monotonic()
         for number in range(2000):
-            telemetry.association_began(began(f"A{number}"))
+            telemetry.association_began(AssociationTally(began(f"A{number}")))
             telemetry.association_ended(ended(f"A{number}"))
         assert time.monotonic() - before < 4
         assert sum(isinstance(thing, ReadableSpan) for thing in gc.get_objects()) < 200
         telemetry.shutdown(0.5)
-        telemetry.association_began(began("late"))  # dropped, not an error
+        telemetry.association_began(AssociationTally(began("late")))  # dropped, not an error

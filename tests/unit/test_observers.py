@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import oxidicom
 from oxidicom.app.lonk_observer import LonkObserver
+from oxidicom.association_tally import AssociationTally
 from oxidicom.observers import Observer, Observers, TraceContext
 from oxidicom.ports import RegistrationOutcome, SeriesCounted, SeriesProgress, SeriesRegistered
 from oxidicom.telemetry.metrics import Measurements
@@ -114,7 +115,7 @@ class Webhook(Observer):
 def test_a_new_observer_is_one_class_and_one_entry_of_the_list() -> None:
     webhook = Webhook()
     observers = Observers([Recording(), webhook])
-    observers.association_began(began("A"))
+    observers.association_began(AssociationTally(began("A")))
     observers.series_registered(registered("A"))
     assert webhook.posted == [{"series": SERIES.series_instance_uid, "ndicom": 1}]
 
@@ -179,7 +180,7 @@ def every_observer() -> list[Observer]:
 
 @pytest.mark.parametrize(
     ("observing", "lonk", "most"),
-    [(False, False, 5), (False, True, 6), (True, False, 9), (True, True, 10)],
+    [(False, False, 6), (False, True, 7), (True, False, 9), (True, True, 10)],
 )
 async def test_an_instance_costs_few_calls_in_the_control_plane(
     observing: bool, lonk: bool, most: int

@@ -19,6 +19,7 @@ from oxidicom.admin.status_board import (
     MOST_SAMPLES,
     StatusBoard,
 )
+from oxidicom.association_tally import AssociationTally
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
@@ -58,6 +59,7 @@ class Bench:
         self.now = 100.0
         self.tracker = SeriesTracker(settle=1.0, recovery_settle=30.0)
         self.health = Health()
+        self.tallies: dict[str, AssociationTally] = {}
         self.board = StatusBoard(
             version="1.2.3",
             aet="ChRIS",
@@ -84,9 +86,9 @@ class Bench:
 
     def began(self, name: str = "A", title: str = "CT1", address: str = "10.0.0.1") -> None:
         wall_ns = round((EPOCH + self.now) * 1e9)
-        self.board.association_began(
-            AssociationBegan(name, address, 4711, title, "ChRIS", self.now, wall_ns)
-        )
+        report = AssociationBegan(name, address, 4711, title, "ChRIS", self.now, wall_ns)
+        tally = self.tallies[name] = AssociationTally(report)
+        self.board.association_began(tally)
 
     def ended(self, name: str = "A", error: str | None = None) -> None:
         report = AssociationEnded(name, error, 0, self.now, 0)
@@ -100,12 +102,15 @@ class Bench:
     ) -> None:
         report = InstanceStored(name, series, f"9.{number}", 1000, seconds, self.now)
         self.tracker.stored(report)
+        if name in self.tallies:
+            self.tallies[name].count_stored(report)
         self.board.instance_stored(report)
 
     def refused(self, error: str = "no space", status: int = 0xA700, name: str = "A") -> None:
-        self.board.instance_refused(
-            InstanceRefused(name, "CT1", "CT1", "1.2", status, error, self.now)
-        )
+        report = InstanceRefused(name, "CT1", "CT1", "1.2", status, error, self.now)
+        if name in self.tallies:
+            self.tallies[name].count_refused(report)
+        self.board.instance_refused(report)
 
     def complete(self, *, settled: float = 2.0) -> list[SeriesCompleted]:
         self.now += settled

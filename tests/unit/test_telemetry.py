@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
+from oxidicom.association_tally import AssociationTally
 from oxidicom.logevents import trace_fields
 from oxidicom.observers import Observer, Observers
 from oxidicom.ports import (
@@ -26,7 +27,7 @@ from oxidicom.ports import (
     SeriesAsked,
 )
 from oxidicom.telemetry import metrics, otlp, start, tracing
-from tests.support.otlp import SERIES, T0, began, completed, ended, refused, registered, stored
+from tests.support.otlp import SERIES, T0, began, completed, ended, registered, stored
 
 NOTHING_IMPORTED = """
 import sys
@@ -92,7 +93,7 @@ def register(spans: tracing.Spans, *associations: str, **changes: Any) -> str | 
 def test_a_span_ends_no_earlier_than_it_began(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
-    spans.association_began(began("A", T0))
+    spans.association_began(AssociationTally(began("A", T0)))
     spans.association_ended(ended("A", wall_ns=T0 - 5))
     register(spans, ended_ns=T0 - 5)
     assert [(span.start_time, span.end_time) for span in exporter.get_finished_spans()] == [
@@ -102,8 +103,8 @@ def test_a_span_ends_no_earlier_than_it_began(
 
 
 def test_a_span_tells_of_tls(spans: tracing.Spans, exporter: InMemorySpanExporter) -> None:
-    spans.association_began(began("A")._replace(tls="TLSv1.3"))
-    spans.association_began(began("B"))
+    spans.association_began(AssociationTally(began("A")._replace(tls="TLSv1.3")))
+    spans.association_began(AssociationTally(began("B")))
     for name in "AB":
         spans.association_ended(ended(name))
     told = [span.attributes for span in exporter.get_finished_spans()]
@@ -113,7 +114,7 @@ def test_a_span_tells_of_tls(spans: tracing.Spans, exporter: InMemorySpanExporte
 def test_a_series_is_the_child_of_an_association_that_is_still_open(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
-    spans.association_began(began("A"))
+    spans.association_began(AssociationTally(began("A")))
     register(spans, "A")
     spans.association_ended(ended("A"))
     series, association = exporter.get_finished_spans()
@@ -126,7 +127,7 @@ def test_associations_that_never_end_do_not_pile_up(
 ) -> None:
     monkeypatch.setattr(tracing, "MAX_OPEN", 2)
     for name in ("A", "B", "C"):
-        spans.association_began(began(name))
+        spans.association_began(AssociationTally(began(name)))
     [lost] = exporter.get_finished_spans()
     assert (lost.attributes or {})["association_ulid"] == "A"
     assert not lost.status.is_ok
@@ -139,7 +140,7 @@ def test_parents_are_forgotten_in_the_end(
 ) -> None:
     monkeypatch.setattr(tracing, "MAX_ENDED", 2)
     for name in ("A", "B", "C"):
-        spans.association_began(began(name))
+        spans.association_began(AssociationTally(began(name)))
         spans.association_ended(ended(name))
     for name in ("A", "B", "C"):
         register(spans, name)
@@ -168,7 +169,7 @@ def asked(**changes: Any) -> SeriesAsked:
 
 
 def test_a_pacs_that_was_asked(spans: tracing.Spans, exporter: InMemorySpanExporter) -> None:
-    spans.association_began(began(ULID))
+    spans.association_began(AssociationTally(began(ULID)))
     spans.series_asked(asked())
     spans.association_ended(ended(ULID))
     findscu, outer, association = exporter.get_finished_spans()
@@ -227,8 +228,6 @@ def test_a_registration_says_what_was_expected(
 def test_reports_of_unknown_associations_are_harmless(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
-    spans.instance_stored(stored("?"))
-    spans.instance_refused(refused("?", 0xC000))
     spans.association_ended(ended("?"))
     assert exporter.get_finished_spans() == ()
 
@@ -248,7 +247,7 @@ def pushed(spans: tracing.Spans, **changes: Any) -> str | None:
 def test_a_push_under_the_first_generations_name(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
-    spans.association_began(began("A"))
+    spans.association_began(AssociationTally(began("A")))
     pushed(spans, retries=((T0 + 2, "CUBE answers 503", 2.0), (T0 + 4, "CUBE answers 429", 4)))
     pushed(spans, error="CubeAway: CUBE answers 503", association_id="lost")
     pushed(spans, file="SERVICES/PACS/…", association_id=None)
@@ -298,7 +297,7 @@ def test_custom_metadata_and_the_end_of_pushing(
 def test_what_goes_along_names_the_span(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
-    spans.association_began(began("A"))
+    spans.association_began(AssociationTally(began("A")))
     of_open = spans.of_association("A")
     of_push = pushed(spans)
     spans.association_ended(ended("A"))
@@ -379,8 +378,8 @@ def read(reader: InMemoryMetricReader, name: str) -> list[tuple[dict[str, Any], 
 def test_open_associations_go_up_and_down(
     measurements: metrics.Measurements, reader: InMemoryMetricReader
 ) -> None:
-    measurements.association_began(began("A"))
-    measurements.association_began(began("B"))
+    measurements.association_began(AssociationTally(began("A")))
+    measurements.association_began(AssociationTally(began("B")))
     assert read(reader, "oxidicom.associations.open") == [({}, 2)]
     measurements.association_ended(ended("A"))
     measurements.association_ended(ended("A"))
@@ -418,8 +417,8 @@ def test_how_long_and_how_large(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: T0)
-    measurements.association_began(began("A"))
-    measurements.association_began(began("B"))
+    measurements.association_began(AssociationTally(began("A")))
+    measurements.association_began(AssociationTally(began("B")))
     for number in (1, 2):
         measurements.instance_stored(stored("A", number, size=1000 * number))
     measurements.association_ended(ended("A"))
@@ -451,7 +450,9 @@ def test_peers_cannot_make_time_series_at_will(
 ) -> None:
     for number in range(metrics.MAX_TITLES + 50):
         name = f"A{number}"
-        measurements.association_began(began(name)._replace(calling_ae_title=name))
+        measurements.association_began(
+            AssociationTally(began(name)._replace(calling_ae_title=name))
+        )
         measurements.association_ended(ended(name))
     points = {point["aet"]: count for point, count in read(reader, "oxidicom.associations")}
     assert len(points) == metrics.MAX_TITLES + 1

@@ -16,9 +16,9 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from oxidicom.admin import model
+from oxidicom.association_tally import AssociationTally
 from oxidicom.observers import Observer
 from oxidicom.ports import (
-    AssociationBegan,
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
@@ -88,20 +88,6 @@ class Health(Protocol):
     def outbox(self) -> model.OutboxStatus: ...
 
 
-class _Association:
-    __slots__ = ("began", "refused", "size", "stored")
-
-    def __init__(self, began: AssociationBegan) -> None:
-        self.began = began
-        self.stored = 0
-        self.refused = 0
-        self.size = 0
-
-    @property
-    def who(self) -> str:
-        return f"{said(self.began.calling_ae_title)} {self.began.peer_address}"
-
-
 class StatusBoard(Observer):
     """`clock` is that of the reports; `wall` gives seconds since the epoch."""
 
@@ -125,7 +111,7 @@ class StatusBoard(Observer):
         self._wall = wall
         self._started_at = wall()
 
-        self._open: dict[str, _Association] = {}
+        self._open: dict[str, AssociationTally] = {}
         """In the order in which they began."""
         self._registering: dict[tuple[SeriesKey, tuple[str, ...]], model.Series] = {}
         """In the order in which they were complete, by what they were completed with."""
@@ -152,34 +138,29 @@ class StatusBoard(Observer):
 
     # ---- what the control plane tells ----------------------------------------------------
 
-    def association_began(self, report: AssociationBegan) -> None:
+    def association_began(self, association: AssociationTally) -> None:
         self.associations_began += 1
-        self._open[report.association_id] = _Association(report)
+        self._open[association.began.association_id] = association
 
     def instance_stored(self, report: InstanceStored) -> None:
         self.instances[0] += 1
         self.bytes += report.size
         self.latencies[bisect_left(LATENCIES_S, report.seconds)] += 1
         self.latency_sum += report.seconds
-        association = self._open.get(report.association_id)
-        if association is not None:
-            association.stored += 1
-            association.size += report.size
 
     def instance_refused(self, report: InstanceRefused) -> None:
         self.instances[report.status] += 1
         association = self._open.get(report.association_id)
         who = said(report.calling_ae_title)
         if association is not None:
-            association.refused += 1
-            who = association.who
+            who = _peer(association)
         self.failed("instance", who, report.error, f"{report.status:04X}H")
 
     def association_ended(self, report: AssociationEnded) -> None:
         self.associations["ok" if report.error is None else "error"] += 1
         association = self._open.pop(report.association_id, None)
         if report.error is not None and association is not None:
-            self.failed("association", association.who, report.error)
+            self.failed("association", _peer(association), report.error)
 
     def series_completed(self, completed: SeriesCompleted) -> None:
         now = self._wall()
@@ -366,7 +347,12 @@ def _line(
     )
 
 
-def _association(name: str, each: _Association) -> model.OpenAssociation:
+def _peer(association: AssociationTally) -> str:
+    began = association.began
+    return f"{said(began.calling_ae_title)} {began.peer_address}"
+
+
+def _association(name: str, each: AssociationTally) -> model.OpenAssociation:
     began = each.began
     host = f"[{began.peer_address}]" if ":" in began.peer_address else began.peer_address
     return model.OpenAssociation(
@@ -376,8 +362,8 @@ def _association(name: str, each: _Association) -> model.OpenAssociation:
         peer=f"{host}:{began.peer_port}",
         since=began.wall_ns / 1e9,
         stored=each.stored,
-        refused=each.refused,
-        bytes=each.size,
+        refused=each.refused.total(),
+        bytes=each.bytes_stored,
         worker=began.worker,
         tls=began.tls,
     )

@@ -234,8 +234,8 @@ class ControlPlane:
                     **self._trace_fields(report.association_id),
                 )
             case AssociationBegan():
-                self._tallies[report.association_id] = AssociationTally(report)
-                self._observers.association_began(report)
+                tally = self._tallies[report.association_id] = AssociationTally(report)
+                self._observers.association_began(tally)
             case AssociationEnded():
                 # First of all: whatever is wrong with the rest, its series are registered.
                 self._act(self._tracker.association_ended(report))

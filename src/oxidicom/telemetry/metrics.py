@@ -9,6 +9,7 @@ from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
+from oxidicom.association_tally import AssociationTally
 from oxidicom.observers import Observer
 from oxidicom.ports import (
     AssociationBegan,
@@ -133,8 +134,9 @@ class Measurements(Observer):
             "Series whose number of instances a PACS was asked for",
         )
 
-    def association_began(self, report: AssociationBegan) -> None:
-        self._open[report.association_id] = report
+    def association_began(self, association: AssociationTally) -> None:
+        began = association.began
+        self._open[began.association_id] = began
         if len(self._open) > MAX_OPEN:
             del self._open[next(iter(self._open))]
 

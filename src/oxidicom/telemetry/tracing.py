@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any, Final
 
 from opentelemetry.context import Context
@@ -20,14 +20,12 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from oxidicom.association_tally import AssociationTally
 from oxidicom.observers import FailureLog, Observer, TraceContext
 from oxidicom.ports import (
-    AssociationBegan,
     AssociationEnded,
     HttpRegistration,
     HttpSeriesRegistration,
-    InstanceRefused,
-    InstanceStored,
     SeriesAsked,
     SeriesCompleted,
     SeriesInfo,
@@ -50,11 +48,9 @@ _MAX_LINKS: Final = 32
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenAssociation:
     span: Span
-    began_ns: int
-    stored: int = 0
-    refused: Counter[int] = field(default_factory=Counter)
+    tally: AssociationTally
 
 
 _Reception = tuple[SeriesKey, tuple[str, ...]]
@@ -65,14 +61,15 @@ class Spans(Observer, TraceContext):
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._open: OrderedDict[str, _OpenAssociation] = OrderedDict()
         self._ended: OrderedDict[str, SpanContext] = OrderedDict()
         self._registering: OrderedDict[_Reception, Span] = OrderedDict()
         self._pushing: OrderedDict[str, Span] = OrderedDict()
         """By traceparent."""
         self._failures = FailureLog()
 
-    def association_began(self, report: AssociationBegan) -> None:
+    def association_began(self, association: AssociationTally) -> None:
+        report = association.began
         span = self._tracer.start_span(
             "association",
             context=Context(),
@@ -86,20 +83,10 @@ class Spans(Observer, TraceContext):
             },
             start_time=report.wall_ns,
         )
-        self._open[report.association_id] = _Open(span, report.wall_ns)
+        self._open[report.association_id] = _OpenAssociation(span, association)
         if len(self._open) > MAX_OPEN:
             lost = next(iter(self._open))
             self._end(lost, "the end of this association was never reported", report.wall_ns)
-
-    def instance_stored(self, report: InstanceStored) -> None:
-        association = self._open.get(report.association_id)
-        if association is not None:
-            association.stored += 1
-
-    def instance_refused(self, report: InstanceRefused) -> None:
-        association = self._open.get(report.association_id)
-        if association is not None:
-            association.refused[report.status] += 1
 
     def association_ended(self, report: AssociationEnded) -> None:
         association = self._open.get(report.association_id)
@@ -109,13 +96,13 @@ class Spans(Observer, TraceContext):
 
     def _end(self, association_id: str, error: str | None, wall_ns: int) -> None:
         association = self._open.pop(association_id)
-        span = association.span
-        span.set_attribute("instances.stored", association.stored)
-        span.set_attribute("instances.refused", association.refused.total())
-        for status, count in association.refused.items():
+        span, tally = association.span, association.tally
+        span.set_attribute("instances.stored", tally.stored)
+        span.set_attribute("instances.refused", tally.refused.total())
+        for status, count in tally.refused.items():
             span.set_attribute(f"instances.refused.{status:04X}", count)
         _set_status(span, error)
-        span.end(max(association.began_ns, wall_ns))
+        span.end(max(tally.began.wall_ns, wall_ns))
         self._ended[association_id] = span.get_span_context()
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
