@@ -307,6 +307,13 @@ class Hung:
         self._thread_released.set()
 
 
+class Exporter(Observer):
+    """An observer whose shutdown takes time."""
+
+    def shutdown(self, timeout_s: float) -> None:
+        raise NotImplementedError("each test sets its own")
+
+
 @pytest.mark.parametrize(
     ("hanging", "events"),
     [
@@ -321,7 +328,7 @@ class Hung:
 async def test_what_hangs_at_shutdown_does_not_take_the_time_of_others(
     monkeypatch: pytest.MonkeyPatch, hanging: str, events: list[str]
 ) -> None:
-    recorder, hung, exporter = Recorder(), Hung(), Observer()
+    recorder, hung, exporter = Recorder(), Hung(), Exporter()
     ended: list[str] = []
 
     async def stop_eager() -> None:
