@@ -2,9 +2,10 @@
 """Incremental walk of the element headers of a data set (PS3.5 7.1).
 
 It keeps the values of the few elements that name an instance, skips all others, and falls asleep
-for the rest of the instance. The result does not depend on where the data set is cut into feeds. Nothing recurses, and nothing is
-allocated by a length or a depth that the peer claims: nesting of undefined length is a counter,
-everything of defined length is skipped as a whole, and the size of a kept value is limited.
+for the rest of the instance. The result does not depend on where the data set is cut into feeds.
+Nothing recurses, and nothing is allocated by a length or a depth that the peer claims: nesting of
+undefined length is a counter, everything of defined length is skipped as a whole, and the size of a
+kept value is limited.
 
 Each read is preceded by a comparison with the bytes available: a header is parsed once it is
 complete, in place or in the scratch, and of a value the smaller of what is available and what is

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, start-up included (promises 1 to 4; decisions 20, 31, 32)."""
+"""kill -9 at random moments, also at start-up (promises 1 to 4; decisions 20, 31, 32)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ COMBINATIONS = [
 
 
 def kill_at_a_random_moment(receiver: Receiver, senders: Senders, rng: random.Random) -> None:
-    """It serves, or has just begun to start, and is down afterwards."""
+    """Kill a receiver that is serving or starting."""
     time.sleep(rng.choice((0.05, 0.3, 0.8)) * rng.random())
     senders.up.clear()
     if rng.random() < 0.5:
         receiver.kill()
-    else:  # the parent alone, as an operator would; its workers follow
+    else:  # only the control process; its workers end by themselves
         processes = receiver.processes()
         processes[0].kill()
         receiver.wait()
@@ -36,17 +36,17 @@ def kill_at_a_random_moment(receiver: Receiver, senders: Senders, rng: random.Ra
         assert not alive
 
 
-def start_after_stillbirths(receiver: Receiver, senders: Senders, rng: random.Random) -> int:
-    """Recovery may be killed too. How often it was."""
-    births = 0
+def start_with_kills(receiver: Receiver, senders: Senders, rng: random.Random) -> int:
+    """Start a receiver that may be killed during recovery; return how often it was."""
+    kills_at_start = 0
     while rng.random() < 0.2:
         receiver.launch()
         time.sleep(rng.random())
         receiver.kill()
-        births += 1
+        kills_at_start += 1
     receiver.start()
     senders.up.set()
-    return births
+    return kills_at_start
 
 
 def journal_of(receiver: Receiver) -> list[Path]:
@@ -63,7 +63,7 @@ def test_killed_at_random_moments(
     write_mode: str,
 ) -> None:
     kills, number = 0, scale(4, 50)
-    looked_at: set[Path] = set()
+    checked: set[Path] = set()
     receiver = Receiver(
         tmp_path,
         OXIDICOM_LISTENER_PORT=str(free_port()),
@@ -77,14 +77,14 @@ def test_killed_at_random_moments(
         senders.start()
         while kills < number:
             kill_at_a_random_moment(receiver, senders, rng)
-            senders.ledger.check_files(receiver, looked_at)
-            kills += 1 + start_after_stillbirths(receiver, senders, rng)
+            senders.ledger.check_files(receiver, checked)
+            kills += 1 + start_with_kills(receiver, senders, rng)
         ledger = senders.finish()
         wait_until(lambda: receiver.leftovers() == [], "temporary files swept")
         wait_until(lambda: journal_of(receiver) == [], "every series to complete", 60)
         receiver.stop()
     ledger.check_files(receiver)
-    # Without a broker the newest registration of each series stands in the outbox.
+    # Without a broker the newest registration of each series is in the outbox.
     registered = {entry["series"]["series_instance_uid"]: entry for entry in receiver.outbox()}
     assert set(registered) == set(ledger.series)
     for series, entry in registered.items():

@@ -1,4 +1,4 @@
-"""One series by every detour: one registration, exact counts, one done (decisions 28, 29, 31)."""
+"""Series sent in unusual ways: one registration, exact counts, one done (decisions 28, 29, 31)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.storing import store
 
 SETTLE = 2.0
 
-Detour = Callable[[int, list[Instance], random.Random], None]
+Sending = Callable[[int, list[Instance], random.Random], None]
 
 
 def send(peer: RawPeer, instances: Sequence[Instance]) -> None:
@@ -48,7 +48,7 @@ def four_at_once(port: int, instances: list[Instance], rng: random.Random) -> No
 
 
 def four_in_a_row(port: int, instances: list[Instance], rng: random.Random) -> None:
-    """Each begins before the one before has settled."""
+    """Each association begins within the settle time of the one before."""
     for index in range(4):
         if index:
             time.sleep(rng.random() * SETTLE / 2)
@@ -59,7 +59,7 @@ def four_in_a_row(port: int, instances: list[Instance], rng: random.Random) -> N
 
 
 def aborted_and_resent(port: int, instances: list[Instance], rng: random.Random) -> None:
-    """By A-ABORT, by a reset or by the end of the line, amid an instance; then all of it again."""
+    """Break associations in the middle of an instance, by A-ABORT or by closing; then send all."""
     for _ in range(rng.randint(1, 3)):
         with RawPeer(port) as peer:
             peer.associate()
@@ -78,7 +78,7 @@ def aborted_and_resent(port: int, instances: list[Instance], rng: random.Random)
 
 
 def everything_twice(port: int, instances: list[Instance], rng: random.Random) -> None:
-    """In any order, over two associations at once."""
+    """Send each instance twice, in random order, over two associations at once."""
     twice = instances * 2
     rng.shuffle(twice)
     with ExitStack() as stack:
@@ -91,11 +91,11 @@ def everything_twice(port: int, instances: list[Instance], rng: random.Random) -
             peer.release()
 
 
-DETOURS: list[Detour] = [four_at_once, four_in_a_row, aborted_and_resent, everything_twice]
+SENDINGS: list[Sending] = [four_at_once, four_in_a_row, aborted_and_resent, everything_twice]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_one_registration_exact_count_one_done(
+def test_a_series_has_one_registration_with_the_exact_count_and_one_done(
     tmp_path: Path,
     nats_server: NatsServer,
     redis_server: RedisServer,
@@ -104,11 +104,11 @@ def test_one_registration_exact_count_one_done(
     figures: Figures,
     workers: int,
 ) -> None:
-    """Several series at once, so that detours cross."""
-    root = f"detours{workers}"
+    """Several series are sent at once."""
+    root = f"sendings{workers}"
     series = [
-        (detour, make_series(rng), random.Random(rng.getrandbits(64)))
-        for detour in DETOURS
+        (sending, make_series(rng), random.Random(rng.getrandbits(64)))
+        for sending in SENDINGS
         for _ in range(scale(2, 50))
     ]
     receiver = Receiver(
@@ -125,11 +125,13 @@ def test_one_registration_exact_count_one_done(
         with ThreadPoolExecutor(8) as senders:
             for _ in senders.map(lambda each: each[0](receiver.port, each[1], each[2]), series):
                 pass
-        wait_until(lambda: len(envelopes(redis_server, root)) >= len(series), "all of them", 30)
+        wait_until(
+            lambda: len(envelopes(redis_server, root)) >= len(series), "all registrations", 30
+        )
         for _, instances, _ in series:
             check_progress(progress, instances, root)
         receiver.stop()
-        for _, instances, _ in series:  # nor anything afterwards
+        for _, instances, _ in series:  # nothing was sent at shutdown
             check_progress(progress, instances, root)
     paths = {instance_of(path): path for path in receiver.files()}
     sent = [instance for _, instances, _ in series for instance in instances]

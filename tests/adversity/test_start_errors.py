@@ -18,7 +18,7 @@ from tests.adversity.conftest import Figures
 from tests.support.data import Instance
 from tests.support.raw_peer import EXPLICIT, RawPeer, c_store_rq, p_data, pdv
 from tests.support.receiver import Receiver, wait_until
-from tests.support.storage_faults import FOR_EVER, StorageFaults, storage_faults
+from tests.support.storage_faults import ALWAYS, StorageFaults, storage_faults
 
 ERRORS = (errno.EIO, errno.EACCES, errno.ENOSPC, errno.EMFILE, errno.EROFS)
 
@@ -131,7 +131,7 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
         receiver.kill()
 
 
-@pytest.mark.parametrize("times", [1, FOR_EVER], ids=["once", "for ever"])
+@pytest.mark.parametrize("times", [1, ALWAYS], ids=["once", "for ever"])
 def test_every_call_of_a_start_fails(
     trial: Trial, times: int, long: bool, figures: Figures
 ) -> None:

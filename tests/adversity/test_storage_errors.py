@@ -1,8 +1,9 @@
-"""Every storage call of an instance fails in turn, once and for ever (decisions 20, 21; promises
-1, 3, 6).
+"""Every storage call of an instance fails in turn, once and always.
 
-One association meets all of it: each instance is refused with the status that its trouble asks for,
-and is stored when it comes again. With --long every errno is tried at every call.
+Decisions 20 and 21; promises 1, 3 and 6.
+
+One association meets all failures: each instance is refused with the status of its errno, and is
+stored when it is sent again. With --long every errno is tried at every call.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pytest
 from tests.support.data import Instance
 from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import Receiver, stored_data_set, wait_until
-from tests.support.storage_faults import FOR_EVER, StorageFaults, storage_faults
+from tests.support.storage_faults import ALWAYS, StorageFaults, storage_faults
 from tests.support.storing import OUT_OF_RESOURCES, PROCESSING_FAILURE, assert_refused, store
 
 STATUS: Final = {
@@ -34,27 +35,28 @@ STATUS: Final = {
     errno.EROFS: PROCESSING_FAILURE,
     errno.EINTR: PROCESSING_FAILURE,
 }
-"""What decision 21 answers."""
+"""The status of each errno (decision 21)."""
 
 SMALL, LARGE = 512, 900_000
 
 
 def errors_at(call: int, long: bool) -> Iterator[tuple[int, int]]:
-    """Errno and how often. Python repeats what EINTR interrupts: never for ever."""
+    """Yield errnos, and how often each occurs. Python repeats calls that EINTR interrupts, so that
+    one never occurs always."""
     every = [error for error in STATUS if error != errno.EINTR]
     if long:
-        yield from ((error, times) for error in every for times in (1, FOR_EVER))
+        yield from ((error, times) for error in every for times in (1, ALWAYS))
         yield errno.EINTR, 1
         return
     yield every[call % len(every)], 1
-    yield (errno.EIO, errno.ENOSPC)[call % 2], FOR_EVER
+    yield (errno.EIO, errno.ENOSPC)[call % 2], ALWAYS
     if call % 3 == 0:
         yield errno.EINTR, 1
 
 
 @dataclass(frozen=True)
-class Way:
-    """How the receiver stores."""
+class StoringMode:
+    """The settings by which a receiver stores."""
 
     mode: str
     fsync: bool
@@ -64,23 +66,25 @@ class Way:
         return f"{self.mode}{'-fsync' * self.fsync}{'-2workers' * (self.workers > 1)}"
 
 
-WAYS: Final = (
-    *(Way(mode, fsync) for mode in ("inline", "threads") for fsync in (False, True)),
-    *(Way(mode, fsync=mode == "threads", workers=2) for mode in ("inline", "threads")),
+MODES: Final = (
+    *(StoringMode(mode, fsync) for mode in ("inline", "threads") for fsync in (False, True)),
+    *(StoringMode(mode, fsync=mode == "threads", workers=2) for mode in ("inline", "threads")),
 )
 
 
 class Trial:
-    """A receiver, one association with it, and what has to stand on disk."""
+    """A receiver, one association with it, and the instances that must be on disk."""
 
-    def __init__(self, way: Way, receiver: Receiver, faults: StorageFaults, peer: RawPeer) -> None:
-        self.way = way
+    def __init__(
+        self, mode: StoringMode, receiver: Receiver, faults: StorageFaults, peer: RawPeer
+    ) -> None:
+        self.mode = mode
         self.receiver = receiver
         self.faults = faults
         self.peer = peer
         self.patients = itertools.count()
         self.faulty = 0
-        """Instances that storage troubled."""
+        """Number of instances whose storage calls failed."""
         self.stored: dict[str, list[Instance]] = {}
         self.pids = [process.pid for process in receiver.processes()]
         self.store(self.new_series(SMALL))
@@ -91,7 +95,7 @@ class Trial:
         return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.pids)
 
     def new_series(self, pixels: int) -> Instance:
-        """Of a patient of its own: no folder of its path is there yet."""
+        """Return an instance of a new patient: none of the folders of its path exists yet."""
         return Instance(pixels=pixels, PatientID=f"T{next(self.patients)}")
 
     def another(self, instance: Instance) -> Instance:
@@ -103,7 +107,7 @@ class Trial:
         )
 
     def store(self, instance: Instance) -> None:
-        """It must be."""
+        """Send an instance, which must be stored."""
         assert store(self.peer, instance).status == 0
         self.note(instance)
 
@@ -112,20 +116,20 @@ class Trial:
         self.check_files(instance)
 
     def files(self, instance: Instance) -> list[Path]:
-        """All there is of its patient, below the folder that CUBE reads."""
+        """Return all files of a patient below the folder that CUBE reads."""
         aet = self.receiver.root / "SERVICES/PACS/RAWPEER"
         patient = aet / f"{instance.values['PatientID']!s}-Doe_Jane-19800102"
         return sorted(path for path in patient.rglob("*") if path.is_file())
 
     def check_files(self, instance: Instance, refused: Instance | None = None) -> None:
-        """Those that were acknowledged, whole, and no other."""
+        """Check that all acknowledged instances are stored completely, and no others."""
         stored = [*self.stored.get(instance.series, []), *filter(None, [refused])]
         found = {stored_data_set(path) for path in self.files(instance)}
         assert len(self.files(instance)) == len(stored)
         assert found == {each.encode(EXPLICIT) for each in stored}
 
     def fails(self, instance: Instance, error: int, first: int, times: int) -> bool:
-        """Send it while storage fails, and again when it does not; False: it made no such call."""
+        """Send an instance while storage fails, and again; return whether a call failed."""
         self.faults.begin(error, first=first, times=times)
         response = store(self.peer, instance)
         self.faults.end()
@@ -149,22 +153,24 @@ class Trial:
         return True
 
     def may_pass(self, call: str, path: str, times: int) -> bool:
-        """A folder that is not wanted any more, and what the fast path leaves to the general
-        way, which tries it again."""
+        """Return whether a call may fail unnoticed: closing a folder, or a call of the fast path
+        that the general path repeats."""
         folder = not path.endswith((".part", ".tmp"))
         return (folder and call == "close") or (times == 1 and call in ("open", "rename"))
 
     def may_stay(self, refused: Instance) -> bool:
-        """Where the folder cannot be synced, the file that has its name already goes again. It
-        stays, whole, if it cannot be removed either; or with several workers, where nobody knows
-        whether it has replaced another one's."""
-        if not self.way.fsync or (self.way.workers == 1 and self.faults.hits == 1):
+        """Return whether the file of a refused instance may remain, complete.
+
+        A placed file whose folder cannot be synced is removed. It remains if that fails too, and
+        with several workers, because it may have replaced the file of another one.
+        """
+        if not self.mode.fsync or (self.mode.workers == 1 and self.faults.hits == 1):
             return False
         end = f"-{refused.sop_instance}.dcm"
         return any(path.name.endswith(end) for path in self.files(refused))
 
     def finish(self) -> None:
-        """Every series is registered with its true count, and nothing else is left."""
+        """Check that every series is registered with its true count and nothing else is left."""
         print(f"{self.faulty} instances while storage failed")
         self.peer.echo()
         self.peer.release()
@@ -180,28 +186,28 @@ class Trial:
         ] == []
 
 
-@pytest.fixture(params=WAYS, ids=str)
+@pytest.fixture(params=MODES, ids=str)
 def trial(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Trial]:
-    way: Way = request.param
+    mode: StoringMode = request.param
     root = tmp_path / "files"
     root.mkdir()
     with (
         storage_faults(tmp_path, root) as faults,
         Receiver(
             root,
-            OXIDICOM_WRITE_MODE=way.mode,
-            OXIDICOM_FSYNC=str(way.fsync),
-            OXIDICOM_WORKERS=str(way.workers),
+            OXIDICOM_WRITE_MODE=mode.mode,
+            OXIDICOM_FSYNC=str(mode.fsync),
+            OXIDICOM_WORKERS=str(mode.workers),
             **faults.environment,
         ) as receiver,
         RawPeer(receiver.port) as peer,
     ):
         peer.associate()
-        yield Trial(way, receiver, faults, peer)
+        yield Trial(mode, receiver, faults, peer)
 
 
 @pytest.mark.parametrize("pixels", [SMALL, LARGE], ids=["small", "large"])
-def test_first_instance_of_a_series(trial: Trial, pixels: int, long: bool) -> None:
+def test_failures_of_the_first_instance_of_a_series(trial: Trial, pixels: int, long: bool) -> None:
     for first in itertools.count(1):
         cases = errors_at(first, long)
         if not all(trial.fails(trial.new_series(pixels), e, first, n) for e, n in cases):
@@ -211,26 +217,26 @@ def test_first_instance_of_a_series(trial: Trial, pixels: int, long: bool) -> No
 
 
 @pytest.mark.parametrize("pixels", [SMALL, LARGE], ids=["small", "large"])
-def test_instance_of_a_known_series(trial: Trial, pixels: int, long: bool) -> None:
+def test_failures_of_an_instance_of_a_known_series(trial: Trial, pixels: int, long: bool) -> None:
     for first in itertools.count(1):
         for error, times in errors_at(first, long):
             before = trial.new_series(pixels)
             trial.store(before)
-            went_on = trial.fails(trial.another(before), error, first, times)
-        if not went_on:
+            failed = trial.fails(trial.another(before), error, first, times)
+        if not failed:
             break
     assert first > 5, "open, write, close, open, rename, close"
     trial.finish()
 
 
-def test_short_writes(trial: Trial) -> None:
-    for pixels, most in itertools.product((SMALL, LARGE), (1, 700, 5000)):
-        if pixels // most > 10_000:
+def test_short_writes_are_continued(trial: Trial) -> None:
+    for pixels, max_bytes in itertools.product((SMALL, LARGE), (1, 700, 5000)):
+        if pixels // max_bytes > 10_000:
             continue
-        for times in (1, FOR_EVER):
+        for times in (1, ALWAYS):
             one = trial.new_series(pixels)
             for instance in (one, trial.another(one)):
-                trial.faults.begin(call="write", most=most, times=times)
+                trial.faults.begin(call="write", max_bytes=max_bytes, times=times)
                 trial.store(instance)
                 trial.faults.end()
                 assert trial.faults.hits >= 1
@@ -239,17 +245,17 @@ def test_short_writes(trial: Trial) -> None:
 
 @pytest.mark.parametrize(
     "trial",
-    [WAYS[0], *(pytest.param(way, marks=pytest.mark.long) for way in (WAYS[1], WAYS[-1]))],
+    [MODES[0], *(pytest.param(mode, marks=pytest.mark.long) for mode in (MODES[1], MODES[-1]))],
     ids=str,
     indirect=True,
 )
-def test_registration(trial: Trial, long: bool) -> None:
-    """Whatever fails of the books' keeping is tried again until it is done."""
+def test_failures_of_a_registration(trial: Trial, long: bool) -> None:
+    """A call of the control plane that fails is repeated until it succeeds."""
     trial.peer.release()
     for first in itertools.count(1):
         hits = completes(trial, first, times=1)
         if first % 3 == 0 or long:
-            hits += completes(trial, first, FOR_EVER)
+            hits += completes(trial, first, ALWAYS)
         if not hits:
             break
     assert first > 5
@@ -259,7 +265,7 @@ def test_registration(trial: Trial, long: bool) -> None:
 
 
 def completes(trial: Trial, first: int, times: int) -> int:
-    """A series of one instance, and storage that fails from its association's end on."""
+    """Send a series of one instance, and let storage fail from the end of its association on."""
     with RawPeer(trial.receiver.port) as trial.peer:
         trial.peer.associate()
         instance = trial.new_series(SMALL)

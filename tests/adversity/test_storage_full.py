@@ -1,4 +1,4 @@
-"""A files root without space: refused with 0xA700 until there is some (decision 21)."""
+"""A full files root: instances are refused with 0xA700 until there is space (decision 21)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Full = tuple[Receiver, Ballast]
 
 @pytest.fixture(params=["inline", "threads", "fsync"])
 def full(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Full]:
-    """A receiver with 16 MiB, and what takes them."""
+    """A receiver with a files root of 16 MiB, and the ballast that fills it."""
     with (
         small_file_system(tmp_path / "files", 16) as root,
         Receiver(
@@ -31,7 +31,7 @@ def full(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Full]:
 
 
 def halves(instance: Instance) -> tuple[bytes, bytes]:
-    """Of a C-STORE-RQ with its data set, in PDUs of 64 KiB."""
+    """Return the halves of a C-STORE-RQ with its data set, in PDUs of 64 KiB."""
     data_set = instance.encode(EXPLICIT)
     command = c_store_rq(instance.sop_class, instance.sop_instance)
     pdus = [p_data(pdv(1, command, command=True, last=True))]
@@ -43,7 +43,7 @@ def halves(instance: Instance) -> tuple[bytes, bytes]:
     return b"".join(pdus[:half]), b"".join(pdus[half:])
 
 
-def test_full_amid_an_instance(full: Full) -> None:
+def test_the_disk_is_full_in_the_middle_of_an_instance(full: Full) -> None:
     receiver, ballast = full
     small, large = Instance(), Instance(pixels=4_000_000)
     with RawPeer(receiver.port) as peer:
@@ -56,7 +56,7 @@ def test_full_amid_an_instance(full: Full) -> None:
         peer.send(rest)
         assert_refused(peer.response(), OUT_OF_RESOURCES)
         assert receiver.files() == [receiver.path_of(small.sop_instance)]
-        wait_until(lambda: not receiver.leftovers(), "the half of it gone")
+        wait_until(lambda: not receiver.leftovers(), "the half of it removed")
         again = Instance(series=small.series, number=2, pixels=4_000_000)
         assert_refused(store(peer, again), OUT_OF_RESOURCES)
         peer.echo()
@@ -73,8 +73,8 @@ def test_full_amid_an_instance(full: Full) -> None:
     wait_until(lambda: not receiver.leftovers(), "nothing left behind")
 
 
-def test_a_series_begins_when_there_is_no_space(full: Full) -> None:
-    """Not even for the journal: nobody may be told Success of a series that nobody registers."""
+def test_a_series_begins_when_the_disk_is_full(full: Full) -> None:
+    """There is no space for its journal entry, without which no instance may be acknowledged."""
     receiver, ballast = full
     instance = Instance()
     with RawPeer(receiver.port) as peer:
@@ -90,8 +90,8 @@ def test_a_series_begins_when_there_is_no_space(full: Full) -> None:
     wait_until(lambda: not receiver.leftovers(), "nothing left behind")
 
 
-def test_a_series_ends_when_there_is_no_space(full: Full) -> None:
-    """Its registration is written as soon as it can be."""
+def test_a_series_ends_when_the_disk_is_full(full: Full) -> None:
+    """Its registration is written as soon as there is space."""
     receiver, ballast = full
     instance = Instance()
     with RawPeer(receiver.port) as peer:
@@ -102,7 +102,9 @@ def test_a_series_ends_when_there_is_no_space(full: Full) -> None:
         receiver.wait_for_log("association released")
         wait_until(lambda: "outbox unusable" in str(receiver.log()), "it to fail")
         assert receiver.outbox() == []
-        assert list((receiver.state / "journal").iterdir()) != [], "in case we die meanwhile"
+        assert list((receiver.state / "journal").iterdir()) != [], (
+            "it is needed until the registration is written"
+        )
     with RawPeer(receiver.port) as other:
         other.associate()
         other.echo()

@@ -1,9 +1,9 @@
-/* Storage that fails, hangs or writes short on demand: preloaded, it stands before the C library's
-   calls, those of Python and of compiled code alike.
+/* Storage that fails, hangs or writes short on demand. Preloaded, it intercepts calls of the C
+   library, those of Python and of compiled code alike.
 
-   What is to happen is said in shared memory (STORAGE_FAULTS, a file mapped by the test and by every
-   process that it starts); storage_faults.py knows the same layout. Calls outside of `root` are
-   never touched. */
+   It is controlled through shared memory: STORAGE_FAULTS names a file that the test and every process
+   that it starts map. storage_faults.py has the same layout. Calls outside of `root` are never
+   disturbed. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -26,19 +26,19 @@
 enum call { ANY, OPEN, WRITE, FSYNC, CLOSE, RENAME, MKDIR, UNLINK, STAT, STATVFS, LIST, DUP, READ };
 
 struct control {
-    char root[512];      /* real path of what is watched; empty: nothing */
-    char below[512];     /* only paths that begin with this, seen from the root */
+    char root[512];      /* real path of the files root; empty: no faults */
+    char below[512];     /* only paths, relative to the root, that begin with this */
     int32_t call;        /* only this one, or ANY */
-    int32_t error;       /* errno to fail with; 0: go on */
-    int32_t most;        /* bytes that a write takes at most; 0: all */
-    int32_t hold;        /* calls that are hit wait until this is 0 */
-    int64_t first;       /* the how many-th call that fits is the first to be hit, from 1 */
-    int64_t times;       /* how many are; negative: all that follow */
-    int64_t delay_ns;    /* each hit takes so much longer */
-    int64_t seen;        /* calls that fitted */
+    int32_t error;       /* errno to fail with; 0: none */
+    int32_t max_bytes;   /* bytes that a write takes at most; 0: all */
+    int32_t hold;        /* disturbed calls wait until this is 0 */
+    int64_t first;       /* number, from 1, of the first matching call that is disturbed */
+    int64_t times;       /* number of disturbed calls; negative: all that follow */
+    int64_t delay_ns;    /* each disturbed call takes so much longer */
+    int64_t seen;        /* matching calls */
     int64_t hits;
-    int64_t held;        /* calls that wait right now */
-    int32_t hit_call;    /* the first hit's call and path */
+    int64_t held;        /* calls that wait now */
+    int32_t hit_call;    /* the first disturbed call and its path */
     char hit_path[512];
 };
 
@@ -65,7 +65,7 @@ static void sleep_ns(int64_t ns) {
     while (nanosleep(&time, &time) < 0 && errno == EINTR) { }
 }
 
-/* What `fd` stands for, with `/name` behind it if there is one; 0 if it does not fit. */
+/* The path of `fd`, followed by `/name` if given; 0 if it does not match. */
 static int locate(char *full, int fd, const char *name) {
     char link[64];
     ssize_t length = 0;
@@ -91,7 +91,7 @@ static void hang(void) {
     __atomic_sub_fetch(&control->held, 1, __ATOMIC_SEQ_CST);
 }
 
-/* Whether this call is hit; it has waited then. */
+/* Whether this call is disturbed; then it has waited already. */
 static int hit(int call, int fd, const char *name) {
     char full[PATH_MAX];
     size_t root;
@@ -161,7 +161,7 @@ long syscall(long number, ...) {
     if (number == SYS_openat2 && failed(OPEN, (int) values[0], (const char *) values[1])) return -1;
     return real(number, values[0], values[1], values[2], values[3], values[4], values[5]);
 }
-/* It has closed, whatever it says: as with NFS and a full disk. */
+/* The descriptor is closed even if this fails, as with NFS and a full disk. */
 int close(int fd) {
     REAL(int, "close", int);
     int saved = errno;
@@ -201,7 +201,7 @@ ssize_t write(int fd, const void *data, size_t size) {
     REAL(ssize_t, "write", int, const void *, size_t);
     if (hit(WRITE, fd, NULL)) {
         if (control->error) { errno = control->error; return -1; }
-        if (control->most && size > (size_t) control->most) size = control->most;
+        if (control->max_bytes && size > (size_t) control->max_bytes) size = control->max_bytes;
     }
     return real(fd, data, size);
 }
@@ -209,9 +209,9 @@ ssize_t writev(int fd, const struct iovec *pieces, int count) {
     REAL(ssize_t, "writev", int, const struct iovec *, int);
     if (hit(WRITE, fd, NULL)) {
         if (control->error) { errno = control->error; return -1; }
-        if (control->most) {
+        if (control->max_bytes) {
             struct iovec fewer[IOV_MAX];
-            size_t left = control->most;
+            size_t left = control->max_bytes;
             int n = 0;
             for (; n < count && left; n++) {
                 fewer[n] = pieces[n];
@@ -255,7 +255,7 @@ int unlinkat(int folder, const char *name, int flags) {
     return failed(UNLINK, folder, name) ? -1 : real(folder, name, flags);
 }
 
-/* ---- looking ------------------------------------------------------------------------------- */
+/* ---- listing ------------------------------------------------------------------------------- */
 
 #define LOOK(name, kind) \
     int name(const char *path, kind *out) { \

@@ -1,8 +1,8 @@
 """Storage that fails, hangs or writes short on demand, for receivers that a test starts.
 
-A small library (storage_faults.c), preloaded, stands before the C library's calls: Python's and
-those of compiled code. What is to happen is said in memory that the test shares with the receiver
-and all its workers, so that one process serves any number of cases.
+A small preloaded library (storage_faults.c) intercepts calls of the C library, those of Python and
+of compiled code alike. The test controls it through memory shared with the receiver and all its
+workers, so that one process serves any number of cases.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ CALLS: Final = (
     *("any", "open", "write", "fsync", "close", "rename", "mkdir", "unlink", "stat", "statvfs"),
     *("list", "dup", "read"),
 )
-FOR_EVER: Final = -1
+ALWAYS: Final = -1
+"""As `times`: the fault does not end."""
 _SOURCE: Final = Path(__file__).with_suffix(".c")
 
 
 class _Control(ctypes.Structure):
-    """storage_faults.c's `struct control`."""
+    """`struct control` of storage_faults.c."""
 
     _fields_ = (
         ("root", ctypes.c_char * 512),
         ("below", ctypes.c_char * 512),
         ("call", ctypes.c_int32),
         ("error", ctypes.c_int32),
-        ("most", ctypes.c_int32),
+        ("max_bytes", ctypes.c_int32),
         ("hold", ctypes.c_int32),
         ("first", ctypes.c_int64),
         ("times", ctypes.c_int64),
@@ -54,7 +55,7 @@ class _Control(ctypes.Structure):
 
 
 class StorageFaults:
-    """`environment` is for the receiver. Made by `storage_faults`, below."""
+    """Controls the faults of a receiver that was started with `environment`."""
 
     def __init__(self, library: Path, memory: Path, root: Path) -> None:
         memory.write_bytes(bytes(ctypes.sizeof(_Control)))
@@ -76,33 +77,34 @@ class StorageFaults:
         call: str = "any",
         below: str = "",
         first: int = 1,
-        times: int = FOR_EVER,
-        most: int = 0,
+        times: int = ALWAYS,
+        max_bytes: int = 0,
         delay: float = 0,
         hold: bool = False,
     ) -> None:
-        """From the `first` call on that fits, the next `times` fail with `error`, or write `most`
-        bytes at most, or take `delay` seconds longer, or, with `hold`, as long as it lasts.
+        """Disturb `times` matching calls, beginning with the `first` one.
 
-        A call fits if it is `call` on a path, seen from the root, that begins with `below`.
+        They fail with `error`, or write at most `max_bytes`, or take `delay` seconds longer, or
+        with `hold` until `end`. A call matches if it is `call` on a path, relative to the root, that
+        begins with `below`.
         """
         control = self._control
         control.first = 0
         control.below, control.call = below.encode(), CALLS.index(call)
-        control.error, control.most, control.times = error, most, times
+        control.error, control.max_bytes, control.times = error, max_bytes, times
         control.delay_ns, control.hold = round(delay * 1e9), hold
         control.seen = control.hits = control.hit_call = 0
         control.hit_path = b""
-        control.first = first  # last: from here on calls are looked at
+        control.first = first  # set last: it makes the library look at calls
 
     def end(self) -> None:
-        """Storage is well again; calls that hang go on. What was counted stays."""
+        """End the faults and let calls that hang continue. The counts are kept."""
         self._control.first = 0
         self._control.hold = 0
 
     @contextmanager
     def hung(self, below: str = "", call: str = "any") -> Iterator[Self]:
-        """Calls hang until the end of it."""
+        """Let matching calls hang until the end of the `with` block."""
         self.begin(below=below, call=call, hold=True)
         try:
             yield self
@@ -111,26 +113,27 @@ class StorageFaults:
 
     @property
     def seen(self) -> int:
-        """Calls that fitted, since `begin`."""
+        """Matching calls since `begin`."""
         return int(self._control.seen)
 
     @property
     def hits(self) -> int:
+        """Disturbed calls since `begin`."""
         return int(self._control.hits)
 
     @property
     def hit(self) -> tuple[str, str]:
-        """The first call that was hit, and its path."""
+        """The first disturbed call, and its path."""
         return CALLS[self._control.hit_call], os.fsdecode(self._control.hit_path)
 
     def wait_until_held(self, calls: int = 1) -> None:
-        """That many calls hang right now."""
+        """Wait until that many calls hang."""
         wait_until(lambda: self._control.held >= calls, "a storage call that hangs")
 
 
 @functools.cache
 def compiled() -> Path:
-    """The library; skips the test where it cannot be made."""
+    """Return the library; skip the test where it cannot be built."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler to build the storage that fails")
@@ -144,7 +147,7 @@ def compiled() -> Path:
 
 @contextmanager
 def storage_faults(folder: Path, root: Path) -> Iterator[StorageFaults]:
-    """Their memory lies in `folder`, outside of the files root."""
+    """Yield the faults of a files root. Their shared memory is a file in `folder`, elsewhere."""
     faults = StorageFaults(compiled(), folder / "storage_faults.memory", root)
     try:
         yield faults
