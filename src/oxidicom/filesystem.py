@@ -25,7 +25,7 @@ _STALE_TEMPORARY_S: Final = 3600.0
 """Seconds after which a temporary file of another host is taken for left behind. It exists for
 milliseconds while it is written, but the clocks of NFS servers may be wrong."""
 
-_left: Final[list[str]] = []
+_unremoved: Final[list[str]] = []
 """Temporary files that could not be removed; removed before the next one is created."""
 
 _signature: Final = sign()
@@ -53,7 +53,7 @@ def write_atomically(folder: Path, name: str, data: bytes, *, sync: bool) -> Non
         raise ValueError("the name is empty, hidden or a path")
     if len(data) > MAX_SMALL_FILE:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    _remove_left()
+    _retry_removals()
     target = f"{folder}/{name}"
     temporary = f"{folder}/.{_signature}-{next(_numbers)}{_TEMPORARY_SUFFIX}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -68,21 +68,21 @@ def write_atomically(folder: Path, name: str, data: bytes, *, sync: bool) -> Non
             os.close(descriptor)  # NFS reports a full disk only here
         os.rename(temporary, target)
     except BaseException:
-        _left.append(temporary)
-        _remove_left()
+        _unremoved.append(temporary)
+        _retry_removals()
         raise
     if sync:
         sync_folder(folder)
 
 
-def _remove_left() -> None:
+def _retry_removals() -> None:
     with contextlib.suppress(IndexError):  # another thread took the last name
-        while _left:
-            path = _left.pop()
+        while _unremoved:
+            path = _unremoved.pop()
             try:
                 remove_if_there(path)
             except OSError:
-                _left.append(path)
+                _unremoved.append(path)
                 return
 
 

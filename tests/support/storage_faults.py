@@ -85,8 +85,8 @@ class StorageFaults:
         """Disturb `times` matching calls, beginning with the `first` one.
 
         They fail with `error`, or write at most `max_bytes`, or take `delay` seconds longer, or
-        with `hold` until `end`. A call matches if it is `call` on a path, relative to the root, that
-        begins with `below`.
+        with `hold` until `end`. A call matches if it is `call` on a path, relative to the root,
+        that begins with `below`.
         """
         control = self._control
         control.first = 0

@@ -254,10 +254,6 @@ class SeriesTracker:
         found = heapq.nlargest(most, self._sessions.values(), key=lambda each: each.changed_at)
         return [session.status() for session in found]
 
-    def open_series(self) -> list[OpenSeries]:
-        """Return all open series."""
-        return [session.status() for session in self._sessions.values()]
-
     def _carry(self, session: _SeriesSession, association_id: str, at: float) -> list[Notice]:
         if at > session.changed_at:
             session.changed_at = at

@@ -1,4 +1,4 @@
-"""The files of instances in the folder of a series: whose they are, how many, which is the newest
+"""The files of instances in the folder of a series: their UIDs, their number, the newest
 (decision 29)."""
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class TemporaryFolder:
         self.fd = open_folder(root_fd, TEMPORARY_PATH)
 
     def _make(self) -> None:
-        # The first folder is ours only: part files hold patient data before they are complete.
+        # Only its user can read the first folder: part files contain patient data.
         make_folders(self._root_fd, TEMPORARY_PATH, sync=False, first_mode=0o700)
 
     def part_file(self, header: bytes) -> PartFile:
