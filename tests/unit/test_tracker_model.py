@@ -172,12 +172,12 @@ class TrackerMachine(RuleBasedStateMachine):
 
     @invariant()
     def open_series_are_as_modelled(self) -> None:
-        assert sorted(open_without_times(self.tracker), key=lambda line: line[0].path) == sorted(
+        assert sorted(open_without_times(self.tracker), key=lambda line: line[0].key) == sorted(
             (
                 (model.info, len(model.instances), len(model.carriers), None)
                 for model in self.models.values()
             ),
-            key=lambda line: line[0].path,
+            key=lambda line: line[0].key,
         )
 
     @invariant()
