@@ -1,4 +1,4 @@
-"""Instances to files (decisions 20 to 27), written inline and by writer threads: the same rules."""
+"""Storage of instances, inline and on writer threads, by the same rules (decisions 20 to 27)."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from tests.support.raw_peer import DEFLATED, EXPLICIT, IMPLICIT, MR_IMAGE_STORAG
 Mode = Literal["auto", "inline", "threads"]
 
 BLOCK = 20_000
-"""Bytes of a receive buffer here: more than what is cheaper to copy."""
+"""Size of a receive buffer in these tests, in bytes: more than what is copied."""
 
 
 class Owner:
-    """The association: counts what the sink keeps, and spoils each buffer once it may."""
+    """The association: counts the buffers that the sink keeps, and overwrites released ones."""
 
     def __init__(self) -> None:
         self.outcomes: list[StoreOutcome] = []
@@ -63,7 +63,7 @@ class Owner:
         self._changed.set()
 
     def not_kept(self, buffer: bytearray) -> None:
-        """From here on it may be received into."""
+        """Take back a buffer that may be received into again."""
         for index, each in enumerate(self.kept):
             if each is buffer:
                 del self.kept[index]
@@ -78,7 +78,7 @@ class Owner:
                 await self._changed.wait()
 
     async def outcome(self, count: int = 1) -> StoreOutcome:
-        """The `count`th outcome, once all buffers are back."""
+        """Return outcome number `count`, once all buffers are released."""
         await self.until(lambda: len(self.outcomes) >= count and not self.kept)
         return self.outcomes[count - 1]
 
@@ -105,7 +105,7 @@ class RecordingJournal:
 
 
 class FaultyPart:
-    """A part file one of whose writes fails without the part file knowing."""
+    """A part file with a write that fails before it reaches the real one."""
 
     def __init__(self, part: PartFile, fault: Callable[[int], None]) -> None:
         self._part = part
@@ -182,7 +182,7 @@ class Bench:
         )
 
     def feed(self, sink: StorageSink, data: bytes, *, last: bool = True, block: int = BLOCK) -> int:
-        """As an association does; returns how many buffers were kept."""
+        """Feed an instance as an association does; return the number of buffers that were kept."""
         kept = 0
         for start in range(0, len(data), block):
             buffer = bytearray(data[start : start + block])
@@ -222,7 +222,7 @@ class Bench:
         return [report for report in self.reports if isinstance(report, InstanceRefused)]
 
     async def quiet(self) -> None:
-        """Wait until every executor has done what it was given."""
+        """Wait until every executor has run its jobs."""
         done = [asyncio.Event() for _ in range(2)]
         for event in done:
             self.executors.next_thread().run(lambda: None, lambda result, error, e=event: e.set())  # type: ignore[misc]
@@ -245,7 +245,7 @@ async def bench(tmp_path: Path, mode: Mode) -> AsyncIterator[Bench]:
     bench = Bench(tmp_path, mode)
     yield bench
     await bench.quiet()
-    assert bench.temporary == [], "something remained of an instance"
+    assert bench.temporary == [], "a temporary file was left"
     assert bench.owner.kept == []
     assert bench.bugs == []
     assert all(not folder.pending for folder in bench.storage.folders._folders.values())
@@ -257,7 +257,7 @@ Make = Callable[..., Bench]
 
 @pytest.fixture
 async def make(tmp_path: Path, mode: Mode) -> AsyncIterator[Make]:
-    """Benches with other settings."""
+    """Make benches with other settings."""
     benches: list[Bench] = []
 
     def make(**settings: Any) -> Bench:
@@ -300,7 +300,7 @@ async def test_the_data_set_is_on_disk_byte_for_byte(
 
 
 @pytest.mark.parametrize("block", [1, 7, 255, 16 * 1024, 16 * 1024 + 1])
-async def test_however_it_is_cut(bench: Bench, block: int) -> None:
+async def test_the_file_does_not_depend_on_cuts(bench: Bench, block: int) -> None:
     instance = Instance(pixels=2 * block if block > 255 else 512)
     data = instance.encode(EXPLICIT)
     bench.feed(bench.begin(instance), data, block=block)
@@ -309,7 +309,7 @@ async def test_however_it_is_cut(bench: Bench, block: int) -> None:
     assert (bench.root / file).read_bytes().endswith(data)
 
 
-async def test_many_fragments_in_one_buffer(bench: Bench) -> None:
+async def test_many_fragments_of_one_buffer_are_stored(bench: Bench) -> None:
     instance = Instance(pixels=8192)
     data = instance.encode(EXPLICIT)
     sink = bench.begin(instance)
@@ -334,7 +334,7 @@ async def test_buffers_are_kept_by_threads_only_and_released_once(bench: Bench, 
 
 
 async def test_journal_and_file_come_before_success(bench: Bench) -> None:
-    """Once for each association and series."""
+    """The journal entry is written once for each association and series."""
 
     class Watching(Owner):
         def instance_done(self, outcome: StoreOutcome) -> None:
@@ -357,7 +357,7 @@ async def test_journal_and_file_come_before_success(bench: Bench) -> None:
     assert len(bench.journal.entries) == 3
 
 
-async def test_many_at_once(bench: Bench) -> None:
+async def test_many_instances_are_stored_at_once(bench: Bench) -> None:
     series = new_uid()
     instances = [Instance(series=series, number=i, pixels=3 * BLOCK) for i in range(40)]
     sinks = [(bench.begin(each), each.encode(EXPLICIT)) for each in instances]
@@ -373,7 +373,7 @@ async def test_many_at_once(bench: Bench) -> None:
 async def test_everything_is_synced_in_order(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """New folders' parents before the file has its name, journal before Success."""
+    """The parents of new folders before the file has its name, the journal before Success."""
     bench = make(fsync=True)
     synced: list[str] = []
     fsync = os.fsync
@@ -395,7 +395,7 @@ async def test_everything_is_synced_in_order(
 # ---- refusals ----------------------------------------------------------------------------
 
 
-async def test_uids_that_differ_from_the_command(bench: Bench) -> None:
+async def test_a_uid_that_differs_from_the_command_is_refused(bench: Bench) -> None:
     outcome = await bench.store(Instance(), sop_class=MR_IMAGE_STORAGE)
     assert (outcome.status, outcome.offending) == (0xA900, 0x00080016)
     outcome = await bench.store(Instance(), sop_instance="1.2.3.4")
@@ -417,7 +417,9 @@ async def test_uids_that_differ_from_the_command(bench: Bench) -> None:
     ],
 )
 @pytest.mark.parametrize("pixels", [0, 5 * BLOCK])
-async def test_a_required_tag_is_missing(bench: Bench, keyword: str, tag: int, pixels: int) -> None:
+async def test_an_instance_without_a_required_element_is_refused(
+    bench: Bench, keyword: str, tag: int, pixels: int
+) -> None:
     instance = Instance(pixels=pixels)
     outcome = await bench.store(instance, omit=(keyword,))
     assert (outcome.status, outcome.offending) == (0xC000, tag)
@@ -430,7 +432,7 @@ async def test_a_required_tag_is_missing(bench: Bench, keyword: str, tag: int, p
 
 
 @pytest.mark.parametrize("length", [1, 100, 4 * BLOCK])
-async def test_what_is_no_data_set(bench: Bench, length: int) -> None:
+async def test_invalid_bytes_are_refused(bench: Bench, length: int) -> None:
     outcome = await bench.store(Instance(), data=b"\xff" * length)
     assert outcome.status == 0xC000
     assert outcome.comment is not None
@@ -438,7 +440,7 @@ async def test_what_is_no_data_set(bench: Bench, length: int) -> None:
     assert bench.files() == []
 
 
-async def test_too_little_free_space(make: Make) -> None:
+async def test_an_instance_is_refused_with_too_little_free_space(make: Make) -> None:
     bench = make(min_free_space=2**60)
     for pixels in (0, 5 * BLOCK):
         # The first write says so, and no later one may go on behind its back.
@@ -461,7 +463,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-async def test_a_full_disk(full_disk: Path, mode: Mode) -> None:
+async def test_an_instance_is_refused_on_a_full_disk(full_disk: Path, mode: Mode) -> None:
     bench = Bench(full_disk, mode)
     outcome = await bench.store(Instance(pixels=100 * BLOCK))
     assert (outcome.status, outcome.comment) == (
@@ -474,10 +476,10 @@ async def test_a_full_disk(full_disk: Path, mode: Mode) -> None:
     await bench.close()
 
 
-async def test_what_storage_did_not_let_go_goes_with_the_instance_under_way(
+async def test_a_file_that_could_not_be_removed_is_removed_with_the_current_instance(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread may discard a refused one after this one has begun."""
+    """Another thread may discard a refused instance after this one has begun."""
     temporary, place = bench.storage.temporary, bench.storage.place
 
     def discarded_meanwhile(*arguments: Any) -> None:
@@ -492,7 +494,7 @@ async def test_what_storage_did_not_let_go_goes_with_the_instance_under_way(
     assert bench.temporary == []
 
 
-async def test_no_descriptors_left(bench: Bench) -> None:
+async def test_an_instance_is_refused_without_free_descriptors(bench: Bench) -> None:
     await bench.store(Instance())
     await bench.quiet()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -519,7 +521,7 @@ async def test_no_descriptors_left(bench: Bench) -> None:
     assert (await bench.store(Instance())).status == 0
 
 
-async def test_a_journal_that_fails_refuses(bench: Bench) -> None:
+async def test_an_instance_is_refused_if_its_journal_entry_fails(bench: Bench) -> None:
     instance = Instance(pixels=3 * BLOCK)
     for number, status in ((errno.ENOSPC, 0xA700), (errno.EIO, 0x0110), (errno.ENOENT, 0x0110)):
         bench.journal.error = OSError(number, os.strerror(number))
@@ -530,7 +532,7 @@ async def test_a_journal_that_fails_refuses(bench: Bench) -> None:
     assert len(bench.journal.entries) == 1
 
 
-async def test_a_bug_is_told_once_and_refused(bench: Bench) -> None:
+async def test_a_bug_is_reported_once_and_the_instance_refused(bench: Bench) -> None:
     bug = KeyError("PATIENT NAME")
     bench.journal.error = bug
     outcome = await bench.store(Instance())
@@ -544,7 +546,7 @@ async def test_a_bug_is_told_once_and_refused(bench: Bench) -> None:
 async def test_after_a_failed_write_nothing_is_placed(
     bench: Bench, failing: int, late: bool, mode: Mode
 ) -> None:
-    """`late`: the last fragment comes before the loop has heard of the failure."""
+    """`late`: the last fragment arrives before the loop knows of the failure."""
     parts: list[FaultyPart] = []
     gate = threading.Event()
     original = bench.storage.temporary.part_file
@@ -577,7 +579,7 @@ async def test_after_a_failed_write_nothing_is_placed(
     del sink, parts[:]
 
 
-async def test_what_cannot_be_written_leaves_no_journal_entry(bench: Bench) -> None:
+async def test_an_instance_that_cannot_be_written_leaves_no_journal_entry(bench: Bench) -> None:
     original = bench.storage.temporary.part_file
 
     def fault(write: int) -> None:
@@ -589,7 +591,7 @@ async def test_what_cannot_be_written_leaves_no_journal_entry(bench: Bench) -> N
 
 
 async def test_the_rest_of_a_failed_instance_is_dropped(bench: Bench) -> None:
-    """Its memory does not grow, nothing more is written."""
+    """Memory does not grow, and nothing more is written."""
     sink = bench.begin(Instance())
     bench.feed(sink, b"\xff" * BLOCK, last=False)
     await bench.owner.until(lambda: not bench.owner.kept)
@@ -604,7 +606,7 @@ async def test_the_rest_of_a_failed_instance_is_dropped(bench: Bench) -> None:
     assert (await bench.owner.outcome()).status == 0xC000
 
 
-async def test_discarded_nothing_remains(bench: Bench) -> None:
+async def test_a_discarded_instance_leaves_no_file(bench: Bench) -> None:
     instance = Instance(pixels=6 * BLOCK)
     data = instance.encode(EXPLICIT)
     for end in (0, 1, BLOCK, 5 * BLOCK):
@@ -620,8 +622,8 @@ async def test_discarded_nothing_remains(bench: Bench) -> None:
     assert len(bench.storage.folders) == 0
 
 
-async def test_sinks_go_without_the_garbage_collector(bench: Bench) -> None:
-    """Nor do refused ones hang in cycles with their buffers."""
+async def test_sinks_are_freed_without_the_garbage_collector(bench: Bench) -> None:
+    """Refused ones make no reference cycles with their buffers either."""
 
     def alive() -> list[StorageSink | Gather]:
         return [each for each in gc.get_objects() if isinstance(each, (StorageSink, Gather))]
@@ -643,7 +645,7 @@ async def test_sinks_go_without_the_garbage_collector(bench: Bench) -> None:
     assert left == []
 
 
-async def test_a_uid_that_no_header_can_hold(bench: Bench) -> None:
+async def test_a_uid_too_long_for_a_file_header_is_refused(bench: Bench) -> None:
     uid = "1." * 40_000 + "1"
     outcome = await bench.store(Instance(), sop_instance=uid)
     assert outcome.status == 0xA900
@@ -652,7 +654,7 @@ async def test_a_uid_that_no_header_can_hold(bench: Bench) -> None:
 # ---- one series, one folder --------------------------------------------------------------
 
 
-async def test_a_later_instance_goes_where_the_first_one_is(bench: Bench) -> None:
+async def test_a_later_instance_is_stored_in_the_folder_of_the_first(bench: Bench) -> None:
     series = new_uid()
     await bench.store(Instance(series=series, number=1))
     await bench.store(
@@ -663,10 +665,10 @@ async def test_a_later_instance_goes_where_the_first_one_is(bench: Bench) -> Non
     first, second = bench.stored()
     assert first.series is second.series
     await bench.store(Instance(series=series, number=2, PatientID="OTHER"), aet="OTHER")
-    assert len({os.path.dirname(file) for file in bench.files()}) == 2, "another PACS' series"
+    assert len({os.path.dirname(file) for file in bench.files()}) == 2, "the series of another PACS"
 
 
-async def test_a_first_instance_that_failed_does_not_bind(bench: Bench) -> None:
+async def test_a_first_instance_that_failed_does_not_name_the_folder(bench: Bench) -> None:
     series = new_uid()
     bench.journal.error = OSError(errno.EIO, "")
     await bench.store(Instance(series=series, PatientID="WRONG"))
@@ -676,15 +678,15 @@ async def test_a_first_instance_that_failed_does_not_bind(bench: Bench) -> None:
     assert "RIGHT" in file
 
 
-@pytest.mark.parametrize("earlier_reception", [False, True])
+@pytest.mark.parametrize("earlier_session", [False, True])
 async def test_a_repeat_with_another_number_replaces_the_older_file(
-    bench: Bench, earlier_reception: bool
+    bench: Bench, earlier_session: bool
 ) -> None:
     first = Instance(number=1)
     other = Instance(number=2, series=first.series)
     await bench.store(first)
     await bench.store(other)
-    if earlier_reception:
+    if earlier_session:
         key = bench.stored()[0].series.key
         bench.storage.association_ended("A")
         bench.storage.folders.completed(key, [each.association_id for each in bench.stored()])
@@ -698,7 +700,7 @@ async def test_a_repeat_with_another_number_replaces_the_older_file(
     assert len(bench.files()) == 2
 
 
-async def test_repeats_at_the_same_time_leave_exactly_one(bench: Bench) -> None:
+async def test_repeated_instances_at_the_same_time_leave_one_file(bench: Bench) -> None:
     instance = Instance(number=1)
     await bench.store(instance)
     for round_ in range(20):
@@ -713,7 +715,7 @@ async def test_repeats_at_the_same_time_leave_exactly_one(bench: Bench) -> None:
             bench.feed(bench.begin(repeat), repeat.encode(EXPLICIT))
         await bench.owner.outcome(count + 3)
         assert len(bench.files()) == 1
-        assert f"{round_:04d}-" in bench.files()[0], "the last one counts"
+        assert f"{round_:04d}-" in bench.files()[0], "the last one is kept"
         assert (bench.root / bench.files()[0]).read_bytes().endswith(repeat.encode(EXPLICIT))
     assert {outcome.status for outcome in bench.owner.outcomes} == {0}
 
@@ -721,12 +723,12 @@ async def test_repeats_at_the_same_time_leave_exactly_one(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("mine", "odd"),
     [
-        ("3.4", "1.2-3.4"),  # a UID with a hyphen ends as another one does
+        ("3.4", "1.2-3.4"),  # a UID with a hyphen ends like another one
         ("12345678", "x" * 300),
         ("1.2.3", "1.2.3/"),
     ],
 )
-async def test_odd_uids_never_remove_another_instances_file(
+async def test_an_invalid_uid_never_removes_the_file_of_another_instance(
     bench: Bench, mine: str, odd: str
 ) -> None:
     series = new_uid()
@@ -738,10 +740,10 @@ async def test_odd_uids_never_remove_another_instances_file(
             any(file.endswith(f"{number:04d}-{mine}.dcm") for file in bench.files()) or uid == odd
         )
     assert len([file for file in bench.files() if file.endswith(f"-{mine}.dcm")]) >= 1
-    assert len(bench.files()) == 3, "the odd ones stay both"
+    assert len(bench.files()) == 3, "both files of the invalid UID are kept"
 
 
-async def test_a_folder_that_is_removed_is_made_again(bench: Bench) -> None:
+async def test_a_removed_folder_is_made_again(bench: Bench) -> None:
     series = new_uid()
     await bench.store(Instance(series=series, number=1))
     shutil.rmtree(bench.root / "SERVICES")
@@ -777,14 +779,14 @@ async def test_a_root_that_is_a_link_is_followed(tmp_path: Path, mode: Mode) -> 
     await bench.close()
 
 
-async def test_temporary_files_folder_removed(bench: Bench) -> None:
+async def test_a_removed_folder_of_temporary_files_is_made_again(bench: Bench) -> None:
     await bench.store(Instance())
     shutil.rmtree(bench.root / ".oxidicom")
     assert (await bench.store(Instance(pixels=5 * BLOCK))).status == 0
     assert len(bench.files()) == 2
 
 
-async def test_temporary_file_removed_amid_an_instance(bench: Bench) -> None:
+async def test_an_instance_whose_temporary_file_was_removed_is_refused(bench: Bench) -> None:
     instance = Instance(pixels=5 * BLOCK)
     data = instance.encode(EXPLICIT)
     sink = bench.begin(instance)
@@ -810,7 +812,7 @@ def state_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("pixels", [0, 5 * BLOCK])
-async def test_a_refused_instance_is_kept_whole(
+async def test_a_refused_instance_is_kept_completely(
     make: Make, tmp_path: Path, state_dir: Path, pixels: int
 ) -> None:
     bench = make(quarantine=Quarantine(tmp_path, state_dir))
@@ -831,7 +833,9 @@ async def test_a_refused_instance_is_kept_whole(
     assert beside == state_dir / "quarantine" or list(beside.iterdir()) == []
 
 
-async def test_our_own_trouble_is_not_kept(make: Make, tmp_path: Path) -> None:
+async def test_an_instance_refused_for_a_storage_error_is_not_kept(
+    make: Make, tmp_path: Path
+) -> None:
     bench = make(quarantine=Quarantine(tmp_path, tmp_path / ".oxidicom"))
     bench.journal.error = OSError(errno.EIO, "")
     assert (await bench.store(Instance(pixels=3 * BLOCK))).status == 0x0110
@@ -841,8 +845,10 @@ async def test_our_own_trouble_is_not_kept(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", [1, 3])
-async def test_half_an_instance_is_never_kept(make: Make, tmp_path: Path, failing: int) -> None:
-    """A write fails, and then the data set turns out to be refused."""
+async def test_an_incomplete_instance_is_never_kept(
+    make: Make, tmp_path: Path, failing: int
+) -> None:
+    """A write fails, and then the data set is found to be invalid."""
     bench = make(quarantine=Quarantine(tmp_path, tmp_path / ".oxidicom"))
     original = bench.storage.temporary.part_file
 
@@ -870,7 +876,9 @@ async def test_a_quarantine_that_fails_delays_no_answer(make: Make, tmp_path: Pa
 # ---- from inline to threads --------------------------------------------------------------
 
 
-async def test_a_slow_call_sends_the_rest_of_the_instance_to_a_thread(tmp_path: Path) -> None:
+async def test_after_a_slow_call_the_rest_of_the_instance_is_written_on_a_thread(
+    tmp_path: Path,
+) -> None:
     bench = Bench(tmp_path, "auto")
     instance = Instance(pixels=8 * BLOCK)
     data = instance.encode(EXPLICIT)
@@ -885,7 +893,7 @@ async def test_a_slow_call_sends_the_rest_of_the_instance_to_a_thread(tmp_path: 
     await bench.close()
 
 
-async def test_one_slow_call_is_told_once(tmp_path: Path) -> None:
+async def test_a_slow_call_is_reported_to_the_policy_once(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "auto")
     sink = bench.begin(Instance())
     bench.feed(sink, bytes(100), last=False)
@@ -897,7 +905,7 @@ async def test_one_slow_call_is_told_once(tmp_path: Path) -> None:
     await bench.close()
 
 
-async def test_a_folder_of_an_earlier_reception_is_not_listed_by_the_loop(
+async def test_the_folder_of_an_earlier_session_is_not_listed_on_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(tmp_path, "auto")
@@ -925,7 +933,7 @@ async def test_a_folder_of_an_earlier_reception_is_not_listed_by_the_loop(
     await bench.close()
 
 
-async def test_threads_that_hang_are_left_behind_together(tmp_path: Path) -> None:
+async def test_all_hanging_threads_are_left_behind_after_one_time_limit(tmp_path: Path) -> None:
     gate = threading.Event()
     bench = Bench(tmp_path, "threads")
     ended = [asyncio.Event(), asyncio.Event()]
@@ -936,10 +944,10 @@ async def test_threads_that_hang_are_left_behind_together(tmp_path: Path) -> Non
         )
     began = time.monotonic()
     await asyncio.to_thread(bench.executors.stop, 0.5)
-    assert time.monotonic() - began < 0.95, "each waited its own time"
+    assert time.monotonic() - began < 0.95, "each thread had a time limit of its own"
     assert bench.executors.abandoned
     bench.storage.close()
-    os.fstat(bench.storage.root_fd)  # theirs still
+    os.fstat(bench.storage.root_fd)  # still open for the threads
     gate.set()
     async with asyncio.timeout(5):
         for event in ended:
