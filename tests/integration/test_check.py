@@ -79,7 +79,7 @@ def check(
 def short_limit(monkeypatch: pytest.MonkeyPatch) -> float:
     limit = 0.3
     for module in (probes, broker_probe, cube_probe, nats_probe, pacs_probe):
-        monkeypatch.setattr(module, "LIMIT", limit)
+        monkeypatch.setattr(module, "PROBE_LIMIT_S", limit)
     return limit
 
 
@@ -159,7 +159,7 @@ class TestCommand:
             released.wait()
             return []
 
-        monkeypatch.setattr("oxidicom.cli.check._PATIENCE", 0.2)
+        monkeypatch.setattr("oxidicom.cli.check._ALL_PROBES_LIMIT_S", 0.2)
         monkeypatch.setattr(
             "oxidicom.cli.check._PROBES", {"storage": hang, "listener": probe_listener}
         )
@@ -289,7 +289,7 @@ class TestListener:
     def test_taken(self, host: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             text = fault(probe_listener(self.settings(host, taken.getsockname()[1])))
-        assert "is taken" in text
+        assert "is in use" in text
         assert "OXIDICOM_LISTENER_PORT" in text
 
     def test_the_admin_port(self) -> None:
@@ -304,12 +304,12 @@ class TestListener:
             listener, admin = probe_listener(settings)
         assert listener.verdict is Verdict.OK
         assert admin.verdict is Verdict.FAULT
-        assert f"127.0.0.1:{port} is taken" in admin.text
+        assert f"127.0.0.1:{port} is in use" in admin.text
         assert "OXIDICOM_ADMIN_PORT" in admin.text
 
     def test_somebody_else_s_address(self) -> None:
         text = fault(probe_listener(self.settings("192.0.2.1", 0)))
-        assert "no address of this machine" in text
+        assert "not an address of this machine" in text
         assert "OXIDICOM_LISTENER_HOST" in text
 
     def test_a_name_that_does_not_resolve(self) -> None:
@@ -452,7 +452,7 @@ class TestNats:
         with NatsServer(tmp_path / "nats") as server:
             answer = check(OXIDICOM_NATS_ADDRESS=server.address)
         assert answer.status == 0
-        assert f"ok       {server.address} lets us in; server version " in answer.line("NATS")
+        assert f"ok       {server.address} accepts our login; server version " in answer.line("NATS")
 
     def test_every_server_of_a_cluster(self, tmp_path: Path) -> None:
         with NatsServer(tmp_path / "nats") as server:
@@ -473,7 +473,7 @@ class TestNats:
     def test_tls_asked_for_but_not_offered(self, tmp_path: Path) -> None:
         with NatsServer(tmp_path / "nats") as server:
             text = fault(probe_nats(nats_settings(server.port, scheme="tls")))
-        assert "does not insist on TLS" in text
+        assert "does not require TLS" in text
 
     def test_tls(self, tmp_path: Path, certificate: tuple[Path, Path]) -> None:
         ca, key = certificate
@@ -516,7 +516,7 @@ class TestCube:
         with Cube() as cube:
             answer = check(CHRIS_URL=cube.url, CHRIS_USERNAME=USERNAME, CHRIS_PASSWORD=PASSWORD)
         assert answer.status == 0
-        assert f"ok       127.0.0.1:{cube.port} lets us in" in answer.line("CUBE")
+        assert f"ok       127.0.0.1:{cube.port} accepts our login" in answer.line("CUBE")
         assert "\nbroker " not in answer.out, "there is one way only"
         assert PASSWORD not in answer.out
 
@@ -554,10 +554,10 @@ class TestCube:
     @pytest.mark.parametrize(
         ("status", "words"),
         [
-            (403, "CHRIS_USERNAME and CHRIS_PASSWORD, or have CUBE's administrator"),
-            (404, "answers 404: what is there is not CUBE's API, correct CHRIS_URL"),
-            (302, "redirects us (302), which is not followed: correct CHRIS_URL"),
-            (503, "answers 503: CUBE, or what stands before it, is in trouble"),
+            (403, "CHRIS_USERNAME and CHRIS_PASSWORD, or ask CUBE's administrator"),
+            (404, "answers 404: this is not CUBE's API; correct CHRIS_URL"),
+            (302, "redirects (302), and redirects are not followed: correct CHRIS_URL"),
+            (503, "answers 503: CUBE, or a proxy in front of it, has an error"),
         ],
     )
     def test_what_it_answers(self, status: int, words: str) -> None:

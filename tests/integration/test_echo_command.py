@@ -80,7 +80,7 @@ def test_dcmtk_answers_and_rejects(tmp_path: Path, oxidicom: Oxidicom) -> None:
         done = oxidicom("echo", "127.0.0.1", port, "--aet", "NOBODY")
     assert done.status == 1
     assert "association rejected: called AE title not recognized (permanent" in done.err
-    assert "it is not NOBODY: correct --aet" in done.err
+    assert "the peer's AE title is not NOBODY: correct --aet" in done.err
 
 
 def rejecting(*code: int) -> Script:
@@ -169,13 +169,13 @@ def test_a_name_that_none_can_have(oxidicom: Oxidicom, host: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("localhost", "0"), "a port is a number from 1 to 65535"),
+        (("localhost", "0"), "a port must be a whole number from 1 to 65535"),
         (("localhost", "11111", "--aet", "seventeen letters"), "an AE title has 1 to 16"),
-        (("localhost", "11111", "--timeout", "soon"), "seconds are a number"),
-        (("localhost", "11111", "--count", "0"), "a count is a number from 1"),
+        (("localhost", "11111", "--timeout", "soon"), "seconds must be a number"),
+        (("localhost", "11111", "--count", "0"), "a count must be a whole number from 1"),
         (("localhost", "11111", "--ca", "/nowhere"), "--ca /nowhere: No such file"),
-        (("localhost", "11111", "--cert", __file__), "not what it should be (PEM)"),
-        (("localhost", "11111", "--key", __file__), "--key is of no use without --cert"),
+        (("localhost", "11111", "--cert", __file__), "it is not PEM"),
+        (("localhost", "11111", "--key", __file__), "--key has no effect without --cert"),
     ],
 )
 def test_arguments_at_fault(arguments: tuple[str, ...], words: str, oxidicom: Oxidicom) -> None:

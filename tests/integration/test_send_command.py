@@ -375,7 +375,7 @@ def test_files_that_cannot_be_sent(receiver: Receiver, tmp_path: Path, oxidicom:
     assert f"{tmp_path}/missing: cannot be read: No such file or directory" in done.err
     (tmp_path / "empty").mkdir()
     done = oxidicom("send", tmp_path / "empty", *peer)
-    assert (done.status, done.err) == (1, "oxidicom: no DICOM files there\n")
+    assert (done.status, done.err) == (1, "oxidicom: no DICOM files found\n")
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,10 @@ def test_files_that_cannot_be_sent(receiver: Receiver, tmp_path: Path, oxidicom:
         (("localhost", "104"), "nothing to send"),
         (("--from", "/nowhere", "localhost", "104"), "/nowhere: No such file"),
         ((".", "localhost", "104", "--failed", "/nowhere/list"), "/nowhere/list: No such file"),
-        ((".", "localhost", "104", "--associations", "65"), "associations is a number from 1"),
+        (
+            (".", "localhost", "104", "--associations", "65"),
+            "associations must be a whole number from 1",
+        ),
     ],
 )
 def test_arguments_at_fault(arguments: tuple[str, ...], words: str, oxidicom: Oxidicom) -> None:

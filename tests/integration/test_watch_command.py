@@ -187,10 +187,10 @@ def test_a_reader_that_has_enough_ends_it(nats_server: NatsServer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "no NATS to listen to: give --nats, or set OXIDICOM_NATS_ADDRESS"),
+        ((), "no NATS server is set: give --nats, or set OXIDICOM_NATS_ADDRESS"),
         (("--nats", "http://localhost"), "OXIDICOM_NATS_ADDRESS=http://localhost: expected"),
         (("--nats", f"localhost:{free_port()}", "--aet", ""), "an AE title has 1 to 16"),
-        (("--rows", "0"), "rows is a number from 1"),
+        (("--rows", "0"), "rows must be a whole number from 1"),
     ],
 )
 def test_arguments_at_fault(

@@ -22,7 +22,7 @@ from oxidicom.certificates import (
     server_context,
     validity,
 )
-from oxidicom.cli.probes import Finding, Server, Verdict, connection_trouble
+from oxidicom.cli.probes import Finding, Server, Verdict, explain_connection_error
 from oxidicom.cli.probes.tls import probe_tls
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import describe, reason_of
@@ -152,7 +152,7 @@ def test_a_strict_refusal_names_the_missing_extension(without_key_usage: Authori
     assert reason_of(error) == f"SSLCertVerificationError: {missing}"
     assert describe(error) == f"SSLCertVerificationError: CERTIFICATE_VERIFY_FAILED, {missing}"
     server = Server("broker:5671", "AMQP 0-9-1", "OXIDICOM_CELERY_BROKER")
-    assert f"is not trusted ({missing})" in connection_trouble(error, server)
+    assert f"is not trusted ({missing})" in explain_connection_error(error, server)
 
 
 def handshake_error(
@@ -368,7 +368,7 @@ def test_check_tells_of_a_good_pair(ours: Authority) -> None:
     (finding,) = probed(pair)
     assert finding.verdict is Verdict.OK
     assert "valid for 100 more days" in finding.text
-    assert "any peer may send" in finding.text
+    assert "peers need no certificate" in finding.text
     (finding,) = probed(pair, ours.ca)
     assert "must show a certificate" in finding.text
 

@@ -155,9 +155,9 @@ def test_quiet_and_ready(oxidicom: Oxidicom, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ((404, b"Not Found"), "HTTP status 404: that is no admin endpoint of oxidicom"),
-        ((200, b"<html>"), "the answer is not understood"),
-        ((200, b'{"version": "9"}'), "of another version?"),
+        ((404, b"Not Found"), "HTTP status 404: this is not an admin endpoint of oxidicom"),
+        ((200, b"<html>"), "the answer cannot be decoded"),
+        ((200, b'{"version": "9"}'), "is it another version?"),
     ],
 )
 def test_answers_of_somebody_else(answer: Answer, words: str, oxidicom: Oxidicom) -> None:
@@ -184,7 +184,7 @@ def test_nobody_there(oxidicom: Oxidicom) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "where is it? Give --url, or set OXIDICOM_ADMIN_PORT"),
+        ((), "the address is unknown: give --url, or set OXIDICOM_ADMIN_PORT"),
         (("--url", "localhost"), "localhost: expected a URL"),
         (("--url", "http://localhost:x"), "http://localhost:x: expected a URL"),
         (("--url", "http://localhost", "--watch", "--quiet"), "not allowed with"),

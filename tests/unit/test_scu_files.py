@@ -14,7 +14,7 @@ from oxidicom.scu.files import (
     NotDicomError,
     candidates,
     read_listed,
-    recognise,
+    recognize,
     write_listed,
 )
 from tests.support.data import Instance, part_10
@@ -34,7 +34,7 @@ def test_a_file_with_preamble(tmp_path: Path, transfer_syntax: str) -> None:
     instance = Instance()
     data_set = instance.encode(transfer_syntax)
     path = written(tmp_path, part_10(instance, transfer_syntax))
-    found, size = recognise(path)
+    found, size = recognize(path)
     offset = path.stat().st_size - len(data_set)
     expected = DataSet(path, offset, instance.sop_class, instance.sop_instance, transfer_syntax)
     assert (found, size) == (expected, len(data_set))
@@ -43,7 +43,7 @@ def test_a_file_with_preamble(tmp_path: Path, transfer_syntax: str) -> None:
 def test_file_meta_information_without_preamble(tmp_path: Path) -> None:
     instance = Instance()
     path = written(tmp_path, part_10(instance, EXPLICIT)[PREAMBLE:])
-    found, size = recognise(path)
+    found, size = recognize(path)
     assert found.sop_instance == instance.sop_instance
     assert path.read_bytes()[found.offset :] == instance.encode(EXPLICIT)
     assert size == len(instance.encode(EXPLICIT))
@@ -55,7 +55,7 @@ def test_a_bare_data_set(tmp_path: Path, transfer_syntax: str) -> None:
     data = instance.encode(transfer_syntax)
     path = written(tmp_path, data)
     expected = DataSet(path, 0, instance.sop_class, instance.sop_instance, transfer_syntax)
-    assert recognise(path) == (expected, len(data))
+    assert recognize(path) == (expected, len(data))
 
 
 def without_element(data: bytes, element: int) -> bytes:
@@ -68,7 +68,7 @@ def without_element(data: bytes, element: int) -> bytes:
 def test_uids_that_file_meta_information_lacks_are_the_data_sets(tmp_path: Path) -> None:
     instance = Instance()
     data = without_element(without_element(part_10(instance, IMPLICIT), 2), 3)
-    found, _ = recognise(written(tmp_path, data))
+    found, _ = recognize(written(tmp_path, data))
     assert (found.sop_class, found.sop_instance) == (instance.sop_class, instance.sop_instance)
 
 
@@ -78,7 +78,7 @@ def test_long_file_meta_information(tmp_path: Path) -> None:
     data = part_10(instance, EXPLICIT)
     end = len(data) - len(instance.encode(EXPLICIT))
     private = b"\2\0\x02\1OB\0\0" + (60_000).to_bytes(4, "little") + bytes(60_000)
-    found, size = recognise(written(tmp_path, data[:end] + private + data[end:]))
+    found, size = recognize(written(tmp_path, data[:end] + private + data[end:]))
     assert found.offset == end + len(private)
     assert size == len(instance.encode(EXPLICIT))
 
@@ -104,13 +104,13 @@ def test_long_file_meta_information(tmp_path: Path) -> None:
 )
 def test_what_is_no_instance(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(NotDicomError):
-        recognise(written(tmp_path, data))
+        recognize(written(tmp_path, data))
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(NotDicomError, match="regular"):
-        recognise(tmp_path / "pipe")
+        recognize(tmp_path / "pipe")
 
 
 def test_folders_are_entered_and_patterns_expanded(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_it_ends_when_nothing_can_come_back() -> None:
     waiting.join(10)
     assert came_back == [True]
     assert backlog.take() == first
-    backlog.settle()
+    backlog.finish()
     assert backlog.take() is None
     assert not backlog.wait_for_returns()
     assert not backlog.put(item("CT"))

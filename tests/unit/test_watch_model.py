@@ -59,11 +59,11 @@ def test_other_subjects_are_not_read(subject: str) -> None:
 def test_a_series_counts_up_and_is_done() -> None:
     board = WatchModel(10)
     for second in range(11):
-        board.take(count("1", 100 * second), float(second))
+        board.add(count("1", 100 * second), float(second))
     (row,) = board.rows(10.0)
     assert row.count == 1000
     assert row.rate(10.0) == pytest.approx(100)
-    board.take(done("1"), 11.0)
+    board.add(done("1"), 11.0)
     assert (row.done, row.rate(11.0), board.done) == (True, 0.0, 1)
     assert board.rows(60.0) == [row]
     assert board.rows(90.0) == []
@@ -72,19 +72,19 @@ def test_a_series_counts_up_and_is_done() -> None:
 def test_a_series_that_comes_again_begins_anew() -> None:
     board = WatchModel(10)
     for heard in (count("1", 9), LonkMessage("CT1", "1", LonkKind.ERROR, error="bad"), done("1")):
-        board.take(heard, 0.0)
-    board.take(count("1", 1), 1.0)
+        board.add(heard, 0.0)
+    board.add(count("1", 1), 1.0)
     (row,) = board.rows(1.0)
     assert (row.count, row.done, row.error) == (1, False, None)
 
 
 def test_rows_are_bounded_and_what_is_done_goes_first() -> None:
     board = WatchModel(2)
-    board.take(count("old", 1), 0.0)
-    board.take(done("done"), 1.0)
-    board.take(count("new", 1), 2.0)
+    board.add(count("old", 1), 0.0)
+    board.add(done("done"), 1.0)
+    board.add(count("new", 1), 2.0)
     assert [row.uid for row in board.rows(2.0)] == ["old", "new"]
-    board.take(count("newer", 1), 3.0)
+    board.add(count("newer", 1), 3.0)
     assert [row.uid for row in board.rows(3.0)] == ["new", "newer"]
 
 
@@ -92,9 +92,9 @@ def test_the_screen_shows_it_without_control_characters() -> None:
     text = io.StringIO()
     console = Console(file=text, width=120, height=20, force_terminal=False)
     screen = WatchScreen(10, console)
-    screen.say("listening to oxidicom.*.*")
-    screen.heard(count("1.2." + "3" * 40, 42))
-    screen.heard(LonkMessage("MR\x1b[2J", "1.2", LonkKind.ERROR, error="no\x07 date"))
+    screen.set_state("listening to oxidicom.*.*")
+    screen.add(count("1.2." + "3" * 40, 42))
+    screen.add(LonkMessage("MR\x1b[2J", "1.2", LonkKind.ERROR, error="no\x07 date"))
     console.print(screen.table(0.0))
     shown = text.getvalue()
     assert "CT1" in shown

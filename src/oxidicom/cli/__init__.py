@@ -1,4 +1,4 @@
-"""The command line. Without a command it serves, as the reference's binary does."""
+"""The command line. Without a command `serve` runs, as the reference's binary does."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Final
 
-from oxidicom.cli.arguments import describe
-from oxidicom.cli.console import EXIT_FAULT, EXIT_SETTINGS, ArgumentsError, complain
+from oxidicom.cli.arguments import set_epilog
+from oxidicom.cli.console import EXIT_FAULT, EXIT_SETTINGS, ArgumentsError, print_error
 from oxidicom.errors import OperatorError
 
 COMMANDS: Final = (
     *("serve", "check", "status", "watch", "outbox"),
     *("echo", "send", "settings", "completion", "version"),
 )
-"""Each is a module here, has a docstring whose first line is its help, `add_arguments(parser)`, and
-`run(arguments)` that returns an exit status. Only the one that is called is imported."""
+"""Each is a module of this package with a docstring whose first line is its help,
+`add_arguments(parser)`, and `run(arguments)`, which returns the exit status. Only the module of
+the command that is called is imported."""
 
 EXIT_INTERRUPTED: Final = 130
 
-_MORE: Final = """\
-Everything that `serve` does is set by environment variables: see `oxidicom settings`. Each command
-has --help with examples. Where there is --json, only that is on stdout.
+_EPILOG: Final = """\
+The settings of `serve` are environment variables: see `oxidicom settings`. Every command has
+--help with examples. With --json, stdout has nothing but JSON.
 
 exit status:
-  0     done, and all is well
-  1     not done, or not all is well: stderr says what and what to do
-  2     arguments or settings at fault
-  3     of `outbox list`: there are entries that need you
-  130   interrupted (Ctrl-C), also of those that go on until then, as `watch`
+  0     the command succeeded, and what it examined is in order
+  1     it failed, or found a fault: stderr says what is wrong and what to do
+  2     the arguments or the settings are invalid
+  3     `outbox list` only: some entries need an operator
+  130   interrupted by Ctrl-C, which is also how `watch` ends
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 2 for settings or arguments at fault."""
+    """Run one command and return its exit status: 2 for invalid settings or arguments."""
     argv = sys.argv[1:] if argv is None else argv
     wanted = argv[0] if argv else "serve"
     arguments = _parser([wanted] if wanted in COMMANDS else COMMANDS).parse_args(argv)
@@ -48,26 +49,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except OperatorError as error:
         for fault in error.faults:
-            complain(fault)
+            print_error(fault)
         return EXIT_SETTINGS if isinstance(error, ArgumentsError) else EXIT_FAULT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is flushed at exit
+    except BrokenPipeError:  # the reader of our output has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at exit
         return EXIT_FAULT
 
 
 def parser_of_all() -> argparse.ArgumentParser:
+    """Return a parser that knows every command."""
     return _parser(COMMANDS)
 
 
 def _parser(commands: Iterable[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="oxidicom",
-        description="A DICOM receiver for ChRIS. Without a command: serve.",
+        description="A DICOM receiver for ChRIS. Without a command it runs `serve`.",
         allow_abbrev=False,
     )
-    describe(parser, _MORE)
+    set_epilog(parser, _EPILOG)
     subparsers = parser.add_subparsers(title="commands", metavar="command")
     for name in commands:
         module = _module(name)

@@ -1,4 +1,4 @@
-"""What several commands have among their arguments."""
+"""Arguments that several commands have, and parsers of their values."""
 
 from __future__ import annotations
 
@@ -7,41 +7,48 @@ from collections.abc import Callable
 from typing import Final
 
 FILE: Final = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
-"""How shells complete a path, as shtab wants it of an argument's attribute `complete`."""
+"""How shells complete a path: a value for the attribute `complete` of an argument, for shtab."""
 
 
-def describe(parser: argparse.ArgumentParser, more: str) -> None:
-    """`more` is examples and exit statuses, as they are to be shown."""
+def set_epilog(parser: argparse.ArgumentParser, epilog: str) -> None:
+    """Show `epilog`, examples and exit statuses, below the help as it is written."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = more
+    parser.epilog = epilog
 
 
-def add_json(parser: argparse.ArgumentParser, form: str = "one object a line") -> None:
+def add_json(parser: argparse.ArgumentParser, form: str = "print one JSON object a line") -> None:
+    """Add the option --json; `form` is its help."""
     parser.add_argument("--json", action="store_true", help=form)
 
 
 def ae_title(text: str) -> str:
+    """Parse an AE title."""
     from oxidicom.settings.parsing import is_ae_title
 
     if not is_ae_title(text):
-        raise argparse.ArgumentTypeError("an AE title has 1 to 16 characters of ASCII")
+        raise argparse.ArgumentTypeError("an AE title has 1 to 16 ASCII characters")
     return text
 
 
 def number(what: str, least: int, most: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` to `most`; `what` names the value."""
+
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{what} is a number from {least} to {most}")
+            raise argparse.ArgumentTypeError(
+                f"{what} must be a whole number from {least} to {most}"
+            )
         return int(text)
 
     return parse
 
 
 def seconds(text: str) -> float:
+    """Parse a number of seconds, above 0 and at most one day."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0.0 < value <= 86_400.0:
-        raise argparse.ArgumentTypeError("seconds are a number above 0, of a day at most")
+        raise argparse.ArgumentTypeError("seconds must be a number above 0 and at most 86400")
     return value

@@ -1,7 +1,7 @@
-"""Say what would keep `serve` from its work: storage, brokers, CUBE, certificate, ports.
+"""Test whether `serve` could work here: storage, brokers, CUBE, certificate and ports.
 
-Prints the settings in force, then one line for each thing tried; exits 0 if all is well but for
-warnings, 1 if not, 2 if the settings themselves are at fault.
+Prints the settings in force, then one finding a line. Exits with 0 if there is no fault, although
+there may be warnings, with 1 if there is a fault, and with 2 if the settings are invalid.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Final
 
-from oxidicom.cli.arguments import add_json, describe
-from oxidicom.cli.console import EXIT_SETTINGS, print_json, settings_of_environment
-from oxidicom.cli.probes import LIMIT, Finding, Verdict
+from oxidicom.cli.arguments import add_json, set_epilog
+from oxidicom.cli.console import EXIT_FAULT, EXIT_SETTINGS, print_json, settings_of_environment
+from oxidicom.cli.probes import PROBE_LIMIT_S, Finding, Verdict
 from oxidicom.cli.probes.broker import probe_broker
 from oxidicom.cli.probes.cube import probe_cube
 from oxidicom.cli.probes.listener import probe_listener
@@ -36,24 +36,23 @@ _PROBES: Final[Mapping[str, Probe]] = {
     "TLS": probe_tls,
     "listener": probe_listener,
 }
-_MORE: Final = """\
+_EPILOG: Final = """\
 examples:
   docker compose run --rm oxidicom oxidicom check
   oxidicom check --json | jq '.findings[] | select(.verdict == "fault")'
 
 exit status:
-  0   all is well, but for warnings
-  1   something would keep `serve` from its work
-  2   settings at fault
+  0   no fault; there may be warnings
+  1   at least one fault that would keep `serve` from working
+  2   the settings are invalid
 """
-_PATIENCE: Final = 3 * LIMIT
-"""Seconds for all probes together; name look-ups may take longer than LIMIT."""
+_ALL_PROBES_LIMIT_S: Final = 3 * PROBE_LIMIT_S
+"""Seconds for all probes together: the look-up of a name may take longer than PROBE_LIMIT_S."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is checked is what `serve` would do in the same environment."""
-    add_json(parser, "one object: settings, findings, and whether all is well")
-    describe(parser, _MORE)
+    add_json(parser, "print one JSON object: settings, findings, and whether there is no fault")
+    set_epilog(parser, _EPILOG)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,19 +64,19 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_json(settings, warnings)
     _print_settings(settings)
     print(flush=True)
-    well = True
+    ok = True
     for finding in _findings(settings):
         print(f"{finding.subject:<10}{finding.verdict.value:<9}{finding.text}", flush=True)
-        well = well and finding.verdict is not Verdict.FAULT
-    return 0 if well else 1
+        ok = ok and finding.verdict is not Verdict.FAULT
+    return 0 if ok else EXIT_FAULT
 
 
 def _run_json(settings: Settings, warnings: list[str]) -> int:
     findings = list(_findings(settings))
-    well = all(finding.verdict is not Verdict.FAULT for finding in findings)
+    ok = all(finding.verdict is not Verdict.FAULT for finding in findings)
     print_json(
         {
-            "ok": well,
+            "ok": ok,
             "settings": [
                 {"name": name, "value": value, "default": is_default}
                 for name, value, is_default in effective(settings)
@@ -93,7 +92,7 @@ def _run_json(settings: Settings, warnings: list[str]) -> int:
             ],
         }
     )
-    return 0 if well else 1
+    return 0 if ok else EXIT_FAULT
 
 
 def _print_settings(settings: Settings) -> None:
@@ -104,20 +103,23 @@ def _print_settings(settings: Settings) -> None:
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:
-    """In a fixed order, all tried at once; storage that hangs does not hang us."""
-    deadline = time.monotonic() + _PATIENCE
+    """Run every probe at once and yield their findings in a fixed order.
+
+    A probe that does not end in time gives a finding of its own.
+    """
+    deadline = time.monotonic() + _ALL_PROBES_LIMIT_S
     for subject, future in [
         (subject, _start(probe, settings)) for subject, probe in _PROBES.items()
     ]:
         try:
             yield from future.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            text = f"no answer within {_PATIENCE:.0f} s: it hangs; see to the machine behind it"
+            text = f"no answer within {_ALL_PROBES_LIMIT_S:.0f} s: it hangs; check its server"
             yield Finding(subject, Verdict.FAULT, text)
 
 
 def _start(probe: Probe, settings: Settings) -> Future[list[Finding]]:
-    """On a daemon thread: one that waits for a dead file server can never be joined."""
+    """Run a probe on a daemon thread: one that waits for a dead file server cannot be joined."""
     future: Future[list[Finding]] = Future()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""What several commands say to the person at the terminal."""
+"""Output of the commands, exit statuses, and the settings from the environment."""
 
 from __future__ import annotations
 
@@ -17,46 +17,50 @@ EXIT_SETTINGS: Final = 2
 
 
 class ArgumentsError(OperatorError):
-    """Exit status 2, as for what argparse itself finds."""
+    """Invalid arguments. The exit status is 2, as for those that argparse itself finds."""
 
 
-def complain(line: str) -> None:
+def print_error(line: str) -> None:
+    """Print one line on stderr, after the program's name."""
     print(f"oxidicom: {line}", file=sys.stderr)
 
 
-def warn(line: str) -> None:
-    complain(f"warning: {line}")
+def print_warning(line: str) -> None:
+    """Print one line on stderr as a warning."""
+    print_error(f"warning: {line}")
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One object, one line."""
+    """Print one object on one line of stdout."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def printable(text: str) -> str:
-    """A sender's control characters are not the terminal's."""
+    """Escape characters of a sender that could control the terminal."""
     return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether to draw on it. https://no-color.org, and the terminals that can do nothing."""
+    """Return whether to draw on a stream: not with NO_COLOR (https://no-color.org) or TERM=dumb."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def settings_of_environment(*, say_warnings: bool = True) -> tuple[Settings, list[str]] | None:
-    """The settings and their warnings, which are on stderr if `say_warnings`; None if faults
-    are."""
-    from oxidicom.settings import load  # late: not every command has use for it
+def settings_of_environment(*, print_warnings: bool = True) -> tuple[Settings, list[str]] | None:
+    """Return the settings and the warnings about them; print the latter if `print_warnings`.
+
+    Returns None if the settings are invalid, after printing every fault on stderr.
+    """
+    from oxidicom.settings import load  # late: not every command needs it
 
     try:
         settings, warnings = load(os.environ)
     except OperatorError as error:
         for fault in error.faults:
-            complain(fault)
+            print_error(fault)
         for note in getattr(error, "__notes__", ()):
-            warn(note)
+            print_warning(note)
         return None
-    if say_warnings:
+    if print_warnings:
         for warning in warnings:
-            warn(warning)
+            print_warning(warning)
     return settings, warnings

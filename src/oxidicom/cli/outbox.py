@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import msgspec
 
-from oxidicom.cli.arguments import add_json, describe
+from oxidicom.cli.arguments import add_json, set_epilog
 from oxidicom.cli.console import (
     EXIT_FAULT,
     EXIT_SETTINGS,
-    complain,
+    print_error,
     print_json,
     printable,
     settings_of_environment,
@@ -77,12 +77,12 @@ what `list` shows, or its beginning. Exit statuses: see `oxidicom outbox list --
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    describe(parser, _OUTBOX)
+    set_epilog(parser, _OUTBOX)
     actions = parser.add_subparsers(title="actions", metavar="action", dest="action", required=True)
 
     def action(name: str, line: str, more: str) -> argparse.ArgumentParser:
         made = actions.add_parser(name, help=line, description=line, allow_abbrev=False)
-        describe(made, more)
+        set_epilog(made, more)
         return made
 
     listing = action("list", "Pending, refused and corrupt entries, oldest first.", _LIST)
@@ -289,7 +289,7 @@ def _retry(arguments: argparse.Namespace, settings: Settings, folder: Path) -> i
         else:
             found = look_at(path) if outcome is Outcome.CORRUPT else None
             note = f": {found.note}" if found is not None else ""
-            complain(f"{path.stem[:_SHOWN]} {outcome.value}{note}")
+            print_error(f"{path.stem[:_SHOWN]} {outcome.value}{note}")
             status = EXIT_FAULT
     if not wanted and not status and not arguments.json:
         print("nothing to put back")
@@ -314,8 +314,8 @@ def _named(folder: Path, name: str) -> list[Path]:
     if stem in names:
         return [path for path in found if path.stem == stem]
     if len(names) > 1:
-        complain(f"{printable(name)} is the beginning of {len(names)} entries: say more of it")
+        print_error(f"{printable(name)} is the beginning of {len(names)} entries: say more of it")
         return []
     if not found:
-        complain(f"no entry {printable(name)} in {folder}: see `oxidicom outbox list`")
+        print_error(f"no entry {printable(name)} in {folder}: see `oxidicom outbox list`")
     return found

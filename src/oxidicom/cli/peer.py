@@ -1,4 +1,4 @@
-"""Arguments of the commands that call a DICOM peer: whom, as whom, with what certificates."""
+"""The arguments that describe a DICOM peer: address, AE titles, time limit and certificates."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from oxidicom.scu.errors import Fault, ScuError
 
 
 def add_peer(parser: argparse.ArgumentParser, timeout: float) -> None:
+    """Add the arguments of a peer; `timeout` is the default of --timeout in seconds."""
     parser.add_argument("host", metavar="HOST")
     parser.add_argument("port", metavar="PORT", type=number("a port", 1, 65535))
     parser.add_argument(
@@ -29,23 +30,29 @@ def add_peer(parser: argparse.ArgumentParser, timeout: float) -> None:
         metavar="SECONDS",
         default=timeout,
         type=seconds,
-        help="for each answer, and to connect (%(default)g)",
+        help="time limit to connect and for each answer (%(default)g)",
     )
     tls = parser.add_argument_group(
-        "TLS", "The peer's certificate is always verified, and its name is HOST."
+        "TLS", "The peer's certificate is always verified and must be valid for HOST."
     )
-    tls.add_argument("--tls", action="store_true", help="with the system's authorities, if no --ca")
+    tls.add_argument(
+        "--tls",
+        action="store_true",
+        help="use TLS; trust the system's authorities if there is no --ca",
+    )
     for option, meaning in (
-        ("--ca", "authorities to trust (PEM)"),
-        ("--cert", "our certificate, where the peer asks for one (PEM)"),
+        ("--ca", "certificates of the authorities to trust (PEM)"),
+        ("--cert", "our certificate, if the peer asks for one (PEM)"),
         ("--key", "its private key, if it is not in the same file (PEM)"),
     ):
-        argument = tls.add_argument(option, metavar="FILE", type=Path, help=f"{meaning}; with TLS")
+        argument = tls.add_argument(
+            option, metavar="FILE", type=Path, help=f"{meaning}; implies --tls"
+        )
         argument.complete = FILE  # type: ignore[attr-defined]
 
 
 def peer_of(arguments: argparse.Namespace) -> Peer:
-    """Raises ArgumentsError for certificates that are none."""
+    """Return the peer of the arguments. Raises ArgumentsError for files without certificates."""
     return Peer(
         host=arguments.host,
         port=arguments.port,
@@ -58,7 +65,7 @@ def peer_of(arguments: argparse.Namespace) -> Peer:
 
 def _tls_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     if arguments.key and not arguments.cert:
-        raise ArgumentsError("--key is of no use without --cert")
+        raise ArgumentsError("--key has no effect without --cert")
     if not (arguments.tls or arguments.ca or arguments.cert):
         return None
     try:
@@ -76,34 +83,34 @@ def _tls_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
 
 def _words(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return "not what it should be (PEM), or the key is not the certificate's"
+        return "it is not PEM, or the key does not belong to the certificate"
     return error.strerror or type(error).__name__
 
 
 _ADVICE: Final[Mapping[Fault, str]] = {
     Fault.NAME: "correct HOST, or your DNS",
     Fault.REFUSED: "start it there, or correct HOST and PORT",
-    Fault.UNREACHABLE: "see to the network, or correct HOST",
-    Fault.TIMEOUT: "see to the machine and the firewalls on the way, or raise --timeout",
-    Fault.TLS: "give its authority with --ca, call it by the name in its certificate, or see"
-    " whether that port has TLS at all",
-    Fault.ABORTED: "its log says why",
-    Fault.CLOSED: "its log says why; a port with TLS does so to those who come without --tls",
-    Fault.PROTOCOL: "correct PORT, or --tls if it wants that",
-    Fault.CONTEXT: "configure the peer to take it",
-    Fault.STATUS: "its log says why",
+    Fault.UNREACHABLE: "check the network, or correct HOST",
+    Fault.TIMEOUT: "check the machine and the firewalls on the way, or raise --timeout",
+    Fault.TLS: "name its authority with --ca, use the host name in its certificate, or check"
+    " that the port offers TLS",
+    Fault.ABORTED: "see the peer's log for the reason",
+    Fault.CLOSED: "see the peer's log for the reason; a TLS port closes connections without --tls",
+    Fault.PROTOCOL: "correct PORT, or use --tls if the port needs it",
+    Fault.CONTEXT: "configure the peer to accept it",
+    Fault.STATUS: "see the peer's log for the reason",
 }
 
 
-def advice(trouble: ScuError, peer: Peer) -> str:
-    """What to do about it."""
-    if trouble.fault is Fault.REJECTED:
-        text = str(trouble)
+def advice(error: ScuError, peer: Peer) -> str:
+    """Return what the operator can do about an error."""
+    if error.fault is Fault.REJECTED:
+        text = str(error)
         if "called AE title" in text:
-            return f"it is not {peer.called}: correct --aet"
+            return f"the peer's AE title is not {peer.called}: correct --aet"
         if "calling AE title" in text:
-            return f"have it know {peer.calling}, or call as one that it knows, with --calling"
+            return f"make {peer.calling} known to the peer, or set --calling to a title it knows"
         if "congestion" in text or "limit" in text:
-            return "it has too many associations: try later, or with fewer"
-        return "its log says why"
-    return _ADVICE.get(trouble.fault, "")
+            return "the peer has too many associations: try later, or with fewer"
+        return "see the peer's log for the reason"
+    return _ADVICE.get(error.fault, "")

@@ -1,4 +1,4 @@
-"""Send DICOM files to a peer (C-STORE), over several associations, again what failed."""
+"""Send DICOM files to a peer (C-STORE) over several associations, and repeat what failed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
-from oxidicom.cli.arguments import FILE, add_json, describe, number
+from oxidicom.cli.arguments import FILE, add_json, number, set_epilog
 from oxidicom.cli.console import (
     EXIT_FAULT,
     ArgumentsError,
-    complain,
     is_terminal,
+    print_error,
     print_json,
     printable,
 )
@@ -25,20 +25,20 @@ from oxidicom.scu.connection import Peer
 from oxidicom.scu.files import Candidate, candidates, read_listed, write_listed
 from oxidicom.scu.sending import Sending, SendTally
 
-_SHOWN: Final = 10
-"""Failures that are told one by one on stderr."""
+_MAX_PRINTED_FAILURES: Final = 10
+"""Failures that are printed one by one on stderr."""
 
-_TICK: Final = 0.1
-"""Seconds between two looks at how far it is."""
+_REDRAW_S: Final = 0.1
+"""Seconds between two drawings of the progress."""
 
-_MORE: Final = """\
-PATHS are files, folders (with all below) and patterns ('studies/**/*.dcm', quoted). Of folders and
-patterns only DICOM files are sent: those with a preamble, and data sets without one. Data sets go
-out byte for byte as they are in the files, so the peer has to take their transfer syntax. Options
-stand before or after PATHS HOST PORT, not between them.
+_EPILOG: Final = """\
+PATHS are files, folders (with everything below them) and quoted patterns ('studies/**/*.dcm').
+From folders and patterns only DICOM files are sent: those with a preamble, and data sets without
+one. Data sets are sent byte for byte as they are in the files, so the peer must accept their
+transfer syntax. Options go before or after PATHS HOST PORT, not between them.
 
-What fails is tried again on a new association. What finally failed is listed in the file of
---failed, which --from sends; so are, after Ctrl-C, all that were not sent.
+A file that fails is sent again over a new association. With --failed, the files that failed every
+time are listed in a file that --from can send; after Ctrl-C it lists every file not sent, too.
 
 examples:
   oxidicom send ~/studies 127.0.0.1 11111 --aet ChRIS
@@ -46,9 +46,9 @@ examples:
   oxidicom send --from failed.txt pacs.example.org 104
 
 exit status:
-  0     every DICOM file is stored, as the peer says; warnings count as stored
-  1     some are not, or there was none: see stderr, and the file of --failed
-  2     arguments at fault
+  0     the peer has stored every DICOM file; a status of warning counts as stored
+  1     some were not stored, or there was none: see stderr, and the file of --failed
+  2     the arguments are invalid
   130   interrupted
 """
 
@@ -62,30 +62,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         default=2,
         type=number("associations", 1, 64),
-        help="at once (%(default)s)",
+        help="number of associations at once (%(default)s)",
     )
     parser.add_argument(
         "--retries",
         metavar="N",
         default=2,
         type=number("retries", 0, 100),
-        help="further attempts for what failed, or to associate (%(default)s)",
+        help="further attempts to send a file or to associate (%(default)s)",
     )
     for option, meaning in (
-        ("--failed", "write here what finally failed, a path a line"),
-        ("--from", "send what is listed in this file, beside PATHS"),
+        ("--failed", "list the files that were not stored in this file, one path a line"),
+        ("--from", "send the files listed in this file, in addition to PATHS"),
     ):
         argument = parser.add_argument(
             option, metavar="FILE", type=Path, dest=f"{option[2:]}_file", help=meaning
         )
         argument.complete = FILE  # type: ignore[attr-defined]
-    add_json(parser, "one object, of what came of it")
-    describe(parser, _MORE)
+    add_json(parser, "print one JSON object with the result")
+    set_epilog(parser, _EPILOG)
 
 
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.paths and arguments.from_file is None:
-        raise ArgumentsError("nothing to send: give PATHS, or --from FILE")
+        raise ArgumentsError("there is nothing to send: give PATHS, or --from FILE")
     peer = peer_of(arguments)
     with contextlib.ExitStack() as stack:
         listed: IO[str] | None = None
@@ -101,8 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
             retries=arguments.retries,
         )
         began = time.monotonic()
-        show = is_terminal(sys.stderr) and not arguments.json
-        interrupted = _carry_out(sending, failures, arguments.paths if show else None)
+        draw = is_terminal(sys.stderr) and not arguments.json
+        interrupted = _carry_out(sending, failures, arguments.paths if draw else None)
         seconds = time.monotonic() - began
     report = _report(peer, sending.tally, seconds, interrupted)
     report["failed_list"] = failures.listed
@@ -112,11 +112,11 @@ def run(arguments: argparse.Namespace) -> int:
         _print_summary(report)
     if interrupted:
         raise KeyboardInterrupt
-    if sending.why_over:
-        complain(f"gave up: {sending.why_over}")
+    if sending.end_reason:
+        print_error(f"gave up: {sending.end_reason}")
     tally = sending.tally
     if not tally.failed and not tally.stored:
-        complain("no DICOM files there")
+        print_error("no DICOM files found")
     return EXIT_FAULT if tally.failed or not tally.stored else 0
 
 
@@ -134,39 +134,42 @@ def _all(paths: list[str], listed: IO[str] | None) -> Iterator[Candidate]:
 
 
 class _Failures:
-    """Lists what finally failed, and tells the first of it."""
+    """The list of the files that were not stored; the first of them are printed as well."""
 
     def __init__(self, path: Path | None, source: Path | None) -> None:
         if path is not None and source is not None and _same(path, source):
             raise ArgumentsError("--failed and --from are the same file")
         self._path = path
-        # At once: so a fault of the path shows early, and no older list is taken for this one.
+        # Opened at once, so that a wrong path is reported early and no older list remains.
         self._file = None if path is None else _opened(path, "w")
         self._count = 0
-        self.say: Callable[[str], None] = complain
+        self.print_line: Callable[[str], None] = print_error
 
     @property
-    def wanted(self) -> bool:
+    def is_listed(self) -> bool:
+        """Whether failures are written to a file."""
         return self._file is not None
 
     @property
     def listed(self) -> str | None:
-        """The list, if there is something on it."""
+        """The path of the list, or None if nothing is on it."""
         return str(self._path) if self._file is not None and self._count else None
 
-    def add(self, path: Path, why: str) -> None:
+    def add(self, path: Path, reason: str) -> None:
+        """Count, list and print one file. Raises OperatorError if the list cannot be written."""
         self._count += 1
         if self._file is not None:
             try:
                 write_listed(self._file, path)
             except OSError as error:
                 raise OperatorError(f"{self._path}: {error.strerror}") from error
-        if self._count <= _SHOWN:
-            self.say(f"{printable(str(path))}: {why}")
-        elif self._count == _SHOWN + 1:
-            self.say("further failures are counted, and listed if there is --failed")
+        if self._count <= _MAX_PRINTED_FAILURES:
+            self.print_line(f"{printable(str(path))}: {reason}")
+        elif self._count == _MAX_PRINTED_FAILURES + 1:
+            self.print_line("further failures are counted, and listed with --failed")
 
     def close(self) -> None:
+        """Close the list."""
         if self._file is not None:
             self._file.close()
 
@@ -175,24 +178,28 @@ def _same(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
-def _carry_out(sending: Sending, failures: _Failures, shown: list[str] | None) -> bool:
-    """Whether it was interrupted; a second interruption is KeyboardInterrupt. Draws progress for
-    the paths `shown`."""
+def _carry_out(sending: Sending, failures: _Failures, drawn_paths: list[str] | None) -> bool:
+    """Send, and return whether Ctrl-C interrupted it; a second Ctrl-C raises KeyboardInterrupt.
+
+    Draws progress unless `drawn_paths` is None; the files below those paths are counted for it.
+    """
     with contextlib.ExitStack() as stack:
         draw: Callable[[SendTally], None] = _draw_nothing
-        if shown is not None:
+        if drawn_paths is not None:
             from oxidicom.cli.send_progress import Drawing
 
-            drawing = stack.enter_context(Drawing(shown))
-            draw, failures.say = drawing.update, drawing.say
+            drawing = stack.enter_context(Drawing(drawn_paths))
+            draw, failures.print_line = drawing.update, drawing.print_line
         sending.start()
         try:
-            while not sending.wait(_TICK):
+            while not sending.wait(_REDRAW_S):
                 draw(sending.tally)
         except KeyboardInterrupt:
-            sending.stop("interrupted", skip_rest=not failures.wanted)
-            failures.say("stopping; what is on its way is waited for, Ctrl-C again does not wait")
-            while not sending.wait(_TICK):
+            sending.stop("interrupted", skip_rest=not failures.is_listed)
+            failures.print_line(
+                "stopping after the instances in progress; press Ctrl-C again to stop at once"
+            )
+            while not sending.wait(_REDRAW_S):
                 draw(sending.tally)
             return True
         draw(sending.tally)
@@ -200,7 +207,7 @@ def _carry_out(sending: Sending, failures: _Failures, shown: list[str] | None) -
 
 
 def _draw_nothing(tally: SendTally) -> None:
-    """Not on a terminal."""
+    """Draw nothing: stderr is not a terminal."""
 
 
 def _report(peer: Peer, tally: SendTally, seconds: float, interrupted: bool) -> dict[str, Any]:
@@ -232,10 +239,10 @@ def _print_summary(report: dict[str, Any]) -> None:
     for status, count in report["statuses"].items():
         print(f"{count:>9}  {status}")
     if report["skipped"]:
-        print(f"{report['skipped']:>9}  skipped, no DICOM files")
+        print(f"{report['skipped']:>9}  skipped: not DICOM files")
     if report["failed"]:
         print(f"{report['failed']} failed:")
-        for why, count in report["failures"].items():
-            print(f"{count:>9}  {why}")
+        for reason, count in report["failures"].items():
+            print(f"{count:>9}  {reason}")
     if report["failed_list"]:
-        print(f"send them again: --from {report['failed_list']}")
+        print(f"to send them again: --from {report['failed_list']}")

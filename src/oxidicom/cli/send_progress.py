@@ -14,12 +14,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from oxidicom.scu.files import candidates
 from oxidicom.scu.sending import SendTally
 
-_WINDOW: Final = 5.0
-"""Seconds that a rate is taken over."""
+_RATE_WINDOW_S: Final = 5.0
+"""Seconds over which a rate is measured."""
 
 
 class Drawing:
-    """On stderr. How much there is in all is counted meanwhile, by a thread of its own."""
+    """A bar on stderr. A thread of its own counts the files below `paths` for the total."""
 
     def __init__(self, paths: list[str]) -> None:
         self._progress = Progress(
@@ -54,17 +54,18 @@ class Drawing:
         self._ended = True
         self._progress.stop()
 
-    def say(self, line: str) -> None:
-        """Above the bar."""
+    def print_line(self, line: str) -> None:
+        """Print one line above the bar."""
         self._progress.console.print(f"oxidicom: {line}", markup=False, highlight=False)
 
     def update(self, tally: SendTally) -> None:
-        settled = tally.stored + tally.failed + tally.skipped
-        known = max(self._total, tally.looked_at)
+        """Draw the bar as `tally` is now."""
+        finished = tally.stored + tally.failed + tally.skipped
+        known = max(self._total, tally.examined)
         instances, size = self._rates(tally)
         self._progress.update(
             self._task,
-            completed=settled,
+            completed=finished,
             total=known if self._counted else None,
             count=f"{tally.stored}/{known - tally.skipped}{'' if self._counted else '+'}",
             rate=f"{instances:.0f} instances/s {size / 1e6:.1f} MB/s",
@@ -75,7 +76,7 @@ class Drawing:
         now = time.monotonic()
         samples = self._samples
         samples.append((now, tally.stored, tally.bytes))
-        while len(samples) > 2 and now - samples[0][0] > _WINDOW:
+        while len(samples) > 2 and now - samples[0][0] > _RATE_WINDOW_S:
             samples.popleft()
         then, stored, size = samples[0]
         seconds = now - then

@@ -1,32 +1,31 @@
-"""Receive, until SIGTERM or SIGINT."""
+"""Receive instances until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
 import argparse
 
-from oxidicom.cli.arguments import describe
+from oxidicom.cli.arguments import set_epilog
 from oxidicom.cli.console import EXIT_SETTINGS, settings_of_environment
 
-_MORE = """\
+_EPILOG = """\
 example:
   OXIDICOM_FILES_ROOT=/data OXIDICOM_LISTENER_PORT=11111 oxidicom serve
 
 exit status:
-  0   ended by SIGTERM or SIGINT, all that was acknowledged is stored
-  1   could not start, or could not go on
-  2   settings at fault
+  0   ended by SIGTERM or SIGINT; every acknowledged instance is stored
+  1   could not start, or could not continue
+  2   the settings are invalid
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The environment says it all."""
-    describe(parser, _MORE)
+    set_epilog(parser, _EPILOG)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    loaded = settings_of_environment(say_warnings=False)  # they go into the log
+    loaded = settings_of_environment(print_warnings=False)  # the log has them
     if loaded is None:
         return EXIT_SETTINGS
-    from oxidicom import app  # all that receiving needs, which no other command does
+    from oxidicom import app  # late: no other command needs it
 
     return app.run(*loaded)

@@ -1,27 +1,29 @@
-"""Print every setting as a Markdown table, or what is in force as JSON."""
+"""Print a Markdown table of every setting, or the values in force as JSON."""
 
 from __future__ import annotations
 
 import argparse
 
-from oxidicom.cli.arguments import add_json, describe
+from oxidicom.cli.arguments import add_json, set_epilog
 from oxidicom.cli.console import EXIT_SETTINGS, print_json, settings_of_environment
 from oxidicom.settings import effective, markdown_table
 
-_MORE = """\
+_EPILOG = """\
 examples:
   oxidicom settings | less
   oxidicom settings --json | jq -r 'select(.default | not)'
 
 exit status:
   0   printed
-  2   with --json: settings at fault
+  2   with --json: the settings are invalid
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_json(parser, "what is in force in this environment, one object a line, secrets masked")
-    describe(parser, _MORE)
+    add_json(
+        parser, "print the values in force instead, one JSON object a line, with secrets masked"
+    )
+    set_epilog(parser, _EPILOG)
 
 
 def run(arguments: argparse.Namespace) -> int:

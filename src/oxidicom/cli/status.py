@@ -1,4 +1,4 @@
-"""Show how a running receiver stands: whether it is ready, what arrives, what failed."""
+"""Show the state of a running receiver: whether it is ready, what arrives and what failed."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
-from oxidicom.cli.arguments import add_json, describe, seconds
-from oxidicom.cli.console import EXIT_FAULT, ArgumentsError, complain, is_terminal
+from oxidicom.cli.arguments import add_json, seconds, set_epilog
+from oxidicom.cli.console import EXIT_FAULT, ArgumentsError, is_terminal, print_error
 from oxidicom.errors import OxidicomError
 
 if TYPE_CHECKING:
     from oxidicom.admin.model import ReceiverStatus
 
-_MOST: Final = 16 * 1024 * 1024
-"""Bytes of an answer."""
+_MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 
-_INTERVAL: Final = 1.0
+_POLL_INTERVAL_S: Final = 1.0
 
-_MORE: Final = """\
-Asks the admin endpoint of `serve`, which is off unless OXIDICOM_ADMIN_PORT is set there.
+_EPILOG: Final = """\
+Asks the admin endpoint of `serve`, which exists if OXIDICOM_ADMIN_PORT is set there.
 
 environment:
-  OXIDICOM_ADMIN_PORT, OXIDICOM_ADMIN_HOST   where, if there is no --url
+  OXIDICOM_ADMIN_PORT, OXIDICOM_ADMIN_HOST   address of the endpoint if there is no --url
 
 examples:
   oxidicom status --watch
@@ -34,60 +33,68 @@ examples:
   HEALTHCHECK CMD ["oxidicom", "status", "--quiet"]
 
 exit status:
-  0     ready
-  1     not ready, or not reachable
-  2     arguments or settings at fault
+  0     the receiver is ready
+  1     it is not ready, or cannot be reached
+  2     the arguments or the settings are invalid
   130   with --watch: ended by Ctrl-C
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", help="of the admin endpoint (http://127.0.0.1:PORT)")
+    parser.add_argument("--url", help="URL of the admin endpoint (http://127.0.0.1:PORT)")
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         default=5.0,
         type=seconds,
-        help="for the answer (%(default)g)",
+        help="time limit for the answer (%(default)g)",
     )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--watch", action="store_true", help="go on, once a second")
-    how.add_argument("--quiet", action="store_true", help="by the exit status only: cheap")
-    add_json(parser, "the answer as it comes, an object a line")
-    describe(parser, _MORE)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--watch", action="store_true", help="show it again every second until Ctrl-C"
+    )
+    mode.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print nothing, for health checks: only the exit status counts",
+    )
+    add_json(parser, "print the answer of the endpoint, one JSON object a line")
+    set_epilog(parser, _EPILOG)
 
 
 class _NoAnswerError(OxidicomError):
-    """With what to do."""
+    """The endpoint gave no usable answer. The text says what to do."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     endpoint = _Endpoint(arguments.url or _default_url(), arguments.timeout)
     try:
         if arguments.quiet:
-            status, _ = endpoint.get("/readyz")
-            return 0 if status == 200 else EXIT_FAULT
+            code, _ = endpoint.get("/readyz")
+            return 0 if code == 200 else EXIT_FAULT
         if arguments.watch:
             _watch(endpoint, as_json=arguments.json)
-        answer, status_of = _asked(endpoint)
+        answer, status = _query(endpoint)
     except _NoAnswerError as error:
         if not arguments.quiet:
-            complain(str(error))
+            print_error(str(error))
         return EXIT_FAULT
     if arguments.json:
         _print_raw(answer)
     else:
         from oxidicom.cli.status_view import show
 
-        show(status_of)
-    return 0 if status_of.ready else EXIT_FAULT
+        show(status)
+    return 0 if status.ready else EXIT_FAULT
 
 
 def _default_url() -> str:
-    """Read by hand, without the settings' machinery: a health check runs every few seconds."""
+    """Read the variables without loading the settings: health checks run every few seconds."""
     port = os.environ.get("OXIDICOM_ADMIN_PORT", "").strip()
     if not port.isdecimal() or int(port) == 0:
-        raise ArgumentsError("where is it? Give --url, or set OXIDICOM_ADMIN_PORT as for `serve`")
+        raise ArgumentsError(
+            "the address is unknown: give --url, or set OXIDICOM_ADMIN_PORT as for `serve`"
+        )
     host = os.environ.get("OXIDICOM_ADMIN_HOST", "").strip()
     if host in ("", "0.0.0.0", "::"):
         host = "127.0.0.1"
@@ -95,31 +102,33 @@ def _default_url() -> str:
 
 
 class _Endpoint:
+    """The admin endpoint of a receiver."""
+
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url
         self._parts = _parsed(url)
         self._timeout = timeout
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """ReceiverStatus and body. Raises _NoAnswerError."""
+        """Return the HTTP status and the body. Raises _NoAnswerError."""
         parts = self._parts
-        kind = (
+        connection_type = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         )
-        connection = kind(parts.hostname or "", parts.port, timeout=self._timeout)
+        connection = connection_type(parts.hostname or "", parts.port, timeout=self._timeout)
         try:
             connection.request("GET", parts.path.rstrip("/") + path)
             response = connection.getresponse()
-            return response.status, response.read(_MOST)
+            return response.status, response.read(_MAX_ANSWER_BYTES)
         except ConnectionRefusedError as error:
             raise _NoAnswerError(
-                f"nothing listens at {self._url}: `serve` does not run, or without"
-                " OXIDICOM_ADMIN_PORT, or on another port"
+                f"nothing listens at {self._url}: `serve` does not run, or it runs without"
+                " OXIDICOM_ADMIN_PORT or with another port"
             ) from error
         except TimeoutError as error:
             raise _NoAnswerError(
-                f"no answer from {self._url} within {self._timeout:g} s: it hangs, or a firewall"
-                " is between"
+                f"no answer from {self._url} within {self._timeout:g} s: the receiver hangs, or a"
+                " firewall blocks the connection"
             ) from error
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             words = (error.strerror if isinstance(error, OSError) else "") or type(error).__name__
@@ -131,15 +140,15 @@ class _Endpoint:
 def _parsed(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        well = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
     except ValueError:
-        well = False
-    if not well:
+        valid = False
+    if not valid:
         raise ArgumentsError(f"{url}: expected a URL such as http://127.0.0.1:9180")
     return parts
 
 
-def _asked(endpoint: _Endpoint) -> tuple[bytes, ReceiverStatus]:
+def _query(endpoint: _Endpoint) -> tuple[bytes, ReceiverStatus]:
     import msgspec
 
     from oxidicom.admin.model import ReceiverStatus
@@ -147,11 +156,11 @@ def _asked(endpoint: _Endpoint) -> tuple[bytes, ReceiverStatus]:
     code, body = endpoint.get("/status")
     try:
         if code != 200:
-            raise _NoAnswerError(f"HTTP status {code}: that is no admin endpoint of oxidicom")
+            raise _NoAnswerError(f"HTTP status {code}: this is not an admin endpoint of oxidicom")
         return body, msgspec.json.decode(body, type=ReceiverStatus)
     except msgspec.MsgspecError as error:
         raise _NoAnswerError(
-            f"the answer is not understood ({error}): of another version?"
+            f"the answer cannot be decoded ({error}): is it another version?"
         ) from error
 
 
@@ -160,26 +169,26 @@ def _print_raw(answer: bytes) -> None:
 
 
 def _watch(endpoint: _Endpoint, *, as_json: bool) -> None:
-    """Until Ctrl-C, whether it answers or not."""
+    """Show the status until Ctrl-C, whether the endpoint answers or not."""
     if as_json or not is_terminal(sys.stdout):
         from oxidicom.cli.status_view import show
 
         while True:
             try:
-                answer, status = _asked(endpoint)
+                answer, status = _query(endpoint)
                 if as_json:
                     _print_raw(answer)
                 else:
                     show(status)
             except _NoAnswerError as error:
-                complain(str(error))
-            time.sleep(_INTERVAL)
+                print_error(str(error))
+            time.sleep(_POLL_INTERVAL_S)
     from oxidicom.cli.status_view import StatusScreen
 
     with StatusScreen() as screen:
         while True:
             try:
-                screen.update(_asked(endpoint)[1])
+                screen.update(_query(endpoint)[1])
             except _NoAnswerError as error:
-                screen.away(str(error))
-            time.sleep(_INTERVAL)
+                screen.show_error(str(error))
+            time.sleep(_POLL_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""What `oxidicom status` shows: tables on a terminal, the same as plain text elsewhere."""
+"""The output of `oxidicom status`: tables on a terminal, the same as plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from rich.text import Text
 from oxidicom.admin.model import ReceiverStatus, RecentSeries, Series
 from oxidicom.cli.console import is_terminal, printable
 
-_SHOWN: Final = 20
-"""Rows of a table; the page of the admin endpoint has them all."""
+_MAX_ROWS: Final = 20
+"""Rows of one table; the page of the admin endpoint has all of them."""
 
 _PLAIN_WIDTH: Final = 160
 _COLOURS: Final = {"ok": "green", "degraded": "yellow", "failed": "red"}
 
 
 def show(status: ReceiverStatus) -> None:
+    """Print the status once."""
     if is_terminal(sys.stdout):
         console = Console()
     else:
@@ -30,7 +31,7 @@ def show(status: ReceiverStatus) -> None:
 
 
 class StatusScreen:
-    """The same, again and again in one place."""
+    """The status on a terminal, drawn again in the same place."""
 
     def __init__(self) -> None:
         self._live = Live(auto_refresh=False, screen=False)
@@ -49,17 +50,20 @@ class StatusScreen:
         self._live.stop()
 
     def update(self, status: ReceiverStatus) -> None:
+        """Draw a new status."""
         self._latest = status
         self._live.update(view(status), refresh=True)
 
-    def away(self, why: str) -> None:
-        parts: list[RenderableType] = [Text(why, style="red")]
+    def show_error(self, text: str) -> None:
+        """Draw an error above the last status."""
+        parts: list[RenderableType] = [Text(text, style="red")]
         if self._latest is not None:
             parts.append(view(self._latest))
         self._live.update(Group(*parts), refresh=True)
 
 
 def view(status: ReceiverStatus) -> Group:
+    """Return the headline and every table that is not empty."""
     parts: list[RenderableType] = [_headline(status), _checks(status), _figures(status)]
     if status.associations:
         parts += [Text(), _associations(status)]
@@ -119,7 +123,7 @@ def _figures(status: ReceiverStatus) -> Table:
 
 def _associations(status: ReceiverStatus) -> Table:
     table = _table("ASSOCIATION", "PEER", "OPEN", "STORED", "REFUSED", "SIZE", "TLS")
-    for each in status.associations[:_SHOWN]:
+    for each in status.associations[:_MAX_ROWS]:
         table.add_row(
             f"{printable(each.calling_aet)} → {printable(each.called_aet)}",
             each.peer,
@@ -129,24 +133,24 @@ def _associations(status: ReceiverStatus) -> Table:
             _size(each.bytes),
             each.tls or "",
         )
-    return _with_rest(table, status.associations_open)
+    return _with_count_of_hidden(table, status.associations_open)
 
 
 def _series(status: ReceiverStatus) -> Table:
     table = _table("SERIES IN RECEPTION", "OF", "", "RECEIVED", "STATE", "SINCE")
-    for each in status.series[:_SHOWN]:
-        table.add_row(*_of_series(each), each.state, _duration(status.now - each.since))
-    return _with_rest(table, status.series_open)
+    for each in status.series[:_MAX_ROWS]:
+        table.add_row(*_series_cells(each), each.state, _duration(status.now - each.since))
+    return _with_count_of_hidden(table, status.series_open)
 
 
 def _recent(status: ReceiverStatus) -> Table:
     table = _table("COMPLETE SERIES", "OF", "", "RECEIVED", "STATE", "AGO")
-    for each in status.recent_series[:_SHOWN]:
-        table.add_row(*_of_series(each), each.state, _duration(status.now - each.ended))
+    for each in status.recent_series[:_MAX_ROWS]:
+        table.add_row(*_series_cells(each), each.state, _duration(status.now - each.ended))
     return table
 
 
-def _of_series(series: Series | RecentSeries) -> tuple[str, str, str, str]:
+def _series_cells(series: Series | RecentSeries) -> tuple[str, str, str, str]:
     expected = "" if series.expected is None else f"/{series.expected}"
     return (
         printable(series.series_instance_uid),
@@ -158,7 +162,7 @@ def _of_series(series: Series | RecentSeries) -> tuple[str, str, str, str]:
 
 def _failures(status: ReceiverStatus) -> Table:
     table = _table("FAILURE", "AGO", "WHO", "", "REASON")
-    for each in status.failures[:_SHOWN]:
+    for each in status.failures[:_MAX_ROWS]:
         table.add_row(
             each.kind,
             _duration(status.now - each.at),
@@ -176,7 +180,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _with_rest(table: Table, count: int) -> Table:
+def _with_count_of_hidden(table: Table, count: int) -> Table:
     if count > table.row_count:
         table.caption = f"and {count - table.row_count} more"
     return table

@@ -11,7 +11,7 @@ from oxidicom.cli.console import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_json(parser, "one object, with Python's version too")
+    add_json(parser, "print one JSON object, with the version of Python too")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Watch series arrive, live: what a receiver tells over NATS (LONK), this or the reference."""
+"""Show series as they arrive: the progress messages (LONK) of a receiver over NATS."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from oxidicom.cli.arguments import add_json, ae_title, describe, number
-from oxidicom.cli.console import ArgumentsError, complain, is_terminal, print_json, printable
+from oxidicom.cli.arguments import add_json, ae_title, number, set_epilog
+from oxidicom.cli.console import ArgumentsError, is_terminal, print_error, print_json, printable
 from oxidicom.errors import OperatorError
 from oxidicom.settings import load_some
 
 if TYPE_CHECKING:
     from oxidicom.notify.lonk_messages import LonkMessage
 
-_MORE: Final = """\
-NATS has no memory: what was told before is not seen. It may go and come back, which stderr says.
-In AE titles, `_` may stand for a character that NATS reserves.
+_REDRAW_S: Final = 0.25
+"""Seconds between two drawings of the screen."""
 
-With --json, one object for each message: "at" (seconds since 1970), "aet", "series_instance_uid",
-"type" (count, done, error), and "count" or "error".
+_EPILOG: Final = """\
+NATS does not keep messages: those that were published before are not shown. If NATS becomes
+unreachable, stderr says so, and the command connects again. Each character of an AE title that
+NATS reserves is shown as `_`.
+
+With --json there is one object for each message: "at" (seconds since 1970), "aet",
+"series_instance_uid", "type" (count, done, error), and "count" or "error".
 
 environment:
   OXIDICOM_NATS_ADDRESS, OXIDICOM_ROOT_SUBJECT, OXIDICOM_BROKER_CA as for `serve`
@@ -33,42 +37,43 @@ examples:
   oxidicom watch --aet CT1 --json | jq 'select(.type == "error")'
 
 exit status:
-  2     arguments or settings at fault
-  130   ended by Ctrl-C, as it is to be
+  2     the arguments or the settings are invalid
+  130   ended by Ctrl-C; it does not end in another way
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nats", metavar="ADDRESS", help="host:port, nats:// or tls:// URL")
-    parser.add_argument("--aet", type=ae_title, help="only series of this calling AE title")
+    parser.add_argument("--nats", metavar="ADDRESS", help="host:port, or a nats:// or tls:// URL")
+    parser.add_argument("--aet", type=ae_title, help="show only series of this calling AE title")
     parser.add_argument(
         "--rows",
         metavar="N",
         default=20,
         type=number("rows", 1, 1000),
-        help="series on the screen at most (%(default)s)",
+        help="greatest number of series on the screen (%(default)s)",
     )
-    add_json(parser, "one object for each message")
-    describe(parser, _MORE)
+    add_json(parser, "print one JSON object for each message")
+    set_epilog(parser, _EPILOG)
 
 
 def run(arguments: argparse.Namespace) -> int:
     address, root, ca = _nats(arguments.nats)
     if arguments.json:
-        asyncio.run(_listen(address, root, ca, arguments.aet, _print_as_json, complain))
+        asyncio.run(_listen(address, root, ca, arguments.aet, _print_as_json, print_error))
     elif not is_terminal(sys.stdout):
-        asyncio.run(_listen(address, root, ca, arguments.aet, _print_line, complain))
+        asyncio.run(_listen(address, root, ca, arguments.aet, _print_line, print_error))
     else:
         from oxidicom.cli.watch_screen import WatchScreen
 
         with WatchScreen(arguments.rows) as screen:
             asyncio.run(
-                _listen(address, root, ca, arguments.aet, screen.heard, screen.say, screen.draw)
+                _listen(address, root, ca, arguments.aet, screen.add, screen.set_state, screen.draw)
             )
     return 0
 
 
 def _nats(given: str | None) -> tuple[str, str, Any]:
+    """Return address, root subject and authorities; `given` replaces the address that is set."""
     environment = dict(os.environ)
     if given is not None:
         environment["OXIDICOM_NATS_ADDRESS"] = given
@@ -77,7 +82,7 @@ def _nats(given: str | None) -> tuple[str, str, Any]:
     except OperatorError as error:
         raise ArgumentsError(*error.faults) from error
     if "nats_address" not in values:
-        raise ArgumentsError("no NATS to listen to: give --nats, or set OXIDICOM_NATS_ADDRESS")
+        raise ArgumentsError("no NATS server is set: give --nats, or set OXIDICOM_NATS_ADDRESS")
     return values["nats_address"], values.get("root_subject", "oxidicom"), values.get("broker_ca")
 
 
@@ -86,43 +91,45 @@ async def _listen(
     root: str,
     ca: Any,
     aet: str | None,
-    heard: Callable[[LonkMessage], None],
-    say: Callable[[str], None],
+    on_message: Callable[[LonkMessage], None],
+    on_state: Callable[[str], None],
     draw: Callable[[], None] | None = None,
 ) -> None:
     from oxidicom.notify.lonk_subscriber import LonkSubscriber
 
     try:
-        subscriber = LonkSubscriber(address, root, heard, say, calling_ae_title=aet, ca=ca)
+        subscriber = LonkSubscriber(
+            address, root, on_message, on_state, calling_ae_title=aet, ca=ca
+        )
     except OSError as error:
         raise ArgumentsError(f"OXIDICOM_BROKER_CA={ca} cannot be used") from error
     listening = asyncio.create_task(subscriber.run())
     while draw is not None and not listening.done():
         draw()
-        await asyncio.wait([listening], timeout=0.25)
+        await asyncio.wait([listening], timeout=_REDRAW_S)
     await listening
 
 
-def _print_as_json(heard: LonkMessage) -> None:
+def _print_as_json(message: LonkMessage) -> None:
     value: dict[str, Any] = {
         "at": round(time.time(), 3),
-        "aet": heard.calling_ae_title,
-        "series_instance_uid": heard.series_instance_uid,
-        "type": heard.kind.value,
+        "aet": message.calling_ae_title,
+        "series_instance_uid": message.series_instance_uid,
+        "type": message.kind.value,
     }
-    if heard.ndicom is not None:
-        value["count"] = heard.ndicom
-    if heard.error is not None:
-        value["error"] = heard.error
+    if message.ndicom is not None:
+        value["count"] = message.ndicom
+    if message.error is not None:
+        value["error"] = message.error
     print_json(value)
 
 
-def _print_line(heard: LonkMessage) -> None:
-    if heard.ndicom is not None:
-        what = f"{heard.ndicom} instances"
-    elif heard.error is not None:
-        what = f"error: {heard.error}"
+def _print_line(message: LonkMessage) -> None:
+    if message.ndicom is not None:
+        text = f"{message.ndicom} instances"
+    elif message.error is not None:
+        text = f"error: {message.error}"
     else:
-        what = heard.kind.value
-    line = f"{heard.calling_ae_title}  {heard.series_instance_uid}  {what}"
+        text = message.kind.value
+    line = f"{message.calling_ae_title}  {message.series_instance_uid}  {text}"
     print(f"{time.strftime('%H:%M:%S')}  {printable(line)}", flush=True)

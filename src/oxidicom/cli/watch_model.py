@@ -1,4 +1,4 @@
-"""Which series `oxidicom watch` shows, and how they stand. No screen and no NATS here."""
+"""The series that `oxidicom watch` shows, and their progress; without screen and NATS."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Final
 
 from oxidicom.notify.lonk_messages import LonkKind, LonkMessage
 
-_WINDOW: Final = 5.0
-"""Seconds that a rate is taken over."""
+_RATE_WINDOW_S: Final = 5.0
+"""Seconds over which a rate is measured."""
 
-_FORGOTTEN: Final = 60.0
-"""Seconds after which one that is done leaves the board."""
+_DONE_SHOWN_S: Final = 60.0
+"""Seconds for which a series that is done is still shown."""
 
 
 class Row:
+    """The progress of one series."""
+
     def __init__(self, aet: str, uid: str) -> None:
         self.aet = aet
         self.uid = uid
@@ -24,22 +26,22 @@ class Row:
         self.changed_at = 0.0
         self._counts: deque[tuple[float, int]] = deque()
 
-    def take(self, heard: LonkMessage, now: float) -> None:
+    def add(self, message: LonkMessage, now: float) -> None:
         self.changed_at = now
-        if heard.kind is LonkKind.COUNT and heard.ndicom is not None:
-            if self.done or heard.ndicom < self.count:  # received once more, from the first
+        if message.kind is LonkKind.COUNT and message.ndicom is not None:
+            if self.done or message.ndicom < self.count:  # the series is received again
                 self.done, self.error = False, None
                 self._counts.clear()
-            self.count = heard.ndicom
-            self._counts.append((now, heard.ndicom))
-        elif heard.kind is LonkKind.DONE:
+            self.count = message.ndicom
+            self._counts.append((now, message.ndicom))
+        elif message.kind is LonkKind.DONE:
             self.done = True
-        elif heard.kind is LonkKind.ERROR:
-            self.error = heard.error
+        elif message.kind is LonkKind.ERROR:
+            self.error = message.error
 
     def rate(self, now: float) -> float:
-        """Instances per second of late."""
-        while len(self._counts) > 1 and now - self._counts[0][0] > _WINDOW:
+        """Return the instances per second of the last seconds."""
+        while len(self._counts) > 1 and now - self._counts[0][0] > _RATE_WINDOW_S:
             self._counts.popleft()
         if self.done or len(self._counts) < 2:
             return 0.0
@@ -48,34 +50,35 @@ class Row:
 
 
 class WatchModel:
-    """At most `limit` series: those that changed last, in the order in which they began."""
+    """At most `limit` series: those that changed last, in the order of their first message."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._rows: OrderedDict[tuple[str, str], Row] = OrderedDict()
         self.done = 0
         self.errors = 0
-        """Messages, of all time."""
+        """Messages of each kind since the start."""
 
-    def take(self, heard: LonkMessage, now: float) -> None:
-        key = heard.calling_ae_title, heard.series_instance_uid
+    def add(self, message: LonkMessage, now: float) -> None:
+        key = message.calling_ae_title, message.series_instance_uid
         row = self._rows.get(key)
         if row is None:
             if len(self._rows) >= self._limit:
                 self._drop_one()
             row = self._rows[key] = Row(*key)
-        row.take(heard, now)
-        self.done += heard.kind is LonkKind.DONE
-        self.errors += heard.kind is LonkKind.ERROR
+        row.add(message, now)
+        self.done += message.kind is LonkKind.DONE
+        self.errors += message.kind is LonkKind.ERROR
 
     def rows(self, now: float) -> list[Row]:
+        """Return the series to show; `now` is a time of the monotonic clock."""
         for key, row in list(self._rows.items()):
-            if row.done and now - row.changed_at > _FORGOTTEN:
+            if row.done and now - row.changed_at > _DONE_SHOWN_S:
                 del self._rows[key]
         return list(self._rows.values())
 
     def _drop_one(self) -> None:
-        """The one that has been silent for longest, if possible one that is done."""
+        """Drop the series without a message for the longest time, one that is done if possible."""
         key = min(
             self._rows, key=lambda each: (not self._rows[each].done, self._rows[each].changed_at)
         )

@@ -16,17 +16,19 @@ from oxidicom.cli.console import printable
 from oxidicom.cli.watch_model import Row, WatchModel
 from oxidicom.notify.lonk_messages import LonkMessage
 
-_AROUND: Final = 4
-"""Lines of the screen that are no series."""
+_OTHER_LINES: Final = 4
+"""Lines of the screen that show no series."""
 
-_TAIL: Final = 24
-"""Characters of a UID; what tells series apart is at its end."""
+_UID_TAIL_LENGTH: Final = 24
+"""Characters that are shown of a UID: its end tells series apart."""
 
 
 class WatchScreen:
+    """A table on the terminal that is drawn again in the same place."""
+
     def __init__(self, rows: int, console: Console | None = None) -> None:
         self._console = console or Console()
-        self._board = WatchModel(max(1, min(rows, self._console.height - _AROUND)))
+        self._model = WatchModel(max(1, min(rows, self._console.height - _OTHER_LINES)))
         self._state = "connecting"
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
 
@@ -43,25 +45,29 @@ class WatchScreen:
         self.draw()
         self._live.stop()
 
-    def heard(self, heard: LonkMessage) -> None:
-        self._board.take(heard, time.monotonic())
+    def add(self, message: LonkMessage) -> None:
+        """Take one message into account."""
+        self._model.add(message, time.monotonic())
 
-    def say(self, state: str) -> None:
+    def set_state(self, state: str) -> None:
+        """Show `state`, the state of the connection, below the table."""
         self._state = state
 
     def draw(self) -> None:
+        """Draw the table as it is now."""
         self._live.update(self.table(time.monotonic()), refresh=True)
 
     def table(self, now: float) -> Table:
-        rows = self._board.rows(now)
+        """Return the table; `now` is a time of the monotonic clock."""
+        rows = self._model.rows(now)
         table = Table(
             box=None,
             expand=True,
-            caption=f"{self._state}; {self._board.done} done, {self._board.errors} errors",
+            caption=f"{self._state}; {self._model.done} done, {self._model.errors} errors",
             caption_justify="left",
         )
         table.add_column("AE TITLE", no_wrap=True, max_width=16)
-        table.add_column("SERIES", no_wrap=True, max_width=_TAIL + 1)
+        table.add_column("SERIES", no_wrap=True, max_width=_UID_TAIL_LENGTH + 1)
         table.add_column("", ratio=1)
         table.add_column("INSTANCES", justify="right", no_wrap=True)
         table.add_column("PER S", justify="right", no_wrap=True)
@@ -79,7 +85,7 @@ class WatchScreen:
 
 
 def _bar(row: Row, now: float) -> ProgressBar:
-    """LONK tells no totals: it moves while instances come, and is full when all have come."""
+    """Return a bar that moves until the series is done: LONK has no totals."""
     if row.done:
         return ProgressBar(total=1, completed=1, finished_style="green" if not row.error else "red")
     return ProgressBar(total=1, pulse=True, animation_time=now)
@@ -92,4 +98,4 @@ def _state(row: Row) -> Text:
 
 
 def _tail(uid: str) -> str:
-    return uid if len(uid) <= _TAIL else f"…{uid[-_TAIL:]}"
+    return uid if len(uid) <= _UID_TAIL_LENGTH else f"…{uid[-_UID_TAIL_LENGTH:]}"

@@ -1,6 +1,6 @@
-"""DICOM files: found one after the other, and recognised by their first bytes.
+"""Finds DICOM files one after the other and recognizes them by their first bytes.
 
-Nothing is kept, so a million of them take no more memory than one.
+Nothing is kept, so that a million files take no more memory than one.
 """
 
 from __future__ import annotations
@@ -24,39 +24,42 @@ from oxidicom.constants import (
 )
 from oxidicom.scu.association import DataSet
 
-_HEAD: Final = 4096
-"""Bytes read of a file to know it; nearly every file meta information fits."""
+_HEAD_BYTES: Final = 4096
+"""Bytes of a file that are read to recognize it; nearly every file meta information fits."""
 
-_MOST: Final = 1024 * 1024
-"""Bytes read at most: of file meta information, or up to the UIDs of a data set."""
+_MAX_HEAD_BYTES: Final = 1024 * 1024
+"""Bytes read at most of file meta information, or up to the UIDs of a data set."""
 
-_PREAMBLE: Final = 132
+_META_OFFSET: Final = 132
+"""Bytes of the preamble and the prefix DICM (PS3.10 7.1)."""
 _LONG_VRS: Final = frozenset((b"OB", b"OW", b"UN", b"SQ", b"UT", b"OD", b"OF", b"OL", b"OV"))
 _MEDIA_STORAGE_DIRECTORY: Final = "1.2.840.10008.1.3.10"
-"""A DICOMDIR: it speaks of instances and is none."""
+"""SOP class of a DICOMDIR, which is not an instance."""
 
 _explicit = Struct("<HH2sH")
 _u32 = Struct("<I")
 
 
 class Candidate(NamedTuple):
+    """A file that may be a DICOM file."""
+
     path: Path
     named: bool
-    """By the user, rather than found in a folder: it is a fault if it is no DICOM file."""
+    """Whether the user named it, rather than a folder: then it must be a DICOM file."""
 
 
 class NotDicomError(Exception):
-    pass
+    """A file is not a DICOM file that can be sent. The text says why."""
 
 
 # ---- find ------------------------------------------------------------------------------------
 
 
 def candidates(paths: Iterable[str]) -> Iterator[Candidate]:
-    """Files, those of folders (recursive), and those that match a pattern (`**` too), in the order
-    in which the file system has them.
+    """Yield the files of paths, of folders with everything below, and of patterns (`**` too).
 
-    What does not exist comes out as itself, so that whoever opens it says so.
+    They come in the order of the file system. A path that does not exist is yielded as well, so
+    that opening it gives the error.
     """
     for text in paths:
         if not glob.has_magic(text) or os.path.lexists(text):
@@ -80,7 +83,7 @@ def _below(text: str, *, named: bool) -> Iterator[Candidate]:
         try:
             entries = os.scandir(folder)
         except OSError:
-            yield Candidate(Path(folder), True)  # whoever opens it says why not
+            yield Candidate(Path(folder), True)  # opening it gives the error
             continue
         with entries:
             for entry in entries:
@@ -94,47 +97,49 @@ def _below(text: str, *, named: bool) -> Iterator[Candidate]:
 
 
 def write_listed(file: IO[str], path: Path) -> None:
-    """A line of a list; a path that would not survive as one is quoted as JSON does."""
+    """Write a path as one line of a list, quoted as in JSON if it would not survive otherwise."""
     text = str(path)
     plain = text.isprintable() and text == text.strip() and text[0] not in '#"'
     file.write((text if plain else json.dumps(text)) + "\n")
 
 
 def read_listed(file: Iterable[str]) -> Iterator[Path]:
-    """Of a list, one path a line; blank lines and those that begin with # are not paths."""
+    """Yield the paths of a list, one a line; skip blank lines and those that begin with #."""
     for line in file:
         text = line.strip("\r\n")
         if not text.strip() or text.startswith("#"):
             continue
         if text.startswith('"'):
-            with suppress(ValueError):  # a name that begins so, from somebody else's list
+            with suppress(
+                ValueError
+            ):  # a name that begins with a quote, in a list not written by us
                 text = json.loads(text)
         yield Path(text)
 
 
-# ---- recognise ---------------------------------------------------------------------------------
+# ---- recognize ---------------------------------------------------------------------------------
 
 
-def recognise(path: Path) -> tuple[DataSet, int]:
-    """The data set of a DICOM file, and its bytes. Raises OSError, or NotDicomError."""
+def recognize(path: Path) -> tuple[DataSet, int]:
+    """Return the data set of a DICOM file, and its bytes. Raises OSError or NotDicomError."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        os.listdir(path)  # one that `candidates` could not read: says why
-    if not stat.S_ISREG(status.st_mode):  # a pipe would have us wait
+        os.listdir(path)  # raises the error that `candidates` met
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
         raise NotDicomError("not a regular file")
     with open(path, "rb", buffering=0) as file:
-        head = file.read(_HEAD)
-        if head[_PREAMBLE - 4 : _PREAMBLE] == b"DICM":
-            start = _PREAMBLE
-        elif head[:2] == b"\2\0":  # PS3.10 demands the preamble, old senders do not write it
+        head = file.read(_HEAD_BYTES)
+        if head[_META_OFFSET - 4 : _META_OFFSET] == b"DICM":
+            start = _META_OFFSET
+        elif head[:2] == b"\2\0":  # PS3.10 requires the preamble; old senders omit it
             start = 0
         elif head[:2] in (b"\x08\0", b"\0\x08"):
-            return _bare(path, head + file.read(_MOST)), status.st_size
+            return _bare(path, head + file.read(_MAX_HEAD_BYTES)), status.st_size
         else:
             raise NotDicomError("not a DICOM file")
         meta = _Meta(head, start)
         if meta.end is None:
-            head += file.read(_MOST)
+            head += file.read(_MAX_HEAD_BYTES)
             meta = _Meta(head, start)
         end = meta.end
         if end is None or not meta.transfer_syntax:
@@ -142,25 +147,24 @@ def recognise(path: Path) -> tuple[DataSet, int]:
         sop_class, sop_instance = meta.sop_class, meta.sop_instance
         if not sop_class or not sop_instance:
             in_data_set = _uids(
-                head[end:] + file.read(_MOST),
+                head[end:] + file.read(_MAX_HEAD_BYTES),
                 implicit=meta.transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN,
                 little=meta.transfer_syntax != EXPLICIT_VR_BIG_ENDIAN,
             )
             sop_class, sop_instance = sop_class or in_data_set[0], sop_instance or in_data_set[1]
     if sop_class == _MEDIA_STORAGE_DIRECTORY:
-        raise NotDicomError("a DICOMDIR is no instance")
+        raise NotDicomError("a DICOMDIR is not an instance")
     data_set = DataSet(path, end, sop_class, sop_instance, meta.transfer_syntax)
     return data_set, status.st_size - end
 
 
 class _Meta:
-    """File meta information, Explicit VR Little Endian (PS3.10 7.1), of which group length is not
-    relied upon."""
+    """File meta information, Explicit VR Little Endian (PS3.10 7.1); group length is ignored."""
 
     def __init__(self, head: bytes, start: int) -> None:
         self.sop_class = self.sop_instance = self.transfer_syntax = ""
         self.end: int | None = None
-        """Where the data set begins; None if `head` ends before it."""
+        """Offset of the data set; None if `head` ends before it."""
         position = start
         size = len(head)
         while position + 8 <= size:
@@ -189,11 +193,11 @@ class _Meta:
 
 
 def _bare(path: Path, head: bytes) -> DataSet:
-    """A data set without file meta information, whose encoding is seen from its first element."""
+    """Recognize a data set without file meta information; its first element shows its encoding."""
     little = head[0] == 8
     explicit = head[4:6].isalpha() and head[4:6].isupper()
     if not little and not explicit:
-        raise NotDicomError("not a DICOM file")  # there is no such transfer syntax
+        raise NotDicomError("not a DICOM file")  # no transfer syntax is big endian with implicit VR
     syntax = IMPLICIT_VR_LITTLE_ENDIAN
     if explicit:
         syntax = EXPLICIT_VR_LITTLE_ENDIAN if little else EXPLICIT_VR_BIG_ENDIAN
@@ -202,8 +206,8 @@ def _bare(path: Path, head: bytes) -> DataSet:
 
 
 def _uids(head: bytes, *, implicit: bool, little: bool) -> tuple[str, str]:
-    """SOP Class and SOP Instance UID of a data set's beginning."""
-    from pydicom.filereader import read_dataset  # late: few files come to this
+    """Return SOP Class and SOP Instance UID from the beginning of a data set."""
+    from pydicom.filereader import read_dataset  # late: few files need it
 
     def beyond(tag: int, vr: str | None, length: int) -> bool:
         return tag > 0x00080018
@@ -213,8 +217,8 @@ def _uids(head: bytes, *, implicit: bool, little: bool) -> tuple[str, str]:
         try:
             found = read_dataset(BytesIO(head), implicit, little, stop_when=beyond)
             sop_class, sop_instance = str(found.SOPClassUID), str(found.SOPInstanceUID)
-        except Exception as error:  # pydicom has many, of whatever else begins like a data set
+        except Exception as error:  # pydicom raises many kinds for other files
             raise NotDicomError("not a DICOM file") from error
     if not sop_class or not sop_instance:
-        raise NotDicomError("neither SOP class nor SOP instance")
+        raise NotDicomError("it has no SOP class or no SOP instance UID")
     return sop_class, sop_instance

@@ -1,4 +1,4 @@
-"""Instances that wait for an association: few, and sorted by what they need of it."""
+"""The queue of instances that wait for an association, sorted by presentation context."""
 
 from __future__ import annotations
 
@@ -10,33 +10,39 @@ from typing import Final, NamedTuple
 from oxidicom.scu.association import DataSet
 from oxidicom.wire.requestor import MAX_CONTEXTS, Context
 
-WAITING: Final = 1024
-"""Instances found ahead of sending: enough to see which presentation contexts are needed."""
+MAX_WAITING_INSTANCES: Final = 1024
+"""Instances that are found ahead of sending: enough to see which presentation contexts to
+propose."""
 
 
 class Item(NamedTuple):
+    """One instance to send."""
+
     data_set: DataSet
     size: int
     """Bytes of the data set."""
 
 
 class SendQueue:
-    """Filled by one thread, emptied by several."""
+    """A bounded queue that one thread fills and several empty.
 
-    def __init__(self, limit: int = WAITING) -> None:
+    An item that was taken may come back for another association.
+    """
+
+    def __init__(self, limit: int = MAX_WAITING_INSTANCES) -> None:
         self._limit = limit
         self._changed = threading.Condition()
         self._waiting: dict[Context, deque[Item]] = {}
         self._seen: dict[Context, None] = {}
-        """The latest last."""
+        """Every context so far, the latest one last."""
         self._count = 0
         self._taken = 0
-        """Of which nobody knows yet whether they come back."""
+        """Number of items of which it is not known yet whether they come back."""
         self._closed = False
         self._abandoned = False
 
     def put(self, item: Item) -> bool:
-        """Wait for room; False after `close`."""
+        """Wait for room and add the item; return False, without adding it, after `close`."""
         with self._changed:
             self._changed.wait_for(lambda: self._count < self._limit or self._closed)
             if not self._closed:
@@ -44,8 +50,11 @@ class SendQueue:
             return not self._closed
 
     def take(self, proposed: Collection[Context] = ()) -> Item | None:
-        """One of a `proposed` context if there is any, else the next; `settle` or `put_back`
-        follows. None when there is no more, unless some come back: see `wait_for_returns`."""
+        """Take an item of a `proposed` context if there is one, else the next one.
+
+        Call `finish` or `put_back` for it afterwards. Returns None if the queue is closed and
+        empty; an item may still come back, see `wait_for_returns`.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._count or self._closed)
             if not self._count:
@@ -63,19 +72,22 @@ class SendQueue:
             return item
 
     def wait_for_returns(self) -> bool:
-        """After `take` gave None: whether some came back; if not, all is done, or abandoned."""
+        """Wait after `take` gave None, and return whether an item has come back.
+
+        False means that every item is finished, or that the queue is abandoned.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._count or not self._taken or self._abandoned)
             return self._count > 0
 
-    def settle(self) -> None:
-        """What was taken does not come back."""
+    def finish(self) -> None:
+        """Say that a taken item does not come back."""
         with self._changed:
             self._taken -= 1
             self._changed.notify_all()
 
     def put_back(self, item: Item) -> None:
-        """Somebody else shall try."""
+        """Return a taken item to the queue for another association."""
         with self._changed:
             self._taken -= 1
             self._add(item)
@@ -89,14 +101,16 @@ class SendQueue:
         self._changed.notify_all()
 
     def contexts(self, first: Context) -> list[Context]:
-        """What to propose for `first`: it, what waits, and what was seen, as far as there is
-        room."""
+        """Return the contexts to propose in an association for `first`.
+
+        At most 128: it, those of waiting items, then those seen before, the latest first.
+        """
         with self._changed:
             wanted = dict.fromkeys((first, *self._waiting, *reversed(self._seen)))
         return list(wanted)[:MAX_CONTEXTS]
 
     def close(self, *, abandon: bool = False) -> None:
-        """No more will come; `abandon`: nor is anybody to wait for what was taken."""
+        """Say that no more items will come; `abandon` also ends every `wait_for_returns`."""
         with self._changed:
             self._closed = True
             self._abandoned = self._abandoned or abandon

@@ -1,7 +1,8 @@
-"""Many files over several associations, again for what failed, and an account of it all.
+"""Sends many files over several associations, repeats what failed, and counts the results.
 
-One round takes what the file system has, the next what failed in it, on new associations, and so
-on. What waits for the next round waits in a temporary file: memory does not grow with failures.
+The first round sends the files of the source, each further round those that failed in the round
+before, over new associations. Their paths are kept in a temporary file in between, so that memory
+does not grow with failures.
 """
 
 from __future__ import annotations
@@ -15,63 +16,68 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
+from oxidicom.backoff import Backoff
 from oxidicom.errors import InternalError, OxidicomError
 from oxidicom.scu.association import Association
 from oxidicom.scu.connection import Peer
 from oxidicom.scu.errors import Fault, ScuError
-from oxidicom.scu.files import Candidate, NotDicomError, recognise
+from oxidicom.scu.files import Candidate, NotDicomError, recognize
 from oxidicom.scu.send_queue import Item, SendQueue
 from oxidicom.thread_names import NamedThread
 from oxidicom.wire.requestor import Context, is_stored, status_text
 
-FIRST_PAUSE: Final = 0.5
+FIRST_RETRY_PAUSE_S: Final = 0.5
 """Seconds before an association is tried again; doubled each time."""
 
-_LONGEST_PAUSE: Final = 30.0
+_MAX_RETRY_PAUSE_S: Final = 30.0
+"""Seconds at most between two attempts."""
 
-_ABORTS: Final = 3
-"""In a row, whatever the retries: one instance that a peer does not bear is not all of them."""
+_MAX_ABORTS: Final = 3
+"""Aborts in a row that a thread tolerates even with fewer retries: one instance that makes the peer
+abort must not end the others."""
 
-Failed = Callable[[Path, str], None]
-"""Told of each file that finally failed, and why; from any thread, one at a time."""
+OnFailure = Callable[[Path, str], None]
+"""Called with each file that failed in every attempt, and the reason; on any thread, one call at a
+time."""
 
 
 class SendTally:
-    """What has come of it so far. Read at any time, written under the sending's lock."""
+    """The results so far. It may be read at any time; it is written under a lock of Sending."""
 
     def __init__(self) -> None:
-        self.looked_at = 0
-        """Files, DICOM or not, of the first round."""
+        self.examined = 0
+        """Files of the first round, DICOM or not."""
         self.skipped = 0
-        """Of folders and patterns, that are not DICOM."""
+        """Files from folders and patterns that are not DICOM."""
         self.stored = 0
+        """Instances that the peer has stored."""
         self.warned = 0
-        """Of those, with a status of warning."""
+        """Stored instances whose status is a warning."""
         self.failed = 0
-        """Finally."""
+        """Files that failed in every attempt."""
         self.bytes = 0
-        """Of data sets that were stored."""
+        """Bytes of the stored data sets."""
         self.associations = 0
-        """Established."""
+        """Associations that were established."""
         self.rounds = 0
         self.statuses: Counter[str] = Counter()
-        """Of all responses, those of attempts that were repeated too."""
+        """Number of responses with each status, those of repeated attempts included."""
         self.reasons: Counter[str] = Counter()
-        """Of the final failures."""
+        """Number of failed files for each reason."""
 
 
 class Sending:
-    """`start`, then `wait` until it says that all is done; `stop` to end early."""
+    """One run: call `start`, then `wait` until it returns True; `stop` ends it early."""
 
     def __init__(
         self,
         peer: Peer,
         candidates: Iterable[Candidate],
-        failed: Failed,
+        failed: OnFailure,
         *,
         associations: int,
         retries: int,
-        first_pause: float = FIRST_PAUSE,
+        first_pause: float = FIRST_RETRY_PAUSE_S,
     ) -> None:
         self.tally = SendTally()
         self._peer = peer
@@ -82,46 +88,51 @@ class Sending:
         self._first_pause = first_pause
         self._lock = threading.Lock()
         self._spool: IO[str] | None = None
-        """Where failures of this round go that are tried again; a line each."""
-        self._over = threading.Event()
-        self._why_over = ""
+        """Receives the failures of this round that will be tried again, one a line."""
+        self._stopped = threading.Event()
+        self._end_reason = ""
         self._skip_rest = False
-        self._backlog = SendQueue()
+        self._queue = SendQueue()
         self._working = 0
-        """Threads that have not given up."""
-        self._bug: BaseException | None = None
+        """Number of threads that have not given up."""
+        self._internal_error: BaseException | None = None
         self._ended = threading.Event()
-        self._conductor = NamedThread(target=self._conduct, name="ox-send", daemon=True)
+        self._rounds_thread = NamedThread(target=self._run_rounds, name="ox-send", daemon=True)
 
     def start(self) -> None:
-        self._conductor.start()
+        """Start the threads."""
+        self._rounds_thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Whether all is done by then. Raises InternalError
-        if a thread failed, and what `failed` raised."""
-        # Not Thread.join: interrupted, it takes a thread that runs for one that has ended.
+        """Wait, and return whether everything is done.
+
+        Raises InternalError if a thread failed, and the error that `failed` raised.
+        """
+        # Not Thread.join: after KeyboardInterrupt it takes a running thread for one that ended.
         if not self._ended.wait(seconds):
             return False
-        if isinstance(self._bug, OxidicomError):
-            raise self._bug
-        if self._bug is not None:
-            raise InternalError("sending ended too early") from self._bug
+        if isinstance(self._internal_error, OxidicomError):
+            raise self._internal_error
+        if self._internal_error is not None:
+            raise InternalError("sending ended too early") from self._internal_error
         return True
 
-    def stop(self, why: str, *, skip_rest: bool) -> None:
-        """After the instances that are on their way; `skip_rest`: do not even look for what else
-        there would have been, and has therefore failed."""
+    def stop(self, reason: str, *, skip_rest: bool) -> None:
+        """End after the instances in progress.
+
+        The files that remain count as failed, unless `skip_rest` is set: then they are not read.
+        """
         self._skip_rest = skip_rest
-        self._end(why)
+        self._end(reason)
 
     @property
-    def why_over(self) -> str:
-        """Why it ended early, or empty."""
-        return self._why_over
+    def end_reason(self) -> str:
+        """Why the run ended early, or an empty text."""
+        return self._end_reason
 
     # ---- rounds ------------------------------------------------------------------------------
 
-    def _conduct(self) -> None:
+    def _run_rounds(self) -> None:
         try:
             with contextlib.ExitStack() as stack:
                 source: Iterable[Candidate] = self._candidates
@@ -133,46 +144,46 @@ class Sending:
                     if spool is None or not spool.tell():
                         break
                     spool.seek(0)
-                    if self._over.is_set():
-                        for path, why in _spooled(spool):
-                            self._fail(path, why)
+                    if self._stopped.is_set():
+                        for path, reason in _spooled(spool):
+                            self._fail(path, reason)
                         break
                     source = (Candidate(path, True) for path, _ in _spooled(spool))
         except BaseException as error:
-            self._bug = error
+            self._internal_error = error
         finally:
             self._ended.set()
 
     def _round(self, source: Iterable[Candidate], *, first: bool) -> None:
-        backlog = self._backlog = SendQueue()
+        queue = self._queue = SendQueue()
         self._working = self._associations
         workers = [
-            NamedThread(target=self._work, args=(backlog,), name=f"ox-send-{i}", daemon=True)
+            NamedThread(target=self._work, args=(queue,), name=f"ox-send-{i}", daemon=True)
             for i in range(self._associations)
         ]
         for worker in workers:
             worker.start()
         try:
             for candidate in source:
-                if self._over.is_set() and self._skip_rest:
+                if self._stopped.is_set() and self._skip_rest:
                     break
-                item = self._recognised(candidate, first=first)
+                item = self._recognized(candidate, first=first)
                 if item is None:
                     continue
-                if self._over.is_set() or not backlog.put(item):
-                    self._fail(candidate.path, self._why_over)
+                if self._stopped.is_set() or not queue.put(item):
+                    self._fail(candidate.path, self._end_reason)
         finally:
-            backlog.close()
+            queue.close()
         for worker in workers:
             worker.join()
-        while (item := backlog.take()) is not None:  # of workers that gave up
-            self._fail(item.data_set.path, self._why_over)
-            backlog.settle()
+        while (item := queue.take()) is not None:  # of workers that gave up
+            self._fail(item.data_set.path, self._end_reason)
+            queue.finish()
 
-    def _recognised(self, candidate: Candidate, *, first: bool) -> Item | None:
-        self.tally.looked_at += first
+    def _recognized(self, candidate: Candidate, *, first: bool) -> Item | None:
+        self.tally.examined += first
         try:
-            return Item(*recognise(candidate.path))
+            return Item(*recognize(candidate.path))
         except NotDicomError as error:
             if candidate.named:
                 self._fail(candidate.path, str(error))
@@ -184,58 +195,59 @@ class Sending:
 
     # ---- an association's thread ---------------------------------------------------------------
 
-    def _work(self, backlog: SendQueue) -> None:
-        line = _Line(self._peer)
+    def _work(self, queue: SendQueue) -> None:
+        current = _ThreadAssociation(self._peer, Backoff(self._first_pause, _MAX_RETRY_PAUSE_S))
         try:
-            while not self._over.is_set() and not line.given_up:
-                item = backlog.take(line.proposed)
+            while not self._stopped.is_set() and not current.given_up:
+                item = queue.take(current.proposed)
                 if item is None:
-                    # First, because a peer with one association at a time keeps others waiting.
-                    line.release()
-                    if backlog.wait_for_returns():
+                    # Release before waiting: a peer may accept one association at a time.
+                    current.release()
+                    if queue.wait_for_returns():
                         continue
                     break
-                if not self._associated(item, line, backlog):
-                    backlog.put_back(item)
+                if not self._is_associated(item, current, queue):
+                    queue.put_back(item)
                 else:
-                    self._send(item, line)
-                    backlog.settle()
-            line.release()
+                    self._send(item, current)
+                    queue.finish()
+            current.release()
         except BaseException as error:
-            self._bug = error
-            self._end("a fault of oxidicom's own")
-            line.abort()
+            self._internal_error = error
+            self._end("an internal error of oxidicom")
+            current.abort()
         with self._lock:
             self._working -= 1
             last = self._working == 0
-        if last and line.given_up:
-            self._end(line.given_up)
+        if last and current.given_up:
+            self._end(current.given_up)
 
-    def _associated(self, item: Item, line: _Line, backlog: SendQueue) -> bool:
-        """Whether `line` is fit for it."""
-        if item.data_set.context in line.proposed:
+    def _is_associated(self, item: Item, current: _ThreadAssociation, queue: SendQueue) -> bool:
+        """Return whether `current` can send the item, after associating anew if it has to."""
+        if item.data_set.context in current.proposed:
             return True
         try:
-            line.associate(backlog.contexts(item.data_set.context))
-        except ScuError as trouble:
-            self._bear(line, trouble)
+            current.associate(queue.contexts(item.data_set.context))
+        except ScuError as error:
+            self._pause_or_give_up(current, error)
             return False
         with self._lock:
             self.tally.associations += 1
         return True
 
-    def _send(self, item: Item, line: _Line) -> None:
-        assert line.association is not None
+    def _send(self, item: Item, current: _ThreadAssociation) -> None:
+        assert current.association is not None
         try:
-            response, size = line.association.store(item.data_set)
-        except ScuError as trouble:
-            self._fail_for_now(item, str(trouble), permanent=trouble.permanent)
-            if trouble.fatal:
-                line.abort()
-                if trouble.fault is not Fault.FILE:
-                    self._bear(line, trouble, at_least=_ABORTS)
+            response, size = current.association.store(item.data_set)
+        except ScuError as error:
+            self._fail_for_now(item, str(error), permanent=error.permanent)
+            if error.fatal:
+                current.abort()
+                if error.fault is not Fault.FILE:
+                    self._pause_or_give_up(current, error, at_least=_MAX_ABORTS)
             return
-        line.troubles = 0
+        current.errors_in_a_row = 0
+        current.backoff.reset()
         stored = is_stored(response.status)
         with self._lock:
             self.tally.statuses[status_text(response.status)] += 1
@@ -246,62 +258,66 @@ class Sending:
         if not stored:
             self._fail_for_now(item, f"status {status_text(response.status)}")
 
-    def _bear(self, line: _Line, trouble: ScuError, *, at_least: int = 0) -> None:
-        """Pause, or give up: if all threads have, sending is over."""
-        line.troubles += 1
-        if trouble.permanent or line.troubles > max(self._retries, at_least):
-            line.given_up = str(trouble)
+    def _pause_or_give_up(
+        self, current: _ThreadAssociation, error: ScuError, *, at_least: int = 0
+    ) -> None:
+        """Pause before the next attempt, or give up; once every thread has, the run ends."""
+        current.errors_in_a_row += 1
+        if error.permanent or current.errors_in_a_row > max(self._retries, at_least):
+            current.given_up = str(error)
             return
-        pause = min(self._first_pause * 2 ** (line.troubles - 1), _LONGEST_PAUSE)
-        self._over.wait(pause)
+        self._stopped.wait(current.backoff.failed())
 
     # ---- outcomes ------------------------------------------------------------------------------
 
-    def _fail_for_now(self, item: Item, why: str, *, permanent: bool = False) -> None:
+    def _fail_for_now(self, item: Item, reason: str, *, permanent: bool = False) -> None:
         spool = self._spool
-        if spool is None or permanent or self._over.is_set():
-            self._fail(item.data_set.path, why)
+        if spool is None or permanent or self._stopped.is_set():
+            self._fail(item.data_set.path, reason)
             return
         with self._lock:
-            spool.write(json.dumps((str(item.data_set.path), why)) + "\n")
+            spool.write(json.dumps((str(item.data_set.path), reason)) + "\n")
 
-    def _fail(self, path: Path, why: str) -> None:
+    def _fail(self, path: Path, reason: str) -> None:
         with self._lock:
             self.tally.failed += 1
-            self.tally.reasons[why] += 1
-            self._failed(path, why)
+            self.tally.reasons[reason] += 1
+            self._failed(path, reason)
 
-    def _end(self, why: str) -> None:
+    def _end(self, reason: str) -> None:
         with self._lock:
-            self._why_over = self._why_over or why
-        self._over.set()
-        self._backlog.close(abandon=True)
+            self._end_reason = self._end_reason or reason
+        self._stopped.set()
+        self._queue.close(abandon=True)
 
 
-class _Line:
-    """One thread's association, as long as it lives."""
+class _ThreadAssociation:
+    """The association that one thread uses now, if any, and how often it has failed."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, backoff: Backoff) -> None:
         self._peer = peer
         self.association: Association | None = None
         self.proposed: frozenset[Context] = frozenset()
-        self.troubles = 0
-        """In a row."""
+        """Presentation contexts proposed in it, accepted or not."""
+        self.errors_in_a_row = 0
+        self.backoff = backoff
         self.given_up = ""
-        """Why."""
+        """Why the thread has given up, or an empty text."""
 
     def associate(self, contexts: list[Context]) -> None:
+        """Replace the association by one with other contexts. Raises ScuError."""
         self.release()
         self.association = Association(self._peer, contexts)
         self.proposed = frozenset(contexts)
 
     def release(self) -> None:
+        """Release the association, if there is one."""
         if self.association is not None:
             self.association.release()
         self._forget()
 
     def abort(self) -> None:
-        """Also after a connection that is lost already."""
+        """Abort the association, if there is one; the connection may have been lost already."""
         if self.association is not None:
             self.association.abort()
         self._forget()
@@ -317,5 +333,5 @@ def _temporary() -> IO[str]:
 
 def _spooled(spool: IO[str]) -> Iterator[tuple[Path, str]]:
     for line in spool:
-        path, why = json.loads(line)
-        yield Path(path), why
+        path, reason = json.loads(line)
+        yield Path(path), reason

@@ -1,4 +1,4 @@
-"""What `oxidicom check` tries: each probe takes the settings and tells what it found, in words."""
+"""The probes of `oxidicom check`: each takes the settings and returns its findings."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from oxidicom import certificates
 from oxidicom.logevents import verification_text
 from oxidicom.settings import Settings
 
-LIMIT: Final = 5.0
-"""Seconds that a broker has to answer."""
+PROBE_LIMIT_S: Final = 5.0
+"""Seconds that each server has to answer."""
 
 
 _UNREACHABLE: Final = frozenset(
@@ -23,25 +23,30 @@ _UNREACHABLE: Final = frozenset(
 
 
 class Verdict(Enum):
+    """How a finding is rated; the values are printed, the names are those of `--json`."""
+
     OK = "ok"
     NOT_SET = "not set"
     WARNING = "warning"
-    """Something that `serve` does without."""
+    """`serve` works without it."""
     FAULT = "FAULT"
 
 
 class Finding(NamedTuple):
+    """The result of a probe, in one line."""
+
     subject: str
     verdict: Verdict
     text: str
 
 
 class CertificatesError(Exception):
-    """OXIDICOM_BROKER_CA is at fault; the text says how."""
+    """OXIDICOM_BROKER_CA cannot be used; the text says why and what to do."""
 
 
 def client_context(settings: Settings) -> ssl.SSLContext:
-    """SSL_CERT_FILE is honoured where OXIDICOM_BROKER_CA is not set; raises CertificatesError."""
+    """Return the TLS context for CUBE, the broker and NATS; without OXIDICOM_BROKER_CA
+    SSL_CERT_FILE applies. Raises CertificatesError."""
     try:
         return certificates.client_context(settings.broker_ca)
     except OSError as error:
@@ -52,19 +57,20 @@ def client_context(settings: Settings) -> ssl.SSLContext:
 
 
 class Server(NamedTuple):
-    """Somebody to connect to."""
+    """A server that a probe connects to."""
 
     where: str
     """host:port"""
     language: str
+    """The protocol that it speaks."""
     variable: str
-    """What to set if `where` is wrong."""
+    """The variable to set if `where` is wrong."""
 
 
-def connection_trouble(error: BaseException, server: Server) -> str:
-    """Why no connection came about, whose fault that is and what to do; never a secret.
+def explain_connection_error(error: BaseException, server: Server) -> str:
+    """Return why no connection was made and what to do about it, without secrets.
 
-    The libraries wrap what the system said, so the causes are looked through too.
+    The causes of the error are examined as well: libraries wrap the errors of the system.
     """
     where, language, variable = server
     causes = _causes(error)
@@ -82,21 +88,21 @@ def connection_trouble(error: BaseException, server: Server) -> str:
                 return f"nothing listens at {where}: start it there, or correct {variable}"
             case TimeoutError():
                 return (
-                    f"{where} does not answer within {LIMIT:.0f} s: it is down, overloaded or"
-                    f" behind a firewall, or {variable} is wrong"
+                    f"{where} does not answer within {PROBE_LIMIT_S:.0f} s: it is down, overloaded"
+                    f" or behind a firewall, or {variable} is wrong"
                 )
     for cause in causes:
         if isinstance(cause, OSError) and cause.errno in _UNREACHABLE:
             words = os.strerror(cause.errno)
-            return f"no way to {where} ({words}): correct the network or {variable}"
+            return f"{where} cannot be reached ({words}): correct the network or {variable}"
     return (
-        f"what answers at {where} does not speak {language} as we do: correct host, port or"
+        f"the server at {where} does not speak {language}: correct host, port or"
         f" scheme (with or without TLS) in {variable}"
     )
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """Itself, then what lies behind it; asyncio packs several refusals into one group."""
+    """Return the error and all its causes; asyncio puts several refusals into one group."""
     causes: list[BaseException] = []
     pending: list[BaseException | None] = [error]
     while pending:

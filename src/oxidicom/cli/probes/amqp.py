@@ -14,7 +14,7 @@ from aiormq.exceptions import (
     ProbableAuthenticationError,
 )
 
-from oxidicom.cli.probes import Server, connection_trouble
+from oxidicom.cli.probes import Server, explain_connection_error
 
 
 async def look(url: str, queue_name: str, context: ssl.SSLContext | None) -> str:
@@ -46,4 +46,4 @@ def trouble(error: Exception, server: Server) -> str:
                 f"{where} denies this user the queue: correct OXIDICOM_QUEUE_NAME, or have"
                 " the broker's administrator grant the user its permissions"
             )
-    return connection_trouble(error, server)
+    return explain_connection_error(error, server)

@@ -7,7 +7,14 @@ from collections.abc import Coroutine
 from typing import Final
 from urllib.parse import urlsplit
 
-from oxidicom.cli.probes import LIMIT, CertificatesError, Finding, Server, Verdict, client_context
+from oxidicom.cli.probes import (
+    PROBE_LIMIT_S,
+    CertificatesError,
+    Finding,
+    Server,
+    Verdict,
+    client_context,
+)
 from oxidicom.settings import Settings
 
 _VARIABLE: Final = "OXIDICOM_CELERY_BROKER"
@@ -49,5 +56,5 @@ def probe_broker(settings: Settings) -> list[Finding]:
 
 
 async def _in_time(look: Coroutine[object, object, str]) -> str:
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(PROBE_LIMIT_S):
         return await look

@@ -1,4 +1,4 @@
-"""Could registrations reach CUBE over HTTP?"""
+"""Probe of registration over HTTP: whether CUBE can be reached and offers the resource."""
 
 from __future__ import annotations
 
@@ -7,58 +7,58 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from oxidicom.cli.probes import (
-    LIMIT,
+    PROBE_LIMIT_S,
     CertificatesError,
     Finding,
     Server,
     Verdict,
     client_context,
-    connection_trouble,
+    explain_connection_error,
 )
 from oxidicom.settings import Settings
 
 _VARIABLE: Final = "CHRIS_URL"
 _RESOURCES: Final = {"instance": "pacsfiles/", "series": "pacs/series/"}
-"""Where registrations go, relative to CUBE's URL (notify/cube_bodies.py)."""
+"""Resources that registrations are posted to, relative to CUBE's URL."""
 
 
 def probe_cube(settings: Settings) -> list[Finding]:
-    """Nothing where it is not asked for: the broker's probe tells of both ways."""
+    """Return a finding if CHRIS_URL is set; if not, the broker's probe says so for both ways."""
     if settings.cube_url is None:
         return []
     url = urlsplit(settings.cube_url)
     port = url.port or (443 if url.scheme == "https" else 80)
     server = Server(f"{url.hostname}:{port}", "HTTP", _VARIABLE)
     try:
-        fault = _look(settings, settings.cube_url, client_context(settings), server.where)
+        fault = _query(settings, settings.cube_url, client_context(settings), server.where)
     except CertificatesError as error:
         fault = str(error)
     except Exception as error:
-        fault = connection_trouble(error, server)
+        fault = explain_connection_error(error, server)
     if fault is not None:
         return [Finding("CUBE", Verdict.FAULT, fault)]
     resource = _RESOURCES[settings.http_register]
-    return [Finding("CUBE", Verdict.OK, f"{server.where} lets us in; it has {resource}")]
+    return [Finding("CUBE", Verdict.OK, f"{server.where} accepts our login and has {resource}")]
 
 
-def _look(settings: Settings, url: str, context: ssl.SSLContext, where: str) -> str | None:
-    """What is wrong with its answers, if anything."""
-    import httpx  # late, like all that only one command needs
+def _query(settings: Settings, url: str, context: ssl.SSLContext, where: str) -> str | None:
+    """Return what is wrong with the answers, or None."""
+    import httpx  # late: only this probe needs it
 
     resource = _RESOURCES[settings.http_register]
     auth = httpx.BasicAuth(settings.cube_username or "", settings.cube_password or "")
     headers = {"Accept": "application/json"}
-    with httpx.Client(verify=context, timeout=LIMIT, auth=auth, headers=headers) as client:
+    with httpx.Client(verify=context, timeout=PROBE_LIMIT_S, auth=auth, headers=headers) as client:
         with client.stream("GET", url) as answer:
             fault = _fault(answer.status_code, where)
         if fault is not None:
             return fault
         with client.stream("GET", url + resource) as answer:
-            # CUBE says with every answer what else it would take there (RFC 9110 10.2.1).
+            # Every answer of CUBE lists the methods that it allows (RFC 9110 10.2.1).
             allowed = answer.headers.get("allow")
             if answer.status_code in (404, 405) or (allowed and "POST" not in allowed.upper()):
                 return (
-                    f"{where} takes no registrations at {resource}: set another"
+                    f"{where} does not accept registrations at {resource}: set another"
                     " OXIDICOM_HTTP_REGISTER, or OXIDICOM_CELERY_BROKER instead of CHRIS_URL"
                 )
             return _fault(answer.status_code, where)
@@ -69,13 +69,13 @@ def _fault(status: int, where: str) -> str | None:
         return f"{where} refuses this user or password: correct CHRIS_USERNAME and CHRIS_PASSWORD"
     if status == 403:
         return (
-            f"{where} denies this user its API: correct CHRIS_USERNAME and CHRIS_PASSWORD, or have"
-            " CUBE's administrator grant the user its permissions"
+            f"{where} denies this user its API: correct CHRIS_USERNAME and CHRIS_PASSWORD, or"
+            " ask CUBE's administrator to grant the user permissions"
         )
     if 300 <= status < 400:
-        return f"{where} redirects us ({status}), which is not followed: correct {_VARIABLE}"
+        return f"{where} redirects ({status}), and redirects are not followed: correct {_VARIABLE}"
     if status >= 500 or status in (408, 429):
-        return f"{where} answers {status}: CUBE, or what stands before it, is in trouble"
+        return f"{where} answers {status}: CUBE, or a proxy in front of it, has an error"
     if status >= 400:
-        return f"{where} answers {status}: what is there is not CUBE's API, correct {_VARIABLE}"
+        return f"{where} answers {status}: this is not CUBE's API; correct {_VARIABLE}"
     return None

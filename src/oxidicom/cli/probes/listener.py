@@ -1,4 +1,4 @@
-"""Could we listen where we are told to?"""
+"""Probe of the ports: whether `serve` could listen on each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from oxidicom.settings import Settings
 
 
 def probe_listener(settings: Settings) -> list[Finding]:
+    """Bind each port for a moment; return a finding for each."""
     host, admin_host = settings.listener_host, settings.admin_host
     ports = (
         (host, settings.listener_port, "OXIDICOM_LISTENER", ""),
@@ -24,7 +25,7 @@ def probe_listener(settings: Settings) -> list[Finding]:
 
 
 def _probe(host: str, port: int, variables: str, purpose: str) -> Finding:
-    """`variables`: what the names of the port's variables begin with."""
+    """Bind one port; the names of its variables begin with `variables`."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -34,12 +35,12 @@ def _probe(host: str, port: int, variables: str, purpose: str) -> Finding:
                 listener.bind(address)
                 listener.listen(1)
     except OSError as error:
-        return Finding("listener", Verdict.FAULT, _trouble(error, host, port, variables))
+        return Finding("listener", Verdict.FAULT, _explain(error, host, port, variables))
     text = f"{host}:{port} is free" if port else f"any free port of {host}"
     return Finding("listener", Verdict.OK, text + purpose)
 
 
-def _trouble(error: OSError, host: str, port: int, variables: str) -> str:
+def _explain(error: OSError, host: str, port: int, variables: str) -> str:
     variable = f"{variables}_PORT"
     host_variable = "OXIDICOM_ADMIN_HOST" if "ADMIN" in variables else "OXIDICOM_LISTENER_HOST"
     if isinstance(error, socket.gaierror):
@@ -47,14 +48,14 @@ def _trouble(error: OSError, host: str, port: int, variables: str) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             return (
-                f"{host}:{port} is taken, perhaps by an oxidicom that runs already: stop what"
+                f"{host}:{port} is in use, perhaps by another oxidicom: stop the program that"
                 f" listens there, or set another {variable}"
             )
         case errno.EACCES:
             return (
-                f"this user may not listen on port {port}: set an {variable} of 1024"
-                " or more, or grant CAP_NET_BIND_SERVICE"
+                f"this user may not listen on port {port}: set {variable} to 1024 or more, or"
+                " grant CAP_NET_BIND_SERVICE"
             )
         case errno.EADDRNOTAVAIL:
-            return f"{host} is no address of this machine: correct {host_variable}"
+            return f"{host} is not an address of this machine: correct {host_variable}"
     return f"cannot listen on {host}:{port}: {error.strerror}"

@@ -1,4 +1,4 @@
-"""Could progress be told?"""
+"""Probe of the NATS servers that progress is published to."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
 from oxidicom.cli.probes import (
-    LIMIT,
+    PROBE_LIMIT_S,
     CertificatesError,
     Finding,
     Server,
     Verdict,
     client_context,
-    connection_trouble,
+    explain_connection_error,
 )
 from oxidicom.settings import Settings
 
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
 
 _VARIABLE: Final = "OXIDICOM_NATS_ADDRESS"
-_PORT: Final = 4222
-_CLOSE_LIMIT: Final = 0.5
+_DEFAULT_PORT: Final = 4222
+_CLOSE_LIMIT_S: Final = 0.5
 
 
 def probe_nats(settings: Settings) -> list[Finding]:
+    """Log in to each server; return a finding for each."""
     if settings.nats_address is None:
-        text = f"nobody is told of progress; to tell it, set {_VARIABLE}"
+        text = f"no progress is published; to publish it, set {_VARIABLE}"
         return [Finding("NATS", Verdict.NOT_SET, text)]
-    logging.getLogger("nats").addHandler(logging.NullHandler())  # the finding says it
+    logging.getLogger("nats").addHandler(logging.NullHandler())  # the finding reports it
     return [
         _probe(address.strip(), settings)
         for address in settings.nats_address.split(",")
@@ -43,34 +44,34 @@ def probe_nats(settings: Settings) -> list[Finding]:
 
 def _probe(address: str, settings: Settings) -> Finding:
     url = urlsplit(address if "://" in address else f"nats://{address}")
-    server = Server(f"{url.hostname}:{url.port or _PORT}", "NATS", _VARIABLE)
+    server = Server(f"{url.hostname}:{url.port or _DEFAULT_PORT}", "NATS", _VARIABLE)
     try:
-        text = asyncio.run(_look(url, client_context(settings)))
+        text = asyncio.run(_query(url, client_context(settings)))
     except Exception as error:
-        return Finding("NATS", Verdict.FAULT, _trouble(error, server))
-    return Finding("NATS", Verdict.OK, f"{server.where} lets us in; {text}")
+        return Finding("NATS", Verdict.FAULT, _explain(error, server))
+    return Finding("NATS", Verdict.OK, f"{server.where} accepts our login; {text}")
 
 
-async def _look(url: SplitResult, context: ssl.SSLContext) -> str:
-    from nats.aio.client import Client  # late, like all that only one command needs
+async def _query(url: SplitResult, context: ssl.SSLContext) -> str:
+    from nats.aio.client import Client  # late: only this probe needs it
 
     async def on_error(error: Exception) -> None:
-        raise error  # or the library would try again
+        raise error  # otherwise the library tries again
 
     client = Client()
     try:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(PROBE_LIMIT_S):
             if url.scheme == "tls" and not await _insists_on_tls(url):
                 raise _PlainServerError
             await client.connect(
                 url.geturl(),
-                connect_timeout=int(LIMIT),
+                connect_timeout=int(PROBE_LIMIT_S),
                 allow_reconnect=False,
                 error_cb=on_error,
                 tls=context,
-                verbose=True,  # it is asked whether it accepts us before we say more
+                verbose=True,  # the server confirms the login before anything else
             )
-        if not client.is_connected:  # it hung up, which the library does not notice here
+        if not client.is_connected:  # the server closed it, unnoticed by the library
             raise ConnectionResetError
         version = client.connected_server_version
         return f"server version {version.major}.{version.minor}.{version.patch}"
@@ -79,15 +80,16 @@ async def _look(url: SplitResult, context: ssl.SSLContext) -> str:
 
 
 async def _close(client: Client) -> None:
-    """The library waits for ever for the end of a connection whose TLS handshake failed."""
+    """Close with a time limit: after a failed TLS handshake the library would never return."""
     with contextlib.suppress(Exception):
-        async with asyncio.timeout(_CLOSE_LIMIT):
+        async with asyncio.timeout(_CLOSE_LIMIT_S):
             await client.close()
 
 
 async def _insists_on_tls(url: SplitResult) -> bool:
-    """The library goes on without TLS, password and all, where the server's INFO does not ask."""
-    reader, writer = await asyncio.open_connection(url.hostname, url.port or _PORT)
+    """Return whether the server's INFO requires TLS: if not, the library would send the password
+    without TLS."""
+    reader, writer = await asyncio.open_connection(url.hostname, url.port or _DEFAULT_PORT)
     try:
         operation, _, info = (await reader.readline()).partition(b" ")
     finally:
@@ -100,18 +102,18 @@ async def _insists_on_tls(url: SplitResult) -> bool:
 
 
 class _PlainServerError(Exception):
-    """It would have taken our password in the clear."""
+    """The server would have received our password without TLS."""
 
 
-def _trouble(error: Exception, server: Server) -> str:
+def _explain(error: Exception, server: Server) -> str:
     if isinstance(error, CertificatesError):
         return str(error)
     if isinstance(error, _PlainServerError):
         return (
-            f"{server.where} does not insist on TLS: have it do so, or write nats:// in"
-            f" {_VARIABLE} if that is meant"
+            f"{server.where} does not require TLS: configure it to, or write nats:// in"
+            f" {_VARIABLE} if TLS is not wanted"
         )
-    said = str(error).lower()
-    if "authorization" in said or "authentication" in said:
+    text = str(error).lower()
+    if "authorization" in text or "authentication" in text:
         return f"{server.where} refuses this user, password or token: correct {_VARIABLE}"
-    return connection_trouble(error, server)
+    return explain_connection_error(error, server)

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import Future
 from typing import Final
 
-from oxidicom.cli.probes import LIMIT, Finding, Verdict
+from oxidicom.cli.probes import PROBE_LIMIT_S, Finding, Verdict
 from oxidicom.scu.association import VERIFICATION_CONTEXT, Association
 from oxidicom.scu.connection import Limits, Peer
 from oxidicom.scu.errors import ScuError
@@ -28,7 +28,7 @@ def probe_pacs(settings: Settings) -> list[Finding]:
     if not settings.pacs_addresses:
         text = f"no PACS is asked how many instances a series has; set {_VARIABLE} to change that"
         return [Finding("PACS", Verdict.NOT_SET, text)]
-    deadline = time.monotonic() + _TOTAL_LIMITS * LIMIT
+    deadline = time.monotonic() + _TOTAL_LIMITS * PROBE_LIMIT_S
     answers = [(each, _start(each, settings.scp_aet)) for each in settings.pacs_addresses]
     return [_finding(address, answer, deadline) for address, answer in answers]
 
@@ -53,7 +53,7 @@ def _start(address: PacsAddress, calling_ae_title: str) -> Future[None]:
 
     def run() -> None:
         try:
-            echo(address, calling_ae_title, LIMIT)
+            echo(address, calling_ae_title, PROBE_LIMIT_S)
             future.set_result(None)
         except BaseException as error:
             future.set_exception(error)

@@ -17,7 +17,7 @@ from redis.exceptions import (
     RedisError,
 )
 
-from oxidicom.cli.probes import Server, connection_trouble
+from oxidicom.cli.probes import Server, explain_connection_error
 from oxidicom.redis_connection import ask, connection_to, greet, part
 
 
@@ -64,7 +64,7 @@ def trouble(error: Exception, server: Server) -> str:
             f"the key {error} at {where} is not a list, so no queue: correct OXIDICOM_QUEUE_NAME or"
             f" the number of the database in {variable}"
         )
-    return connection_trouble(error, server)
+    return explain_connection_error(error, server)
 
 
 def _refusal(error: RedisError, where: str, variable: str) -> str | None:

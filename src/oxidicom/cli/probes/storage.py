@@ -1,6 +1,6 @@
-"""Could instances and our own records be stored where we are told to?
+"""Probe of the files root and the state folder: whether files can be stored there.
 
-Every step that storing takes is taken once with a small file; nothing stays behind.
+Every step of storing is done once with a small file; nothing is left behind.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from typing import Final
 from oxidicom.cli.probes import Finding, Verdict
 from oxidicom.settings import Settings
 
-_OURS: Final = ".oxidicom"
+_OUR_FOLDER: Final = ".oxidicom"
 _CONTENT: Final = b"oxidicom check\n"
 
 
-class _Trouble(Exception):
-    """What is wrong, in words."""
+class _StorageError(Exception):
+    """The storage cannot be used; the text says why and what to do."""
 
 
 def probe_storage(settings: Settings) -> list[Finding]:
+    """Return a finding for the files root, and for a state folder outside of it."""
     root = settings.files_root
     findings = [
         _finding("storage", root, "OXIDICOM_FILES_ROOT", settings.min_free_space, _probe_files)
     ]
-    if settings.state_dir != root / _OURS:
+    if settings.state_dir != root / _OUR_FOLDER:
         findings.append(
             _finding("state", settings.state_dir, "OXIDICOM_STATE_DIR", 0, _probe_state)
         )
@@ -48,28 +49,28 @@ def _finding(
     try:
         probe(folder, made)
         free = _free_space(folder, least_free)
-    except _Trouble as trouble:
-        return Finding(subject, Verdict.FAULT, str(trouble))
+    except _StorageError as error:
+        return Finding(subject, Verdict.FAULT, str(error))
     except OSError as error:
-        return Finding(subject, Verdict.FAULT, _words(error, folder, variable))
+        return Finding(subject, Verdict.FAULT, _explain(error, folder, variable))
     finally:
         for each in reversed(made):
-            with contextlib.suppress(OSError):  # somebody else has begun to use it
+            with contextlib.suppress(OSError):  # in use by another program by now
                 each.rmdir()
     return Finding(
-        subject, Verdict.OK, f"{folder} can be written, synced and renamed in; {free} free"
+        subject, Verdict.OK, f"files can be written, synced and renamed in {folder}; {free} free"
     )
 
 
 def _probe_files(root: Path, made: list[Path]) -> None:
     _make(root, made)
-    for below in (_OURS, "SERVICES", "SERVICES/PACS"):
+    for below in (_OUR_FOLDER, "SERVICES", "SERVICES/PACS"):
         if (root / below).is_symlink():
-            raise _Trouble(
-                f"{root / below} is a symbolic link, and none is followed below"
-                " OXIDICOM_FILES_ROOT: put a real folder there, or mount the storage there"
+            raise _StorageError(
+                f"{root / below} is a symbolic link, and links below OXIDICOM_FILES_ROOT are"
+                " not followed: replace it by a folder, or mount the storage there"
             )
-    temporary = root / _OURS / "tmp"
+    temporary = root / _OUR_FOLDER / "tmp"
     final = root / "SERVICES" / "PACS"
     _make(temporary, made)
     _make(final, made)
@@ -82,7 +83,7 @@ def _probe_state(folder: Path, made: list[Path]) -> None:
 
 
 def _make(folder: Path, made: list[Path]) -> None:
-    """Like mkdir -p; what was missing is added to `made`."""
+    """Make a folder and its parents, and append those that were missing to `made`."""
     if folder.is_dir():
         return
     if os.path.lexists(folder):
@@ -93,7 +94,7 @@ def _make(folder: Path, made: list[Path]) -> None:
 
 
 def _try_file(first: Path, second: Path) -> None:
-    """Go the way of one file: made in `first`, written, synced, renamed into `second`, removed."""
+    """Make a file in `first`, write and sync it, rename it into `second` and remove it."""
     name = f".oxidicom-check-{secrets.token_hex(8)}"
     before, after = first / name, second / f"{name}-renamed"
     descriptor = os.open(before, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -111,20 +112,20 @@ def _try_file(first: Path, second: Path) -> None:
 
 
 def _free_space(folder: Path, least: int) -> str:
-    room = os.statvfs(folder)
-    free = room.f_bavail * room.f_frsize
+    space = os.statvfs(folder)
+    free = space.f_bavail * space.f_frsize
     shown = f"{free / 2**30:.1f} GiB"
     if free < least:
-        raise _Trouble(
+        raise _StorageError(
             f"{folder} has {shown} free, less than OXIDICOM_MIN_FREE_SPACE"
-            f" ({least / 2**30:.1f} GiB): every instance would be refused; make room"
+            f" ({least / 2**30:.1f} GiB): every instance would be refused; free some space"
         )
-    if room.f_files and not room.f_favail:
-        raise _Trouble(f"the file system of {folder} has no inodes left: remove files there")
+    if space.f_files and not space.f_favail:
+        raise _StorageError(f"the file system of {folder} has no inodes left: remove files there")
     return shown
 
 
-def _words(error: OSError, folder: Path, variable: str) -> str:
+def _explain(error: OSError, folder: Path, variable: str) -> str:
     where = error.filename or folder
     match error.errno:
         case errno.EACCES | errno.EPERM:
@@ -135,22 +136,22 @@ def _words(error: OSError, folder: Path, variable: str) -> str:
         case errno.EROFS:
             return f"{where} is on a file system mounted read-only: mount it writable"
         case errno.ENOSPC:
-            return f"the file system of {where} is full: make room"
+            return f"the file system of {where} is full: free some space"
         case errno.EDQUOT:
-            return f"the quota for {where} is used up: raise it, or make room"
+            return f"the quota for {where} is used up: raise it, or free some space"
         case errno.ENOTDIR:
-            return f"{where} is not a folder: correct {variable}, or move what stands there"
+            return f"{where} is not a folder: correct {variable}, or move the file"
         case errno.EXDEV:
             return (
-                f"{folder / _OURS} and {folder / 'SERVICES' / 'PACS'} are on different file"
-                f" systems, so no file can be renamed from one to the other: mount one file"
+                f"{folder / _OUR_FOLDER} and {folder / 'SERVICES' / 'PACS'} are on different file"
+                f" systems, so that no file can be renamed from one to the other: mount one file"
                 f" system at {variable} and none below it"
             )
-    return f"the storage at {where} answers: {error.strerror}; correct it, or {variable}"
+    return f"the storage at {where} failed: {error.strerror}; repair it, or correct {variable}"
 
 
 def _owner(path: Path) -> str:
-    """Of the nearest thing that exists, as far as we may see."""
+    """Describe the owner of the nearest parent that exists and can be seen."""
     for each in (path, *path.parents):
         try:
             found = each.stat()

@@ -1,4 +1,4 @@
-"""Is our certificate one that peers can take, and are the authorities of theirs valid?"""
+"""Probe of the certificates: our own, and those of the authorities of peers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ _DAY: Final = 86_400
 
 
 def probe_tls(settings: Settings) -> list[Finding]:
+    """Return a finding for our certificate, and one for each authority that has expired."""
     files = tls_files(settings)
     if files is None:
-        return [Finding("TLS", Verdict.NOT_SET, "no port for it: OXIDICOM_TLS_PORT is off")]
+        return [
+            Finding("TLS", Verdict.NOT_SET, "there is no port for TLS: OXIDICOM_TLS_PORT is off")
+        ]
     try:
         server_context(files)
         return [_certificate(files), *_authorities(files)]
@@ -31,16 +34,20 @@ def probe_tls(settings: Settings) -> list[Finding]:
 
 
 def _certificate(files: Files) -> Finding:
-    trouble, seconds_left = validity(files)
+    problem, seconds_left = validity(files)
     where = f"OXIDICOM_TLS_CERT={files.certificate}"
-    if trouble is not None:
-        return Finding("TLS", Verdict.FAULT, f"{where}: {trouble}; have another one issued")
+    if problem is not None:
+        return Finding("TLS", Verdict.FAULT, f"{where}: {problem}; have another one issued")
     days = f"{seconds_left // _DAY:.0f} more days"
     if seconds_left < EXPIRES_SOON:
         text = f"{where}: it is valid for {days} only; have another one issued"
         return Finding("TLS", Verdict.WARNING, text)
-    clients = "any peer may send" if files.client_ca is None else "peers must show a certificate"
-    return Finding("TLS", Verdict.OK, f"certificate and key fit, valid for {days}; {clients}")
+    clients = (
+        "peers need no certificate" if files.client_ca is None else "peers must have a certificate"
+    )
+    return Finding(
+        "TLS", Verdict.OK, f"the certificate and its key match, valid for {days}; {clients}"
+    )
 
 
 def _authorities(files: Files) -> list[Finding]:
