@@ -29,10 +29,11 @@ from tests.support.raw_peer import (
     pdv,
 )
 from tests.support.receiver import Receiver, wait_until
+from tests.support.timing import BUSY_MACHINE_S
 
 ARTIM, IDLE = 2.0, 1.5
 
-SLACK = 0.5
+SLACK = 2.0
 """Seconds a short form forgives at the 99th percentile: a busy machine makes ten of each."""
 
 STRICT = 0.05
@@ -140,7 +141,7 @@ def test_idle_sockets(receiver: Receiver, undisturbed: Undisturbed, scale: Scale
         began = time.monotonic()
         peers = [stack.enter_context(RawPeer(receiver.port)) for _ in range(number)]
         assert {end_of(peer) for peer in peers} == {b""}
-        assert ARTIM - 0.1 < time.monotonic() - began < ARTIM + 5
+        assert ARTIM - 0.1 < time.monotonic() - began < ARTIM + BUSY_MACHINE_S
 
 
 def test_idle_associations(receiver: Receiver, undisturbed: Undisturbed, scale: Scale) -> None:
@@ -165,7 +166,7 @@ def test_a_byte_a_second(receiver: Receiver, undisturbed: Undisturbed) -> None:
                 break
             except TimeoutError:  # a second went by
                 continue
-        assert time.monotonic() - began < ARTIM + 3
+        assert time.monotonic() - began < ARTIM + 2 + BUSY_MACHINE_S
 
 
 @pytest.mark.long

@@ -379,7 +379,7 @@ def test_a_million_empty_pdvs(peer: RawPeer, receiver: Receiver, command: bool) 
     began = time.monotonic()
     peer.send(p_data(empty) + whole + data if command else whole + p_data(empty) + data)
     assert peer.response().status == 0
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert receiver.data_set_of(one.sop_instance) == one.encode(EXPLICIT)
     peer.release()
 

@@ -24,6 +24,7 @@ from tests.support.raw_peer import (
     pdu,
 )
 from tests.support.receiver import Receiver
+from tests.support.timing import BUSY_MACHINE_S
 
 ECHO = [Context(3, VERIFICATION, [IMPLICIT])]
 
@@ -63,12 +64,12 @@ def test_time_limits(tmp_path: Path) -> None:
             answered.send(pdu(RELEASE_RP, bytes(4)))
             answered.expect(7)  # and keeps the connection open: ARTIM closes it
             bare.expect_close()
-            assert 0.8 < time.monotonic() - started < 2
+            assert 0.8 < time.monotonic() - started < 1 + BUSY_MACHINE_S
             partial.expect_close()
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 1 + BUSY_MACHINE_S
             body = idle.expect(7)
             assert body[2] == 2
-            assert 1.3 < time.monotonic() - started < 3
+            assert 1.3 < time.monotonic() - started < 1.5 + BUSY_MACHINE_S
             idle.expect_close()
         # Activity between messages starts the idle time anew.
         with RawPeer(receiver.port) as active:
@@ -102,7 +103,7 @@ def test_idle_connections_do_not_delay_others(receiver: Receiver) -> None:
                 started = time.monotonic()
                 peer.echo(message_id)
                 waits.append(time.monotonic() - started)
-            assert statistics.median(waits) < 0.1, "the machine may have other work for a moment"
+            assert statistics.median(waits) < 0.5, "the machine may have other work for a moment"
             peer.release()
     finally:
         for connection in held:

@@ -10,6 +10,7 @@ from tests.support.otlp import attributes, http_collector
 from tests.support.pacs import answering, scripted_pacs
 from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import Receiver
+from tests.support.timing import BUSY_MACHINE_S
 
 MARKER = "Zwiebelmarker"
 
@@ -73,5 +74,5 @@ def test_a_pacs_that_hangs_holds_up_neither_registration_nor_exit(tmp_path: Path
         for series in serieses:
             assert receiver.wait_for_registration(series)["expected"] is None
         receiver.stop()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 10 + BUSY_MACHINE_S
         assert "expected" not in receiver.log("series complete")[0]

@@ -38,6 +38,7 @@ from tests.support.raw_peer import (
     release_rq,
     store_message,
 )
+from tests.support.timing import BUSY_MACHINE_S
 
 pytestmark = pytest.mark.both_loops
 
@@ -296,7 +297,7 @@ async def test_who_never_associates_is_closed_by_artim(start: Start) -> None:
         wait_for_reset(peer)
         return time.monotonic() - began
 
-    assert 0.2 < await bench.by_peer(script) < 3
+    assert 0.2 < await bench.by_peer(script) < 0.3 + BUSY_MACHINE_S
     assert bench.reports == []
 
 
@@ -305,13 +306,13 @@ async def test_who_does_not_close_after_our_last_words_is_closed_by_artim(start:
 
     def script(peer: RawPeer) -> float:
         peer.associate()
+        began = time.monotonic()
         peer.send(pdu(9, b""))
         peer.expect(ABORT)
-        began = time.monotonic()
         send_until_closed(peer, bytes(1000), 0.01)
         return time.monotonic() - began
 
-    assert 0.2 < await bench.by_peer(script) < 3
+    assert 0.2 < await bench.by_peer(script) < 0.4 + BUSY_MACHINE_S
 
 
 async def test_an_idle_association_is_aborted(start: Start) -> None:
@@ -359,8 +360,8 @@ async def test_a_peer_that_never_reads_is_aborted(start: Start) -> None:
         send_until_closed(peer, echo * 1000)
 
     began = time.monotonic()
-    await bench.by_peer(script, timeout=8)
-    assert time.monotonic() - began < 6
+    await bench.by_peer(script)
+    assert time.monotonic() - began < 1 + BUSY_MACHINE_S
     assert (await bench.end()).error in ("idle for too long", "too slow amid a message")
 
 
@@ -434,7 +435,7 @@ async def test_2000_bare_connections_disturb_nobody(start: Start) -> None:
                 peer.release()
             return time.monotonic() - began
 
-    assert await asyncio.to_thread(script) < 2
+    assert await asyncio.to_thread(script) < BUSY_MACHINE_S
     assert len(bench.reports) == 2
 
 
@@ -559,8 +560,8 @@ async def test_drain_lets_senders_go_on_and_aborts_the_silent(start: Start) -> N
 
     def silent(peer: RawPeer) -> float:
         peer.associate()
-        associated.wait()
         began = time.monotonic()
+        associated.wait()
         peer.expect_abort(2, 0)
         return time.monotonic() - began
 
@@ -570,11 +571,11 @@ async def test_drain_lets_senders_go_on_and_aborts_the_silent(start: Start) -> N
         await bench.listener.stop_accepting()
         began = time.monotonic()
         await bench.listener.drain(30, 1)
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 2.6 + BUSY_MACHINE_S
         wait_for_reset(bare)
     count, silence = await asyncio.gather(*peers)
-    assert count > 20
-    assert 1.5 < silence < 3
+    assert count > 5
+    assert 1.5 < silence < 2 + BUSY_MACHINE_S
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", bench.port))
     assert sorted(str(end.error) for end in bench.ends) == ["None", "shutting down"]
@@ -633,7 +634,7 @@ async def test_close_ends_everybody_at_once(start: Start) -> None:
         return peers
 
     peers = await asyncio.to_thread(open_some)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(BUSY_MACHINE_S):
         await bench.listener.close()
     for peer in peers:
         await asyncio.to_thread(wait_for_reset, peer)

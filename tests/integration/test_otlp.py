@@ -23,6 +23,7 @@ from oxidicom.ports import InstanceRefused, InstanceStored
 from oxidicom.telemetry import logs, start
 from tests.support import otlp
 from tests.support.otlp import PATIENT, SERIES, T0, Collector, attributes, began, ended, stored
+from tests.support.timing import BUSY_MACHINE_S
 
 
 @pytest.fixture(autouse=True)
@@ -351,7 +352,7 @@ def test_shutdown_is_bounded(
         feed(telemetry)
         began_at = time.monotonic()
         telemetry.shutdown(1.0)
-        assert time.monotonic() - began_at < 1.5
+        assert time.monotonic() - began_at < 1 + BUSY_MACHINE_S
     for thread in [t for t in threading.enumerate() if t.name.startswith(("Otel", "ox-"))]:
         thread.join(10)
         assert not thread.is_alive()
@@ -387,7 +388,7 @@ def test_reports_do_not_wait_nor_pile_up(monkeypatch: pytest.MonkeyPatch) -> Non
         for number in range(2000):
             telemetry.association_began(AssociationTally(began(f"A{number}")))
             telemetry.association_ended(ended(f"A{number}"))
-        assert time.monotonic() - before < 4
+        assert time.monotonic() - before < 4 + BUSY_MACHINE_S
         assert sum(isinstance(thing, ReadableSpan) for thing in gc.get_objects()) < 200
         telemetry.shutdown(0.5)
         telemetry.association_began(AssociationTally(began("late")))  # dropped, not an error

@@ -27,6 +27,7 @@ from tests.support.raw_peer import (
 )
 from tests.support.receiver import Receiver, wait_until
 from tests.support.task_queue import TaskQueue
+from tests.support.timing import BUSY_MACHINE_S
 
 
 def store(peer: RawPeer, instance: Instance) -> None:
@@ -104,7 +105,7 @@ def test_an_association_that_is_silent_is_aborted(tmp_path: Path) -> None:
         peer.expect_close()
         peer.close()
         assert receiver.wait() == 0
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < 2 + BUSY_MACHINE_S
         (entry,) = receiver.outbox()
         assert entry["ndicom"] == 1
 
@@ -119,7 +120,7 @@ def test_the_settle_time_is_not_waited_for(tmp_path: Path) -> None:
         assert receiver.outbox() == []
         started = time.monotonic()
         receiver.stop()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < BUSY_MACHINE_S
         (entry,) = receiver.outbox()
         assert entry["ndicom"] == 1
 
@@ -129,7 +130,7 @@ def test_a_receiver_without_associations_stops_at_once(tmp_path: Path) -> None:
         with RawPeer(receiver.port):  # that never associates
             started = time.monotonic()
             receiver.stop()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < BUSY_MACHINE_S
 
 
 def test_a_sender_that_does_not_end_is_aborted_between_instances(tmp_path: Path) -> None:
@@ -142,14 +143,14 @@ def test_a_sender_that_does_not_end_is_aborted_between_instances(tmp_path: Path)
         acknowledged = 0
         started = time.monotonic()
         receiver.signal()
-        while time.monotonic() - started < 10:
+        while time.monotonic() - started < 30:
             instance = Instance(series=series, number=acknowledged + 1, pixels=50_000)
             try:
                 store(peer, instance)
             except (AssertionError, OSError, EOFError):
                 break
             acknowledged += 1
-        assert 0.8 < time.monotonic() - started < 7
+        assert 0.8 < time.monotonic() - started < 2 + BUSY_MACHINE_S
         peer.close()
         assert receiver.wait() == 0
         (entry,) = receiver.outbox()
@@ -169,8 +170,8 @@ def test_an_instance_that_does_not_end_is_discarded(tmp_path: Path) -> None:
         begin(peer, instance)
         started = time.monotonic()
         receiver.signal()
-        assert receiver.wait(15) == 0
-        assert time.monotonic() - started < 8
+        assert receiver.wait() == 0
+        assert time.monotonic() - started < 6 + BUSY_MACHINE_S
         assert receiver.files() == []
         assert receiver.leftovers() == []
         assert receiver.outbox() == []
@@ -187,8 +188,8 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
             wait_until(lambda: refuses(receiver.port), "no new connections")
             started = time.monotonic()
             receiver.signal()
-            receiver.wait(5)
-            assert time.monotonic() - started < 2
+            receiver.wait()
+            assert time.monotonic() - started < BUSY_MACHINE_S
         # Either the outbox or the journal has it for the next start.
         receiver.start()
         assert receiver.wait_for_registration(stored.series)["ndicom"] == 1
@@ -213,7 +214,7 @@ def test_brokers_that_do_not_answer_do_not_delay_the_shutdown(tmp_path: Path) ->
             receiver.wait_for_outbox(1)
             started = time.monotonic()
             receiver.stop()
-            assert time.monotonic() - started < 7, "the drain time-out has no part in it"
+            assert time.monotonic() - started < 5 + BUSY_MACHINE_S, "the drain time-out has no part in it"
             assert len(receiver.outbox()) == 1
 
 
@@ -234,7 +235,7 @@ def test_unreachable_brokers_do_not_delay_the_shutdown(tmp_path: Path, rabbitmq:
         receiver.wait_for_outbox(1)
         started = time.monotonic()
         receiver.stop()
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < 5 + BUSY_MACHINE_S
         (entry,) = receiver.outbox()
         assert entry["ndicom"] == 1
     # The next start, with the broker there, delivers it.

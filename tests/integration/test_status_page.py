@@ -122,6 +122,11 @@ class Viewer:
             path=SCREENSHOTS / f"{name}.png", full_page=True, animations="disabled"
         )
 
+    def wait_for_height(self, selector: str, pixels: int) -> None:
+        """Wait until what is drawn is higher than that many pixels."""
+        height = "s => document.querySelector(s[0]).getBoundingClientRect().height > s[1]"
+        self.page.wait_for_function(height, arg=[selector, pixels], polling=100)
+
     def fits(self) -> bool:
         """Nothing to scroll to on the right."""
         width = "document.documentElement.scrollWidth <= window.innerWidth"
@@ -166,9 +171,8 @@ def test_a_study_arrives(browser: Browser, receiver: Receiver) -> None:
         for plot in ("plot-instances", "plot-bytes"):
             line = viewer.part(plot).locator(".line")
             expect(line).to_have_attribute("d", re.compile("M.*L"))
-            box = line.bounding_box()
-            assert box is not None
-            assert box["height"] > 5, "nothing arrived, says the plot"
+            # The rates of what has arrived are drawn a second after its count.
+            viewer.wait_for_height(f"#{plot} .line", 5)
         viewer.picture("arriving")
 
         viewer.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})

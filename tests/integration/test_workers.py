@@ -20,6 +20,7 @@ from tests.support.lonk import DONE, LonkSubscriber
 from tests.support.raw_peer import EXPLICIT, RawPeer
 from tests.support.receiver import Receiver, stored_data_set, wait_until
 from tests.support.task_queue import TaskQueue
+from tests.support.timing import BUSY_MACHINE_S
 
 ROOT_SUBJECT = "workers"
 
@@ -444,7 +445,7 @@ def test_all_workers_drain(mortal: Receiver, number: signal.Signals) -> None:
         store(other, third)
         one.release()
         other.release()
-        assert mortal.wait(10) == 0
+        assert mortal.wait() == 0
     (registration,) = mortal.outbox()
     assert registration["ndicom"] == 3
     assert not mortal.log("worker died")
@@ -459,9 +460,9 @@ def test_a_second_signal_ends_all_processes_at_once(mortal: Receiver) -> None:
         mortal.wait_for_log("shutting down")
         began = time.monotonic()
         mortal.signal()
-        assert mortal.wait(5) == 128 + signal.SIGTERM
+        assert mortal.wait() == 128 + signal.SIGTERM
         wait_for_end(workers)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < BUSY_MACHINE_S
 
 
 def test_workers_ignore_signals_of_their_own(two: Receiver) -> None:
@@ -485,7 +486,7 @@ def test_workers_store_while_the_control_process_is_stopped(two: Receiver) -> No
             store(peer, other)
             began = time.monotonic()
             store(peer, unknown)
-            assert 0.9 < time.monotonic() - began < 3, "the folder claim times out"
+            assert 0.9 < time.monotonic() - began < 1 + BUSY_MACHINE_S, "the claim times out"
         finally:
             two.signal(signal.SIGCONT)
         peer.release()
@@ -497,7 +498,7 @@ def test_a_port_that_is_taken_ends_the_start(two: Receiver) -> None:
     other = Receiver(two.root, OXIDICOM_WORKERS="2", OXIDICOM_LISTENER_PORT=str(two.port))
     with pytest.raises(AssertionError, match="cannot listen on"):
         other.start()
-    assert other.wait(5) == 1
+    assert other.wait() == 1
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -507,7 +508,7 @@ def test_storage_that_workers_cannot_use_is_reported_once(tmp_path: Path, worker
     receiver = Receiver(tmp_path, OXIDICOM_WORKERS=workers)
     with pytest.raises(AssertionError, match="cannot use the storage"):
         receiver.start()
-    assert receiver.wait(5) == 1
+    assert receiver.wait() == 1
     assert sum("cannot use the storage" in line for line in receiver.lines) == 1
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from tests.support.timing import WAIT_LIMIT_S
+
 USERNAME, PASSWORD = "chris", "geheim:ü"
 
 DUPLICATE = {"path": ["File has already been registered."]}
@@ -97,12 +99,14 @@ class Cube:
 
     # ---- for tests ------------------------------------------------------------------------------
 
-    def wait_for(self, condition: Callable[[], bool], what: str, timeout: float = 15) -> None:
+    def wait_for(
+        self, condition: Callable[[], bool], what: str, timeout: float = WAIT_LIMIT_S
+    ) -> None:
         """`condition` is looked at after each request."""
         with self._changed:
             assert self._changed.wait_for(condition, timeout), f"{what}; came: {self.requests}"
 
-    def wait_for_taken(self, count: int, timeout: float = 15) -> list[Taken]:
+    def wait_for_taken(self, count: int, timeout: float = WAIT_LIMIT_S) -> list[Taken]:
         self.wait_for(lambda: len(self.taken) >= count, f"fewer than {count} taken", timeout)
         return list(self.taken)
 

@@ -10,6 +10,8 @@ from typing import NamedTuple, Self
 import nats
 from nats.aio.msg import Msg
 
+from tests.support.timing import WAIT_LIMIT_S
+
 DONE = b"\0"
 
 
@@ -47,7 +49,7 @@ class LonkSubscriber:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._ready.wait(10)
+        self._ready.wait(WAIT_LIMIT_S)
         if self._failure is not None:
             raise self._failure
         assert self._ready.is_set(), "no subscription within 10 s"
@@ -60,7 +62,7 @@ class LonkSubscriber:
         traceback: TracebackType | None,
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(WAIT_LIMIT_S)
         self._loop.close()
 
     def _main(self) -> None:
@@ -93,12 +95,14 @@ class LonkSubscriber:
         with self._changed:
             return {message.subject for message in self._messages}
 
-    def wait_for(self, subject: str, payload: bytes = DONE, timeout: float = 10) -> list[bytes]:
+    def wait_for(
+        self, subject: str, payload: bytes = DONE, timeout: float = WAIT_LIMIT_S
+    ) -> list[bytes]:
         """All of the subject's payloads once `payload` is among them."""
         return self.wait_for_count(subject, payload, 1, timeout)
 
     def wait_for_count(
-        self, subject: str, payload: bytes, times: int, timeout: float = 10
+        self, subject: str, payload: bytes, times: int, timeout: float = WAIT_LIMIT_S
     ) -> list[bytes]:
         """All of the subject's payloads once `payload` is among them that often."""
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from tests.support.timing import WAIT_LIMIT_S
+
 RQ, AC, RJ, P_DATA_TF, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
@@ -226,7 +228,7 @@ class RawPeer:
         *,
         host: str = "127.0.0.1",
         source: str | None = None,
-        timeout: float = 10,
+        timeout: float = WAIT_LIMIT_S,
         nodelay: bool = True,
         tls: ssl.SSLContext | None = None,
     ) -> None:

@@ -17,6 +17,8 @@ from typing import Any, Self
 
 import psutil
 
+from tests.support.timing import WAIT_LIMIT_S
+
 PROJECT = Path(__file__).parents[2]
 
 PYTHONPATH = f"{PROJECT / 'src'}:{PROJECT / 'tests/support/absent'}"
@@ -25,7 +27,7 @@ FOREIGN_VARIABLES = ("OXIDICOM_", "CHRIS_", "OTEL_", "PORT", "RUST_LOG", "TOKIO_
 """Beginnings of variables of the tests' environment that must not reach the receiver."""
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = WAIT_LIMIT_S) -> None:
     """Wait for a condition that only the file system or /proc shows; everything else is awaited as
     an event."""
     deadline = time.monotonic() + timeout
@@ -86,7 +88,7 @@ class Receiver:
 
     # ---- lifecycle --------------------------------------------------------------------------
 
-    def start(self, timeout: float = 30) -> None:
+    def start(self, timeout: float = 2 * WAIT_LIMIT_S) -> None:
         """Start, and return when it listens."""
         self.launch()
         told = self.wait_for_log("listening", timeout)
@@ -128,14 +130,14 @@ class Receiver:
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
-    def wait(self, timeout: float = 20) -> int:
+    def wait(self, timeout: float = 2 * WAIT_LIMIT_S) -> int:
         """Wait for the end, read all of the log, and return the exit status."""
         status = self.process.wait(timeout)
         assert self._reader is not None
         self._reader.join(timeout)
         return status
 
-    def stop(self, timeout: float = 20) -> None:
+    def stop(self, timeout: float = 2 * WAIT_LIMIT_S) -> None:
         """Send SIGTERM; the exit status must be 0 (decision 38)."""
         self.signal(signal.SIGTERM)
         status = self.wait(timeout)
@@ -161,7 +163,9 @@ class Receiver:
             if record is not None and message in (None, record.get("message"))
         ]
 
-    def wait_for_log(self, message: str, timeout: float = 10, *, count: int = 1) -> dict[str, Any]:
+    def wait_for_log(
+        self, message: str, timeout: float = WAIT_LIMIT_S, *, count: int = 1
+    ) -> dict[str, Any]:
         """Wait for the `count`th record of a message, and return it."""
 
         def told() -> bool:
@@ -239,13 +243,13 @@ class Receiver:
                 entries.append(json.loads(path.read_bytes())["registration"])
         return entries
 
-    def wait_for_outbox(self, count: int, timeout: float = 10) -> list[dict[str, Any]]:
+    def wait_for_outbox(self, count: int, timeout: float = WAIT_LIMIT_S) -> list[dict[str, Any]]:
         wait_until(lambda: len(self.outbox()) >= count, f"{count} entries in the outbox", timeout)
         entries = self.outbox()
         assert len(entries) == count, entries
         return entries
 
-    def wait_for_registration(self, series: str, timeout: float = 10) -> dict[str, Any]:
+    def wait_for_registration(self, series: str, timeout: float = WAIT_LIMIT_S) -> dict[str, Any]:
         """Wait for the one outbox entry of a series, and return it."""
 
         def found() -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from oxidicom.scu.count_queries import CountQueries
 from oxidicom.scu.count_query import CountAnswer, CountQuery
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings.addresses import PacsAddress
+from tests.support.timing import BUSY_MACHINE_S
 
 SERIES = SeriesInfo(
     calling_ae_title="PACS",
@@ -370,7 +371,7 @@ async def test_what_hangs_at_shutdown_does_not_take_the_time_of_others(
     elapsed = time.monotonic() - started
     hung.release()
     assert ended == events
-    assert elapsed < 2.0
+    assert elapsed < 2 + BUSY_MACHINE_S
 
 
 def test_a_loop_that_cannot_be_made_is_told_to_who_starts_the_thread() -> None:

@@ -25,6 +25,7 @@ from oxidicom.errors import InstanceError, OperatorError
 from oxidicom.logevents import describe, event, trace_fields
 from oxidicom.telemetry import logs
 from oxidicom.telemetry.stream_handler import BoundedStreamHandler
+from tests.support.timing import BUSY_MACHINE_S
 
 MARKER = "Zwiebelmarker"
 PATH = f"/data/SERVICES/PACS/AE/{MARKER}/1.dcm"
@@ -444,7 +445,7 @@ def test_a_stalled_reader_costs_lines_not_time() -> None:
         before = time.monotonic()
         for number in range(1000):
             event(logger, logging.INFO, "line", number=number, padding="x" * 100)
-        assert time.monotonic() - before < 2
+        assert time.monotonic() - before < BUSY_MACHINE_S
         first = os.read(reading, 4096).decode()
         event(logger, logging.INFO, "afterwards")
         rest = os.read(reading, 4096).decode()

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from oxidicom.net import shared_port
 from oxidicom.net.shared_port import Scoreboard, SharedPort, SharedSeats, listening_sockets
+from tests.support.timing import WAIT_LIMIT_S
 
 pytestmark = pytest.mark.both_loops
 
@@ -111,19 +112,23 @@ async def test_one_that_does_not_come_is_waited_for_a_moment_only(
 async def test_no_handle_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried again, and not at once: the loop has others to serve."""
     monkeypatch.setattr(shared_port, "NO_HANDLES", 0.05)
-    failures = 0
+    loop = asyncio.get_running_loop()
+    failures: list[float] = []
+    again = asyncio.Event()
 
     def accept(self: socket.socket) -> tuple[socket.socket, object]:
-        nonlocal failures
-        failures += 1
+        failures.append(loop.time())
+        if len(failures) == 3:
+            again.set()
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patch:
         patch.setattr(socket.socket, "accept", accept)
         bench.processes[0].open()
         connecting = asyncio.create_task(bench.connect())
-        await asyncio.sleep(0.12)
-        assert 1 <= failures <= 3
+        async with asyncio.timeout(WAIT_LIMIT_S):
+            await again.wait()
+        assert failures[2] - failures[0] > 0.09
     assert await connecting == 0
 
 

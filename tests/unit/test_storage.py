@@ -876,10 +876,22 @@ async def test_a_quarantine_that_fails_delays_no_answer(make: Make, tmp_path: Pa
 # ---- from inline to threads --------------------------------------------------------------
 
 
-async def test_after_a_slow_call_the_rest_of_the_instance_is_written_on_a_thread(
-    tmp_path: Path,
-) -> None:
+def ignore_calls_quicker_than(nanoseconds: int, policy: WritePolicy) -> list[int]:
+    """Keep the policy from what a busy machine does to our calls; return those that it learns."""
+    observed: list[int] = []
+
+    def observe(slowest_ns: int, now: float) -> None:
+        if slowest_ns >= nanoseconds:
+            observed.append(slowest_ns)
+            WritePolicy.observe(policy, slowest_ns, now)
+
+    policy.observe = observe  # type: ignore[method-assign]
+    return observed
+
+
+async def test_a_slow_call_sends_the_rest_of_the_instance_to_a_thread(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "auto")
+    ignore_calls_quicker_than(25_000_000, bench.policy)
     instance = Instance(pixels=8 * BLOCK)
     data = instance.encode(EXPLICIT)
     sink = bench.begin(instance)
@@ -895,12 +907,13 @@ async def test_after_a_slow_call_the_rest_of_the_instance_is_written_on_a_thread
 
 async def test_a_slow_call_is_reported_to_the_policy_once(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "auto")
+    observed = ignore_calls_quicker_than(1_000_000_000, bench.policy)
     sink = bench.begin(Instance())
     bench.feed(sink, bytes(100), last=False)
-    sink._part.slowest_ns = 6_000_000
+    sink._part.slowest_ns = 1_000_000_000
     for _ in range(5):
         bench.feed(sink, bytes(100), last=False)
-    assert bench.policy.decide(time.monotonic()), "one slow call counted three times"
+    assert observed == [1_000_000_000], "one slow call counted several times"
     sink.discard()
     await bench.close()
 
@@ -909,6 +922,7 @@ async def test_the_folder_of_an_earlier_session_is_not_listed_on_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(tmp_path, "auto")
+    ignore_calls_quicker_than(1_000_000_000, bench.policy)
     threads: list[threading.Thread] = []
     scandir = os.scandir
 
@@ -939,12 +953,12 @@ async def test_all_hanging_threads_are_left_behind_after_one_time_limit(tmp_path
     ended = [asyncio.Event(), asyncio.Event()]
     for event in ended:
         bench.executors.next_thread().run(
-            lambda: gate.wait(10),
+            lambda: gate.wait(30),
             lambda result, error, event=event: event.set(),  # type: ignore[misc]
         )
     began = time.monotonic()
-    await asyncio.to_thread(bench.executors.stop, 0.5)
-    assert time.monotonic() - began < 0.95, "each thread had a time limit of its own"
+    await asyncio.to_thread(bench.executors.stop, 3)
+    assert time.monotonic() - began < 5.5, "each waited its own time"
     assert bench.executors.abandoned
     bench.storage.close()
     os.fstat(bench.storage.root_fd)  # still open for the threads
