@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oxidicom.app import worker_messages
@@ -65,6 +65,8 @@ message: st.SearchStrategy[Message] = st.one_of(
 )
 
 
+# Generating the messages takes long on a machine that is busy otherwise.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.lists(message, max_size=6), max_size=6))
 def test_messages_are_decoded_as_they_were_encoded(batches: list[list[Message]]) -> None:
     encoder, decoder = Encoder(), Decoder()
