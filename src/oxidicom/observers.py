@@ -15,12 +15,12 @@ from oxidicom.association_tally import AssociationTally
 from oxidicom.logevents import event
 from oxidicom.ports import (
     AssociationEnded,
+    CountQueryResult,
     HttpRegistration,
     HttpSeriesRegistration,
     InstanceRefused,
     InstanceStored,
     RegistrationResolved,
-    SeriesAsked,
     SeriesCompleted,
     SeriesCounted,
     SeriesFailed,
@@ -32,6 +32,12 @@ from oxidicom.thread_names import NamedThread
 _logger: Final = logging.getLogger("oxidicom.control")
 
 T = TypeVar("T")
+
+STORE_LATENCY_BUCKETS_S: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10
+)  # fmt: skip
+"""Upper bounds of the histogram buckets of store latency: from a rename in memory to storage that
+hangs."""
 
 
 class Observer:
@@ -75,7 +81,7 @@ class Observer:
     def http_series_registration_ended(self, registration: HttpSeriesRegistration) -> None:
         """Receive one attempt to register all instances of a complete series over HTTP."""
 
-    def series_asked(self, asked: SeriesAsked) -> None:
+    def count_query_ended(self, result: CountQueryResult) -> None:
         """Receive the result of a count query to a PACS."""
 
     def outbox_depth(self, depth: int) -> None:
@@ -157,8 +163,8 @@ class Observers(Observer):
             [each.http_series_registration_ended for each in self._observers], registration
         )
 
-    def series_asked(self, asked: SeriesAsked) -> None:
-        self._forward([each.series_asked for each in self._observers], asked)
+    def count_query_ended(self, result: CountQueryResult) -> None:
+        self._forward([each.count_query_ended for each in self._observers], result)
 
     def outbox_depth(self, depth: int) -> None:
         self._forward([each.outbox_depth for each in self._observers], depth)
@@ -225,3 +231,11 @@ class TraceContext:
         """Open the span of an HTTP registration. `Observer.http_registration_ended` ends it; its
         record holds what this returns."""
         return None
+
+
+def exportable(text: str, max_chars: int) -> str:
+    """Return `text` cut to `max_chars` characters and without lone surrogates.
+
+    Peers choose these texts; one that UTF-8 cannot encode would lose its whole batch in OTLP.
+    """
+    return text[:max_chars].encode("utf-8", "replace").decode()

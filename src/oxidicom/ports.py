@@ -1,6 +1,7 @@
-"""Records and Protocols that pass between layers which never import one another.
+"""Records and Protocols between layers that never import one another.
 
-Times called `at` are seconds of one monotonic clock; `wall_ns` are nanoseconds since the epoch.
+Times called `at` are seconds of one monotonic clock; times called `wall_ns` and other `…_ns` are
+nanoseconds since the epoch.
 """
 
 from __future__ import annotations
@@ -15,34 +16,34 @@ from oxidicom.constants import Encoding
 
 
 class SeriesKey(NamedTuple):
-    """What makes a series one series, over associations (decision 28)."""
+    """The identity of a series over all associations that carry it (decision 28)."""
 
     pacs_name: str
     series_instance_uid: str
 
 
 class SeriesInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What the first stored instance of a series says of it.
+    """The attributes of a series, taken from its first stored instance.
 
-    `None` is an absent element, `""` a present blank one. Text is as decoded: cutting to
-    CUBE's limits happens where a registration is encoded.
+    `None` is an absent element, `""` an empty one. Texts are as decoded; they are cut to CUBE's
+    limits when a registration is encoded.
     """
 
     calling_ae_title: str
-    """Trimmed, raw; the LONK subject is made from it."""
+    """Trimmed but otherwise as received; the LONK subject is made from it."""
     pacs_name: str
-    """The path's token of the calling AE title."""
+    """The calling AE title as it appears in paths."""
     path: str
-    """The series' folder, relative to the files root, `/`-separated: SERVICES/PACS/…"""
+    """Series folder relative to the files root, `/`-separated: SERVICES/PACS/…"""
     patient_id: str
     study_date: str
-    """YYYY-MM-DD, whatever form was received."""
+    """YYYY-MM-DD, in whatever form it was received."""
     study_instance_uid: str
     series_instance_uid: str
     patient_name: str | None = None
     patient_birth_date: str | None = None
     patient_age: int | None = None
-    """Days."""
+    """Age in days."""
     patient_sex: str | None = None
     accession_number: str | None = None
     modality: str | None = None
@@ -59,8 +60,10 @@ class SeriesInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssociationBegan(NamedTuple):
+    """An association was accepted."""
+
     association_id: str
-    """A ULID."""
+    """ULID of the association."""
     peer_address: str
     peer_port: int
     calling_ae_title: str
@@ -68,40 +71,44 @@ class AssociationBegan(NamedTuple):
     at: float
     wall_ns: int
     worker: int | None = None
-    """Which of several receiving processes has it, from 1."""
+    """Number of the receiving process, from 1; None if there is only one."""
     tls: str | None = None
-    """Its version, such as TLSv1.3, of an association that is encrypted."""
+    """TLS version, such as TLSv1.3; None for an unencrypted association."""
 
 
 class InstanceStored(NamedTuple):
-    """The file stands under its final name."""
+    """An instance was stored: its file has its final name."""
 
     association_id: str
     series: SeriesInfo
     sop_instance_uid: str
     size: int
-    """Bytes of the data set."""
+    """Size of the data set in bytes."""
     seconds: float
-    """From the last fragment to the file under its final name."""
+    """Seconds from the last fragment to the file under its final name."""
     at: float
 
 
 class InstanceRefused(NamedTuple):
+    """An instance was answered with a failure status."""
+
     association_id: str
     calling_ae_title: str
     pacs_name: str
     series_instance_uid: str | None
     status: int
+    """DIMSE status of the response."""
     error: str
-    """For LONK; no patient data."""
+    """Text for LONK, without patient data."""
     at: float
 
 
 class AssociationEnded(NamedTuple):
-    """`error` is None for a release. A connection that never associated is never reported."""
+    """An association ended. Connections without an accepted association are not reported."""
 
     association_id: str
     error: str | None
+    """How it ended; None for a release."""
     bytes_received: int
     at: float
     wall_ns: int
@@ -111,23 +118,25 @@ Report = AssociationBegan | InstanceStored | InstanceRefused | AssociationEnded
 
 
 class Reports(Protocol):
-    """The one channel between the planes. Never blocks, never raises."""
+    """The channel from the data plane to the control plane. It never blocks and never raises."""
 
     def __call__(self, report: Report) -> None: ...
 
 
-# ---- series tracker → notifications --------------------------------------------------------
+# ---- control plane ---------------------------------------------------------------------------
 
 
 class SeriesProgress(NamedTuple):
+    """A further distinct instance of a series was stored."""
+
     series: SeriesInfo
     received: int
-    """Distinct instances stored in this reception; never falls."""
+    """Distinct instances stored in this session of the series; it never decreases."""
     first: bool
 
 
 class SeriesFailed(NamedTuple):
-    """An instance was refused; the series may not even have a UID."""
+    """An instance of a series was refused; the UID of the series may be unknown."""
 
     calling_ae_title: str
     series_instance_uid: str | None
@@ -135,76 +144,76 @@ class SeriesFailed(NamedTuple):
 
 
 class SeriesCompleted(NamedTuple):
-    """Nothing more is expected: final count, registration, done."""
+    """A series is complete: its associations have ended and the settle time has passed."""
 
     series: SeriesInfo
     received: int
     associations: tuple[str, ...]
-    """Whose journal entries this completion consumes, recovered ones included."""
+    """Associations that carried the series, recovered ones included; their journal entries are
+    removed once it is in the outbox."""
     attempted: int = 0
-    """Instances that came in this reception, repeats and refused ones included."""
+    """Instances received in this session, repeated and refused ones included."""
     expected: int | None = None
-    """How many there are at the PACS, as far as it said."""
+    """Number of instances that the PACS holds; None if unknown."""
 
 
 Notice = SeriesProgress | SeriesFailed | SeriesCompleted
 
 
 class OpenSeries(NamedTuple):
-    """One line of a status page."""
+    """A series that is not complete, for the status page."""
 
     series: SeriesInfo
     received: int
     """Distinct instances."""
     associations: int
-    """Those still open that have carried the series; 0 while it settles."""
+    """Open associations that have carried the series; 0 while it settles."""
     expected: int | None = None
-    """Instances at the PACS, if it was asked and has said."""
+    """Number of instances that the PACS holds; None if unknown."""
     began: float = 0.0
     touched: float = 0.0
-    """When it changed last."""
+    """Time of the last change."""
 
 
-class SeriesAsked(NamedTuple):
-    """What came of asking a PACS how many instances it has of a series (C-FIND)."""
+class CountQueryResult(NamedTuple):
+    """The result of a count query: how many instances of a series the PACS holds (C-FIND)."""
 
     series: SeriesInfo
     association_id: str
-    """The first that carried this reception of it."""
+    """The first association that carried the series in this session."""
     pacs_address: str
     """host:port"""
     called_ae_title: str
     calling_ae_title: str
-    """Ours."""
+    """AE title of this receiver."""
     expected: int | None
-    """Instances; None if it did not say."""
+    """Number of instances; None if the PACS did not answer."""
     status: int | None
-    """Of the C-FIND's last response, if there was one."""
+    """Status of the last C-FIND response; None if there was none."""
     error: str | None
-    """What went wrong, be it after the count; no patient data."""
+    """What failed, perhaps after the count was received; no patient data."""
     asked_ns: int
-    """Nanoseconds since the epoch, as the next two."""
+    """When the query was queued."""
     began_ns: int | None
-    """When its turn came; None if it never did."""
+    """When the query was started; None if it was not."""
     ended_ns: int
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """One complete series for CUBE, as the outbox keeps it."""
+    """The registration of one complete series with CUBE, as the outbox keeps it."""
 
     series: SeriesInfo
     ndicom: int
     attempted: int = 0
     expected: int | None = None
     association_id: str | None = None
-    """The first that carried it."""
+    """The first association that carried the series."""
     traceparent: str | None = None
-    """Of the span of its registration (W3C Trace Context), which goes along to CUBE; None where
-    nobody traces."""
+    """Identifies the registration's span (W3C Trace Context) to CUBE; None without tracing."""
 
 
 class RegistrationOutcome(Enum):
-    """What became of the registration of a complete series."""
+    """The outcome of the registration of a complete series."""
 
     CONFIRMED = "confirmed"
     """CUBE, or its broker, has it."""
@@ -223,13 +232,13 @@ class SeriesCounted(NamedTuple):
 
     series: SeriesInfo
     received: int
-    """Distinct instances of this reception."""
+    """Distinct instances of this session."""
     ndicom: int
     """Instances in the series folder."""
 
 
 class SeriesRegistered(NamedTuple):
-    """The registration of a complete series came to an end, or waits in the outbox.
+    """The registration of a complete series ended, or waits in the outbox.
 
     Times are nanoseconds since the epoch: from the completion of the series to the confirmation
     by CUBE or its broker, or to the decision not to wait for it.
@@ -237,9 +246,9 @@ class SeriesRegistered(NamedTuple):
 
     series: SeriesInfo
     associations: tuple[str, ...]
-    """As in the `SeriesCompleted` that began the registration."""
+    """The same ones as in `SeriesCompleted`."""
     received: int
-    """Distinct instances of this reception."""
+    """Distinct instances of this session."""
     ndicom: int
     """Instances in the series folder; 0 if they were not counted."""
     started_ns: int
@@ -248,7 +257,7 @@ class SeriesRegistered(NamedTuple):
     error: str | None
     """Why it is not confirmed; None if it is. No patient data."""
     expected: int | None = None
-    """Instances at the PACS, as far as it said."""
+    """Number of instances that the PACS holds; None if unknown."""
 
 
 class RegistrationResolved(NamedTuple):
@@ -421,30 +430,32 @@ class InstanceStore(Protocol):
 
 
 class FolderNames(Protocol):
-    """Who says, where several processes receive, what the folder of a series is called."""
+    """Agreement on the folder of a series between several receiving processes."""
 
     def claim(self, series: SeriesInfo) -> SeriesInfo:
-        """The names in force: those of `series` unless another process' were first."""
+        """Return the attributes that are in force: those of `series`, unless another process has
+        claimed the series before."""
 
     def release(self, key: SeriesKey) -> None:
-        """Nothing of what was claimed by the last `claim` binds any longer."""
+        """Give up the last claim of a series."""
 
 
 class SeriesFiles(Protocol):
-    """What lies in the folders of series; blocks. Paths are relative to the files root."""
+    """The files in series folders. Paths are relative to the files root; calls block."""
 
     def names(self, path: str) -> list[str]:
-        """Of the files in a folder, sorted; none if there is no such folder. Raises OSError."""
+        """Return the sorted names of the files in a folder, none if it does not exist. Raises
+        OSError."""
 
     def put_empty(self, path: str, name: str) -> None:
-        """See to it that the empty file `name` stands in the folder `path`. Raises OSError."""
+        """Make sure that the empty file `name` exists in the folder `path`. Raises OSError."""
 
 
 class SeriesJournal(Protocol):
-    """Crash memory: a series is in it before the first Success of the series is sent."""
+    """Crash recovery: a series has an entry on disk before its first Success is sent."""
 
     def enter(self, association_id: str, series: SeriesInfo) -> None:
-        """Return once the entry is on disk; raises OSError."""
+        """Write an entry, and return once it is on disk. Raises OSError."""
 
     def remove(self, key: SeriesKey, associations: Iterable[str]) -> None:
-        """Forget these entries, if they are there; raises OSError."""
+        """Remove the entries of these associations, if they exist. Raises OSError."""

@@ -14,9 +14,9 @@ import httpx
 import msgspec
 import pytest
 
-from oxidicom.admin.liveness import DEAD, Liveness
+from oxidicom.admin.liveness import RECEIVER_DEAD_AFTER_S, Liveness
 from oxidicom.admin.model import Readiness, ReceiverStatus
-from oxidicom.app.admin import Admin
+from oxidicom.app.admin import AdminEndpoint
 from oxidicom.settings import load
 from tests.conftest import StartRedis
 from tests.support.brokers import NatsServer, RabbitMQ
@@ -189,7 +189,7 @@ def test_storage_that_hangs(tmp_path: Path, workers: str) -> None:
                 data_set = instance.encode(EXPLICIT)
                 peer.send(p_data(pdv(1, data_set, command=False, last=True)))
                 faults.wait_until_held(2)
-                page.wait(lambda status: "does not answer" in detail(status, "storage"), "the hang")
+                page.wait(lambda status: "not responding" in detail(status, "storage"), "the hang")
                 assert page.ready()[0] == 503
                 assert [page.get(path).status_code for path in ("/livez", "/metrics")] == [200, 200]
                 assert page.frame()
@@ -240,7 +240,7 @@ def test_a_broker_that_hangs(tmp_path: Path, private_redis: StartRedis) -> None:
         with running(tmp_path / "files", OXIDICOM_CELERY_BROKER=f"{redis.url}/0") as (_, page):
             page.wait_for_state("storage", "ok")
             page.wait_for_state("broker", "degraded")
-            assert "no answer for" in detail(page.status(), "broker")
+            assert "not responding for" in detail(page.status(), "broker")
             assert page.ready()[0] == 200
             redis.thaw()
             page.wait_for_state("broker", "ok")
@@ -288,16 +288,16 @@ def test_a_worker_that_died_is_missed(tmp_path: Path) -> None:
 
 def test_nobody_who_receives_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path), "OXIDICOM_ADMIN_PORT": "0"})
-    admin = Admin(settings)
+    admin = AdminEndpoint(settings)
     now = 0.0
     admin.liveness = Liveness(lambda: now)
     admin.liveness.beat(1)
-    now = DEAD - 1
-    assert admin.death() is None
-    now = DEAD
-    assert admin.death() == "no receiving process has answered for 60 s"
+    now = RECEIVER_DEAD_AFTER_S - 1
+    assert admin.restart_reason() is None
+    now = RECEIVER_DEAD_AFTER_S
+    assert admin.restart_reason() == "no receiving process has responded for 60 s"
     admin.draining = True
-    assert admin.death() is None, "workers have ended then"
+    assert admin.restart_reason() is None, "workers have ended then"
     admin.close()
 
 

@@ -19,7 +19,7 @@ from oxidicom.admin.server import AdminServer
 from oxidicom.net.shared_port import listening_sockets
 from tests.unit.test_status_board import Bench
 
-TICK = 0.02
+INTERVAL_S = 0.02
 
 
 class Admin:
@@ -27,11 +27,11 @@ class Admin:
 
     def __init__(self) -> None:
         self.bench = Bench()
-        self.death: str | None = None
+        self.restart_reason: str | None = None
         (listening,) = listening_sockets("127.0.0.1", 0, 16)
         self.address: tuple[str, int] = listening.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
-        self.server = AdminServer(self.bench.board, lambda: self.death)
+        self.server = AdminServer(self.bench.board, lambda: self.restart_reason)
         self.running = asyncio.create_task(self.server.run([listening]))
         self.client = httpx.AsyncClient(base_url=self.url, timeout=10)
         self.streams = self.server._broadcast
@@ -50,14 +50,14 @@ class Admin:
                 await self.get("/livez")
 
     async def last_connection_closed(self) -> bool:
-        looks = asyncio.Event()
+        retry = asyncio.Event()
         open_ones = self.server._server.server_state.connections
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(10):
                 while open_ones:
-                    looks.clear()
-                    asyncio.get_running_loop().call_later(TICK, looks.set)
-                    await looks.wait()
+                    retry.clear()
+                    asyncio.get_running_loop().call_later(INTERVAL_S, retry.set)
+                    await retry.wait()
         return not open_ones
 
     async def close(self) -> None:
@@ -68,7 +68,7 @@ class Admin:
 
 @pytest_asyncio.fixture
 async def admin(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Admin]:
-    monkeypatch.setattr(server, "TICK", TICK)
+    monkeypatch.setattr(server, "STATUS_INTERVAL_S", INTERVAL_S)
     admin = Admin()
     yield admin
     await admin.close()
@@ -128,9 +128,9 @@ async def test_not_ready_and_not_alive(admin: Admin) -> None:
     assert answer.status_code == 503
     assert not answer.json()["ready"]
     assert (await admin.get("/livez")).status_code == 200
-    admin.death = "nobody has answered for 61 s"
+    admin.restart_reason = "no receiving process has responded for 61 s"
     answer = await admin.get("/livez")
-    assert (answer.status_code, answer.text) == (503, admin.death)
+    assert (answer.status_code, answer.text) == (503, admin.restart_reason)
 
 
 async def test_a_bug_is_told_in_the_log(
@@ -145,7 +145,7 @@ async def test_a_bug_is_told_in_the_log(
 async def test_a_bug_in_one_second_is_not_the_end(
     admin: Admin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tick, went_on = admin.bench.board.tick, asyncio.Event()
+    sample, continued = admin.bench.board.sample, asyncio.Event()
     faults = 2
 
     def fails_first() -> None:
@@ -153,12 +153,12 @@ async def test_a_bug_in_one_second_is_not_the_end(
         if faults:
             faults -= 1
             raise ZeroDivisionError
-        tick()
-        went_on.set()
+        sample()
+        continued.set()
 
-    monkeypatch.setattr(admin.bench.board, "tick", fails_first)
+    monkeypatch.setattr(admin.bench.board, "sample", fails_first)
     async with asyncio.timeout(10):
-        await went_on.wait()
+        await continued.wait()
     assert [record.name for record in caplog.records] == ["oxidicom.admin"], "told once"
 
 
@@ -215,7 +215,7 @@ async def test_streams_end_when_we_do(admin: Admin) -> None:
 
 
 async def test_not_too_many_look_on(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MOST_CLIENTS", 2)
+    monkeypatch.setattr(server, "MAX_EVENT_CLIENTS", 2)
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(2):
             await stack.enter_async_context(admin.client.stream("GET", "/events"))
@@ -226,8 +226,8 @@ async def test_not_too_many_look_on(admin: Admin, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.both_loops
 async def test_who_does_not_read_is_dropped(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "PATIENCE", 0.1)
-    monkeypatch.setattr(connections, "LOOK", 0.1)
+    monkeypatch.setattr(events, "EVENT_WRITE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(connections, "PROGRESS_CHECK_INTERVAL_S", 0.1)
     monkeypatch.setattr(admin.server, "_encode", lambda _: bytes(1 << 20))
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -249,7 +249,7 @@ async def test_who_does_not_read_is_dropped(admin: Admin, monkeypatch: pytest.Mo
 async def test_who_says_nothing_whole_is_closed(
     admin: Admin, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
-    monkeypatch.setattr(connections, "LOOK", 0.05)
+    monkeypatch.setattr(connections, "PROGRESS_CHECK_INTERVAL_S", 0.05)
     reader, writer = await admin.connect(said)
     with contextlib.suppress(ConnectionResetError):
         answer = await asyncio.wait_for(reader.read(), 10)
@@ -258,16 +258,16 @@ async def test_who_says_nothing_whole_is_closed(
 
 
 async def test_who_looks_on_is_not_closed(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "LOOK", TICK)
+    monkeypatch.setattr(connections, "PROGRESS_CHECK_INTERVAL_S", INTERVAL_S)
     async with admin.client.stream("GET", "/events") as stream:
         lines = stream.aiter_lines()
-        for _ in range(3 * 8):  # eight looks or more
+        for _ in range(3 * 8):  # eight retry or more
             await anext(lines)
 
 
 @pytest.mark.both_loops
 async def test_idle_clients_make_room(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MOST", 5)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 5)
     idle: list[Any] = [await admin.connect() for _ in range(20)]
     assert (await admin.get("/livez")).status_code == 200
     oldest, _ = idle[0]

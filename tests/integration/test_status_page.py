@@ -313,7 +313,7 @@ def test_a_bad_night(browser: Browser) -> None:
     page.route("**/*", serve)
     page.goto("http://receiver/")
     page.evaluate(
-        "status => take(JSON.parse(status))", msgspec.json.encode(bad_night(now)).decode()
+        "status => receive(JSON.parse(status))", msgspec.json.encode(bad_night(now)).decode()
     )
     for width, height in (PHONE, (768, 1024), (2560, 1440), LAPTOP):
         page.set_viewport_size({"width": width, "height": height})

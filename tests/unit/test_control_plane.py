@@ -20,9 +20,9 @@ from oxidicom.observers import Observer, Observers, TraceContext
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
+    CountQueryResult,
     InstanceRefused,
     InstanceStored,
-    SeriesAsked,
     SeriesCompleted,
     SeriesInfo,
 )
@@ -422,7 +422,7 @@ class Asking:
         self.asked.append(question.series_instance_uid)
         return CountAnswer(40 + len(self.asked), 0, None)
 
-    def _take(self, asked: SeriesAsked) -> None:
+    def _take(self, asked: CountQueryResult) -> None:
         assert asked.expected is not None
         self.tracker.expect(asked.series.key, asked.expected)
         self.answered.set()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from oxidicom.ports import SeriesAsked, SeriesInfo, SeriesKey
+from oxidicom.ports import CountQueryResult, SeriesInfo, SeriesKey
 from oxidicom.scu import count_queries as module
 from oxidicom.scu.count_queries import DROPPED_ERROR, MAX_QUERY_THREADS, CountQueries
 from oxidicom.scu.count_query import CountAnswer, CountQuery
@@ -66,11 +66,11 @@ class FakePacs:
 class Bench:
     def __init__(self) -> None:
         self.pacs = FakePacs()
-        self.asked: list[SeriesAsked] = []
+        self.asked: list[CountQueryResult] = []
         self.loop_thread = threading.get_ident()
         self.queries = CountQueries([PACS], "ChRIS", self.pacs.find, self._answered)
 
-    def _answered(self, asked: SeriesAsked) -> None:
+    def _answered(self, asked: CountQueryResult) -> None:
         assert threading.get_ident() == self.loop_thread
         self.asked.append(asked)
 
@@ -93,7 +93,7 @@ async def test_the_answer(bench: Bench) -> None:
     assert await bench.answers(1) == [5]
     assert bench.pacs.questions == [CountQuery(PACS, "ChRIS", series().study_instance_uid, "1.2.1")]
     [asked] = bench.asked
-    assert asked._replace(asked_ns=0, began_ns=0, ended_ns=0) == SeriesAsked(
+    assert asked._replace(asked_ns=0, began_ns=0, ended_ns=0) == CountQueryResult(
         series=series(),
         association_id="A",
         pacs_address="127.0.0.1:104",

@@ -12,18 +12,18 @@ from typing import NamedTuple
 import pytest
 
 from oxidicom.admin import health as module
-from oxidicom.admin.health import Health, StorageAnswer, StorageProbe, Watched
-from oxidicom.admin.liveness import SILENT, Heartbeat, Liveness
+from oxidicom.admin.health import HealthChecks, PeriodicProbe, StorageProbe, StorageState
+from oxidicom.admin.liveness import WORKER_SILENT_AFTER_S, Heartbeat, Liveness
 from oxidicom.admin.model import Check
 
 
-class Standing(NamedTuple):
+class Counts(NamedTuple):
     pending: int = 3
     refused: int = 2
     oldest_at: float | None = 5.0
 
 
-class Courier:
+class Relay:
     depth = 0
     trouble: str | None = None
 
@@ -33,10 +33,10 @@ class Bench:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.storage = self.watched(StorageAnswer(None, 10 << 30, Standing()))
-        self.broker: Watched[str | None] | None = None
+        self.storage = self.watched(StorageState(None, 10 << 30, Counts()))
+        self.broker: PeriodicProbe[str | None] | None = None
         self.registers = False
-        self.courier = Courier()
+        self.relay = Relay()
         self.nats: bool | None = None
         self.draining = False
         self.min_free_space = 0
@@ -44,19 +44,19 @@ class Bench:
         self.liveness = Liveness(lambda: self.now)
         self.liveness.beat(1)
 
-    def watched(self, answer: object) -> Watched[object]:
-        watched = Watched[object](unasked, str, lambda: self.now)
-        watched.answer = answer
+    def watched(self, answer: object) -> PeriodicProbe[object]:
+        watched = PeriodicProbe[object](unasked, str, lambda: self.now)
+        watched.result = answer
         return watched
 
     @property
-    def health(self) -> Health:
-        return Health(
+    def health(self) -> HealthChecks:
+        return HealthChecks(
             storage=self.storage,  # type: ignore[arg-type]
             min_free_space=self.min_free_space,
             registers=self.registers,
             broker=self.broker,
-            courier=lambda: self.courier,
+            relay=lambda: self.relay,
             nats=lambda: self.nats,
             draining=lambda: self.draining,
             liveness=self.liveness,
@@ -94,21 +94,21 @@ def test_draining(bench: Bench) -> None:
 
 def test_workers(bench: Bench) -> None:
     bench.workers = 2
-    assert bench.check("workers") == ("degraded", "1 of 2 receiving processes answer")
+    assert bench.check("workers") == ("degraded", "1 of 2 receiving processes responding")
     bench.liveness.beat(2)
     assert bench.check("workers")[0] == "ok"
     bench.liveness.died(1)
     assert bench.check("workers")[0] == "degraded"
-    bench.now += SILENT
-    assert bench.check("workers") == ("failed", "0 of 2 receiving processes answer")
-    assert bench.liveness.silence() == SILENT
+    bench.now += WORKER_SILENT_AFTER_S
+    assert bench.check("workers") == ("failed", "0 of 2 receiving processes responding")
+    assert bench.liveness.silence() == WORKER_SILENT_AFTER_S
 
 
 def test_storage(bench: Bench) -> None:
-    bench.storage.answer = StorageAnswer("the files root cannot be written: EIO", None, None)
+    bench.storage.result = StorageState("the files root cannot be written: EIO", None, None)
     assert bench.check("storage") == ("failed", "the files root cannot be written: EIO")
-    assert bench.check("space") == ("degraded", "not known")
-    bench.storage.answer = None
+    assert bench.check("space") == ("degraded", "unknown")
+    bench.storage.result = None
     assert bench.check("storage")[0] == "failed"
 
 
@@ -118,23 +118,25 @@ def test_space(bench: Bench) -> None:
     bench.min_free_space += 1
     assert bench.check("space")[0] == "failed"
     bench.min_free_space = 0
-    bench.storage.answer = StorageAnswer(None, 0, None)
+    bench.storage.result = StorageState(None, 0, None)
     assert bench.check("space") == (
         "failed",
-        "0 bytes free in the files root: instances are refused",
+        "0 bytes free in the files root; instances are refused",
     )
 
 
 def test_broker(bench: Bench) -> None:
-    assert bench.check("broker") == ("ok", "none is set: registrations wait in the outbox")
+    assert bench.check("broker") == ("ok", "not configured; registrations stay in the outbox")
     bench.registers = True
-    assert bench.check("broker") == ("ok", "takes registrations"), "nobody is asked, as with CUBE"
+    assert bench.check("broker") == ("ok", "accepting registrations"), (
+        "nobody is asked, as with CUBE"
+    )
     bench.broker = bench.watched(None)  # type: ignore[assignment]
-    assert bench.check("broker") == ("ok", "takes registrations")
+    assert bench.check("broker") == ("ok", "accepting registrations")
     bench.broker = bench.watched("ConnectionRefusedError")  # type: ignore[assignment]
     waits = "registrations wait in the outbox: "
     assert bench.check("broker") == ("degraded", waits + "ConnectionRefusedError")
-    bench.courier.trouble = "TimeoutError"
+    bench.relay.trouble = "TimeoutError"
     assert bench.check("broker") == ("degraded", waits + "TimeoutError")
 
 
@@ -151,8 +153,8 @@ def test_outbox_store(bench: Bench) -> None:
     bench.registers = True
     outbox = bench.health.outbox()
     assert (outbox.pending, outbox.refused, outbox.oldest_at) == (0, 2, None)
-    bench.courier.depth = 7
-    bench.storage.answer = None
+    bench.relay.depth = 7
+    bench.storage.result = None
     assert bench.health.outbox().pending == 7
 
 
@@ -180,9 +182,9 @@ class Asked:
 
 
 async def watch(monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Awaitable[str]]) -> Bench:
-    monkeypatch.setattr(module, "INTERVAL", 0.0)
+    monkeypatch.setattr(module, "PROBE_INTERVAL_S", 0.0)
     bench = Bench()
-    bench.storage = Watched(ask, lambda error: f"failed: {error}", lambda: bench.now)
+    bench.storage = PeriodicProbe(ask, lambda error: f"failed: {error}", lambda: bench.now)
     return bench
 
 
@@ -192,16 +194,16 @@ async def test_one_question_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = bench.storage
     running = asyncio.create_task(watched.run())
     await asyncio.wait_for(ask.asked.wait(), 5)
-    assert watched.silent_for() is None
+    assert watched.overdue() is None
     bench.now += 60
-    assert watched.silent_for() == 60
-    assert bench.check("storage") == ("failed", "does not answer for 60 s")
+    assert watched.overdue() == 60
+    assert bench.check("storage") == ("failed", "not responding for 60 s")
     assert ask.times == 1
     await ask.answer("well")
-    answers = [watched.answer]
-    assert watched.silent_for() is None
+    answers = [watched.result]
+    assert watched.overdue() is None
     await ask.answer(ValueError("unwell"))
-    answers.append(watched.answer)
+    answers.append(watched.result)
     assert answers == ["well", "failed: unwell"]
     running.cancel()
 
@@ -215,10 +217,10 @@ def files(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file()]
 
 
-async def probe(folders: dict[str, Path], root: Path) -> StorageAnswer:
-    probing = StorageProbe(folders, root, Standing)
+async def probe(folders: dict[str, Path], root: Path) -> StorageState:
+    probing = StorageProbe(folders, root, Counts)
     try:
-        return await probing.ask()
+        return await probing.run()
     finally:
         probing.close()
 
@@ -227,7 +229,7 @@ async def test_the_probe_leaves_nothing(folders: dict[str, Path], tmp_path: Path
     answer = await probe(folders, tmp_path)
     assert answer.fault is None
     assert answer.free
-    assert answer.outbox == Standing()
+    assert answer.outbox == Counts()
     assert files(tmp_path) == []
 
 
@@ -252,19 +254,19 @@ async def test_storage_that_hangs_holds_up_nobody(
         return real(path)
 
     monkeypatch.setattr(os, "statvfs", statvfs)
-    probing = StorageProbe(folders, tmp_path, Standing)
-    asking = asyncio.ensure_future(probing.ask())
+    probing = StorageProbe(folders, tmp_path, Counts)
+    running_probe = asyncio.ensure_future(probing.run())
     await asyncio.to_thread(hung.wait, 5)
-    assert not asking.done()
+    assert not running_probe.done()
     thaw.set()
-    assert (await asyncio.wait_for(asking, 5)).free
+    assert (await asyncio.wait_for(running_probe, 5)).free
     probing.close()
 
 
 async def test_a_heart_beats_at_once_and_for_as_long_as_it_may(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("oxidicom.admin.liveness.BEAT", 0.001)
+    monkeypatch.setattr("oxidicom.admin.liveness.HEARTBEAT_INTERVAL_S", 0.001)
     beats = 0
     enough = asyncio.Event()
 

@@ -134,7 +134,7 @@ def test_fields_are_cut(format: Literal["console", "json"]) -> None:
     stream = io.StringIO()
     logs.configure("info", format, stream)
     event(logger, logging.INFO, "series complete", SeriesInstanceUID="1." * 32768)
-    assert len(stream.getvalue()) < logs.LONGEST_TEXT + 200
+    assert len(stream.getvalue()) < logs.MAX_FIELD_CHARS + 200
 
 
 def test_json_line() -> None:
@@ -393,7 +393,7 @@ STRAYS = f"""
 import sys, threading, warnings
 from oxidicom.telemetry import logs
 logs.configure("info", "json")
-logs.capture_strays()
+logs.log_uncaught_errors()
 warnings.warn("Invalid value {MARKER}")
 def work(): raise ValueError("{MARKER}")
 thread = threading.Thread(target=work, name="worker")

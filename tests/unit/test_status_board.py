@@ -11,12 +11,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from oxidicom.admin.metrics import Metrics
-from oxidicom.admin.model import Check, OutboxStatus, ReceiverStatus, State
+from oxidicom.admin.model import Check, CheckState, OutboxStatus, ReceiverStatus
 from oxidicom.admin.status_board import (
-    MOST_FAILURES,
-    MOST_LISTED,
-    MOST_RECENT,
-    MOST_SAMPLES,
+    MAX_FAILURES,
+    MAX_HISTORY_SAMPLES,
+    MAX_LISTED,
+    MAX_RECENT_SERIES,
     StatusBoard,
 )
 from oxidicom.association_tally import AssociationTally
@@ -39,7 +39,7 @@ EPOCH = 1_000_000.0
 
 class Health:
     def __init__(self) -> None:
-        self.states: dict[str, State] = {"storage": "ok", "broker": "ok", "draining": "ok"}
+        self.states: dict[str, CheckState] = {"storage": "ok", "broker": "ok", "draining": "ok"}
         self.standing = OutboxStatus()
 
     def checks(self) -> list[Check]:
@@ -286,13 +286,13 @@ def test_equal_failures_in_a_row_are_counted(bench: Bench) -> None:
 
 
 def test_a_check_that_turns_bad_is_a_failure_once(bench: Bench) -> None:
-    bench.board.tick()
+    bench.board.sample()
     for state in ("failed", "failed", "ok", "failed"):
         bench.health.states["storage"] = state
-        bench.board.tick()
+        bench.board.sample()
     bench.health.states["broker"] = "degraded"
     bench.health.states["draining"] = "failed"
-    bench.board.tick()
+    bench.board.sample()
     assert [(each.kind, each.who, each.count) for each in bench.status.failures] == [
         ("broker", "broker", 1),
         ("storage", "storage", 2),
@@ -307,36 +307,36 @@ def test_rates_and_history(bench: Bench) -> None:
     for number in range(50):
         bench.stored(series_of(), number)
     bench.now += 2  # a tick that comes late
-    bench.board.tick()
+    bench.board.sample()
     assert (bench.status.now_rates.instances, bench.status.now_rates.bytes) == (25, 25_000)
-    for _ in range(MOST_SAMPLES):
+    for _ in range(MAX_HISTORY_SAMPLES):
         bench.now += 1
-        bench.board.tick()
+        bench.board.sample()
     samples = bench.board.history().samples
-    assert len(samples) == MOST_SAMPLES
+    assert len(samples) == MAX_HISTORY_SAMPLES
     assert samples[0] == (EPOCH + 103, 0, 0, 1)
     assert samples[-1] == (EPOCH + bench.now, 0, 0, 1)
 
 
 def test_lists_are_bounded_and_begin_with_the_latest(bench: Bench) -> None:
-    for number in range(MOST_LISTED + 5):
+    for number in range(MAX_LISTED + 5):
         bench.now += 1
         bench.began(str(number))
         bench.stored(series_of(number), number, str(number))
-    for number in range(MOST_FAILURES + 5):
+    for number in range(MAX_FAILURES + 5):
         bench.refused(error=str(number))
     status = bench.status
-    assert (status.associations_open, status.series_open) == (MOST_LISTED + 5, MOST_LISTED + 5)
+    assert (status.associations_open, status.series_open) == (MAX_LISTED + 5, MAX_LISTED + 5)
     assert [each.ulid for each in status.associations[:2]] == ["104", "103"]
     assert [each.series_instance_uid for each in status.series[:2]] == ["1.2.104", "1.2.103"]
     assert [each.reason for each in status.failures[:2]] == ["54", "53"]
     lengths = (len(status.associations), len(status.series), len(status.failures))
-    assert lengths == (MOST_LISTED, MOST_LISTED, MOST_FAILURES)
-    for number in range(MOST_LISTED + 5):
+    assert lengths == (MAX_LISTED, MAX_LISTED, MAX_FAILURES)
+    for number in range(MAX_LISTED + 5):
         bench.ended(str(number))
     for completed in bench.complete():
         bench.registered(completed)
-    assert len(bench.status.recent_series) == MOST_RECENT
+    assert len(bench.status.recent_series) == MAX_RECENT_SERIES
 
 
 def test_what_peers_choose_is_cut_and_made_text(bench: Bench) -> None:
@@ -389,7 +389,7 @@ def test_a_status_costs_no_more_with_many_series_but_a_comparison_each(bench: Be
     for number in range(1000, 2000):
         bench.stored(series_of(number), number)
     assert calls(bench) - thousand == 1000
-    assert thousand < 1000 + 12 * MOST_LISTED
+    assert thousand < 1000 + 12 * MAX_LISTED
 
 
 def test_metrics(bench: Bench) -> None:

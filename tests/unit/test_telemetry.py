@@ -19,12 +19,12 @@ from opentelemetry.trace import StatusCode
 
 from oxidicom.association_tally import AssociationTally
 from oxidicom.logevents import trace_fields
-from oxidicom.observers import Observer, Observers
+from oxidicom.observers import Observer, Observers, exportable
 from oxidicom.ports import (
+    CountQueryResult,
     HttpRegistration,
     HttpSeriesRegistration,
     RegistrationOutcome,
-    SeriesAsked,
 )
 from oxidicom.telemetry import metrics, otlp, start, tracing
 from tests.support.otlp import SERIES, T0, began, completed, ended, registered, stored
@@ -125,7 +125,7 @@ def test_a_series_is_the_child_of_an_association_that_is_still_open(
 def test_associations_that_never_end_do_not_pile_up(
     spans: tracing.Spans, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracing, "MAX_OPEN", 2)
+    monkeypatch.setattr(tracing, "MAX_TRACKED", 2)
     for name in ("A", "B", "C"):
         spans.association_began(AssociationTally(began(name)))
     [lost] = exporter.get_finished_spans()
@@ -152,8 +152,8 @@ ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 UUID = "01563e3a-b5d3-d676-4c61-efb99302bd5b"
 
 
-def asked(**changes: Any) -> SeriesAsked:
-    return SeriesAsked(
+def asked(**changes: Any) -> CountQueryResult:
+    return CountQueryResult(
         series=SERIES,
         association_id=ULID,
         pacs_address="192.0.2.9:104",
@@ -170,7 +170,7 @@ def asked(**changes: Any) -> SeriesAsked:
 
 def test_a_pacs_that_was_asked(spans: tracing.Spans, exporter: InMemorySpanExporter) -> None:
     spans.association_began(AssociationTally(began(ULID)))
-    spans.series_asked(asked())
+    spans.count_query_ended(asked())
     spans.association_ended(ended(ULID))
     findscu, outer, association = exporter.get_finished_spans()
     assert (findscu.name, outer.name) == ("findscu", "getset_number_of_series_related_instances")
@@ -203,9 +203,9 @@ def test_a_pacs_that_was_asked(spans: tracing.Spans, exporter: InMemorySpanExpor
 
 
 def test_a_pacs_that_did_not_answer(spans: tracing.Spans, exporter: InMemorySpanExporter) -> None:
-    spans.series_asked(asked(expected=None, status=None, error="no answer in time"))
-    spans.series_asked(asked(error="status A700H", status=0xA700))
-    spans.series_asked(asked(expected=None, status=None, error="dropped", began_ns=None))
+    spans.count_query_ended(asked(expected=None, status=None, error="no answer in time"))
+    spans.count_query_ended(asked(error="status A700H", status=0xA700))
+    spans.count_query_ended(asked(expected=None, status=None, error="dropped", began_ns=None))
     findscu, outer, after_count, counted, dropped = exporter.get_finished_spans()
     assert outer.parent is None, "nobody knows the association"
     for span in (findscu, outer):
@@ -332,7 +332,7 @@ def test_what_is_not_sampled_says_so() -> None:
 def test_registrations_and_pushes_that_never_end_do_not_pile_up(
     spans: tracing.Spans, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracing, "MAX_OPEN", 2)
+    monkeypatch.setattr(tracing, "MAX_TRACKED", 2)
     for name in "ABC":
         spans.begin_registration(completed(name), T0)
     begun = [spans.begin_http_registration(None, T0) for _ in range(3)]
@@ -344,7 +344,7 @@ def test_registrations_and_pushes_that_never_end_do_not_pile_up(
 
 
 def test_text_of_peers_is_exportable() -> None:
-    assert tracing.exportable("A\udc80Ü" + "x" * 1000) == "A?Ü" + "x" * (tracing.MAX_TEXT - 3)
+    assert exportable("A\udc80Ü" + "x" * 1000, 256) == "A?Ü" + "x" * 253
 
 
 # ---- metrics -------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ def test_series_that_were_asked_for(
     measurements: metrics.Measurements, reader: InMemoryMetricReader
 ) -> None:
     for expected in (3, 0, None):
-        measurements.series_asked(asked(expected=expected))
+        measurements.count_query_ended(asked(expected=expected))
     assert read(reader, "oxidicom.series.asked") == [
         ({"result": "counted"}, 2),
         ({"result": "unknown"}, 1),
@@ -457,7 +457,7 @@ def test_peers_cannot_make_time_series_at_will(
     points = {point["aet"]: count for point, count in read(reader, "oxidicom.associations")}
     assert len(points) == metrics.MAX_TITLES + 1
     assert points["A0"] == 1
-    assert points[metrics.OTHER] == 50
+    assert points[metrics.OTHER_TITLES] == 50
 
 
 # ---- failures ------------------------------------------------------------------------------
@@ -553,7 +553,7 @@ def test_the_sdk_keeps_its_reasons_ready_and_its_secrets_back(
     log.starting = False
     say("Transient error %s while exporting %s", "connection refused", "spans")
     say("Shutdown in progress, aborting retry.")
-    assert log.words == "Transient error connection refused while exporting spans"
+    assert log.last_error == "Transient error connection refused while exporting spans"
     say("%d %d", "wrong", "arguments")
-    assert log.words == "%d %d"
+    assert log.last_error == "%d %d"
     assert len(caplog.records) == 1

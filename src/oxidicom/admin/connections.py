@@ -1,5 +1,5 @@
-"""Connections of the admin port, none of which lives on our patience: uvicorn has no time limit
-for a client that connects and says nothing."""
+"""Connections of the admin port, with time limits: uvicorn has none for a client that connects and
+sends nothing."""
 
 from __future__ import annotations
 
@@ -8,44 +8,47 @@ from typing import Final, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MOST: Final = 256
-"""Connections; one more, and the oldest that asks for nothing is closed."""
+MAX_CONNECTIONS: Final = 256
+"""Connections at the same time; beyond, the oldest idle one is closed."""
 
-LOOK: Final = 5.0
-"""Seconds from one look at a connection to the next."""
+PROGRESS_CHECK_INTERVAL_S: Final = 5.0
+"""Seconds from one check of a connection's progress to the next."""
 
 
 class Connection(H11Protocol):
-    """Closed when two looks in a row find nothing done: no request whole, or the last bytes of an
-    answer, or its closing, not taken by the client."""
+    """One connection, closed when two checks in a row find no progress.
+
+    That is: no complete request has arrived, or the client has not taken the last bytes of a
+    response, or has not answered the end of the connection.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._seen: object = None
-        self._timer = self.loop.call_later(LOOK, self._look)
+        self._last_state: object = None
+        self._timer = self.loop.call_later(PROGRESS_CHECK_INTERVAL_S, self._check_progress)
         self._opened = self.loop.time()
-        if len(self.connections) > MOST:
-            self._make_room()
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._close_oldest()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
 
-    def _make_room(self) -> None:
+    def _close_oldest(self) -> None:
         connections = cast("set[Connection]", self.connections)
-        others = (each for each in connections if each.idle)
-        oldest = min(others, key=lambda each: each._opened, default=self)
+        idle = (each for each in connections if each.idle)
+        oldest = min(idle, key=lambda each: each._opened, default=self)
         oldest.transport.abort()
 
     @property
     def idle(self) -> bool:
-        """No request is being answered."""
+        """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
-    def _look(self) -> None:
-        seen = (self.cycle, self.transport.is_closing())
-        if (self.idle or self.transport.is_closing()) and seen == self._seen:
+    def _check_progress(self) -> None:
+        state = (self.cycle, self.transport.is_closing())
+        if (self.idle or self.transport.is_closing()) and state == self._last_state:
             self.transport.abort()
             return
-        self._seen = seen
-        self._timer = self.loop.call_later(LOOK, self._look)
+        self._last_state = state
+        self._timer = self.loop.call_later(PROGRESS_CHECK_INTERVAL_S, self._check_progress)

@@ -1,4 +1,4 @@
-"""Server-sent events: one frame a second, made once for all who look on."""
+"""Server-sent events: one frame a second, encoded once for all clients."""
 
 from __future__ import annotations
 
@@ -8,69 +8,78 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-MOST_CLIENTS: Final = 64
+MAX_EVENT_CLIENTS: Final = 64
 
-PATIENCE: Final = 10.0
-"""Seconds until a client is dropped that does not read."""
+EVENT_WRITE_TIMEOUT_S: Final = 10.0
+"""Seconds after which a client that does not read is disconnected."""
 
 
 class Broadcast:
-    """A client that is busy with a frame misses the next ones: nothing is kept for it."""
+    """Gives each frame to all clients that wait for one.
+
+    Frames are not queued: a client that is still receiving one frame misses the next ones.
+    """
 
     def __init__(self) -> None:
         self.clients = 0
         self.closed = False
         self._loop = asyncio.get_running_loop()
-        self._next: asyncio.Future[bytes | None] = self._loop.create_future()
+        self._next_frame: asyncio.Future[bytes | None] = self._loop.create_future()
 
     def publish(self, data: bytes) -> None:
-        """One line."""
-        before, self._next = self._next, self._loop.create_future()
-        before.set_result(b"event: status\ndata: %s\n\n" % data)
+        """Send `data`, which is one line, to the clients."""
+        frame, self._next_frame = self._next_frame, self._loop.create_future()
+        frame.set_result(b"event: status\ndata: %s\n\n" % data)
 
     def close(self) -> None:
-        """Every stream ends."""
+        """End every stream."""
         if not self.closed:
             self.closed = True
-            self._next.set_result(None)
+            self._next_frame.set_result(None)
 
     async def next(self) -> bytes | None:
-        """The next frame; None if there will be none."""
-        return await asyncio.shield(self._next)
+        """Wait for the next frame and return it; None after `close`."""
+        return await asyncio.shield(self._next_frame)
 
 
 class EventStream(Response):
+    """The response to one client: frames until the broadcast or the client closes."""
+
     media_type = "text/event-stream"
 
     def __init__(self, broadcast: Broadcast) -> None:
-        # nginx would keep events until it has enough of them.
+        # Without this header nginx buffers events.
         super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._broadcast = broadcast
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ways = [asyncio.create_task(self._stream(send)), asyncio.create_task(_until_gone(receive))]
+        tasks = [
+            asyncio.create_task(self._stream(send)),
+            asyncio.create_task(_until_disconnected(receive)),
+        ]
         self._broadcast.clients += 1
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._broadcast.clients -= 1
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _stream(self, send: Send) -> None:
-        """Ends, and the connection with it, if the client does not read: TimeoutError."""
+        """Send frames; raise TimeoutError, which ends the connection, if the client does not
+        read."""
         head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(head)
         frame: bytes | None = b": \n\n"
         while frame is not None:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(EVENT_WRITE_TIMEOUT_S):
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
             frame = await self._broadcast.next()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _until_gone(receive: Receive) -> None:
+async def _until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

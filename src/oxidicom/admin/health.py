@@ -1,4 +1,4 @@
-"""Is it fit to receive? Checks that answer at once, whatever hangs behind them."""
+"""Health checks of the receiver. They return at once, even while storage or a broker hangs."""
 
 from __future__ import annotations
 
@@ -11,60 +11,66 @@ from pathlib import Path
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from oxidicom.admin.liveness import Liveness
-from oxidicom.admin.model import Check, OutboxStatus, State
+from oxidicom.admin.model import Check, CheckState, OutboxStatus
 from oxidicom.logevents import describe
 from oxidicom.process_signature import sign
 from oxidicom.thread_names import pool_thread_namer
 
-INTERVAL: Final = 5.0
-"""Seconds from one question to the next, more where answers take long."""
-LIMIT: Final = 2.0
-"""Seconds after which whoever was asked does not answer."""
-_SHARE: Final = 50
-"""Whatever is asked is busy with it for at most a 50th of its time."""
+PROBE_INTERVAL_S: Final = 5.0
+"""Seconds from the end of one probe to the next, more where probes are slow."""
+
+PROBE_TIMEOUT_S: Final = 2.0
+"""Seconds after which a probe counts as not responding."""
+
+_PAUSE_PER_DURATION: Final = 50
+"""Pause after a probe, in multiples of its duration, so that probes stay below 2 % of the time."""
 
 T = TypeVar("T")
 
 
-class Watched(Generic[T]):
-    """A question that is asked again and again, but never while an earlier one is unanswered.
+class PeriodicProbe(Generic[T]):
+    """Runs `probe` at intervals and keeps its latest result; never two at the same time.
 
-    `tell` makes an answer of what was raised instead.
+    `on_error` makes a result of an exception. `clock` gives seconds of a monotonic clock.
     """
 
     def __init__(
         self,
-        ask: Callable[[], Awaitable[T]],
-        tell: Callable[[Exception], T],
+        probe: Callable[[], Awaitable[T]],
+        on_error: Callable[[Exception], T],
         clock: Callable[[], float],
     ) -> None:
-        self._ask = ask
-        self._tell = tell
+        self._probe = probe
+        self._on_error = on_error
         self._clock = clock
-        self._asked: float | None = None
-        self.answer: T | None = None
-        """None until there was one."""
+        self._started: float | None = None
+        """When the probe in progress started."""
+        self.result: T | None = None
+        """None until the first probe has ended."""
 
     async def run(self) -> None:
+        """Probe until cancelled."""
         while True:
-            self._asked = began = self._clock()
+            self._started = started = self._clock()
             try:
-                self.answer = await self._ask()
+                self.result = await self._probe()
             except Exception as error:
-                self.answer = self._tell(error)
-            took = self._clock() - began
-            self._asked = None
-            # Who was late hung, and may be well again soon.
-            await asyncio.sleep(max(INTERVAL, _SHARE * took if took <= LIMIT else 0.0))
+                self.result = self._on_error(error)
+            duration = self._clock() - started
+            self._started = None
+            # A probe that exceeded the timeout hung; it is worth an early further one.
+            slow = _PAUSE_PER_DURATION * duration if duration <= PROBE_TIMEOUT_S else 0.0
+            await asyncio.sleep(max(PROBE_INTERVAL_S, slow))
 
-    def silent_for(self) -> float | None:
-        """Seconds without an answer, once it is late; None if it is not."""
-        silence = 0.0 if self._asked is None else self._clock() - self._asked
-        return silence if silence > LIMIT else None
+    def overdue(self) -> float | None:
+        """Return the seconds for which a probe has been running if it exceeds `PROBE_TIMEOUT_S`,
+        otherwise None."""
+        duration = 0.0 if self._started is None else self._clock() - self._started
+        return duration if duration > PROBE_TIMEOUT_S else None
 
 
-class Standing(Protocol):
-    """Of the outbox's folder."""
+class OutboxCounts(Protocol):
+    """Entries in the outbox folder."""
 
     @property
     def pending(self) -> int: ...
@@ -72,59 +78,64 @@ class Standing(Protocol):
     def refused(self) -> int: ...
     @property
     def oldest_at(self) -> float | None:
-        """Seconds since the epoch."""
+        """When the oldest pending entry was written, in seconds since the epoch."""
 
 
-class StorageAnswer(NamedTuple):
+class StorageState(NamedTuple):
     fault: str | None
-    """Of the first folder that cannot be written."""
+    """Why the first unusable folder cannot be written; None if all can."""
     free: int | None
-    """Bytes, in the files root."""
-    outbox: Standing | None
+    """Free bytes of the file system of the files root; None if unknown."""
+    outbox: OutboxCounts | None
+    """None if the outbox folder cannot be read."""
 
 
 class StorageProbe:
-    """Writes a small file into each of the folders, given by what they are to a person, and looks
-    at the rest; on a thread of its own, for storage may hang."""
+    """Writes a small file into each of `folders`, and reads free space and the outbox folder.
+
+    Works on a thread of its own, because storage may hang. `folders` is keyed by names for
+    operators; `root` is the files root.
+    """
 
     def __init__(
         self,
         folders: Mapping[str, Path],
         root: Path,
-        look: Callable[[], Standing],
+        read_outbox: Callable[[], OutboxCounts],
     ) -> None:
         self._folders = folders
         self._root = root
-        self._look = look
+        self._read_outbox = read_outbox
         self._thread = ThreadPoolExecutor(1, initializer=pool_thread_namer("ox-storage-probe"))
-        # The names by which the folders' users know what the dead have left.
+        # Named so that the clean-up of each folder removes what a dead process left.
         self._names = (f"{sign()}-probe.part", f".{sign()}-probe.tmp")
 
-    async def ask(self) -> StorageAnswer:
+    async def run(self) -> StorageState:
+        """Probe once; wait for as long as the storage takes."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._probe)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _probe(self) -> StorageAnswer:
+    def _probe(self) -> StorageState:
         fault: str | None = None
         free: int | None = None
-        outbox: Standing | None = None
-        for (what, folder), name in zip(self._folders.items(), self._names, strict=True):
+        outbox: OutboxCounts | None = None
+        for (label, folder), name in zip(self._folders.items(), self._names, strict=True):
             try:
                 _write(folder, name)
             except OSError as error:
-                fault = fault or f"{what} cannot be written: {describe(error)}"
+                fault = fault or f"{label} cannot be written: {describe(error)}"
         with suppress(OSError):
             space = os.statvfs(self._root)
             free = space.f_bavail * space.f_frsize
         with suppress(OSError):
-            outbox = self._look()
-        return StorageAnswer(fault, free, outbox)
+            outbox = self._read_outbox()
+        return StorageState(fault, free, outbox)
 
 
 def _write(folder: Path, name: str) -> None:
-    with suppress(FileExistsError):  # somebody may have removed it; whoever uses it minds no more
+    with suppress(FileExistsError):  # it may have been removed; its users create it as well
         folder.mkdir(mode=0o700, parents=True)
     path = folder / name
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -137,28 +148,32 @@ def _write(folder: Path, name: str) -> None:
         os.unlink(path)
 
 
-class Deliveries(Protocol):
-    """The outbox's courier."""
+class DeliveryState(Protocol):
+    """What the outbox relay tells of its deliveries."""
 
     @property
     def depth(self) -> int: ...
     @property
-    def trouble(self) -> str | None: ...
+    def trouble(self) -> str | None:
+        """Why deliveries fail; None while they succeed."""
 
 
-class Health:
-    """`registers`: somebody takes registrations, a broker or CUBE itself; `broker` is None where
-    it is not asked whether it is there. `nats` says whether NATS is connected, None if there is
-    none. The callables answer at once."""
+class HealthChecks:
+    """Computes the checks of `/readyz` and `/status` from what others have found out.
+
+    `registers` says whether a broker or CUBE is configured. `broker` is None if the broker is not
+    probed. `nats` tells whether NATS is connected, None if it is not configured. All callables
+    return at once.
+    """
 
     def __init__(
         self,
         *,
-        storage: Watched[StorageAnswer],
+        storage: PeriodicProbe[StorageState],
         min_free_space: int,
         registers: bool,
-        broker: Watched[str | None] | None,
-        courier: Callable[[], Deliveries],
+        broker: PeriodicProbe[str | None] | None,
+        relay: Callable[[], DeliveryState],
         nats: Callable[[], bool | None],
         draining: Callable[[], bool],
         liveness: Liveness,
@@ -168,7 +183,7 @@ class Health:
         self._min_free_space = min_free_space
         self._registers = registers
         self._broker = broker
-        self._courier = courier
+        self._relay = relay
         self._nats = nats
         self._draining = draining
         self._liveness = liveness
@@ -185,63 +200,63 @@ class Health:
         ]
 
     def outbox(self) -> OutboxStatus:
-        answer = self._storage.answer
-        standing = None if answer is None else answer.outbox
-        pending = self._courier().depth
-        if standing is None:
+        state = self._storage.result
+        on_disk = None if state is None else state.outbox
+        pending = self._relay().depth
+        if on_disk is None:
             return OutboxStatus(pending=pending)
         if not self._registers:
-            # Nobody takes them, and so nobody knows them but the disk.
-            pending = standing.pending
-        oldest_at = standing.oldest_at if pending else None
-        return OutboxStatus(pending=pending, refused=standing.refused, oldest_at=oldest_at)
+            # Without a publisher the relay does not read the folder.
+            pending = on_disk.pending
+        oldest_at = on_disk.oldest_at if pending else None
+        return OutboxStatus(pending=pending, refused=on_disk.refused, oldest_at=oldest_at)
 
     def _draining_check(self) -> Check:
         if self._draining():
-            return _check("draining", "failed", "shutting down: no new associations")
-        return _check("draining", "ok", "open for associations")
+            return _check("draining", "failed", "shutting down; no new associations")
+        return _check("draining", "ok", "accepting associations")
 
     def _workers_check(self) -> Check:
-        answering, all_of_them = self._liveness.answering(), self._workers
-        detail = f"{answering} of {all_of_them} receiving processes answer"
-        if answering >= all_of_them:
+        responding = self._liveness.responding()
+        detail = f"{responding} of {self._workers} receiving processes responding"
+        if responding >= self._workers:
             return _check("workers", "ok", detail)
-        return _check("workers", "degraded" if answering else "failed", detail)
+        return _check("workers", "degraded" if responding else "failed", detail)
 
     def _storage_check(self) -> Check:
-        silence = self._storage.silent_for()
-        if silence is not None:
-            return _check("storage", "failed", f"does not answer for {silence:.0f} s")
-        answer = self._storage.answer
-        if answer is None:
-            return _check("storage", "failed", "has not answered yet")
-        if answer.fault is not None:
-            return _check("storage", "failed", answer.fault)
-        return _check("storage", "ok", "can be written")
+        overdue = self._storage.overdue()
+        if overdue is not None:
+            return _check("storage", "failed", f"not responding for {overdue:.0f} s")
+        state = self._storage.result
+        if state is None:
+            return _check("storage", "failed", "not checked yet")
+        if state.fault is not None:
+            return _check("storage", "failed", state.fault)
+        return _check("storage", "ok", "writable")
 
     def _space_check(self) -> Check:
-        answer = self._storage.answer
-        if answer is None or answer.free is None:
-            return _check("space", "degraded", "not known")
-        detail = f"{_size(answer.free)} free in the files root"
-        if answer.free < max(1, self._min_free_space):
-            least = f", {_size(self._min_free_space)} must be" if self._min_free_space else ""
-            return _check("space", "failed", f"{detail}{least}: instances are refused")
+        state = self._storage.result
+        if state is None or state.free is None:
+            return _check("space", "degraded", "unknown")
+        detail = f"{_size(state.free)} free in the files root"
+        if state.free < max(1, self._min_free_space):
+            least = f", minimum {_size(self._min_free_space)}" if self._min_free_space else ""
+            return _check("space", "failed", f"{detail}{least}; instances are refused")
         return _check("space", "ok", detail)
 
     def _broker_check(self) -> Check:
         if not self._registers:
-            return _check("broker", "ok", "none is set: registrations wait in the outbox")
-        reason = self._courier().trouble or self._absence()
+            return _check("broker", "ok", "not configured; registrations stay in the outbox")
+        reason = self._relay().trouble or self._broker_fault()
         if reason is None:
-            return _check("broker", "ok", "takes registrations")
+            return _check("broker", "ok", "accepting registrations")
         return _check("broker", "degraded", f"registrations wait in the outbox: {reason}")
 
-    def _absence(self) -> str | None:
+    def _broker_fault(self) -> str | None:
         if self._broker is None:
             return None
-        silence = self._broker.silent_for()
-        return self._broker.answer if silence is None else f"no answer for {silence:.0f} s"
+        overdue = self._broker.overdue()
+        return self._broker.result if overdue is None else f"not responding for {overdue:.0f} s"
 
     def _nats_checks(self) -> list[Check]:
         connected = self._nats()
@@ -249,10 +264,10 @@ class Health:
             return []
         if connected:
             return [_check("nats", "ok", "connected")]
-        return [_check("nats", "degraded", "away: progress is not told")]
+        return [_check("nats", "degraded", "unreachable; progress is dropped")]
 
 
-def _check(name: str, state: State, detail: str) -> Check:
+def _check(name: str, state: CheckState, detail: str) -> Check:
     return Check(name=name, state=state, detail=detail)
 
 

@@ -1,4 +1,4 @@
-"""Whether the receiving processes' loops turn."""
+"""Liveness: whether the event loops of the receiving processes still turn."""
 
 from __future__ import annotations
 
@@ -6,51 +6,54 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-BEAT: Final = 1.0
-"""Seconds from one beat to the next."""
+HEARTBEAT_INTERVAL_S: Final = 1.0
+"""Seconds from one heartbeat of a process to the next."""
 
-SILENT: Final = 10.0
-"""Seconds without one, after which a process does not count as answering."""
+WORKER_SILENT_AFTER_S: Final = 10.0
+"""Seconds without a heartbeat after which a process counts as not responding."""
 
-DEAD: Final = 60.0
-"""Seconds without any from any, after which we had better be started again."""
+RECEIVER_DEAD_AFTER_S: Final = 60.0
+"""Seconds without a heartbeat of any process after which `/livez` fails."""
 
 
 class Heartbeat:
-    """Calls `beat` from the running loop, for as long as that turns."""
+    """Calls `beat` at once and then at intervals, for as long as the running loop turns."""
 
     def __init__(self, beat: Callable[[], None]) -> None:
         self._beat = beat
         self._loop = asyncio.get_running_loop()
-        self._turn()
+        self._send()
 
-    def _turn(self) -> None:
+    def _send(self) -> None:
         self._beat()
-        self._timer = self._loop.call_later(BEAT, self._turn)
+        self._timer = self._loop.call_later(HEARTBEAT_INTERVAL_S, self._send)
 
     def stop(self) -> None:
         self._timer.cancel()
 
 
 class Liveness:
-    """When each was last heard of, by its number. Written on one thread, read on any."""
+    """The time of the last heartbeat of each process, by its number. Written by one thread, read by
+    any. `clock` gives seconds of a monotonic clock."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._beats: dict[int, float] = {}
+        self._last_beats: dict[int, float] = {}
         self._latest = clock()
 
     def beat(self, number: int) -> None:
-        self._beats[number] = self._latest = self._clock()
+        """Note a heartbeat of process `number`."""
+        self._last_beats[number] = self._latest = self._clock()
 
     def died(self, number: int) -> None:
-        self._beats.pop(number, None)
+        """Forget process `number`."""
+        self._last_beats.pop(number, None)
 
-    def answering(self) -> int:
-        """How many."""
-        recent = self._clock() - SILENT
-        return sum(beat > recent for beat in self._beats.copy().values())
+    def responding(self) -> int:
+        """Return how many processes sent a heartbeat within `WORKER_SILENT_AFTER_S`."""
+        earliest = self._clock() - WORKER_SILENT_AFTER_S
+        return sum(beat > earliest for beat in self._last_beats.copy().values())
 
     def silence(self) -> float:
-        """Seconds since the last beat of any."""
+        """Return the seconds since the last heartbeat of any process."""
         return self._clock() - self._latest

@@ -1,4 +1,4 @@
-"""The board's numbers in Prometheus' form. No label has values that a peer chooses."""
+"""The counts of the status board as Prometheus metrics. No label has values that peers choose."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from oxidicom.admin.status_board import LATENCIES_S, StatusBoard
+from oxidicom.admin.status_board import StatusBoard
+from oxidicom.observers import STORE_LATENCY_BUCKETS_S
 
 
 class Metrics:
-    """A registry of our own: the library's default one is everybody's."""
+    """Encodes the metrics, from a registry of its own: the default one of the library is global."""
 
     def __init__(self, board: StatusBoard) -> None:
         self._registry = CollectorRegistry()
@@ -28,21 +29,23 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def page(self, accept: str) -> tuple[bytes, str]:
-        """Text, and its content type, of the forms that the Accept header allows."""
+        """Return the text and its content type, in a format that the Accept header allows."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
 
 class BoardCollector(Collector):
+    """Reads the status board at each scrape."""
+
     def __init__(self, board: StatusBoard) -> None:
         self._board = board
 
     def describe(self) -> list[Metric]:
-        return []  # or registering would collect
+        return []  # without this, `register` calls `collect`
 
     def collect(self) -> Iterator[Metric]:
         board = self._board
-        yield InfoMetricFamily("oxidicom_build", "What runs", {"version": board.version})
+        yield InfoMetricFamily("oxidicom_build", "Version of oxidicom", {"version": board.version})
         yield from self._reception()
         yield from self._registration()
         readiness = board.readiness()
@@ -58,13 +61,15 @@ class BoardCollector(Collector):
         board = self._board
         associations = CounterMetricFamily(
             "oxidicom_associations",
-            "Associations that have ended: ok is released",
+            "Associations that have ended: ok if released",
             labels=("result",),
         )
         for result, count in board.associations.items():
             associations.add_metric((result,), count)
         yield associations
-        yield _gauge("oxidicom_associations_open", "Associations now", board.associations_open)
+        yield _gauge(
+            "oxidicom_associations_open", "Associations that are open", board.associations_open
+        )
         instances = CounterMetricFamily(
             "oxidicom_instances", "Instances answered, by status in hexadecimal", labels=("status",)
         )
@@ -72,21 +77,23 @@ class BoardCollector(Collector):
             instances.add_metric((f"{status:04X}",), count)
         yield instances
         yield _counter("oxidicom_bytes", "Bytes of data sets stored", board.bytes)
-        ends = [*map(str, map(float, LATENCIES_S)), "+Inf"]
-        buckets = list(zip(ends, accumulate(board.latencies), strict=True))
+        bounds = [*map(str, map(float, STORE_LATENCY_BUCKETS_S)), "+Inf"]
+        buckets = list(zip(bounds, accumulate(board.latencies), strict=True))
         yield HistogramMetricFamily(
             "oxidicom_store_latency_seconds",
             "From the last fragment of an instance to the file under its final name",
             buckets=buckets,
             sum_value=board.latency_sum,
         )
-        yield _gauge("oxidicom_series_open", "Series in reception", board.series_open)
+        yield _gauge(
+            "oxidicom_series_open", "Series that are not registered yet", board.series_open
+        )
 
     def _registration(self) -> Iterator[Metric]:
         board = self._board
         registered = CounterMetricFamily(
             "oxidicom_series_registered",
-            "Series that were handed to CUBE: ok is taken, error refused for ever",
+            "Registrations that left the outbox: ok if delivered, error if refused",
             labels=("result",),
         )
         for result, count in board.registered.items():
@@ -94,17 +101,21 @@ class BoardCollector(Collector):
         yield registered
         outbox = board.health.outbox()
         yield _gauge(
-            "oxidicom_outbox_depth", "Registrations that wait for their broker", outbox.pending
+            "oxidicom_outbox_depth", "Registrations that wait in the outbox", outbox.pending
         )
-        yield _gauge("oxidicom_outbox_refused", "Registrations that were set aside", outbox.refused)
+        yield _gauge(
+            "oxidicom_outbox_refused", "Refused entries in the outbox folder", outbox.refused
+        )
         if outbox.oldest_at is not None:
             yield _gauge(
                 "oxidicom_outbox_oldest_timestamp_seconds",
-                "When the oldest of those that wait was written",
+                "When the oldest registration that waits was written",
                 outbox.oldest_at,
             )
         yield _counter(
-            "oxidicom_lonk_dropped", "Progress messages that nobody will see", board.lonk_lost
+            "oxidicom_lonk_dropped",
+            "Progress messages that were dropped",
+            board.lonk_messages_dropped,
         )
 
 

@@ -1,6 +1,7 @@
-"""What `/status` tells: the records, as the server encodes and `oxidicom status` decodes them.
+"""The records of `/status`, `/readyz` and `/status/history`: the server encodes them as JSON, and
+`oxidicom status` decodes them.
 
-Times are seconds since the epoch, sizes bytes; None is what is not known. No patient data.
+Times are seconds since the epoch and sizes are bytes; None means unknown. No patient data.
 """
 
 from __future__ import annotations
@@ -9,41 +10,46 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-State = Literal["ok", "degraded", "failed"]
+CheckState = Literal["ok", "degraded", "failed"]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of one health check."""
+
     name: str
-    """storage, space, draining, broker, nats, workers."""
-    state: State
+    """One of storage, space, draining, broker, nats and workers."""
+    state: CheckState
     detail: str
-    """For a person."""
+    """The reason, as text for an operator."""
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """Per second, over the last full one."""
+    """Instances and bytes per second, over the last full second."""
 
     instances: float = 0.0
     bytes: float = 0.0
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Since the start."""
+    """Counts since the receiver was started."""
 
     associations: int = 0
-    """All that began, those still open included."""
+    """Associations that were accepted, open ones included."""
     associations_aborted: int = 0
-    """All that ended otherwise than by a release."""
+    """Associations that ended in any way other than by a release."""
     instances: int = 0
-    """Stored."""
+    """Instances stored."""
     refused: int = 0
+    """Instances refused."""
     bytes: int = 0
-    """Of data sets stored."""
+    """Bytes of the data sets of stored instances."""
     series_registered: int = 0
     series_refused: int = 0
 
 
 class OpenAssociation(msgspec.Struct, frozen=True, kw_only=True):
+    """One open association."""
+
     ulid: str
     calling_aet: str
     called_aet: str
@@ -54,28 +60,28 @@ class OpenAssociation(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     bytes: int
     worker: int | None = None
-    """Which of several receiving processes has it, from 1."""
+    """Number of the receiving process, from 1; None if there is only one."""
     tls: str | None = None
-    """Its version, such as TLSv1.3."""
+    """TLS version, such as TLSv1.3; None for an unencrypted association."""
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """A series in reception."""
+    """One series that is not registered yet."""
 
     pacs_name: str
     series_instance_uid: str
     modality: str | None
     received: int
-    """Distinct instances."""
+    """Number of distinct instances."""
     expected: int | None
-    """Instances at the PACS, if it was asked and has said."""
+    """Number of instances that the PACS holds, as answered to a count query."""
     state: Literal["receiving", "settling", "registering"]
     since: float
     latest: float
 
 
 class RecentSeries(msgspec.Struct, frozen=True, kw_only=True):
-    """A series that is complete."""
+    """One complete series."""
 
     pacs_name: str
     series_instance_uid: str
@@ -83,63 +89,70 @@ class RecentSeries(msgspec.Struct, frozen=True, kw_only=True):
     received: int
     expected: int | None
     state: Literal["registered", "waiting", "refused"]
-    """`waiting`: in the outbox, until its broker takes it."""
+    """`waiting`: the registration is in the outbox until it is delivered."""
     since: float
     latest: float
     ended: float
 
 
 class OutboxStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries in the outbox."""
+
     pending: int = 0
     refused: int = 0
     oldest_at: float | None = None
+    """When the oldest pending entry was written; None if there is none."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """One failure, or several equal ones in a row."""
+
     at: float
     kind: Literal["association", "instance", "registration", "storage", "broker"]
     who: str
-    """Such as `CT1 10.0.0.1`."""
+    """What failed: `CT1 10.0.0.1` for an association, or the name of a series' sender or check."""
     reason: str
     status: str | None = None
-    """Of a C-STORE response, such as A700H."""
+    """Status of the C-STORE response, such as A700H."""
     count: int = 1
-    """Equal ones in a row; `at` is the latest one's."""
+    """Number of equal failures in a row; `at` is the time of the latest."""
 
 
 class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What `/status` returns."""
+
     version: str
     aet: str
     started_at: float
     now: float
     workers: int
     ready: bool
-    """No check has failed."""
+    """Whether no check has failed."""
     checks: list[Check]
     now_rates: Rates
     totals: Totals
     associations_open: int
     associations: list[OpenAssociation]
-    """The 100 youngest, the youngest first."""
+    """The 100 newest, newest first."""
     series_open: int
     series: list[Series]
-    """The 100 that changed last, the latest first."""
+    """The 100 that changed last, latest change first."""
     recent_series: list[RecentSeries]
-    """The last 20 completed, the latest first."""
+    """The last 20 completed, latest first."""
     outbox: OutboxStatus
     failures: list[Failure]
-    """The latest 50, the latest first."""
+    """The latest 50, latest first."""
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """What `/readyz` tells."""
+    """What `/readyz` returns."""
 
     ready: bool
     checks: list[Check]
 
 
 class Sample(NamedTuple):
-    """One second of `/status/history`; a list in JSON."""
+    """One second of `/status/history`; encoded as a JSON list."""
 
     at: float
     instances_per_second: float
@@ -148,5 +161,7 @@ class Sample(NamedTuple):
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
+    """What `/status/history` returns."""
+
     samples: list[Sample]
-    """The oldest first."""
+    """One for each second, oldest first."""

@@ -1,6 +1,8 @@
-"""The admin port's HTTP: read only, without patient data, and without a lock: who may reach the
-port may read it. That is why a page of another origin, or a name that was made to point here,
-finds nothing it could not ask for: no host name is checked."""
+"""The HTTP server of the admin port: read only, without patient data and without a login.
+
+Every client that reaches the port may read it. Host names are therefore not checked: DNS rebinding
+gives a foreign page nothing beyond what its browser's host may read anyway.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oxidicom.admin.connections import Connection
-from oxidicom.admin.events import MOST_CLIENTS, Broadcast, EventStream
+from oxidicom.admin.events import MAX_EVENT_CLIENTS, Broadcast, EventStream
 from oxidicom.admin.metrics import Metrics
 from oxidicom.admin.status_board import StatusBoard
 from oxidicom.logevents import event
 
 logger = logging.getLogger("oxidicom.admin")
 
-TICK: Final = 1.0
-"""Seconds from one event, and one sample, to the next."""
+STATUS_INTERVAL_S: Final = 1.0
+"""Seconds from one event and one history sample to the next."""
 
 _PAGE: Final = Path(__file__).with_name("page") / "index.html"
 _SCRIPT: Final = re.compile(rb"<script[^>]*>(.*?)</script>", re.DOTALL)
@@ -49,12 +51,14 @@ _HEADERS: Final = {
 
 
 class AdminServer:
-    """`run` on the control plane's loop, then `stop`. `death` says why we should be started again,
-    if we should."""
+    """Serves the status board on the running loop, from `run` until `stop`.
 
-    def __init__(self, board: StatusBoard, death: Callable[[], str | None]) -> None:
+    `restart_reason` gives the reason for which `/livez` fails, or None if it does not.
+    """
+
+    def __init__(self, board: StatusBoard, restart_reason: Callable[[], str | None]) -> None:
         self._board = board
-        self._death = death
+        self._restart_reason = restart_reason
         self._metrics = Metrics(board)
         self._broadcast = Broadcast()
         self._page, self._page_policy = _read_page()
@@ -77,36 +81,37 @@ class AdminServer:
         )
 
     async def run(self, sockets: Sequence[socket.socket]) -> None:
-        """Until `stop`, or until it is cancelled."""
-        ticking = asyncio.create_task(self._tick(), name="admin tick")
+        """Serve until `stop` is called or the task is cancelled."""
+        updates = asyncio.create_task(self._update(), name="admin updates")
         try:
             await self._server.serve(sockets=list(sockets))
         finally:
-            ticking.cancel()
+            updates.cancel()
 
     def stop(self) -> None:
-        """Streams end with how all stands at the end."""
+        """End the server; each event stream ends with the final status."""
         self._publish()
         self._broadcast.close()
         self._server.should_exit = True
 
-    async def _tick(self) -> None:
+    async def _update(self) -> None:
+        """Take a sample and publish the status once a second."""
         loop = asyncio.get_running_loop()
         due = loop.time()
-        well = True
+        logged = False
         while not self._broadcast.closed:
-            due = max(due + TICK, loop.time())
+            due = max(due + STATUS_INTERVAL_S, loop.time())
             await asyncio.sleep(due - loop.time())
             try:
-                self._board.tick()
+                self._board.sample()
                 self._publish()
-                well = True
-            except Exception as error:  # the next second may be better
-                if well:
+                logged = False
+            except Exception as error:
+                if not logged:
                     event(
                         logger, logging.ERROR, "bug in oxidicom, please report it", exc_info=error
                     )
-                well = False
+                logged = True
 
     def _publish(self) -> None:
         if self._broadcast.clients and not self._broadcast.closed:
@@ -128,14 +133,14 @@ class AdminServer:
         application.router.redirect_slashes = False
         return application
 
-    # Each is a coroutine: Starlette gives plain functions to a thread.
+    # All are coroutines, because Starlette runs plain functions on threads.
 
     async def _front(self, _: Request) -> Response:
         policy = {"Content-Security-Policy": self._page_policy}
         return Response(self._page, media_type="text/html", headers=policy)
 
     async def _livez(self, _: Request) -> Response:
-        reason = self._death()
+        reason = self._restart_reason()
         return PlainTextResponse(reason or "ok", 503 if reason else 200)
 
     async def _readyz(self, _: Request) -> Response:
@@ -153,8 +158,8 @@ class AdminServer:
         return self._json(self._board.history())
 
     async def _events(self, request: Request) -> Response:
-        if self._broadcast.clients >= MOST_CLIENTS or self._broadcast.closed:
-            return PlainTextResponse("too many look on", 503)
+        if self._broadcast.clients >= MAX_EVENT_CLIENTS or self._broadcast.closed:
+            return PlainTextResponse("too many event clients", 503)
         if request.method == "HEAD":
             return Response(media_type=EventStream.media_type)
         return EventStream(self._broadcast)
@@ -164,7 +169,7 @@ class AdminServer:
 
 
 class _Guard:
-    """Headers on every answer; and what goes wrong is in our log, not in the library's."""
+    """Adds the security headers to every response, and logs errors of the application."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -180,12 +185,12 @@ class _Guard:
         try:
             await self._application(scope, receive, send_guarded)
         except Exception as error:
-            # Starlette has answered 500.
+            # Starlette has already sent a response with status 500.
             event(logger, logging.ERROR, "bug in oxidicom, please report it", exc_info=error)
 
 
 def _read_page() -> tuple[bytes, str]:
-    """The page, and the policy that lets its own script and style take effect and no others."""
+    """Return the page, and a Content-Security-Policy that allows only its own script and style."""
     page = b""
     with suppress(FileNotFoundError):
         page = _PAGE.read_bytes()
@@ -198,6 +203,6 @@ def _read_page() -> tuple[bytes, str]:
 
 
 def _hashes(element: re.Pattern[bytes], page: bytes) -> str:
-    """What is inline and so allowed, as a source list of CSP level 2."""
+    """Return the hashes of the inline elements as a source list of CSP level 2."""
     digests = (hashlib.sha256(inline).digest() for inline in element.findall(page))
     return " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests) or "'none'"

@@ -1,7 +1,7 @@
-"""What is told on the admin endpoint, kept up to date by the control plane's reports; sans-IO.
+"""The status board: the model behind the admin endpoint, kept up to date as an observer; sans-IO.
 
-Everything is bounded, and a `Status` costs the same whether three series are open or a thousand.
-Texts that peers choose are cut, and made text where they are none. No patient data.
+All of it is bounded, and a status costs about the same with three open series as with a thousand.
+Texts that peers choose are cut to length and made valid UTF-8. No patient data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 
 from oxidicom.admin import model
 from oxidicom.association_tally import AssociationTally
-from oxidicom.observers import Observer
+from oxidicom.observers import STORE_LATENCY_BUCKETS_S, Observer, exportable
 from oxidicom.ports import (
     AssociationEnded,
     InstanceRefused,
@@ -42,30 +42,30 @@ MODALITIES: Final = frozenset(
 )
 """Defined terms of (0008,0060), retired ones included (PS3.3 C.7.3.1.1.1)."""
 
-MOST_LISTED: Final = 100
-"""Associations, and series."""
-MOST_RECENT: Final = 20
-MOST_FAILURES: Final = 50
-MOST_SAMPLES: Final = 600
-MOST_REGISTERING: Final = 10_000
+MAX_LISTED: Final = 100
+"""Open associations in a status, and open series."""
+MAX_RECENT_SERIES: Final = 20
+"""Complete series in a status."""
+MAX_FAILURES: Final = 50
+"""Failures in a status."""
+MAX_HISTORY_SAMPLES: Final = 600
+"""Samples of the history, one a second."""
+MAX_REGISTERING_SERIES: Final = 10_000
+"""Series whose registration is tracked."""
 
-LATENCIES_S: Final = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10
-)  # fmt: skip
-"""Upper ends of the buckets of store latency, from a rename in memory to a storage that hangs."""
+FailureKind = Literal["association", "instance", "registration", "storage", "broker"]
 
-Kind = Literal["association", "instance", "registration", "storage", "broker"]
-
-_KINDS: Final[dict[str, Kind]] = {
+_FAILURE_KINDS: Final[dict[str, FailureKind]] = {
     "storage": "storage",
     "space": "storage",
     "broker": "broker",
     "nats": "broker",
 }
-"""By the name of a check: as what its turning bad is told. The others are no failure of anybody."""
+"""Kind of the failure that is recorded when a check stops being ok, by the check's name; other
+checks record none."""
 
 
-_STATES: Final[dict[RegistrationOutcome, Literal["registered", "waiting", "refused"]]] = {
+_RECENT_STATES: Final[dict[RegistrationOutcome, Literal["registered", "waiting", "refused"]]] = {
     RegistrationOutcome.CONFIRMED: "registered",
     RegistrationOutcome.WAITING: "waiting",
     RegistrationOutcome.REFUSED: "refused",
@@ -74,22 +74,27 @@ _STATES: Final[dict[RegistrationOutcome, Literal["registered", "waiting", "refus
 }
 
 
-class SeriesInReception(Protocol):
+class OpenSeriesSource(Protocol):
+    """The series tracker, as far as the board reads it."""
+
     @property
     def number_open(self) -> int: ...
 
     def latest(self, most: int) -> list[OpenSeries]: ...
 
 
-class Health(Protocol):
-    """Answers at once."""
+class HealthSource(Protocol):
+    """The health checks; both methods return at once."""
 
     def checks(self) -> list[model.Check]: ...
     def outbox(self) -> model.OutboxStatus: ...
 
 
 class StatusBoard(Observer):
-    """`clock` is that of the reports; `wall` gives seconds since the epoch."""
+    """Counts events and lists what is open, recent or failed.
+
+    `clock` is the monotonic clock of the reports, in seconds; `wall` gives seconds since the epoch.
+    """
 
     def __init__(
         self,
@@ -97,8 +102,8 @@ class StatusBoard(Observer):
         version: str,
         aet: str,
         workers: int,
-        series: SeriesInReception,
-        health: Health,
+        series: OpenSeriesSource,
+        health: HealthSource,
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -112,31 +117,31 @@ class StatusBoard(Observer):
         self._started_at = wall()
 
         self._open: dict[str, AssociationTally] = {}
-        """In the order in which they began."""
+        """By association id, in the order in which they began."""
         self._registering: dict[tuple[SeriesKey, tuple[str, ...]], model.Series] = {}
-        """In the order in which they were complete, by what they were completed with."""
-        self._recent: deque[tuple[SeriesKey, model.RecentSeries]] = deque(maxlen=MOST_RECENT)
-        self._failures: deque[model.Failure] = deque(maxlen=MOST_FAILURES)
-        self._unwell: set[str] = set()
-        """Checks, by name."""
+        """By series and associations, in the order in which they were completed."""
+        self._recent: deque[tuple[SeriesKey, model.RecentSeries]] = deque(maxlen=MAX_RECENT_SERIES)
+        self._failures: deque[model.Failure] = deque(maxlen=MAX_FAILURES)
+        self._failing_checks: set[str] = set()
+        """Names of the checks that are not ok."""
 
         self.associations_began = 0
         self.associations: Counter[str] = Counter(ok=0, error=0)
-        """Those that have ended."""
+        """Associations that have ended, by result."""
         self.instances: Counter[int] = Counter({0: 0})
-        """By status."""
+        """Instances answered, by DIMSE status."""
         self.bytes = 0
-        self.latencies = [0] * (len(LATENCIES_S) + 1)
+        self.latencies = [0] * (len(STORE_LATENCY_BUCKETS_S) + 1)
         self.latency_sum = 0.0
         self.registered: Counter[str] = Counter(ok=0, error=0)
-        self.lonk_lost = 0
+        self.lonk_messages_dropped = 0
 
-        self._samples: deque[model.Sample] = deque(maxlen=MOST_SAMPLES)
+        self._samples: deque[model.Sample] = deque(maxlen=MAX_HISTORY_SAMPLES)
         self._rates = model.Rates()
-        self._ticked = clock()
-        self._counted = (0, 0)
+        self._sampled_at = clock()
+        self._sampled_counts = (0, 0)
 
-    # ---- what the control plane tells ----------------------------------------------------
+    # ---- events ----------------------------------------------------------------------------
 
     def association_began(self, association: AssociationTally) -> None:
         self.associations_began += 1
@@ -145,30 +150,30 @@ class StatusBoard(Observer):
     def instance_stored(self, report: InstanceStored) -> None:
         self.instances[0] += 1
         self.bytes += report.size
-        self.latencies[bisect_left(LATENCIES_S, report.seconds)] += 1
+        self.latencies[bisect_left(STORE_LATENCY_BUCKETS_S, report.seconds)] += 1
         self.latency_sum += report.seconds
 
     def instance_refused(self, report: InstanceRefused) -> None:
         self.instances[report.status] += 1
         association = self._open.get(report.association_id)
-        who = said(report.calling_ae_title)
+        who = _text(report.calling_ae_title)
         if association is not None:
             who = _peer(association)
-        self.failed("instance", who, report.error, f"{report.status:04X}H")
+        self.record_failure("instance", who, report.error, f"{report.status:04X}H")
 
     def association_ended(self, report: AssociationEnded) -> None:
         self.associations["ok" if report.error is None else "error"] += 1
         association = self._open.pop(report.association_id, None)
         if report.error is not None and association is not None:
-            self.failed("association", _peer(association), report.error)
+            self.record_failure("association", _peer(association), report.error)
 
     def series_completed(self, completed: SeriesCompleted) -> None:
         now = self._wall()
         series = completed.series
-        self._registering[series.key, completed.associations] = _line(
+        self._registering[series.key, completed.associations] = _series(
             series, completed.received, completed.expected, "registering", now, now
         )
-        if len(self._registering) > MOST_REGISTERING:
+        if len(self._registering) > MAX_REGISTERING_SERIES:
             del self._registering[next(iter(self._registering))]
 
     def series_registered(self, registered: SeriesRegistered) -> None:
@@ -177,14 +182,16 @@ class StatusBoard(Observer):
         started = registered.started_ns / 1e9
         # `registration_resolved` records the failure of a refused one.
         if outcome in (RegistrationOutcome.EMPTY, RegistrationOutcome.FAILED):
-            self.failed("registration", said(series.pacs_name), registered.error or outcome.value)
+            self.record_failure(
+                "registration", _text(series.pacs_name), registered.error or outcome.value
+            )
         recent = model.RecentSeries(
-            pacs_name=said(series.pacs_name),
-            series_instance_uid=said(series.series_instance_uid),
+            pacs_name=_text(series.pacs_name),
+            series_instance_uid=_text(series.series_instance_uid),
             modality=_modality(series),
             received=registered.ndicom,
             expected=registered.expected,
-            state=_STATES[outcome],
+            state=_RECENT_STATES[outcome],
             since=started if line is None else line.since,
             latest=started,
             ended=registered.ended_ns / 1e9,
@@ -195,33 +202,35 @@ class StatusBoard(Observer):
         key, refusal = resolved
         self.registered["ok" if refusal is None else "error"] += 1
         if refusal is not None:
-            self.failed("registration", said(key.pacs_name), refusal)
+            self.record_failure("registration", _text(key.pacs_name), refusal)
         for place, (other, series) in enumerate(self._recent):
             if other == key and series.state == "waiting":
                 state: Literal["registered", "refused"] = "refused" if refusal else "registered"
                 self._recent[place] = (other, msgspec.structs.replace(series, state=state))
 
     def lonk_dropped(self, count: int) -> None:
-        self.lonk_lost += count
+        self.lonk_messages_dropped += count
 
-    def failed(self, kind: Kind, who: str, reason: str, status: str | None = None) -> None:
+    def record_failure(
+        self, kind: FailureKind, who: str, reason: str, status: str | None = None
+    ) -> None:
         failure = model.Failure(
-            at=self._wall(), kind=kind, who=who, reason=said(reason, 200), status=status
+            at=self._wall(), kind=kind, who=who, reason=_text(reason, 200), status=status
         )
-        if self._failures and _alike(failure, self._failures[0]):
+        if self._failures and _is_repetition(failure, self._failures[0]):
             count = self._failures.popleft().count + 1
             failure = msgspec.structs.replace(failure, count=count)
         self._failures.appendleft(failure)
 
-    # ---- what it is asked ------------------------------------------------------------------
+    # ---- status ----------------------------------------------------------------------------
 
-    def tick(self) -> None:
-        """Once a second."""
+    def sample(self) -> None:
+        """Take a sample of the history; to be called once a second."""
         now = self._clock()
-        elapsed = max(now - self._ticked, 1e-3)
-        instances, size = self._counted
-        self._counted = self.instances[0], self.bytes
-        self._ticked = now
+        elapsed = max(now - self._sampled_at, 1e-3)
+        instances, size = self._sampled_counts
+        self._sampled_counts = self.instances[0], self.bytes
+        self._sampled_at = now
         self._rates = model.Rates(
             instances=round((self.instances[0] - instances) / elapsed, 1),
             bytes=round((self.bytes - size) / elapsed, 1),
@@ -229,15 +238,15 @@ class StatusBoard(Observer):
         self._samples.append(
             model.Sample(self._wall(), self._rates.instances, self._rates.bytes, len(self._open))
         )
-        self._look_at(self.health.checks())
+        self._note_failing_checks(self.health.checks())
 
-    def _look_at(self, checks: Iterable[model.Check]) -> None:
-        """Whatever was well and is not any more is a failure."""
-        unwell = {check.name for check in checks if check.state != "ok"}
+    def _note_failing_checks(self, checks: Iterable[model.Check]) -> None:
+        """Record a failure for each check that was ok and is not."""
+        failing = {check.name for check in checks if check.state != "ok"}
         for check in checks:
-            if check.name in unwell - self._unwell and check.name in _KINDS:
-                self.failed(_KINDS[check.name], check.name, check.detail)
-        self._unwell = unwell
+            if check.name in failing - self._failing_checks and check.name in _FAILURE_KINDS:
+                self.record_failure(_FAILURE_KINDS[check.name], check.name, check.detail)
+        self._failing_checks = failing
 
     @property
     def associations_open(self) -> int:
@@ -245,7 +254,7 @@ class StatusBoard(Observer):
 
     @property
     def series_open(self) -> int:
-        """Those that are being registered included."""
+        """Number of series that are not registered yet."""
         return self._series.number_open + len(self._registering)
 
     def history(self) -> model.History:
@@ -253,7 +262,7 @@ class StatusBoard(Observer):
 
     def readiness(self) -> model.Readiness:
         checks = self.health.checks()
-        return model.Readiness(ready=_are_well(checks), checks=checks)
+        return model.Readiness(ready=_is_ready(checks), checks=checks)
 
     def status(self) -> model.ReceiverStatus:
         checks = self.health.checks()
@@ -264,7 +273,7 @@ class StatusBoard(Observer):
             started_at=self._started_at,
             now=self._wall(),
             workers=self._workers,
-            ready=_are_well(checks),
+            ready=_is_ready(checks),
             checks=checks,
             now_rates=self._rates,
             totals=model.Totals(
@@ -279,7 +288,7 @@ class StatusBoard(Observer):
             associations_open=len(self._open),
             associations=[
                 _association(name, each)
-                for name, each in islice(reversed(self._open.items()), MOST_LISTED)
+                for name, each in islice(reversed(self._open.items()), MAX_LISTED)
             ],
             series_open=self.series_open,
             series=self._latest_series(),
@@ -291,7 +300,7 @@ class StatusBoard(Observer):
     def _latest_series(self) -> list[model.Series]:
         behind = self._wall() - self._clock()
         found = [
-            _line(
+            _series(
                 each.series,
                 each.received,
                 each.expected,
@@ -299,22 +308,21 @@ class StatusBoard(Observer):
                 each.began + behind,
                 each.touched + behind,
             )
-            for each in self._series.latest(MOST_LISTED)
+            for each in self._series.latest(MAX_LISTED)
         ]
-        found += islice(reversed(self._registering.values()), MOST_LISTED)
-        return heapq.nlargest(MOST_LISTED, found, key=lambda each: each.latest)
+        found += islice(reversed(self._registering.values()), MAX_LISTED)
+        return heapq.nlargest(MAX_LISTED, found, key=lambda each: each.latest)
 
 
-def said(text: str, most: int = 64) -> str:
-    """Of a length and in an encoding that everybody takes."""
-    return text[:most].encode("utf-8", "replace").decode()
+def _text(text: str, max_chars: int = 64) -> str:
+    return exportable(text, max_chars)
 
 
-def _are_well(checks: Iterable[model.Check]) -> bool:
+def _is_ready(checks: Iterable[model.Check]) -> bool:
     return all(check.state != "failed" for check in checks)
 
 
-def _alike(one: model.Failure, other: model.Failure) -> bool:
+def _is_repetition(one: model.Failure, other: model.Failure) -> bool:
     return (one.kind, one.who, one.reason, one.status) == (
         other.kind,
         other.who,
@@ -327,7 +335,7 @@ def _modality(series: SeriesInfo) -> str | None:
     return series.modality if series.modality in MODALITIES else None
 
 
-def _line(
+def _series(
     series: SeriesInfo,
     received: int,
     expected: int | None,
@@ -336,8 +344,8 @@ def _line(
     latest: float,
 ) -> model.Series:
     return model.Series(
-        pacs_name=said(series.pacs_name),
-        series_instance_uid=said(series.series_instance_uid),
+        pacs_name=_text(series.pacs_name),
+        series_instance_uid=_text(series.series_instance_uid),
         modality=_modality(series),
         received=received,
         expected=expected,
@@ -349,7 +357,7 @@ def _line(
 
 def _peer(association: AssociationTally) -> str:
     began = association.began
-    return f"{said(began.calling_ae_title)} {began.peer_address}"
+    return f"{_text(began.calling_ae_title)} {began.peer_address}"
 
 
 def _association(name: str, each: AssociationTally) -> model.OpenAssociation:
@@ -357,8 +365,8 @@ def _association(name: str, each: AssociationTally) -> model.OpenAssociation:
     host = f"[{began.peer_address}]" if ":" in began.peer_address else began.peer_address
     return model.OpenAssociation(
         ulid=name,
-        calling_aet=said(began.calling_ae_title),
-        called_aet=said(began.called_ae_title),
+        calling_aet=_text(began.calling_ae_title),
+        called_aet=_text(began.called_ae_title),
         peer=f"{host}:{began.peer_port}",
         since=began.wall_ns / 1e9,
         stored=each.stored,

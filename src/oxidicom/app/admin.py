@@ -1,4 +1,4 @@
-"""The admin endpoint, put together; imported only where `OXIDICOM_ADMIN_PORT` is set."""
+"""Wiring of the admin endpoint. Imported only if `OXIDICOM_ADMIN_PORT` is set: it costs 6 MB."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from typing import Final, Protocol
 
 from oxidicom import __version__
-from oxidicom.admin.health import Health, StorageAnswer, StorageProbe, Watched
-from oxidicom.admin.liveness import DEAD, Liveness
+from oxidicom.admin.health import HealthChecks, PeriodicProbe, StorageProbe, StorageState
+from oxidicom.admin.liveness import RECEIVER_DEAD_AFTER_S, Liveness
 from oxidicom.admin.server import AdminServer
 from oxidicom.admin.status_board import StatusBoard
 from oxidicom.errors import OperatorError
@@ -23,27 +23,33 @@ from oxidicom.settings import Settings
 
 logger = logging.getLogger("oxidicom.admin")
 
-BACKLOG: Final = 128
+ADMIN_LISTEN_BACKLOG: Final = 128
+"""Connections that the kernel queues for the admin port."""
 
-LAST_ANSWERS: Final = 0.4
-"""Seconds for streams to end."""
+STREAM_END_TIMEOUT_S: Final = 0.4
+"""Seconds at shutdown for event streams to end."""
 
 
 class Broker(Protocol):
+    """A broker that can be probed."""
+
     async def answers(self) -> None:
-        """Raises what keeps it from that."""
+        """Return if the broker responds; raise the error that keeps it from that."""
 
 
-class Admin:
-    """Binds its port, or raises OperatorError. Then, on the control plane's loop, `make`
-    before others are made that tell the board, `watch` when they are, `start` and `stop`."""
+class AdminEndpoint:
+    """The admin endpoint, from binding its port to its end.
+
+    The constructor binds the port and raises OperatorError if it cannot. Then, on the control
+    plane's loop: `make_board`, `attach`, `start`, `stop_probes` and `stop`.
+    """
 
     def __init__(self, settings: Settings) -> None:
         host, port = settings.admin_host, settings.admin_port
         assert port is not None
         self._settings = settings
         try:
-            self._sockets = listening_sockets(host, port, BACKLOG)
+            self._sockets = listening_sockets(host, port, ADMIN_LISTEN_BACKLOG)
         except OSError as error:
             raise OperatorError(
                 f"cannot listen on {host} port {port}: {error.strerror or error}; set "
@@ -53,10 +59,13 @@ class Admin:
         self.port: int = self._sockets[0].getsockname()[1]
         self.liveness = Liveness(time.monotonic)
         self.draining = False
-        """Set on any thread: from then on we are not ready."""
+        """Whether the receiver is shutting down, which makes it not ready. Set by any thread."""
         self._tasks: list[asyncio.Task[None]] = []
 
-    def make(self, tracker: SeriesTracker, outbox: Outbox, broker: Broker | None) -> StatusBoard:
+    def make_board(
+        self, tracker: SeriesTracker, outbox: Outbox, broker: Broker | None
+    ) -> StatusBoard:
+        """Return the status board, which is to receive the control plane's events."""
         settings = self._settings
         self._probe = StorageProbe(
             {
@@ -66,16 +75,16 @@ class Admin:
             settings.files_root,
             outbox.standing,
         )
-        self._storage = Watched(self._probe.ask, _storage_fault, time.monotonic)
+        self._storage = PeriodicProbe(self._probe.run, _storage_fault, time.monotonic)
         self._broker = None
         if broker is not None:
-            self._broker = Watched[str | None](broker.answers, _broker_fault, time.monotonic)
-        health = Health(
+            self._broker = PeriodicProbe[str | None](broker.answers, _broker_fault, time.monotonic)
+        health = HealthChecks(
             storage=self._storage,
             min_free_space=settings.min_free_space,
             registers=bool(settings.broker or settings.cube_url),
             broker=self._broker,
-            courier=lambda: self._courier,
+            relay=lambda: self._relay,
             nats=lambda: None if self._lonk is None else self._lonk.connected,
             draining=lambda: self.draining,
             liveness=self.liveness,
@@ -92,51 +101,53 @@ class Admin:
         )
         return self.board
 
-    def watch(self, courier: OutboxRelay, lonk: LonkPublisher | None) -> None:
-        self._courier = courier
+    def attach(self, relay: OutboxRelay, lonk: LonkPublisher | None) -> None:
+        """Give the health checks what is made after the status board."""
+        self._relay = relay
         self._lonk = lonk
 
     def start(self) -> None:
-        """Begin to answer."""
-        self._server = AdminServer(self.board, self.death)
+        """Begin to serve requests and to run probes."""
+        self._server = AdminServer(self.board, self.restart_reason)
         self._serving = asyncio.create_task(self._server.run(self._sockets), name="admin")
-        self._serving.add_done_callback(_complain)
-        self._tasks = [asyncio.create_task(self._storage.run(), name="storage watch")]
+        self._serving.add_done_callback(_log_failure)
+        self._tasks = [asyncio.create_task(self._storage.run(), name="storage probe")]
         if self._broker is not None:
-            self._tasks.append(asyncio.create_task(self._broker.run(), name="broker watch"))
+            self._tasks.append(asyncio.create_task(self._broker.run(), name="broker probe"))
 
-    def death(self) -> str | None:
-        """Why we should be started again, if we should."""
+    def restart_reason(self) -> str | None:
+        """Return why the receiver should be restarted, or None if it should not."""
         silence = self.liveness.silence()
-        if silence < DEAD or self.draining:
+        if silence < RECEIVER_DEAD_AFTER_S or self.draining:
             return None
-        return f"no receiving process has answered for {silence:.0f} s"
+        return f"no receiving process has responded for {silence:.0f} s"
 
-    def look_no_more(self) -> None:
-        """Whoever asks a broker that hangs would keep us from closing the connection."""
+    def stop_probes(self) -> None:
+        """Cancel the probes: one of a hung broker would keep its connection from being closed."""
         for task in self._tasks:
             task.cancel()
         self._probe.close()
 
     def close(self) -> None:
-        """Of one that was never started."""
+        """Close the sockets of an endpoint that was never started."""
         for each in self._sockets:
             each.close()
 
     async def stop(self) -> None:
+        """End the server, within `STREAM_END_TIMEOUT_S` seconds."""
         self._server.stop()
-        await asyncio.wait([self._serving], timeout=LAST_ANSWERS)
+        await asyncio.wait([self._serving], timeout=STREAM_END_TIMEOUT_S)
         self._serving.cancel()
 
 
-def _complain(serving: asyncio.Task[None]) -> None:
+def _log_failure(serving: asyncio.Task[None]) -> None:
     if not serving.cancelled() and (error := serving.exception()) is not None:
         event(logger, logging.ERROR, "admin endpoint failed", exc_info=error)
 
 
 def _broker_fault(error: Exception) -> str:
-    return "no answer" if isinstance(error, TimeoutError) else reason_of(error)
+    return "not responding" if isinstance(error, TimeoutError) else reason_of(error)
 
 
-def _storage_fault(error: Exception) -> StorageAnswer:
-    return StorageAnswer(f"it cannot be asked: {describe(error)}", None, None)
+def _storage_fault(error: Exception) -> StorageState:
+    return StorageState(f"cannot be checked: {describe(error)}", None, None)

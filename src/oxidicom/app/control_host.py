@@ -29,9 +29,9 @@ from oxidicom.notify.outbox_relay import IN_FLIGHT, OutboxRelay, Publisher
 from oxidicom.notify.outbox_store import Outbox
 from oxidicom.observers import Observer, Observers
 from oxidicom.ports import (
+    CountQueryResult,
     RegistrationResolved,
     Reports,
-    SeriesAsked,
     SeriesCompleted,
     SeriesInfo,
     SeriesKey,
@@ -46,7 +46,7 @@ from oxidicom.telemetry import start as start_telemetry
 from oxidicom.telemetry.logs import on_loop_error
 
 if TYPE_CHECKING:
-    from oxidicom.app.admin import Admin
+    from oxidicom.app.admin import AdminEndpoint
     from oxidicom.notify.amqp import AmqpPublisher
     from oxidicom.notify.redis import RedisPublisher
 
@@ -99,7 +99,7 @@ class ControlHost:
         self._adopted = adopted
         self._shared = shared
         self._broker_start: asyncio.Task[bool] | None = None
-        self.admin: Admin | None = None
+        self.admin: AdminEndpoint | None = None
 
     # ---- start ---------------------------------------------------------------------------
 
@@ -119,9 +119,9 @@ class ControlHost:
     async def make(self) -> None:
         """Reports are taken from here on, and looked at after `start`. Raises OperatorError."""
         if self._settings.admin_port is not None:
-            from oxidicom.app.admin import Admin
+            from oxidicom.app.admin import AdminEndpoint
 
-            self.admin = Admin(self._settings)
+            self.admin = AdminEndpoint(self._settings)
         self._thread.start()
         self._plane = await self._on_control(self._make_plane())
         self.report: Reports = self._plane.report
@@ -141,7 +141,7 @@ class ControlHost:
         lonk = self._make_lonk()
         observing: list[Observer] = [*telemetry.observers]
         if self.admin is not None:
-            observing.append(self.admin.make(self.tracker, self._outbox, broker))
+            observing.append(self.admin.make_board(self.tracker, self._outbox, broker))
         if lonk is not None:
             observing.append(LonkObserver(lonk))
         observers = Observers(observing)
@@ -164,7 +164,7 @@ class ControlHost:
 
         courier = OutboxRelay(self._outbox, publisher, in_flight=in_flight, settled=resolved)
         if self.admin is not None:
-            self.admin.watch(courier, lonk)
+            self.admin.attach(courier, lonk)
         registrar = Registrar(
             files_root=settings.files_root,
             journal=self.journal,
@@ -211,10 +211,10 @@ class ControlHost:
         # Imported only by those who have somebody to ask.
         from oxidicom.scu.find import find_count
 
-        def answered(asked: SeriesAsked) -> None:
+        def answered(asked: CountQueryResult) -> None:
             if asked.expected is not None:
                 self.tracker.expect(asked.series.key, asked.expected)
-            observers.series_asked(asked)
+            observers.count_query_ended(asked)
 
         return CountQueries(settings.pacs_addresses, settings.scp_aet, find_count, answered)
 
@@ -305,7 +305,7 @@ class ControlHost:
             # Whoever waits for a broker that hangs would keep us from closing the connection.
             self._broker_start.cancel()
         if self.admin is not None:
-            self.admin.look_no_more()
+            self.admin.stop_probes()
         registered = await self._plane.finish(deadlines)
         if registered and self._recovery.found_all:
             with suppress(OSError):  # a TimeoutError is one, too

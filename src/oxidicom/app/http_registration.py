@@ -1,4 +1,4 @@
-"""Registration over HTTP, put together; imported only where `CHRIS_URL` is set."""
+"""Wiring of registration over HTTP. Imported only if `CHRIS_URL` is set."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ def publish_over_http(
     trace: TraceContext,
     expected: Callable[[SeriesKey], int | None],
 ) -> tuple[Publisher, EagerRegistrar | None]:
-    """On the loop that will use them. `expected` says how many instances the PACS has of an open
-    series, as far as is known."""
+    """Return the publisher, and the eager registrar if instances are registered one by one.
+
+    To be called on the loop that uses them. `expected` returns how many instances the PACS holds of
+    an open series, or None if that is unknown.
+    """
     if settings.cube_url is None or settings.cube_username is None:
         raise InternalError("no CUBE to register with")
     client = CubeClient(

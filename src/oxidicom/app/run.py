@@ -31,7 +31,7 @@ def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
     """Receive until SIGTERM or SIGINT; return the exit status: 0, or 1 if it could not start."""
     name_this_thread("oxidicom")
     logs.configure(settings.log_level, settings.log_format, log_phi=settings.log_phi)
-    logs.capture_strays()
+    logs.log_uncaught_errors()
     for warning in warnings:
         event(logger, logging.WARNING, "suspicious setting", doubt=warning)
     _allow_many_files()

@@ -256,7 +256,7 @@ def main() -> None:
     logs.configure(
         settings.log_level, settings.log_format, log_phi=settings.log_phi, worker=setup.number
     )
-    logs.capture_strays()
+    logs.log_uncaught_errors()
 
     async def work() -> int:
         asyncio.get_running_loop().set_exception_handler(logs.on_loop_error)

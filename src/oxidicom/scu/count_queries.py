@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from oxidicom.logevents import describe, event
-from oxidicom.ports import SeriesAsked, SeriesInfo, SeriesKey
+from oxidicom.ports import CountQueryResult, SeriesInfo, SeriesKey
 from oxidicom.scu.count_query import COUNT_QUERY_LIMIT_S, CountAnswer, CountQuery, Finder
 from oxidicom.settings.addresses import PacsAddress
 from oxidicom.thread_names import NamedThread
@@ -65,7 +65,7 @@ class CountQueries:
         addresses: Iterable[PacsAddress],
         calling_ae_title: str,
         finder: Finder,
-        answered: Callable[[SeriesAsked], None],
+        answered: Callable[[CountQueryResult], None],
     ) -> None:
         self._addresses = {address.ae_title: address for address in addresses}
         self._calling_ae_title = calling_ae_title
@@ -169,7 +169,7 @@ class CountQueries:
         address = pending.query.address
         self._log(pending, answer)
         self._answered(
-            SeriesAsked(
+            CountQueryResult(
                 series=pending.series,
                 association_id=pending.association_id,
                 pacs_address=str(address).partition("=")[2],

@@ -1,8 +1,8 @@
-"""Logging for people (console) and for machines (JSON lines), without patient data.
+"""Logging as text (console) or as JSON lines, without patient data.
 
-Our own messages and fields are free of it by the rule of `oxidicom.logevents`. Other packages
-know no such rule: of their messages only the constant part is written, of foreign exceptions the
-type and where they were raised (decision 39).
+The messages and fields of this package hold none, by the rule of `oxidicom.logevents`. Of the
+messages of other packages only the constant part is written, and of their exceptions the type and
+where they were raised (decision 39).
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _COLOURS: Final = {"DEBUG": "34", "INFO": "32", "WARN": "33", "ERROR": "31", "CR
 _RESERVED: Final = frozenset({"timestamp", "level", "logger", "message", "exception", "traceback"})
 _MAX_FRAMES: Final = 40
 _MAX_ERRORS: Final = 8
-"""Of a chain or a group of exceptions."""
+"""Exceptions of one chain or group that are written."""
 
-LONGEST_TEXT: Final = 1024
+MAX_FIELD_CHARS: Final = 1024
 """Characters of one field; a peer may send a UID of 64 KiB."""
 
 _BARE: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
 _CONVERSION: Final = re.compile(r"%(?:\(\w+\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
-_COMPLAINTS: Final = (
+_LOOP_MESSAGES: Final = (
     "Exception in callback",
     "Exception in default exception handler",
     "Fatal error on transport",
@@ -65,7 +65,8 @@ _COMPLAINTS: Final = (
     "Unhandled exception in event loop",
     "socket.accept() out of system resource",
 )
-"""How messages of asyncio and uvloop begin; arguments of callbacks may follow."""
+"""The constant beginnings of the error messages of asyncio and uvloop; arguments of callbacks may
+follow."""
 
 _logger = logging.getLogger("oxidicom.telemetry")
 
@@ -76,13 +77,13 @@ def configure(
     stream: TextIO | None = None,
     *,
     log_phi: bool = False,
-    **always: object,
+    **constant_fields: object,
 ) -> None:
-    """Send `oxidicom` at `level` and all other packages at WARNING, at most, to `stream`, each
-    record with the fields `always`.
+    """Write records of `oxidicom` from `level` on to `stream`, with `constant_fields` in each.
 
-    `stream` is standard output by default, as in the reference (A10). To call it again replaces
-    what it set before. Raises OperatorError for a level that is not in `LEVELS`.
+    Records of other packages are written from WARNING on. `stream` is standard output by default,
+    as in the reference (A10). A further call replaces the configuration. Raises OperatorError for
+    a level that is not in `LEVELS`.
     """
     number = LEVELS.get(level.lower())
     if number is None:
@@ -93,51 +94,52 @@ def configure(
         handler.setFormatter(JsonFormatter(log_phi))
     else:
         handler.setFormatter(ConsoleFormatter(log_phi, colour=_takes_colour(target)))
-    if always:
-        handler.addFilter(partial(_add_fields, always))
+    if constant_fields:
+        handler.addFilter(partial(_add_fields, constant_fields))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, BoundedStreamHandler)]:
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
     root.setLevel(max(number, logging.WARNING))
-    # What is wrong with a broker we say ourselves, once; these print every failed attempt.
+    # These log every failed attempt to connect; this package logs an outage once.
     for client in ("aiormq", "aio_pika", "nats"):
         logging.getLogger(client).setLevel(logging.CRITICAL)
     logging.getLogger("oxidicom").setLevel(number)
 
 
-def _add_fields(always: dict[str, object], record: logging.LogRecord) -> bool:
+def _add_fields(constant_fields: dict[str, object], record: logging.LogRecord) -> bool:
     fields = getattr(record, "fields", None)
-    record.fields = always | fields if isinstance(fields, dict) else always
+    record.fields = constant_fields | fields if isinstance(fields, dict) else constant_fields
     return True
 
 
-def capture_strays() -> None:
-    """Log what Python itself would print: warnings, and exceptions that nobody caught.
+def log_uncaught_errors() -> None:
+    """Log the warnings and uncaught exceptions that Python itself would print.
 
-    Python prints their texts, which quote values; the log does not. For a process' main program.
+    Python prints their texts, which quote values; the log does not. To be called once a process.
     """
     warnings.showwarning = _on_warning
     sys.excepthook = _on_uncaught
     sys.unraisablehook = _on_unraisable
-    threading.excepthook = _on_thread_death
+    threading.excepthook = _on_thread_error
 
 
 def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """For `loop.set_exception_handler`: asyncio's own quotes the arguments of callbacks."""
+    """Log an error, as the `exception_handler` of a loop; the default one of asyncio quotes the
+    arguments of callbacks."""
     message = str(context.get("message", ""))
     event(
         _logger,
         logging.ERROR,
         "unhandled error in the event loop",
         exc_info=context.get("exception"),
-        context=next((known for known in _COMPLAINTS if message.startswith(known)), None),
+        context=next((known for known in _LOOP_MESSAGES if message.startswith(known)), None),
     )
 
 
 class ConsoleFormatter(logging.Formatter):
-    """`2026-11-22T19:00:00.123Z  INFO oxidicom.net: message key=value`."""
+    """Formats a record as `2026-11-22T19:00:00.123Z  INFO oxidicom.net: message key=value`."""
 
     def __init__(self, log_phi: bool, *, colour: bool) -> None:
         super().__init__()
@@ -163,8 +165,9 @@ class ConsoleFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: timestamp, level, logger, message, then the record's fields, and for an
-    error `exception` and `traceback`. A field of one of these names is given a trailing `_`."""
+    """Formats a record as one JSON object: timestamp, level, logger, message, the record's fields,
+    and for an error `exception` and `traceback`. A field of one of these names gets a trailing
+    `_`."""
 
     def __init__(self, log_phi: bool) -> None:
         super().__init__()
@@ -213,12 +216,14 @@ def _message(record: logging.LogRecord, phi: bool) -> str:
             return template
     if record.args:
         return _CONVERSION.sub("…", template)
-    return template if _stands_in_source(template, record) else f"… ({_place(record)})"
+    return template if _is_literal_in_source(template, record) else f"… ({_place(record)})"
 
 
-def _stands_in_source(text: str, record: logging.LogRecord) -> bool:
-    """As a literal: only then is it surely a constant. Whoever formats before logging leaves us no
-    template to tell that by."""
+def _is_literal_in_source(text: str, record: logging.LogRecord) -> bool:
+    """Return whether `text` is a literal in the source line that logged it, and so a constant.
+
+    A message that was formatted before the call has no template from which to tell.
+    """
     literals = (f'"{text}"', f"'{text}'")
     lines = linecache.getlines(record.pathname)
     return any(literal in line for line in lines for literal in literals)
@@ -239,9 +244,9 @@ def _safe(value: object, phi: bool) -> object:
     if isinstance(value, BaseException):
         return describe(value, phi=phi)
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # JSON has no such numbers
+        return str(value)  # JSON cannot express these
     if isinstance(value, str):
-        return value if len(value) <= LONGEST_TEXT else value[:LONGEST_TEXT] + "…"
+        return value if len(value) <= MAX_FIELD_CHARS else value[:MAX_FIELD_CHARS] + "…"
     if value is None or isinstance(value, (int, float)):
         return value
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -257,13 +262,13 @@ def _error(record: logging.LogRecord) -> BaseException | None:
 
 
 def _traceback(error: BaseException, phi: bool) -> list[str]:
-    """Where `error`, what it came from and what it gathers were raised; files, lines and
-    functions only."""
+    """Return the lines of a traceback without values: files, line numbers and functions of `error`,
+    its causes and its group."""
     lines: list[str] = []
     seen: set[int] = set()
-    waiting: list[tuple[str, BaseException]] = [("", error)]
-    while waiting and len(seen) < _MAX_ERRORS:
-        relation, current = waiting.pop(0)
+    queue: list[tuple[str, BaseException]] = [("", error)]
+    while queue and len(seen) < _MAX_ERRORS:
+        relation, current = queue.pop(0)
         if id(current) in seen:
             continue
         seen.add(id(current))
@@ -273,16 +278,16 @@ def _traceback(error: BaseException, phi: bool) -> list[str]:
             code = frame.f_code
             lines.append(f'  File "{code.co_filename}", line {number}, in {code.co_name}')
         if isinstance(current, BaseExceptionGroup):
-            waiting += [("with: ", member) for member in current.exceptions]
+            queue += [("with: ", member) for member in current.exceptions]
         if current.__cause__ is not None:
-            waiting.append(("caused by: ", current.__cause__))
+            queue.append(("caused by: ", current.__cause__))
         elif current.__context__ is not None and not current.__suppress_context__:
-            waiting.append(("while handling: ", current.__context__))
+            queue.append(("while handling: ", current.__context__))
     return lines
 
 
 def _printable(text: str) -> str:
-    """One line of `text` that can neither forge a line nor steer a terminal."""
+    """Return `text` as one line; escapes keep it from forging lines and steering terminals."""
     return text if text.isprintable() else json.dumps(text)[1:-1]
 
 
@@ -332,6 +337,6 @@ def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
     event(_logger, logging.ERROR, "error in a destructor", exc_info=unraisable.exc_value)
 
 
-def _on_thread_death(death: threading.ExceptHookArgs) -> None:
-    name = death.thread.name if death.thread else None
-    event(_logger, logging.ERROR, "thread died", exc_info=death.exc_value, thread=name)
+def _on_thread_error(arguments: threading.ExceptHookArgs) -> None:
+    name = arguments.thread.name if arguments.thread else None
+    event(_logger, logging.ERROR, "thread died", exc_info=arguments.exc_value, thread=name)

@@ -1,4 +1,4 @@
-"""Metrics: plain integers, which the exporter's thread reads at its interval."""
+"""Metrics: plain integers that the thread of the exporter reads at intervals, and histograms."""
 
 from __future__ import annotations
 
@@ -10,35 +10,31 @@ from typing import Final
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from oxidicom.association_tally import AssociationTally
-from oxidicom.observers import Observer
+from oxidicom.observers import STORE_LATENCY_BUCKETS_S, Observer, exportable
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
+    CountQueryResult,
     InstanceRefused,
     InstanceStored,
     RegistrationOutcome,
-    SeriesAsked,
     SeriesCompleted,
     SeriesKey,
     SeriesRegistered,
 )
-from oxidicom.telemetry.tracing import MAX_OPEN, exportable
+from oxidicom.telemetry.tracing import MAX_ATTRIBUTE_CHARS, MAX_TRACKED
 
 MAX_TITLES: Final = 256
-"""Calling AE titles that are told apart; peers choose them, and each costs a time series."""
+"""Calling AE titles with a time series of their own; peers choose them, so they are bounded."""
 
-OTHER: Final = "(other)"
+OTHER_TITLES: Final = "(other)"
+"""The label of all further calling AE titles."""
 
-LATENCY_BOUNDARIES_S: Final = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10
-)  # fmt: skip
-"""From a rename in memory to a storage that hangs."""
+DURATION_BUCKETS_S: Final = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+"""Upper bounds of the buckets of durations: from one small instance to a study over a slow line."""
 
-DURATION_BOUNDARIES_S: Final = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
-"""From one small instance to a study over a slow line."""
-
-SIZE_BOUNDARIES_B: Final = tuple(1 << power for power in range(12, 32, 2))
-"""From 4 KiB to 1 GiB."""
+INSTANCE_SIZE_BUCKETS: Final = tuple(1 << power for power in range(12, 32, 2))
+"""Upper bounds of the buckets of instance sizes, in bytes: from 4 KiB to 1 GiB."""
 
 _Read = Callable[[CallbackOptions], Iterable[Observation]]
 
@@ -49,44 +45,44 @@ class Measurements(Observer):
     def __init__(self, meter: Meter) -> None:
         self._titles: dict[str, str] = {}
         self._open: dict[str, AssociationBegan] = {}
-        self._first: dict[SeriesKey, int] = {}
-        """When the first instance of an open series was stored, nanoseconds since the epoch."""
+        self._first_stored_ns: dict[SeriesKey, int] = {}
+        """When the first instance of an open series was stored, in nanoseconds since the epoch."""
         self._associations: Counter[tuple[str, str]] = Counter()
         self._instances: Counter[int] = Counter()
         self._registered: Counter[str] = Counter()
-        self._asked: Counter[str] = Counter()
+        self._count_queries: Counter[str] = Counter()
         self._bytes = 0
         self._depth = 0
         self._dropped = 0
-        self._latency = meter.create_histogram(
+        self._latencies = meter.create_histogram(
             "oxidicom.store.latency",
             "s",
             "From the last fragment of an instance to the file under its final name",
-            explicit_bucket_boundaries_advisory=LATENCY_BOUNDARIES_S,
+            explicit_bucket_boundaries_advisory=STORE_LATENCY_BUCKETS_S,
         )
         self._sizes = meter.create_histogram(
             "oxidicom.instance.size",
             "By",
-            "Data sets stored",
-            explicit_bucket_boundaries_advisory=SIZE_BOUNDARIES_B,
+            "Size of a stored data set",
+            explicit_bucket_boundaries_advisory=INSTANCE_SIZE_BUCKETS,
         )
-        self._associated = meter.create_histogram(
+        self._association_durations = meter.create_histogram(
             "oxidicom.association.duration",
             "s",
-            "From the association's begin to its end",
-            explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES_S,
+            "From the begin of an association to its end",
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS_S,
         )
-        self._received = meter.create_histogram(
+        self._series_durations = meter.create_histogram(
             "oxidicom.series.duration",
             "s",
-            "From a series' first instance to its completion, settling included",
-            explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES_S,
+            "From the first instance of a series to its completion, settle time included",
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS_S,
         )
-        self._registering = meter.create_histogram(
+        self._registration_durations = meter.create_histogram(
             "oxidicom.series.registration.duration",
             "s",
-            "From a series' completion to CUBE, or its broker, having the registration",
-            explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES_S,
+            "From the completion of a series to the confirmation by CUBE or its broker",
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS_S,
         )
         meter.create_observable_counter(
             "oxidicom.associations",
@@ -98,7 +94,7 @@ class Measurements(Observer):
             "oxidicom.associations.open",
             [_reader(lambda: len(self._open))],
             "{association}",
-            "Associations now",
+            "Associations that are open",
         )
         meter.create_observable_counter(
             "oxidicom.instances",
@@ -113,43 +109,43 @@ class Measurements(Observer):
             "oxidicom.outbox.depth",
             [_reader(lambda: self._depth)],
             "{registration}",
-            "Registrations that wait for their broker",
+            "Registrations that wait in the outbox",
         )
         meter.create_observable_counter(
             "oxidicom.lonk.dropped",
             [_reader(lambda: self._dropped)],
             "{message}",
-            "Progress messages that nobody will see",
+            "Progress messages that were dropped",
         )
         meter.create_observable_counter(
             "oxidicom.series.registered",
             [self._read_registered],
             "{series}",
-            "Series handed to CUBE, or given up",
+            "Series whose registration ended, or waits",
         )
         meter.create_observable_counter(
             "oxidicom.series.asked",
             [self._read_asked],
             "{series}",
-            "Series whose number of instances a PACS was asked for",
+            "Count queries to a PACS, one for each series",
         )
 
     def association_began(self, association: AssociationTally) -> None:
         began = association.began
         self._open[began.association_id] = began
-        if len(self._open) > MAX_OPEN:
+        if len(self._open) > MAX_TRACKED:
             del self._open[next(iter(self._open))]
 
     def instance_stored(self, report: InstanceStored) -> None:
         self._instances[0] += 1
         self._bytes += report.size
-        self._latency.record(report.seconds)
+        self._latencies.record(report.seconds)
         self._sizes.record(report.size)
         key = report.series.key
-        if key not in self._first:
-            self._first[key] = time.time_ns()
-            if len(self._first) > MAX_OPEN:
-                del self._first[next(iter(self._first))]
+        if key not in self._first_stored_ns:
+            self._first_stored_ns[key] = time.time_ns()
+            if len(self._first_stored_ns) > MAX_TRACKED:
+                del self._first_stored_ns[next(iter(self._first_stored_ns))]
 
     def instance_refused(self, report: InstanceRefused) -> None:
         self._instances[report.status] += 1
@@ -160,12 +156,12 @@ class Measurements(Observer):
             result = _result(report.error)
             self._associations[self._title(began.calling_ae_title), result] += 1
             seconds = max(0, report.wall_ns - began.wall_ns) / 1e9
-            self._associated.record(seconds, {"result": result})
+            self._association_durations.record(seconds, {"result": result})
 
     def series_completed(self, completed: SeriesCompleted) -> None:
-        first_ns = self._first.pop(completed.series.key, None)
+        first_ns = self._first_stored_ns.pop(completed.series.key, None)
         if first_ns is not None:  # None for a series recovered at the start
-            self._received.record(max(0, time.time_ns() - first_ns) / 1e9)
+            self._series_durations.record(max(0, time.time_ns() - first_ns) / 1e9)
 
     def series_registered(self, registered: SeriesRegistered) -> None:
         if registered.outcome is RegistrationOutcome.WAITING:
@@ -174,10 +170,10 @@ class Measurements(Observer):
             result = _result(registered.error)
         self._registered[result] += 1
         seconds = max(0, registered.ended_ns - registered.started_ns) / 1e9
-        self._registering.record(seconds, {"result": result})
+        self._registration_durations.record(seconds, {"result": result})
 
-    def series_asked(self, asked: SeriesAsked) -> None:
-        self._asked["unknown" if asked.expected is None else "counted"] += 1
+    def count_query_ended(self, result: CountQueryResult) -> None:
+        self._count_queries["unknown" if result.expected is None else "counted"] += 1
 
     def outbox_depth(self, depth: int) -> None:
         self._depth = depth
@@ -187,10 +183,10 @@ class Measurements(Observer):
 
     def _title(self, title: str) -> str:
         if title not in self._titles and len(self._titles) < MAX_TITLES:
-            self._titles[title] = exportable(title)
-        return self._titles.get(title, OTHER)
+            self._titles[title] = exportable(title, MAX_ATTRIBUTE_CHARS)
+        return self._titles.get(title, OTHER_TITLES)
 
-    # Below: the exporter's thread. To copy a dictionary is one step to other threads.
+    # Called on the exporter's thread. Copying a dictionary is atomic for other threads.
 
     def _read_associations(self, _: CallbackOptions) -> Iterable[Observation]:
         for (title, result), count in dict(self._associations).items():
@@ -201,7 +197,7 @@ class Measurements(Observer):
             yield Observation(count, {"status": f"{status:04X}"})
 
     def _read_asked(self, _: CallbackOptions) -> Iterable[Observation]:
-        for result, count in dict(self._asked).items():
+        for result, count in dict(self._count_queries).items():
             yield Observation(count, {"result": result})
 
     def _read_registered(self, _: CallbackOptions) -> Iterable[Observation]:

@@ -1,7 +1,7 @@
-"""Export by OTLP, over gRPC or HTTP: which signals, to where, and how it all ends.
+"""Export of traces and metrics by OTLP, over gRPC or HTTP.
 
-The SDK's exporters, batching and limits do the work (`OTEL_*` documents them). Ours is that an
-endpoint which is away costs one warning, and no more time at shutdown than was allowed.
+Exporters, batching and limits are those of the SDK (see `OTEL_*` in its documentation). This module
+chooses the signals, logs one warning an outage of the endpoint, and bounds the time at shutdown.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ _Signal = Literal["traces", "metrics"]
 _Protocol = Literal["grpc", "http/protobuf"]
 
 WARN_EVERY_S: Final = 600.0
-"""An endpoint that comes and goes is a warning this often."""
+"""Seconds between warnings of an endpoint that comes and goes."""
 
 _FLUSH_SHARE: Final = 0.8
-"""Of the time for shutdown; the rest is for exports that have to be broken off."""
+"""Share of the time for shutdown until exports are broken off."""
 
 _logger = logging.getLogger("oxidicom.telemetry")
 
 
 def start(protocol: str, service_version: str) -> tuple[tuple[Observer, ...], TraceContext]:
-    """Start the signals that the environment asks for; return their observers, and the context of
-    the spans."""
+    """Start the signals that the environment selects; return their observers, and the trace context
+    of the spans, which is empty if there are none."""
     sdk_log = SdkLog()
     sdk_log.listen()
-    outage = Outage(reason=lambda: sdk_log.words)
+    outage = Outage(reason=lambda: sdk_log.last_error)
     resource = _resource(service_version)
     pipelines = []
     for signal, build in (("traces", _traces), ("metrics", _metrics)):
-        if not _wanted(signal):
+        if not _is_enabled(signal):
             continue
         chosen = _protocol(signal, protocol)
         if chosen is None:
@@ -66,11 +66,11 @@ def start(protocol: str, service_version: str) -> tuple[tuple[Observer, ...], Tr
                 logging.WARNING,
                 "invalid OTEL_* variable; signal not exported",
                 signal=signal,
-                reason=describe(error, phi=True),  # of the environment, no patient in sight
+                reason=describe(error, phi=True),  # texts about the environment
             )
         else:
             event(_logger, logging.INFO, "telemetry export started", signal=signal, protocol=chosen)
-    sdk_log.starting, sdk_log.words = False, None
+    sdk_log.starting, sdk_log.last_error = False, None
     signals = [pipeline.signal for pipeline in pipelines]
     trace = next((signal for signal in signals if isinstance(signal, TraceContext)), TraceContext())
     return (*signals, *(Export(pipeline) for pipeline in pipelines)), trace
@@ -106,33 +106,37 @@ class Export(Observer):
 
 
 class SdkLog(logging.Handler):
-    """Keeps the SDK's log, which has a line for each failure of each batch, to itself, and its
-    last telling line for whoever asks why. What it says of its settings is passed on."""
+    """Takes the log of the SDK, which has a line for each failure of each batch.
+
+    The last line that gives a reason is kept in `last_error`; warnings at the start, which are
+    about settings, are logged.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.starting = True
-        self.words: str | None = None
+        self.last_error: str | None = None
 
     def listen(self) -> None:
+        """Become the only handler of the SDK's loggers."""
         logger = logging.getLogger("opentelemetry")
         logger.propagate = False
         logger.handlers = [self]
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.starting and record.levelno >= logging.WARNING:
-            # The arguments may be a header's secret.
+            # Only the template: the arguments may hold the secret of a header.
             event(_logger, logging.WARNING, "OpenTelemetry SDK warning", complaint=str(record.msg))
-        tells_why = isinstance(record.args, tuple) and len(record.args) > 1
-        if tells_why or self.words is None:
+        has_reason = isinstance(record.args, tuple) and len(record.args) > 1
+        if has_reason or self.last_error is None:
             try:
-                self.words = record.getMessage()[:300]
+                self.last_error = record.getMessage()[:300]
             except Exception:
-                self.words = str(record.msg)
+                self.last_error = str(record.msg)
 
 
 class Outage:
-    """Tells of exports that fail, once an outage; called from the exporters' threads."""
+    """Logs failing exports, once an outage. Called from the threads of the exporters."""
 
     def __init__(
         self,
@@ -143,21 +147,24 @@ class Outage:
         self._clock = clock
         self._lock = threading.Lock()
         self._failing: set[_Signal] = set()
-        self._warned: float | None = None
-        self._told = False
+        self._warned_at: float | None = None
+        self._logged = False
 
     def exported(self, signal: _Signal, ok: bool) -> None:
+        """Note the result of one export."""
         with self._lock:
             if ok:
                 self._failing.discard(signal)
-                if self._told and not self._failing:
-                    self._told = False
+                if self._logged and not self._failing:
+                    self._logged = False
                     event(_logger, logging.INFO, "telemetry export resumed")
                 return
             self._failing.add(signal)
             now = self._clock()
-            if not self._told and (self._warned is None or now - self._warned >= WARN_EVERY_S):
-                self._told, self._warned = True, now
+            if not self._logged and (
+                self._warned_at is None or now - self._warned_at >= WARN_EVERY_S
+            ):
+                self._logged, self._warned_at = True, now
                 event(
                     _logger,
                     logging.WARNING,
@@ -167,7 +174,7 @@ class Outage:
                 )
 
 
-class _WatchedSpans(SpanExporter):
+class _OutageLoggingSpanExporter(SpanExporter):
     def __init__(self, exporter: SpanExporter, outage: Outage) -> None:
         self._exporter = exporter
         self._outage = outage
@@ -189,9 +196,9 @@ class _WatchedSpans(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
-class _WatchedMetrics(MetricExporter):
+class _OutageLoggingMetricExporter(MetricExporter):
     def __init__(self, exporter: MetricExporter, outage: Outage) -> None:
-        # The reader asks these two of its exporter, which took them from the environment.
+        # The reader takes these two from its exporter, which read them from the environment.
         super().__init__(exporter._preferred_temporality, exporter._preferred_aggregation)
         self._exporter = exporter
         self._outage = outage
@@ -216,7 +223,7 @@ class _WatchedMetrics(MetricExporter):
 
 
 def _traces(protocol: _Protocol, resource: Resource, version: str, outage: Outage) -> Pipeline:
-    exporter = _WatchedSpans(_span_exporter(protocol), outage)
+    exporter = _OutageLoggingSpanExporter(_span_exporter(protocol), outage)
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     spans = Spans(provider.get_tracer("oxidicom", version))
@@ -224,7 +231,7 @@ def _traces(protocol: _Protocol, resource: Resource, version: str, outage: Outag
 
 
 def _metrics(protocol: _Protocol, resource: Resource, version: str, outage: Outage) -> Pipeline:
-    exporter = _WatchedMetrics(_metric_exporter(protocol), outage)
+    exporter = _OutageLoggingMetricExporter(_metric_exporter(protocol), outage)
     provider = MeterProvider(
         [PeriodicExportingMetricReader(exporter)], resource=resource, shutdown_on_exit=False
     )
@@ -253,8 +260,8 @@ def _metric_exporter(protocol: _Protocol) -> MetricExporter:
 
 
 def _aggregation() -> dict[type, Aggregation] | None:
-    """Exponential histograms, whose buckets find their own bounds, unless the environment says
-    what it wants."""
+    """Return exponential histograms, which choose their own bucket bounds, unless the environment
+    sets the aggregation."""
     if _variable("metrics", "EXPORTER_OTLP_{}_DEFAULT_HISTOGRAM_AGGREGATION"):
         return None  # the SDK reads it
     return {Histogram: ExponentialBucketHistogramAggregation()}
@@ -264,8 +271,8 @@ def _variable(signal: str, name: str) -> str:
     return os.environ.get(f"OTEL_{name.format(signal.upper())}", "").strip()
 
 
-def _wanted(signal: str) -> bool:
-    """Whether an endpoint is set for `signal`, and its exporter is not switched off."""
+def _is_enabled(signal: str) -> bool:
+    """Return whether an endpoint is set for `signal` and its exporter is not switched off."""
     if _variable(signal, "SDK_DISABLED").lower() == "true":
         return False
     exporter = _variable(signal, "{}_EXPORTER").lower() or "otlp"
@@ -297,10 +304,10 @@ def _protocol(signal: str, general: str) -> _Protocol | None:
 
 
 def _resource(service_version: str) -> Resource:
-    """Who we are. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win over our own words."""
-    ours = {
+    """Return the resource; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` take precedence."""
+    defaults = {
         "service.name": "oxidicom",
         "service.version": service_version,
         "service.instance.id": str(uuid.uuid4()),
     }
-    return Resource.create(ours).merge(OTELResourceDetector().detect())
+    return Resource.create(defaults).merge(OTELResourceDetector().detect())

@@ -1,4 +1,4 @@
-"""Spans: one `association` from its begin to its end, and a child for each series it carried."""
+"""Spans: one for each association, with children for the series that it carried."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from opentelemetry.trace import (
 )
 
 from oxidicom.association_tally import AssociationTally
-from oxidicom.observers import FailureLog, Observer, TraceContext
+from oxidicom.observers import FailureLog, Observer, TraceContext, exportable
 from oxidicom.ports import (
     AssociationEnded,
+    CountQueryResult,
     HttpRegistration,
     HttpSeriesRegistration,
-    SeriesAsked,
     SeriesCompleted,
     SeriesInfo,
     SeriesKey,
@@ -34,14 +34,14 @@ from oxidicom.ports import (
 )
 from oxidicom.ulid import uuid_of
 
-MAX_OPEN: Final = 4096
-"""Associations; one more than that and the oldest was never reported to have ended."""
+MAX_TRACKED: Final = 4096
+"""Open spans of one kind. Beyond, the end of the oldest is assumed to have been lost."""
 
 MAX_ENDED: Final = 4096
-"""Associations whose series may still register; about 1 KiB each. A series that waits longer
-than that for its broker gets a span without a parent."""
+"""Ended associations whose spans may still get children; about 1 KiB each. A series that registers
+after its association is forgotten gets a span without a parent."""
 
-MAX_TEXT: Final = 256
+MAX_ATTRIBUTE_CHARS: Final = 256
 """Characters of an attribute that a peer chooses."""
 
 _MAX_LINKS: Final = 32
@@ -53,7 +53,8 @@ class _OpenAssociation:
     tally: AssociationTally
 
 
-_Reception = tuple[SeriesKey, tuple[str, ...]]
+_RegistrationKey = tuple[SeriesKey, tuple[str, ...]]
+"""A complete series, and the associations that carried it."""
 
 
 class Spans(Observer, TraceContext):
@@ -63,8 +64,8 @@ class Spans(Observer, TraceContext):
         self._tracer = tracer
         self._open: OrderedDict[str, _OpenAssociation] = OrderedDict()
         self._ended: OrderedDict[str, SpanContext] = OrderedDict()
-        self._registering: OrderedDict[_Reception, Span] = OrderedDict()
-        self._pushing: OrderedDict[str, Span] = OrderedDict()
+        self._registrations: OrderedDict[_RegistrationKey, Span] = OrderedDict()
+        self._http_registrations: OrderedDict[str, Span] = OrderedDict()
         """By traceparent."""
         self._failures = FailureLog()
 
@@ -76,17 +77,17 @@ class Spans(Observer, TraceContext):
             kind=SpanKind.SERVER,
             attributes={
                 "association_ulid": report.association_id,
-                "client.address": exportable(report.peer_address),
+                "client.address": _text(report.peer_address),
                 "client.port": report.peer_port,
-                "aet": exportable(report.calling_ae_title),
+                "aet": _text(report.calling_ae_title),
                 **({} if report.tls is None else {"tls": report.tls}),
             },
             start_time=report.wall_ns,
         )
         self._open[report.association_id] = _OpenAssociation(span, association)
-        if len(self._open) > MAX_OPEN:
-            lost = next(iter(self._open))
-            self._end(lost, "the end of this association was never reported", report.wall_ns)
+        if len(self._open) > MAX_TRACKED:
+            oldest = next(iter(self._open))
+            self._end(oldest, "the end of this association was never reported", report.wall_ns)
 
     def association_ended(self, report: AssociationEnded) -> None:
         association = self._open.get(report.association_id)
@@ -130,18 +131,18 @@ class Spans(Observer, TraceContext):
             context=parent,
             kind=SpanKind.PRODUCER,
             attributes={
-                "pacs_name": exportable(series.pacs_name),
-                "SeriesInstanceUID": exportable(series.series_instance_uid),
+                "pacs_name": _text(series.pacs_name),
+                "SeriesInstanceUID": _text(series.series_instance_uid),
             },
             links=[Link(carrier) for carrier in carriers[:-1][-_MAX_LINKS:]],
             start_time=started_ns,
         )
-        self._registering[series.key, associations] = span
-        _forget_oldest(self._registering)
+        self._registrations[series.key, associations] = span
+        _drop_oldest(self._registrations)
         return _traceparent(span.get_span_context())
 
     def series_registered(self, registered: SeriesRegistered) -> None:
-        span = self._registering.pop((registered.series.key, registered.associations), None)
+        span = self._registrations.pop((registered.series.key, registered.associations), None)
         if span is None:
             return
         span.set_attribute("ndicom", registered.ndicom)
@@ -165,25 +166,25 @@ class Spans(Observer, TraceContext):
             start_time=started_ns,
         )
         traceparent = _traceparent(span.get_span_context())
-        self._pushing[traceparent] = span
-        _forget_oldest(self._pushing)
+        self._http_registrations[traceparent] = span
+        _drop_oldest(self._http_registrations)
         return traceparent
 
     def http_registration_ended(self, registration: HttpRegistration) -> None:
-        span = self._pushing.pop(registration.traceparent or "", None)
+        span = self._http_registrations.pop(registration.traceparent or "", None)
         if span is None:
             return
         attributes: dict[str, str] = {
-            "SeriesInstanceUID": exportable(registration.series.series_instance_uid),
-            "url": exportable(registration.url),
+            "SeriesInstanceUID": _text(registration.series.series_instance_uid),
+            "url": _text(registration.url),
         }
         if registration.file is not None:
-            attributes["fname"] = exportable(registration.file)
+            attributes["fname"] = _text(registration.file)
         if registration.metadata is not None:
             span.update_name("register_oxidicom_custom_metadata")
             key, value = registration.metadata
             attributes |= {
-                "StudyInstanceUID": exportable(registration.series.study_instance_uid),
+                "StudyInstanceUID": _text(registration.series.study_instance_uid),
                 "oxidicom.custom.key": key,
                 "oxidicom.custom.value": value,
             }
@@ -191,7 +192,7 @@ class Spans(Observer, TraceContext):
         for at_ns, error, seconds in registration.retries:
             span.add_event(
                 "retry_delay",
-                {"error": exportable(error), "sleep_duration": seconds},
+                {"error": _text(error), "sleep_duration": seconds},
                 at_ns,
             )
         _set_status(span, registration.error)
@@ -213,43 +214,43 @@ class Spans(Observer, TraceContext):
             return Context()
         return set_span_in_context(NonRecordingSpan(carrier), Context())
 
-    def series_asked(self, asked: SeriesAsked) -> None:
-        """Names and attributes are the first generation's, of which `expected` is not one."""
+    def count_query_ended(self, result: CountQueryResult) -> None:
+        """Names and attributes are those of the first generation; `expected` is new."""
         parent = Context()
-        if (carrier := self._context(asked.association_id)) is not None:
+        if (carrier := self._context(result.association_id)) is not None:
             parent = set_span_in_context(NonRecordingSpan(carrier), parent)
         outer = self._tracer.start_span(
             "getset_number_of_series_related_instances",
             context=parent,
-            attributes=_identity(asked.association_id),
-            start_time=asked.asked_ns,
+            attributes=_identity(result.association_id),
+            start_time=result.asked_ns,
         )
-        if asked.began_ns is not None:
-            self._found(asked, asked.began_ns, set_span_in_context(outer, parent))
-        if asked.expected is not None:
-            outer.set_attribute("expected", asked.expected)
-        _set_status(outer, asked.error if asked.expected is None else None)
-        outer.end(max(asked.asked_ns, asked.ended_ns))
+        if result.began_ns is not None:
+            self._find_span(result, result.began_ns, set_span_in_context(outer, parent))
+        if result.expected is not None:
+            outer.set_attribute("expected", result.expected)
+        _set_status(outer, result.error if result.expected is None else None)
+        outer.end(max(result.asked_ns, result.ended_ns))
 
-    def _found(self, asked: SeriesAsked, began_ns: int, parent: Context) -> None:
-        ended_ns = max(began_ns, asked.ended_ns)
+    def _find_span(self, result: CountQueryResult, began_ns: int, parent: Context) -> None:
+        ended_ns = max(began_ns, result.ended_ns)
         span = self._tracer.start_span(
             "findscu",
             context=parent,
             kind=SpanKind.CLIENT,
-            attributes=_identity(asked.association_id)
+            attributes=_identity(result.association_id)
             | {
-                "pacs_address": exportable(asked.pacs_address),
-                "aec": exportable(asked.called_ae_title),
-                "aet": exportable(asked.calling_ae_title),
-                "StudyInstanceUID": exportable(asked.series.study_instance_uid),
-                "SeriesInstanceUID": exportable(asked.series.series_instance_uid),
+                "pacs_address": _text(result.pacs_address),
+                "aec": _text(result.called_ae_title),
+                "aet": _text(result.calling_ae_title),
+                "StudyInstanceUID": _text(result.series.study_instance_uid),
+                "SeriesInstanceUID": _text(result.series.series_instance_uid),
             },
             start_time=began_ns,
         )
-        if asked.status is not None:
-            span.add_event("status", {"status": f"{asked.status:04X}"}, ended_ns)
-        _set_status(span, asked.error)
+        if result.status is not None:
+            span.add_event("status", {"status": f"{result.status:04X}"}, ended_ns)
+        _set_status(span, result.error)
         span.end(ended_ns)
 
     def _context(self, association_id: str) -> SpanContext | None:
@@ -259,24 +260,23 @@ class Spans(Observer, TraceContext):
         return self._ended.get(association_id)
 
 
-def exportable(text: str) -> str:
-    """Of a length and in an encoding that OTLP takes: one bad text would lose its whole batch."""
-    return text[:MAX_TEXT].encode("utf-8", "replace").decode()
+def _text(text: str) -> str:
+    return exportable(text, MAX_ATTRIBUTE_CHARS)
 
 
 def _traceparent(context: SpanContext) -> str:
-    """W3C Trace Context, 3.2."""
+    """Return the header value of W3C Trace Context, 3.2."""
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 0xFF:02x}"
 
 
-def _forget_oldest(spans: OrderedDict[Any, Span]) -> None:
-    """Whose end was never told, should there be too many."""
-    if len(spans) > MAX_OPEN:
+def _drop_oldest(spans: OrderedDict[Any, Span]) -> None:
+    """Drop the oldest span, whose end was probably lost, if there are too many."""
+    if len(spans) > MAX_TRACKED:
         spans.popitem(last=False)
 
 
 def _identity(association_id: str) -> dict[str, str]:
-    """An association as we call it, and as the first generation called its own."""
+    """Return the identifiers of an association: its ULID, and the UUID of the first generation."""
     identity = {"association_ulid": association_id}
     with contextlib.suppress(ValueError):
         identity["association_uuid"] = uuid_of(association_id)
@@ -287,4 +287,4 @@ def _set_status(span: Span, error: str | None) -> None:
     if error is None:
         span.set_status(Status(StatusCode.OK))
     else:
-        span.set_status(Status(StatusCode.ERROR, exportable(error)))
+        span.set_status(Status(StatusCode.ERROR, _text(error)))
