@@ -1,6 +1,6 @@
-"""A connection to Redis, Valkey or DragonflyDB, as the URL says.
+"""Connections to Redis, Valkey or DragonflyDB.
 
-Imported only by those who have such a broker: the library takes time and memory to import.
+Imported only where such a broker is set: the client library takes time and memory to import.
 """
 
 from __future__ import annotations
@@ -15,25 +15,33 @@ from urllib.parse import unquote, urlsplit
 from redis.asyncio import Connection, SSLConnection
 from redis.exceptions import NoPermissionError, ResponseError
 
-PORT: Final = 6379
-CLOSE_TIMEOUT: Final = 2.0
+REDIS_PORT: Final = 6379
+REDIS_CLOSE_TIMEOUT_S: Final = 2.0
 
-_KEEP_ALIVE: Final = {socket.TCP_KEEPIDLE: 20, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
-"""Seconds and probes: registrations may be hours apart, and firewalls forget the silent."""
+_KEEP_ALIVE_OPTIONS: Final = {
+    socket.TCP_KEEPIDLE: 20,
+    socket.TCP_KEEPINTVL: 10,
+    socket.TCP_KEEPCNT: 3,
+}
+"""Seconds, seconds and a number of probes: registrations may be hours apart, and firewalls drop
+idle connections."""
 
 
 def connection_to(url: str, context: SSLContext | None) -> Connection:
-    """Not connected yet. `url`: one that the settings accept; nothing behind its `?` counts, for
-    the library would let it turn verification off. `context`: where the scheme is rediss."""
+    """Return a connection to the server of `url`, not open yet.
+
+    The query of `url` is ignored: the library would let it turn verification of TLS off. `context`
+    is required for the scheme rediss.
+    """
     parts = urlsplit(url)
     given: dict[str, Any] = {
         "host": parts.hostname,
-        "port": parts.port or PORT,
+        "port": parts.port or REDIS_PORT,
         "username": unquote(parts.username) if parts.username else None,
         "password": unquote(parts.password) if parts.password else None,
         "db": int(parts.path.strip("/") or 0),
         "socket_keepalive": True,
-        "socket_keepalive_options": _KEEP_ALIVE,
+        "socket_keepalive_options": _KEEP_ALIVE_OPTIONS,
     }
     if parts.scheme != "rediss":
         return Connection(**given)
@@ -42,42 +50,47 @@ def connection_to(url: str, context: SSLContext | None) -> Connection:
     return connection
 
 
-async def greet(connection: Connection) -> None:
-    """Connect, log in, choose the database, and hear an answer.
+async def open_connection(connection: Connection) -> None:
+    """Connect, log in, select the database, and return once the server has answered.
 
-    The answer matters: a server that hangs still accepts connections, and does one day what it was
-    sent over each of them. Raises RedisError or ConnectionError.
+    Without waiting for an answer a server that hangs would seem to work: it accepts connections,
+    and executes later what it was sent over them. Raises RedisError or ConnectionError.
     """
     try:
         await connection.connect()
     except ResponseError as error:
-        raise _discreet(error) from None
+        raise _without_arguments(error) from None
     try:
-        answer = await ask(connection, "PING")
+        answer = await execute(connection, "PING")
     except NoPermissionError:
-        return  # an answer, and all that this user needs is LPUSH
+        return  # the server answers, and this user needs no other command than LPUSH
     if answer != b"PONG":
         raise ConnectionError("it does not answer as Redis does")
 
 
-async def ask(connection: Connection, *command: str | bytes) -> object:
-    """One command, one answer. Raises RedisError; after that, or if it is cancelled, the
-    connection is of no use."""
+async def execute(connection: Connection, *command: str | bytes) -> object:
+    """Send one command and return its answer.
+
+    Raises RedisError. After an error or a cancellation the connection must be closed.
+    """
     try:
         await connection.send_command(*command)
         return await connection.read_response()
     except ResponseError as error:
-        raise _discreet(error) from None
+        raise _without_arguments(error) from None
 
 
-async def part(connection: Connection) -> None:
-    """Close it, in order if the server plays along in time."""
+async def disconnect(connection: Connection) -> None:
+    """Close the connection, in order if the server answers within REDIS_CLOSE_TIMEOUT_S."""
     with contextlib.suppress(Exception):
-        async with asyncio.timeout(CLOSE_TIMEOUT):
+        async with asyncio.timeout(REDIS_CLOSE_TIMEOUT_S):
             await connection.disconnect()
 
 
-def _discreet(error: ResponseError) -> ResponseError:
-    """Of a command it does not know a server repeats the arguments: a password, patient data."""
+def _without_arguments(error: ResponseError) -> ResponseError:
+    """Return the error without the command's arguments, which may hold a password or patient data.
+
+    Servers repeat them for a command that they do not know.
+    """
     text, repeated, _ = str(error).partition(", with args beginning with")
     return ResponseError(text) if repeated else error

@@ -102,9 +102,7 @@ class Trial:
         """No traceback, and no record but of trouble that passes."""
         records = self._receiver.log()
         return len(records) == len(self._receiver.lines) and all(
-            "retrying" in record["message"]
-            for record in records
-            if record["level"] == "ERROR"
+            "retrying" in record["message"] for record in records if record["level"] == "ERROR"
         )
 
     def case(self) -> str:

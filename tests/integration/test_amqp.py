@@ -177,8 +177,8 @@ async def test_the_connection_is_made_anew(rabbitmq: RabbitMQ, queue: str) -> No
 async def test_a_confirmation_that_never_comes_is_a_failure(
     rabbitmq: RabbitMQ, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(amqp, "PUBLISH_TIMEOUT", 0.3)
-    monkeypatch.setattr(amqp, "CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr(amqp, "AMQP_PUBLISH_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(amqp, "AMQP_CLOSE_TIMEOUT_S", 0.2)
     async with Gate(rabbitmq.port) as gate, publisher(through(gate), queue) as ours:
         await ours.start()
         gate.hold_replies()
@@ -194,7 +194,7 @@ async def test_a_confirmation_that_never_comes_is_a_failure(
 async def test_a_broker_that_accepts_and_is_silent(
     rabbitmq: RabbitMQ, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(amqp, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(amqp, "AMQP_CONNECT_TIMEOUT_S", 0.3)
     async with Gate(rabbitmq.port) as gate, publisher(through(gate), queue) as ours:
         gate.hold_replies()
         with pytest.raises(TimeoutError):

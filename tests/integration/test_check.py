@@ -452,7 +452,9 @@ class TestNats:
         with NatsServer(tmp_path / "nats") as server:
             answer = check(OXIDICOM_NATS_ADDRESS=server.address)
         assert answer.status == 0
-        assert f"ok       {server.address} accepts our login; server version " in answer.line("NATS")
+        assert f"ok       {server.address} accepts our login; server version " in answer.line(
+            "NATS"
+        )
 
     def test_every_server_of_a_cluster(self, tmp_path: Path) -> None:
         with NatsServer(tmp_path / "nats") as server:

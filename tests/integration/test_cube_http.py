@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from oxidicom.notify.cube_http import CubeAway, CubeClient, Retry
-from oxidicom.notify.cube_responses import LONGEST_RETRY_AFTER
-from oxidicom.notify.outbox_relay import RegistrationRefused
+from oxidicom.notify.cube_http import CubeClient, CubeUnavailableError, Retry
+from oxidicom.notify.cube_responses import MAX_RETRY_AFTER_S
+from oxidicom.notify.publisher import RegistrationRefusedError
 from tests.support.cube_http import (
     CUT,
     DUPLICATE,
@@ -131,7 +131,7 @@ async def test_pauses_double_up_to_their_limit_and_attempts_end(cube: Cube) -> N
     time = Time()
     cube.always = Reply(500)
     async with client_of(cube.url, time, attempts=7) as client:
-        with pytest.raises(CubeAway, match="CUBE answers 500"):
+        with pytest.raises(CubeUnavailableError, match="CUBE answers 500"):
             await client.register("pacsfiles/", BODY)
     assert time.slept == [2, 4, 8, 16, 20, 20]
     assert len(cube.requests) == 7
@@ -141,7 +141,7 @@ async def test_a_server_that_puts_us_off_is_left_alone_by_everybody(cube: Cube) 
     time = Time()
     cube.next.append(Reply(429, None, {"Retry-After": "9"}))
     async with client_of(cube.url, time) as client:
-        with pytest.raises(CubeAway):
+        with pytest.raises(CubeUnavailableError):
             await client.register("pacsfiles/", BODY, attempts=1)
         assert time.now == 100
         await client.register("pacsfiles/", BODY)
@@ -153,14 +153,14 @@ async def test_it_may_not_put_us_off_for_ever(cube: Cube) -> None:
     cube.next.append(Reply(503, None, {"Retry-After": "86400"}))
     async with client_of(cube.url, time) as client:
         await client.register("pacsfiles/", BODY)
-    assert time.slept == [LONGEST_RETRY_AFTER]
+    assert time.slept == [MAX_RETRY_AFTER_S]
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 415])
 async def test_what_cube_will_never_take_is_refused_at_once(cube: Cube, status: int) -> None:
     cube.next.append(Reply(status, {"PatientSex": ["Doe^Jane is no choice"]}))
     async with client_of(cube.url) as client:
-        with pytest.raises(RegistrationRefused, match=f"{status}.*PatientSex") as refusal:
+        with pytest.raises(RegistrationRefusedError, match=f"{status}.*PatientSex") as refusal:
             await client.register("pacsfiles/", BODY)
     assert "Doe" not in str(refusal.value)
     assert len(cube.requests) == 1
@@ -170,7 +170,7 @@ async def test_a_refusal_is_read_no_further_than_it_may_be(cube: Cube) -> None:
     """What would make it a duplicate stands behind the limit."""
     cube.next.append(Reply(400, b"x" * 5_000_000 + b"already registered"))
     async with client_of(cube.url) as client:
-        with pytest.raises(RegistrationRefused):
+        with pytest.raises(RegistrationRefusedError):
             await client.register("pacsfiles/", BODY)
 
 
@@ -179,7 +179,7 @@ async def test_our_login_is_not_carried_elsewhere(cube: Cube, status: int) -> No
     with Cube() as elsewhere:
         cube.always = Reply(status, b"", {"Location": elsewhere.url + "pacsfiles/"})
         async with client_of(cube.url) as client:
-            with pytest.raises(CubeAway, match="CHRIS_URL"):
+            with pytest.raises(CubeUnavailableError, match="CHRIS_URL"):
                 await client.register("pacsfiles/", BODY)
         assert elsewhere.requests == []
     assert len(cube.requests) == 3
@@ -187,7 +187,7 @@ async def test_our_login_is_not_carried_elsewhere(cube: Cube, status: int) -> No
 
 async def test_a_wrong_password_is_the_operators_to_correct(cube: Cube) -> None:
     async with client_of(cube.url, password="wrong") as client:
-        with pytest.raises(CubeAway, match="correct CHRIS_USERNAME and CHRIS_PASSWORD"):
+        with pytest.raises(CubeUnavailableError, match="correct CHRIS_USERNAME and CHRIS_PASSWORD"):
             await client.register("pacsfiles/", BODY)
     assert cube.requests == []
 
@@ -201,18 +201,18 @@ async def test_one_that_hangs_is_given_up_and_tried_again(cube: Cube) -> None:
 
 async def test_nobody_there() -> None:
     async with client_of(f"http://127.0.0.1:{free_port()}/api/v1/") as client:
-        with pytest.raises(CubeAway, match="cannot be reached, ConnectError"):
+        with pytest.raises(CubeUnavailableError, match="cannot be reached, ConnectError"):
             await client.register("pacsfiles/", BODY)
 
 
 async def test_certificates_that_cannot_be_read_are_no_reason_to_die(tmp_path: Path) -> None:
     async with client_of("https://127.0.0.1:1/", ca=tmp_path / "none.pem") as client:
-        with pytest.raises(CubeAway, match="No such file"):
+        with pytest.raises(CubeUnavailableError, match="No such file"):
             await client.register("pacsfiles/", BODY)
 
 
 async def test_no_more_at_once_than_agreed(cube: Cube) -> None:
-    async with client_of(cube.url, at_once=3) as client:
+    async with client_of(cube.url, max_concurrent=3) as client:
         bodies = [{"path": str(number)} for number in range(40)]
         await asyncio.gather(*(client.register("pacsfiles/", body) for body in bodies))
     assert sorted(map(int, cube.paths)) == list(range(40))
@@ -229,7 +229,7 @@ async def test_one_connection_serves_many_registrations(cube: Cube) -> None:
         return connection
 
     cube._server.get_request = get_request  # type: ignore[method-assign]
-    async with client_of(cube.url, at_once=1) as client:
+    async with client_of(cube.url, max_concurrent=1) as client:
         for number in range(10):
             await client.register("pacsfiles/", {"path": str(number)})
     assert len(connections) == 1
@@ -249,7 +249,7 @@ async def test_tls_is_verified(tmp_path: Path) -> None:
     tls = await asyncio.to_thread(make_certificate, tmp_path)
     with Cube(tls=tls) as cube:
         async with client_of(cube.url) as client:
-            with pytest.raises(CubeAway, match="SSLCertVerificationError"):
+            with pytest.raises(CubeUnavailableError, match="SSLCertVerificationError"):
                 await client.register("pacsfiles/", BODY)
         assert cube.requests == []
         async with client_of(cube.url, ca=tls[0]) as client:

@@ -125,7 +125,7 @@ async def test_a_connection_that_the_server_closed_is_no_failure(
                 assert client.client_kill_filter(_id=line["id"]) == 1
             async with asyncio.timeout(5):
                 assert ours._connection is not None
-                while await redis._is_silent(ours._connection):  # noqa: ASYNC110 (a socket)
+                while await redis._is_usable(ours._connection):  # noqa: ASYNC110 (a socket)
                     await asyncio.sleep(0.01)
             await ours.publish(registration(2), str(uuid.uuid4()))
         assert counts(server, queue) == [1, 2]
@@ -135,7 +135,7 @@ async def test_a_connection_that_the_server_closed_is_no_failure(
 async def test_a_confirmation_that_never_comes_is_a_failure(
     redis_server: RedisServer, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis, "PUBLISH_TIMEOUT", 0.3)
+    monkeypatch.setattr(redis, "REDIS_PUBLISH_TIMEOUT_S", 0.3)
     async with Gate(redis_server.port) as gate, publisher(through(gate), queue) as ours:
         await ours.start()
         gate.hold_replies()
@@ -170,8 +170,8 @@ async def test_one_that_is_cancelled_leaves_no_answer_to_the_next(
 async def test_a_server_that_hangs_blocks_nobody_and_is_sent_nothing_twice(
     private_redis: StartRedis, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis, "PUBLISH_TIMEOUT", 0.4)
-    monkeypatch.setattr(redis, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(redis, "REDIS_PUBLISH_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(redis, "REDIS_CONNECT_TIMEOUT_S", 0.2)
     with private_redis() as server:
         async with publisher(server.url, queue) as ours:
             assert await ours.start()

@@ -130,7 +130,7 @@ class TestTls:
     async def test_never_in_the_clear(
         self, private_redis: StartRedis, queue: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(redis, "CONNECT_TIMEOUT", 0.5)
+        monkeypatch.setattr(redis, "REDIS_CONNECT_TIMEOUT_S", 0.5)
         with private_redis() as server:
             async with publisher(f"rediss://{server.address}", queue) as ours:
                 with pytest.raises((*LINE_ERRORS, TimeoutError)):

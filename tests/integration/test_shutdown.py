@@ -214,7 +214,9 @@ def test_brokers_that_do_not_answer_do_not_delay_the_shutdown(tmp_path: Path) ->
             receiver.wait_for_outbox(1)
             started = time.monotonic()
             receiver.stop()
-            assert time.monotonic() - started < 5 + BUSY_MACHINE_S, "the drain time-out has no part in it"
+            assert time.monotonic() - started < 5 + BUSY_MACHINE_S, (
+                "the drain time-out has no part in it"
+            )
             assert len(receiver.outbox()) == 1
 
 

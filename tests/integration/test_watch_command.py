@@ -154,14 +154,14 @@ def test_it_waits_for_nats_and_comes_back(tmp_path: Path) -> None:
         pytest.skip("nats-server is not installed")
     server = NatsServer(tmp_path / "nats")
     with watching("--nats", server.url) as watch:
-        watch.says("NATS is away")
+        watch.says("NATS unreachable")
         for number in (1, 2):
             with server:
                 watch.says("listening to")
                 publish(server.url, ("oxidicom.CT.1_2", count(number)))
                 line = watch.out.get(timeout=STUCK)
                 assert line.endswith(f"CT  1.2  {number} instances")
-            watch.says("NATS is away")
+            watch.says("NATS unreachable")
         assert watch.interrupt() == 130
 
 

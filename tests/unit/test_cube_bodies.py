@@ -12,7 +12,6 @@ from oxidicom.notify.cube_bodies import (
     series_body,
 )
 from oxidicom.notify.cube_fields import fit
-from oxidicom.notify.outbox_store import new_entry
 from oxidicom.ports import Registration, SeriesInfo
 from oxidicom.ulid import new_ulid, uuid_of
 
@@ -129,8 +128,7 @@ def test_what_is_cut_to_cubes_limits_keeps_its_counts() -> None:
     registration = Registration(
         series(patient_name="x" * 999), 3, 5, 7, "01ARZ3NDEKTSV4RRFFQ69G5FAV"
     )
-    fitted = new_entry(registration).registration
-    assert fitted == fit(registration)
+    fitted = fit(registration)
     assert len(fitted.series.patient_name or "") == 150
     assert (fitted.ndicom, fitted.attempted, fitted.expected) == (3, 5, 7)
     assert fitted.association_id == "01ARZ3NDEKTSV4RRFFQ69G5FAV"

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from oxidicom.notify import cube_eager as early_module
+from oxidicom.notify import cube_eager as eager_module
 from oxidicom.notify.cube_eager import EagerRegistrar
-from oxidicom.notify.cube_http import CubeAway, CubeClient, Retry
-from oxidicom.notify.cube_instances import InstanceRegistrar, side_by_side
+from oxidicom.notify.cube_http import CubeClient, CubeUnavailableError, Retry
+from oxidicom.notify.cube_instances import InstanceRegistrar, run_concurrently
 from oxidicom.notify.cube_publishers import InstancePublisher, association_uuid
 from oxidicom.notify.cube_registered_files import RegisteredFiles
-from oxidicom.notify.outbox_relay import OutboxRelay, RegistrationRefused
+from oxidicom.notify.outbox_relay import OutboxRelay
 from oxidicom.notify.outbox_store import Outbox
+from oxidicom.notify.publisher import RegistrationRefusedError
 from oxidicom.observers import Observer, TraceContext
 from oxidicom.ports import (
     HttpRegistration,
@@ -78,9 +79,9 @@ class FakeClient(CubeClient):
             await asyncio.sleep(0)
             self.before(path)
             if self.down or (self.chokes_on and self.chokes_on in path):
-                raise CubeAway("CUBE answers 503")
+                raise CubeUnavailableError("CUBE answers 503")
             if self.refuses and self.refuses in path:
-                raise RegistrationRefused("CUBE answers 400")
+                raise RegistrationRefusedError("CUBE answers 400")
             self.taken.append(path)
         finally:
             self._under_way -= 1
@@ -103,29 +104,31 @@ class Spans(Observer, TraceContext):
 
 
 class Bench:
-    def __init__(self, root: Path, most_names: int = 1000) -> None:
+    def __init__(self, root: Path, max_files: int = 1000) -> None:
         self.root = root
         self.client = FakeClient()
         self.spans = Spans()
-        self.pushed = RegisteredFiles(most_names)
+        self.registered = RegisteredFiles(max_files)
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        self.pushes = InstanceRegistrar(
+        self.registrar = InstanceRegistrar(
             self.client,
             LocalSeriesFiles(self.fd, sync=False),
-            self.pushed,
+            self.registered,
             self.spans,
             self.spans,
         )
         self.time = FakeTime()
         self.expected: dict[SeriesKey, int] = {}
-        self.early = EagerRegistrar(
-            self.pushes,
+        self.eager = EagerRegistrar(
+            self.registrar,
             self.expected.get,
-            at_once=2,
+            max_concurrent=2,
             clock=self.time.clock,
             sleep=self.time.sleep,
         )
-        self.publisher = InstancePublisher(self.pushes, at_once=2, begins=self.early.leave)
+        self.publisher = InstancePublisher(
+            self.registrar, max_concurrent=2, on_begin=self.eager.drop
+        )
 
     def store(self, *names: str, folder: str = FOLDER) -> list[str]:
         (self.root / folder).mkdir(parents=True, exist_ok=True)
@@ -137,7 +140,7 @@ class Bench:
         await self.publisher.publish(registration, TASK)
 
     async def close(self) -> None:
-        await self.early.stop()
+        await self.eager.stop()
         await self.publisher.close()
         os.close(self.fd)
 
@@ -167,7 +170,7 @@ class TestPublication:
         assert sorted(bench.client.asked[2:4]) == paths[1:]
         assert bench.client.asked[4:] == [f"{ABOUT}/OxidicomAttemptedPushCount=4"]
         assert bench.client.most_asked == 2
-        assert len(bench.pushed) == 0, "nothing is remembered of what is complete"
+        assert len(bench.registered) == 0, "nothing is remembered of what is complete"
         for path in bench.client.asked[1], bench.client.asked[4]:
             assert (bench.root / path).read_bytes() == b""
 
@@ -184,11 +187,11 @@ class TestPublication:
     async def test_after_an_outage_only_the_rest(self, bench: Bench) -> None:
         paths = bench.store(*(f"000{n}-1.{n}.dcm" for n in range(1, 7)))
         bench.client.chokes_on = "/0003-"
-        with pytest.raises(CubeAway):
+        with pytest.raises(CubeUnavailableError):
             await bench.publish(registration())
         before = list(bench.client.taken)
         assert paths[2] not in before
-        with pytest.raises(CubeAway):
+        with pytest.raises(CubeUnavailableError):
             await bench.publish(registration())
         assert {*paths} - {*bench.client.taken} == {paths[2]}, "it does not hold up the others"
         bench.client.chokes_on = ""
@@ -201,7 +204,7 @@ class TestPublication:
     ) -> None:
         bench.store("0001-1.1.dcm")
         bench.client.chokes_on = "Attempted"
-        with pytest.raises(CubeAway):
+        with pytest.raises(CubeUnavailableError):
             await bench.publish(registration(expected=7))
         again = Bench(tmp_path)
         await again.publish(registration(expected=None, attempted=1))
@@ -215,17 +218,17 @@ class TestPublication:
     async def test_one_refused_instance_does_not_keep_the_others(self, bench: Bench) -> None:
         paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm")
         bench.client.refuses = "0001-"
-        with pytest.raises(RegistrationRefused, match="1 of 3 instances: CUBE answers 400"):
+        with pytest.raises(RegistrationRefusedError, match="1 of 3 instances: CUBE answers 400"):
             await bench.publish(registration())
         assert sorted(bench.client.taken) == sorted(
             [*paths[1:], UNKNOWN, f"{ABOUT}/OxidicomAttemptedPushCount=4"]
         )
-        assert len(bench.pushed) == 0
+        assert len(bench.registered) == 0
 
     async def test_refused_metadata_does_not_keep_the_instances(self, bench: Bench) -> None:
         paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm")
         bench.client.refuses = "org.fnndsc"
-        with pytest.raises(RegistrationRefused, match="custom metadata"):
+        with pytest.raises(RegistrationRefusedError, match="custom metadata"):
             await bench.publish(registration())
         assert sorted(bench.client.taken) == paths
 
@@ -242,7 +245,7 @@ class TestPublication:
         assert bench.client.taken[0] == paths[0]
 
     async def test_a_folder_that_is_gone_is_told(self, bench: Bench) -> None:
-        with pytest.raises(RegistrationRefused, match="no instance is in the series' folder"):
+        with pytest.raises(RegistrationRefusedError, match="no instance is in the series' folder"):
             await bench.publish(registration())
         assert bench.client.asked == []
 
@@ -253,7 +256,9 @@ class TestPublication:
             raise OSError(5, "Input/output error", "P1-Doe")
 
         monkeypatch.setattr(LocalSeriesFiles, "names", fail)
-        with pytest.raises(CubeAway, match="the storage fails: OSError: EIO") as failure:
+        with pytest.raises(
+            CubeUnavailableError, match="the storage fails: OSError: EIO"
+        ) as failure:
             await bench.publish(registration())
         assert "Doe" not in str(failure.value)
 
@@ -271,18 +276,18 @@ class TestPublication:
         bench.store("0001-1.1.dcm")
         await bench.publish(registration(expected=7))
         bench.client.down = True
-        with pytest.raises(CubeAway):
+        with pytest.raises(CubeUnavailableError):
             await bench.publish(registration())
         assert [(push.metadata, push.error, push.file) for push in bench.spans.pushes] == [
             (None, None, None),
             (("NumberOfSeriesRelatedInstances", "7"), None, None),
             (("OxidicomAttemptedPushCount", "4"), None, None),
-            (None, "CubeAway: CUBE answers 503", None),
+            (None, "CubeUnavailableError: CUBE answers 503", None),
         ]
         assert {push.url for push in bench.spans.pushes} == {"http://cube/api/v1/pacsfiles/"}
         assert bench.spans.ends == [
             (ULID, UUID, None),
-            (ULID, UUID, "CubeAway: CUBE answers 503"),
+            (ULID, UUID, "CubeUnavailableError: CUBE answers 503"),
         ]
 
     async def test_each_push_takes_its_span_along(self, bench: Bench) -> None:
@@ -297,21 +302,21 @@ class TestPublication:
         bench.store("0001-1.1.dcm")
         shelf = LocalSeriesFiles(bench.fd, sync=False)
         shown = InstanceRegistrar(
-            bench.client, shelf, bench.pushed, bench.spans, bench.spans, show_files=True
+            bench.client, shelf, bench.registered, bench.spans, bench.spans, show_files=True
         )
-        await shown.instance(registration(), "0001-1.1.dcm")
+        await shown.register_instance(registration(), "0001-1.1.dcm")
         await shown.close()
         assert [push.file for push in bench.spans.pushes] == [f"{FOLDER}/0001-1.1.dcm"]
 
 
 class TestEarly:
     async def test_instances_are_pushed_once(self, bench: Bench) -> None:
-        bench.early.start()
+        bench.eager.start()
         paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm")
-        bench.early.stored(series_info(), ULID)
+        bench.eager.stored(series_info(), ULID)
         await until(lambda: len(bench.client.taken) == 2)
         paths += bench.store("0003-1.3.dcm")
-        bench.early.stored(series_info(), ULID)
+        bench.eager.stored(series_info(), ULID)
         await until(lambda: bench.time.next_wake is not None)
         assert len(bench.client.asked) == 2, "a folder is not looked at twice a second"
         bench.time.advance(1.01)
@@ -321,29 +326,29 @@ class TestEarly:
         assert bench.client.asked[3:] == [UNKNOWN, f"{ABOUT}/OxidicomAttemptedPushCount=4"]
 
     async def test_what_is_published_is_not_pushed_again(self, bench: Bench) -> None:
-        bench.early.start()
+        bench.eager.start()
         bench.store("0001-1.1.dcm")
-        bench.early.stored(series_info(), ULID)
+        bench.eager.stored(series_info(), ULID)
         await until(lambda: len(bench.client.taken) == 1)
         bench.store("0002-1.2.dcm")
-        bench.early.stored(series_info(), ULID)
+        bench.eager.stored(series_info(), ULID)
         await bench.publish(registration())
         other = numbered(1)
         path = bench.store("0001-2.1.dcm", folder=other.path)[0]
         bench.time.advance(1.01)
-        bench.early.stored(other, ULID)
+        bench.eager.stored(other, ULID)
         await until(lambda: path in bench.client.taken)
         assert len(bench.client.asked) == 5
 
     async def test_an_answer_that_is_known_is_told_after_the_first(self, bench: Bench) -> None:
         key = series_info().key
-        bench.early.start()
+        bench.eager.start()
         bench.store("0001-1.1.dcm")
-        bench.early.stored(series_info(), ULID)
+        bench.eager.stored(series_info(), ULID)
         await until(lambda: len(bench.client.taken) == 1)
         bench.expected[key] = 5
         bench.store("0002-1.2.dcm", "0003-1.3.dcm")
-        bench.early.stored(series_info(), ULID)
+        bench.eager.stored(series_info(), ULID)
         await until(lambda: bench.time.next_wake is not None)
         bench.time.advance(1.01)
         told = f"{ABOUT}/NumberOfSeriesRelatedInstances=5"
@@ -353,10 +358,10 @@ class TestEarly:
         assert bench.client.asked[4:] == [f"{ABOUT}/OxidicomAttemptedPushCount=4"]
 
     async def test_publication_waits_for_a_push_under_way(self, bench: Bench) -> None:
-        bench.early.start()
+        bench.eager.start()
         bench.client.open.clear()
         bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm", "0004-1.4.dcm")
-        bench.early.stored(series_info(), ULID)
+        bench.eager.stored(series_info(), ULID)
         await until(lambda: len(bench.client.asked) == 2)
         publication = asyncio.create_task(bench.publish(registration()))
         await asyncio.sleep(0)
@@ -366,24 +371,24 @@ class TestEarly:
         assert len(instances) == len(set(instances)) == 4
 
     async def test_what_fails_early_is_left_to_the_publication(self, bench: Bench) -> None:
-        bench.early.start()
+        bench.eager.start()
         bench.client.down = True
         paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm")
-        bench.early.stored(series_info(), ULID)
+        bench.eager.stored(series_info(), ULID)
         await until(lambda: bench.time.next_wake is not None)
-        assert bench.time.next_wake == early_module.FIRST_PAUSE
+        assert bench.time.next_wake == eager_module.EAGER_FIRST_PAUSE_S
         bench.client.down = False
         await bench.publish(registration())
         assert sorted(path for path in bench.client.taken if path.endswith(".dcm")) == paths
 
     async def test_cube_is_left_alone_for_longer_and_longer(self, bench: Bench) -> None:
-        bench.early.start()
+        bench.eager.start()
         bench.client.down = True
         pauses = []
         for number in range(8):
             series = numbered(number)
             bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm", folder=series.path)
-            bench.early.stored(series, ULID)
+            bench.eager.stored(series, ULID)
             await until(lambda: bench.time.next_wake is not None)
             pauses.append(bench.time.next_wake)
             bench.time.advance(bench.time.next_wake or 0)
@@ -391,37 +396,37 @@ class TestEarly:
         assert len(bench.client.asked) <= 16, "two at once, and no third after one failed"
 
     async def test_an_outage_leaves_memory_flat(self, bench: Bench) -> None:
-        bench.early.start()
+        bench.eager.start()
         bench.client.down = True
-        for number in range(3 * early_module.MOST_WAITING):
-            bench.early.stored(numbered(number), ULID)
-        assert len(bench.early._waiting) == early_module.MOST_WAITING
-        assert len(bench.pushed) < 10
+        for number in range(3 * eager_module.MAX_QUEUED_SERIES):
+            bench.eager.stored(numbered(number), ULID)
+        assert len(bench.eager._queued) == eager_module.MAX_QUEUED_SERIES
+        assert len(bench.registered) < 10
 
     async def test_a_refusal_is_left_to_the_publication(self, bench: Bench) -> None:
-        bench.early.start()
+        bench.eager.start()
         bench.client.refuses = "0001-"
         bench.store("0001-1.1.dcm", "0002-1.2.dcm")
-        bench.early.stored(series_info(), ULID)
+        bench.eager.stored(series_info(), ULID)
         await until(lambda: len(bench.client.asked) == 2)
         bench.store("0003-1.3.dcm")
-        bench.early.stored(series_info(), ULID)
+        bench.eager.stored(series_info(), ULID)
         await until(lambda: bench.time.next_wake is not None)
         bench.time.advance(1.01)
         await until(lambda: len(bench.client.asked) == 3)
-        with pytest.raises(RegistrationRefused):
+        with pytest.raises(RegistrationRefusedError):
             await bench.publish(registration())
 
     async def test_many_instances_in_turns(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(early_module, "AT_A_TURN", 3)
-        bench.early.start()
+        monkeypatch.setattr(eager_module, "MAX_INSTANCES_A_TURN", 3)
+        bench.eager.start()
         bench.store(*(f"000{n}-1.{n}.dcm" for n in range(8)))
         other = numbered(1)
         bench.store("0001-2.1.dcm", folder=other.path)
-        bench.early.stored(series_info(), ULID)
-        bench.early.stored(other, ULID)
+        bench.eager.stored(series_info(), ULID)
+        bench.eager.stored(other, ULID)
         await until(lambda: len(bench.client.taken) == 4 and bench.time.next_wake is not None)
         assert f"{other.path}/0001-2.1.dcm" in bench.client.taken
         for count in (7, 9):
@@ -432,44 +437,44 @@ class TestEarly:
 
 class TestPushed:
     def test_the_oldest_series_is_forgotten_first(self) -> None:
-        pushed = RegisteredFiles(most_names=10)
+        files = RegisteredFiles(max_files=10)
         for number in range(4):
             for name in range(3):
-                pushed.add(SeriesKey("P", str(number)), str(name), done=True)
-                assert len(pushed) <= 10
-        assert pushed.peek(SeriesKey("P", "0")) is None
-        assert pushed.peek(SeriesKey("P", "1")) is None
-        assert pushed.of(SeriesKey("P", "3")).done == {"0", "1", "2"}
+                files.add(SeriesKey("P", str(number)), str(name), registered=True)
+                assert len(files) <= 10
+        assert files.get(SeriesKey("P", "0")) is None
+        assert files.get(SeriesKey("P", "1")) is None
+        assert files.series(SeriesKey("P", "3")).registered == {"0", "1", "2"}
 
     def test_one_series_alone_is_bounded_too(self) -> None:
-        pushed = RegisteredFiles(most_names=10)
+        files = RegisteredFiles(max_files=10)
         for name in range(1000):
-            pushed.add(SeriesKey("P", "1"), str(name), done=name % 2 == 0)
-            assert len(pushed) <= 10
+            files.add(SeriesKey("P", "1"), str(name), registered=name % 2 == 0)
+            assert len(files) <= 10
 
     def test_series_without_names_are_bounded_too(self) -> None:
-        pushed = RegisteredFiles(most_names=10)
+        files = RegisteredFiles(max_files=10)
         for number in range(1000):
-            pushed.of(SeriesKey("P", str(number)))
-            assert len(pushed) <= 10
+            files.series(SeriesKey("P", str(number)))
+            assert len(files) <= 10
 
     def test_one_being_published_keeps_its_place(self) -> None:
-        pushed = RegisteredFiles(most_names=10)
-        first = pushed.of(SeriesKey("P", "1"))
+        files = RegisteredFiles(max_files=10)
+        first = files.series(SeriesKey("P", "1"))
         first.publishing = 1
         for number in range(2, 100):
-            pushed.add(SeriesKey("P", str(number)), "name", done=True)
-        assert pushed.of(SeriesKey("P", "1")) is first
+            files.add(SeriesKey("P", str(number)), "name", registered=True)
+        assert files.series(SeriesKey("P", "1")) is first
 
     def test_a_success_after_a_failure_counts_once(self) -> None:
-        pushed = RegisteredFiles()
+        files = RegisteredFiles()
         key = SeriesKey("P", "1")
-        pushed.add(key, "name", done=False)
-        pushed.add(key, "name", done=True)
-        assert len(pushed) == 2
-        pushed.forget(key)
-        pushed.forget(key)
-        assert len(pushed) == 0
+        files.add(key, "name", registered=False)
+        files.add(key, "name", registered=True)
+        assert len(files) == 2
+        files.forget(key)
+        files.forget(key)
+        assert len(files) == 0
 
 
 class TestSideBySide:
@@ -484,17 +489,17 @@ class TestSideBySide:
             done.append(item)
 
         with pytest.raises(ValueError, match="2"):
-            await side_by_side(range(100), work, 3)
+            await run_concurrently(range(100), work, 3)
         assert done == [0, 1]
 
 
 async def test_an_outage_through_courier_and_outbox(tmp_path: Path) -> None:
     """Fifty series while CUBE is away for four tries, then all of each exactly once."""
-    bench = Bench(tmp_path, most_names=100)
+    bench = Bench(tmp_path, max_files=100)
     bench.client.down = True
     outbox = Outbox(tmp_path / ".outbox", sync=False)
     courier = OutboxRelay(
-        outbox, bench.publisher, in_flight=2, clock=bench.time.clock, sleep=bench.time.sleep
+        outbox, bench.publisher, max_in_flight=2, clock=bench.time.clock, sleep=bench.time.sleep
     )
     await courier.start()
     settled, paths = [], []
@@ -506,7 +511,7 @@ async def test_an_outage_through_courier_and_outbox(tmp_path: Path) -> None:
         await until(lambda: bench.time.next_wake is not None)
         bench.time.advance(bench.time.next_wake or 0)
     assert outbox.depth() == 50
-    assert len(bench.pushed) <= 100
+    assert len(bench.registered) <= 100
     bench.client.down = False
     async with asyncio.timeout(20):
         while not all(future.done() for future in settled):

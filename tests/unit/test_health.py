@@ -25,7 +25,7 @@ class Counts(NamedTuple):
 
 class Relay:
     depth = 0
-    trouble: str | None = None
+    last_error: str | None = None
 
 
 class Bench:
@@ -136,7 +136,7 @@ def test_broker(bench: Bench) -> None:
     bench.broker = bench.watched("ConnectionRefusedError")  # type: ignore[assignment]
     waits = "registrations wait in the outbox: "
     assert bench.check("broker") == ("degraded", waits + "ConnectionRefusedError")
-    bench.relay.trouble = "TimeoutError"
+    bench.relay.last_error = "TimeoutError"
     assert bench.check("broker") == ("degraded", waits + "TimeoutError")
 
 

@@ -15,8 +15,20 @@ import msgspec
 import pytest
 
 from oxidicom.notify import outbox_store as outbox_module
-from oxidicom.notify.outbox_inspect import EntryState, Found, Outcome, look_at, paths, put_back
-from oxidicom.notify.outbox_scanner import GLANCE, LONGEST, OutboxScanner, Visit
+from oxidicom.notify.outbox_inspect import (
+    EntryState,
+    OutboxFile,
+    RequeueOutcome,
+    entry_files,
+    inspect,
+    requeue,
+)
+from oxidicom.notify.outbox_scanner import (
+    OUTBOX_POLL_INTERVAL_S,
+    OUTBOX_SCAN_INTERVAL_S,
+    OutboxPoll,
+    OutboxScanner,
+)
 from oxidicom.notify.outbox_store import Outbox, OutboxEntry, new_entry
 from tests.support.registrations import numbered
 
@@ -44,8 +56,8 @@ def files(folder: Path) -> list[str]:
     return sorted(name.removeprefix(NAME) for name in os.listdir(folder))
 
 
-def seen(folder: Path) -> list[Found]:
-    return [found for path in paths(folder) if (found := look_at(path)) is not None]
+def seen(folder: Path) -> list[OutboxFile]:
+    return [found for path in entry_files(folder) if (found := inspect(path)) is not None]
 
 
 def later(ndicom: int = 6, seconds: float = 5) -> OutboxEntry:
@@ -77,7 +89,7 @@ def test_one_of_an_earlier_version_can_be_read(outbox: Outbox, folder: Path) -> 
     (folder / f"{NAME}.json").rename(folder / f"{NAME}.refused")
     (found,) = seen(folder)
     assert (found.state, found.entry) == (EntryState.REFUSED, ENTRY)
-    assert put_back(found.path, sync=False) is Outcome.BACK
+    assert requeue(found.path, sync=False) is RequeueOutcome.BACK
     assert outbox.read(NAME) == ENTRY
 
 
@@ -103,7 +115,7 @@ def test_corrupt_ones_say_what_is_wrong(folder: Path, data: bytes, says: str, su
     assert any(word in found.note for word in says.split("|")), found.note
     assert "Doe" not in found.note
     assert found.written_at == pytest.approx(path.stat().st_mtime)
-    assert put_back(path, sync=False) is Outcome.CORRUPT
+    assert requeue(path, sync=False) is RequeueOutcome.CORRUPT
     assert path.read_bytes() == data
 
 
@@ -125,11 +137,11 @@ def test_a_copy_under_another_name_is_set_aside_and_not_delivered_for_ever(
 
 
 def test_an_empty_outbox_and_none_at_all(folder: Path) -> None:
-    assert paths(folder) == []
+    assert entry_files(folder) == []
     folder.mkdir()
     (folder / ".123.tmp").touch()
     (folder / "notes.txt").touch()
-    assert paths(folder) == []
+    assert entry_files(folder) == []
 
 
 # ---- back to pending -----------------------------------------------------------------------------
@@ -138,14 +150,14 @@ def test_an_empty_outbox_and_none_at_all(folder: Path) -> None:
 @pytest.mark.parametrize("sync", [False, True])
 def test_put_back(outbox: Outbox, folder: Path, sync: bool) -> None:
     refused(outbox)
-    (path,) = paths(folder)
-    assert put_back(path, sync=sync) is Outcome.BACK
+    (path,) = entry_files(folder)
+    assert requeue(path, sync=sync) is RequeueOutcome.BACK
     assert files(folder) == [".json"]
     (entry,) = outbox.pending()
     assert entry.task_id == ENTRY.task_id
-    assert put_back(path, sync=sync) is Outcome.GONE
-    (path,) = paths(folder)
-    assert put_back(path, sync=sync) is Outcome.PENDING
+    assert requeue(path, sync=sync) is RequeueOutcome.GONE
+    (path,) = entry_files(folder)
+    assert requeue(path, sync=sync) is RequeueOutcome.PENDING
     assert outbox.remove(entry)
     assert files(folder) == []
 
@@ -154,7 +166,7 @@ def test_a_newer_one_that_is_pending_is_not_replaced(outbox: Outbox, folder: Pat
     refused(outbox)
     newer = later()
     outbox.put(newer)
-    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.NEWER
+    assert requeue(folder / f"{NAME}.refused", sync=False) is RequeueOutcome.NEWER
     assert files(folder) == [".json", ".refused"]
     assert outbox.read(NAME) == newer
     assert outbox.remove(newer)
@@ -164,15 +176,15 @@ def test_a_newer_one_that_is_pending_is_not_replaced(outbox: Outbox, folder: Pat
 def test_an_older_one_that_is_pending_goes_first(outbox: Outbox, folder: Path) -> None:
     refused(outbox, later())
     outbox.put(ENTRY)
-    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.OLDER
+    assert requeue(folder / f"{NAME}.refused", sync=False) is RequeueOutcome.OLDER
     assert outbox.remove(ENTRY)
     assert files(folder) == [".refused"]
-    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.BACK
+    assert requeue(folder / f"{NAME}.refused", sync=False) is RequeueOutcome.BACK
 
 
 def test_refused_again(outbox: Outbox, folder: Path) -> None:
     refused(outbox, reason="400")
-    put_back(folder / f"{NAME}.refused", sync=False)
+    requeue(folder / f"{NAME}.refused", sync=False)
     (entry,) = outbox.pending()
     assert outbox.refuse(entry, "404")
     (found,) = seen(folder)
@@ -186,8 +198,8 @@ def test_a_corrupt_one_that_somebody_repaired(outbox: Outbox, folder: Path) -> N
     (folder / f"{NAME}.json").rename(folder / f"{NAME}.corrupt")
     (found,) = seen(folder)
     assert found.state is EntryState.CORRUPT
-    assert "retry puts it back" in (found.note or "")
-    assert put_back(found.path, sync=False) is Outcome.BACK
+    assert "retry requeues it" in (found.note or "")
+    assert requeue(found.path, sync=False) is RequeueOutcome.BACK
     assert list(outbox.pending()) == [ENTRY]
 
 
@@ -200,12 +212,12 @@ def test_where_there_are_no_hard_links(
 
     monkeypatch.setattr(os, "link", link)
     refused(outbox)
-    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.BACK
+    assert requeue(folder / f"{NAME}.refused", sync=False) is RequeueOutcome.BACK
     assert files(folder) == [".json"]
     (entry,) = outbox.pending()
     outbox.refuse(entry, "400")
     outbox.put(later())
-    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.NEWER
+    assert requeue(folder / f"{NAME}.refused", sync=False) is RequeueOutcome.NEWER
     assert files(folder) == [".json", ".refused"]
 
 
@@ -247,13 +259,13 @@ def test_death_between_the_steps_of_a_retry(
     with monkeypatch.context() as patch:
         dying_at(step, patch)
         with pytest.raises(Killed):
-            put_back(folder / f"{NAME}.refused", sync=False)
+            requeue(folder / f"{NAME}.refused", sync=False)
     (found,) = seen(folder)
     assert found.entry is not None, "it is in sight, once"
     assert found.entry.task_id == ENTRY.task_id
     assert found.state is (EntryState.REFUSED if step < (2 if links else 3) else EntryState.PENDING)
-    for path in paths(folder):
-        put_back(path, sync=False)
+    for path in entry_files(folder):
+        requeue(path, sync=False)
     assert files(folder) == [".json"]
 
 
@@ -296,7 +308,7 @@ def test_a_newer_refused_one_takes_the_place_of_one_whose_way_back_was_cut_short
     (folder / f"{NAME}.refused").rename(folder / f"{NAME}.retry")
     newer = later()
     refused(outbox, newer)
-    assert put_back(folder / f"{NAME}.refused", sync=False) is Outcome.BACK
+    assert requeue(folder / f"{NAME}.refused", sync=False) is RequeueOutcome.BACK
     (entry,) = outbox.pending()
     assert entry.task_id == newer.task_id
     assert files(folder) == [".json"]
@@ -316,114 +328,114 @@ def test_a_full_disk_does_not_keep_a_refusal_from_being_kept(
     assert (found.state, found.entry) == (EntryState.REFUSED, ENTRY)
 
 
-# ---- a receiver that looks again -----------------------------------------------------------------
+# ---- the outbox scanner ------------------------------------------------------------------------
 
 
-def test_whose_entries_are_taken(outbox: Outbox, folder: Path) -> None:
+def test_a_scan_finds_old_and_requeued_entries_of_others(outbox: Outbox, folder: Path) -> None:
     mine, young, old, back = (new_entry(numbered(number)) for number in range(4))
     for entry in (mine, young, old):
         outbox.put(entry)
     refused(outbox, back)
-    put_back(folder / f"{back.name}.refused", sync=False)
+    requeue(folder / f"{back.name}.refused", sync=False)
     aged = time.time() - 100
     os.utime(folder / f"{old.name}.json", (aged, aged))
-    look = outbox.look({mine.name}.__contains__)
-    assert look.names == [old.name, back.name]
-    assert look.left, "the young one is looked at again"
+    scan = outbox.scan({mine.name}.__contains__)
+    assert scan.names == [old.name, back.name]
+    assert scan.young_entries
     outbox.remove(young)
-    assert not outbox.look({mine.name}.__contains__).left
+    assert not outbox.scan({mine.name}.__contains__).young_entries
 
 
-class Visitor:
-    """OutboxScanner with a clock that moves by their own sleeps."""
+class ScannerBench:
+    """An OutboxScanner whose clock advances by its own sleeps."""
 
     def __init__(self, outbox: Outbox) -> None:
         self.now = 0.0
         self.found: list[str] = []
-        self.looks = 0
+        self.scans = 0
         self.known: set[str] = set()
         self.seconds: float | None = None
         self.error: OSError | None = None
-        self._turn = asyncio.Semaphore(0)
+        self._sleep_ends = asyncio.Semaphore(0)
         self._done = asyncio.Event()
         self.slept: list[float] = []
-        self.rounds = OutboxScanner(
+        self.scanner = OutboxScanner(
             outbox,
             self.known.__contains__,
             self.found.extend,
-            self._visit,
+            self._on_disk,
             sleep=self._sleep,
             clock=lambda: self.now,
         )
 
-    async def _visit(self, call: Callable[[], Visit]) -> Visit:
+    async def _on_disk(self, call: Callable[[], OutboxPoll]) -> OutboxPoll:
         if self.error is not None:
             raise self.error
-        stamp, look, seconds = call()
-        self.looks += look is not None
-        return stamp, look, seconds if self.seconds is None else self.seconds
+        poll = call()
+        self.scans += poll.scan is not None
+        return poll if self.seconds is None else poll._replace(scan_seconds=self.seconds)
 
     async def _sleep(self, seconds: float) -> None:
         self._done.set()
-        await self._turn.acquire()
+        await self._sleep_ends.acquire()
         self.slept.append(seconds)
         self.now += seconds
 
-    async def turn(self) -> None:
-        """One sleep and what follows it."""
+    async def advance(self) -> None:
+        """End one sleep and wait for the next one."""
         await self._done.wait()
         self._done.clear()
-        self._turn.release()
+        self._sleep_ends.release()
         await self._done.wait()
 
 
-async def test_a_quiet_folder_is_glanced_at(outbox: Outbox, folder: Path) -> None:
+async def test_an_unchanged_folder_is_polled_but_not_scanned(outbox: Outbox, folder: Path) -> None:
     outbox.put(ENTRY)
-    visitor = Visitor(outbox)
-    visitor.known.add(NAME)
-    task = asyncio.create_task(visitor.rounds.run())
+    bench = ScannerBench(outbox)
+    bench.known.add(NAME)
+    task = asyncio.create_task(bench.scanner.run())
     for _ in range(20):
-        await visitor.turn()
-    assert visitor.looks == 1
-    assert set(visitor.slept) == {GLANCE}
+        await bench.advance()
+    assert bench.scans == 1
+    assert set(bench.slept) == {OUTBOX_POLL_INTERVAL_S}
     for _ in range(15):
-        await visitor.turn()
-    assert visitor.looks == 2, "whatever its time of modification says"
+        await bench.advance()
+    assert bench.scans == 2, "whatever its time of modification says"
     refused(outbox, later())
-    put_back(folder / f"{NAME}.refused", sync=False)
-    visitor.known.clear()
-    await visitor.turn()
-    assert visitor.found == [NAME]
+    requeue(folder / f"{NAME}.refused", sync=False)
+    bench.known.clear()
+    await bench.advance()
+    assert bench.found == [NAME]
     task.cancel()
 
 
 async def test_a_look_that_takes_long_is_taken_seldom(outbox: Outbox) -> None:
-    visitor = Visitor(outbox)
-    visitor.seconds = 0.12
-    task = asyncio.create_task(visitor.rounds.run())
-    await visitor.turn()
-    await visitor.turn()
-    visitor.seconds = 5
+    bench = ScannerBench(outbox)
+    bench.seconds = 0.12
+    task = asyncio.create_task(bench.scanner.run())
+    await bench.advance()
+    await bench.advance()
+    bench.seconds = 5
     outbox.put(ENTRY)
-    await visitor.turn()
-    await visitor.turn()
-    assert visitor.slept[1] == pytest.approx(12)
-    assert max(visitor.slept) == LONGEST
+    await bench.advance()
+    await bench.advance()
+    assert bench.slept[1] == pytest.approx(12)
+    assert max(bench.slept) == OUTBOX_SCAN_INTERVAL_S
     task.cancel()
 
 
 async def test_storage_that_fails_ends_no_rounds(outbox: Outbox) -> None:
     aged = time.time() - 100
     outbox.put(ENTRY)
-    for path in paths(outbox._folder):
+    for path in entry_files(outbox._folder):
         os.utime(path, (aged, aged))
-    visitor = Visitor(outbox)
-    visitor.error = OSError(errno.EIO, "sick")
-    task = asyncio.create_task(visitor.rounds.run())
-    await visitor.turn()
-    await visitor.turn()
-    visitor.error = None
-    await visitor.turn()
-    assert visitor.found == [NAME]
-    assert visitor.slept == [GLANCE, LONGEST, LONGEST]
+    bench = ScannerBench(outbox)
+    bench.error = OSError(errno.EIO, "sick")
+    task = asyncio.create_task(bench.scanner.run())
+    await bench.advance()
+    await bench.advance()
+    bench.error = None
+    await bench.advance()
+    assert bench.found == [NAME]
+    assert bench.slept == [OUTBOX_POLL_INTERVAL_S, OUTBOX_SCAN_INTERVAL_S, OUTBOX_SCAN_INTERVAL_S]
     task.cancel()

@@ -16,9 +16,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oxidicom.notify.outbox_inspect import Outcome, put_back
-from oxidicom.notify.outbox_relay import OutboxRelay, Publisher, RegistrationRefused
+from oxidicom.notify.cube_fields import fit
+from oxidicom.notify.outbox_inspect import RequeueOutcome, requeue
+from oxidicom.notify.outbox_relay import OutboxRelay
 from oxidicom.notify.outbox_store import Outbox, OutboxEntry, new_entry
+from oxidicom.notify.publisher import Publisher, RegistrationRefusedError
 from oxidicom.ports import Registration
 from tests.support.registrations import numbered, registration
 
@@ -65,7 +67,7 @@ class TestOutbox:
         assert outbox.read("absent") is None
 
     def test_how_it_stands(self, outbox: Outbox, tmp_path: Path) -> None:
-        assert outbox.standing() == (0, 0, None)
+        assert outbox.counts() == (0, 0, None)
         for number in (1, 2, 3):
             outbox.put(new_entry(numbered(number)))
         (oldest, *_) = outbox.names()
@@ -74,7 +76,7 @@ class TestOutbox:
         refused = outbox.read(outbox.names()[1])
         assert refused is not None
         outbox.refuse(refused, "400")
-        assert outbox.standing() == (2, 1, 5.0)
+        assert outbox.counts() == (2, 1, 5.0)
 
     def test_a_newer_registration_replaces_an_older_one(self, outbox: Outbox) -> None:
         older, newer = new_entry(registration(1)), new_entry(registration(2))
@@ -122,11 +124,22 @@ class TestOutbox:
             outbox.put(new_entry(registration(pacs_name=pacs_name, series_instance_uid=uid)))
         assert outbox.depth() == 5
 
-    def test_whatever_a_sender_wrote_the_entry_is_a_small_file(self, outbox: Outbox) -> None:
-        outbox.put(new_entry(registration(patient_name="x" * 5_000_000, patient_id="\ud800")))
+    def test_a_fitted_registration_is_a_small_file_whatever_a_sender_wrote(
+        self, outbox: Outbox
+    ) -> None:
+        sent = registration(patient_name="x" * 5_000_000, patient_id="\ud800")
+        outbox.put(new_entry(fit(sent)))
         (entry,) = outbox.pending()
         assert entry.registration.series.patient_id == "?"
         assert len(entry.registration.series.patient_name or "") == 150
+
+    def test_an_entry_longer_than_any_that_is_read_is_not_written(
+        self, outbox: Outbox, tmp_path: Path
+    ) -> None:
+        """It would be an OSError of the disk otherwise, which the relay repeats without end."""
+        with pytest.raises(ValueError, match="longer than any outbox entry"):
+            outbox.put(new_entry(registration(patient_name="x" * 5_000_000)))
+        assert files(tmp_path) == []
 
 
 class FakeBroker:
@@ -159,7 +172,7 @@ class FakeBroker:
             if self.down or uid in self.chokes_on:
                 raise ConnectionError("away")
             if uid in self.refuses:
-                raise RegistrationRefused("400")
+                raise RegistrationRefusedError("400")
             self.taken.append((uid, registration.ndicom))
         finally:
             self.under_way.remove(uid)
@@ -204,7 +217,9 @@ async def running(
     outbox: Outbox, broker: Publisher | None, time: FakeTime | None = None, in_flight: int = 8
 ) -> AsyncIterator[OutboxRelay]:
     time = time or FakeTime()
-    courier = OutboxRelay(outbox, broker, in_flight=in_flight, clock=time.clock, sleep=time.sleep)
+    courier = OutboxRelay(
+        outbox, broker, max_in_flight=in_flight, clock=time.clock, sleep=time.sleep
+    )
     await courier.start()
     try:
         yield courier
@@ -354,18 +369,18 @@ class TestCourier:
             broker,
             sleep=time.sleep,
             clock=time.clock,
-            settled=lambda key, refusal: told.append((key.series_instance_uid, refusal)),
+            on_outcome=lambda key, refusal: told.append((key.series_instance_uid, refusal)),
         )
         await courier.start()
         await (await courier.submit(numbered(1)))
         broker.down = True
         settled = await courier.submit(numbered(2))
-        await until(lambda: courier.trouble and time.next_wake is not None)
-        assert courier.trouble == "ConnectionError: away"
+        await until(lambda: courier.last_error and time.next_wake is not None)
+        assert courier.last_error == "ConnectionError: away"
         broker.down = False
         time.advance(1)
         await settled
-        assert courier.trouble is None
+        assert courier.last_error is None
         assert told == [("1.2.826.1", "400"), ("1.2.826.2", None)]
         await courier.stop(0)
 
@@ -450,7 +465,7 @@ class TestCourier:
             confirmed = await courier.submit(numbered(1))
             confirmed.cancel()
             await broker.arrived.wait()
-            assert not courier._unsettled
+            assert not courier._unresolved
             broker.open.set()
             await until(lambda: courier.depth == 0)
         assert len(broker.taken) == 1
@@ -481,12 +496,12 @@ class TestOthersEntries:
     ) -> None:
         broker, glances = FakeBroker(), FakeTime()
         broker.refuses = {"1.2.826.1"}
-        courier = OutboxRelay(outbox, broker, glance=glances.sleep)
+        courier = OutboxRelay(outbox, broker, scan_sleep=glances.sleep)
         await courier.start()
         assert not await (await courier.submit(numbered(1)))
         broker.refuses.clear()
         (path,) = (tmp_path / "outbox").iterdir()
-        assert put_back(path, sync=False) is Outcome.BACK
+        assert requeue(path, sync=False) is RequeueOutcome.BACK
         assert broker.attempts == 1
         await until(lambda: glances.next_wake)
         glances.advance(1)
@@ -499,7 +514,7 @@ class TestOthersEntries:
         self, outbox: Outbox, tmp_path: Path
     ) -> None:
         broker, glances = FakeBroker(), FakeTime()
-        courier = OutboxRelay(outbox, broker, glance=glances.sleep)
+        courier = OutboxRelay(outbox, broker, scan_sleep=glances.sleep)
         await courier.start()
         await (await courier.submit(numbered(1)))
         dead = new_entry(numbered(2))

@@ -249,7 +249,7 @@ def test_a_push_under_the_first_generations_name(
 ) -> None:
     spans.association_began(AssociationTally(began("A")))
     pushed(spans, retries=((T0 + 2, "CUBE answers 503", 2.0), (T0 + 4, "CUBE answers 429", 4)))
-    pushed(spans, error="CubeAway: CUBE answers 503", association_id="lost")
+    pushed(spans, error="CubeUnavailableError: CUBE answers 503", association_id="lost")
     pushed(spans, file="SERVICES/PACS/…", association_id=None)
     spans.association_ended(ended("A"))
     first, failed, shown, association = exporter.get_finished_spans()
@@ -268,7 +268,7 @@ def test_a_push_under_the_first_generations_name(
     assert first.status.status_code is StatusCode.OK
     assert failed.parent is None
     assert failed.status.status_code is StatusCode.ERROR
-    assert failed.status.description == "CubeAway: CUBE answers 503"
+    assert failed.status.description == "CubeUnavailableError: CUBE answers 503"
     assert (shown.attributes or {})["fname"] == "SERVICES/PACS/…"
 
 

@@ -154,7 +154,7 @@ class DeliveryState(Protocol):
     @property
     def depth(self) -> int: ...
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """Why deliveries fail; None while they succeed."""
 
 
@@ -247,7 +247,7 @@ class HealthChecks:
     def _broker_check(self) -> Check:
         if not self._registers:
             return _check("broker", "ok", "not configured; registrations stay in the outbox")
-        reason = self._relay().trouble or self._broker_fault()
+        reason = self._relay().last_error or self._broker_fault()
         if reason is None:
             return _check("broker", "ok", "accepting registrations")
         return _check("broker", "degraded", f"registrations wait in the outbox: {reason}")

@@ -73,7 +73,7 @@ class AdminEndpoint:
                 "the state folder": settings.state_dir / "journal",
             },
             settings.files_root,
-            outbox.standing,
+            outbox.counts,
         )
         self._storage = PeriodicProbe(self._probe.run, _storage_fault, time.monotonic)
         self._broker = None

@@ -25,8 +25,9 @@ from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
 from oxidicom.notify.lonk_messages import ProgressLimiter
 from oxidicom.notify.lonk_publisher import LonkPublisher
-from oxidicom.notify.outbox_relay import IN_FLIGHT, OutboxRelay, Publisher
+from oxidicom.notify.outbox_relay import MAX_BROKER_DELIVERIES, OutboxRelay
 from oxidicom.notify.outbox_store import Outbox
+from oxidicom.notify.publisher import BrokerPublisher, Publisher
 from oxidicom.observers import Observer, Observers
 from oxidicom.ports import (
     CountQueryResult,
@@ -41,14 +42,13 @@ from oxidicom.series.journal import Journal
 from oxidicom.series.leases import ReceiverLeases
 from oxidicom.series.tracker import SeriesTracker
 from oxidicom.settings import Settings
+from oxidicom.settings.brokers import broker_of
 from oxidicom.store.instance_files import keep_newest
 from oxidicom.telemetry import start as start_telemetry
 from oxidicom.telemetry.logs import on_loop_error
 
 if TYPE_CHECKING:
     from oxidicom.app.admin import AdminEndpoint
-    from oxidicom.notify.amqp import AmqpPublisher
-    from oxidicom.notify.redis import RedisPublisher
 
 logger = logging.getLogger("oxidicom")
 
@@ -137,7 +137,7 @@ class ControlHost:
         )
         settle = max(settings.series_settle, LAG if self._shared else 0.0)
         self.tracker = SeriesTracker(settle, settings.recovery_settle)
-        broker = broker_of(settings.broker, settings) if settings.broker is not None else None
+        broker = make_broker_publisher(settings)
         lonk = self._make_lonk()
         observing: list[Observer] = [*telemetry.observers]
         if self.admin is not None:
@@ -147,7 +147,7 @@ class ControlHost:
         observers = Observers(observing)
         publisher: Publisher | None = broker
         early = None
-        in_flight = IN_FLIGHT
+        in_flight = MAX_BROKER_DELIVERIES
         if settings.cube_url is not None:
             from oxidicom.app.http_registration import publish_over_http
 
@@ -162,7 +162,7 @@ class ControlHost:
         def resolved(series: SeriesKey, refusal: str | None) -> None:
             observers.registration_resolved(RegistrationResolved(series, refusal))
 
-        courier = OutboxRelay(self._outbox, publisher, in_flight=in_flight, settled=resolved)
+        courier = OutboxRelay(self._outbox, publisher, max_in_flight=in_flight, on_outcome=resolved)
         if self.admin is not None:
             self.admin.attach(courier, lonk)
         registrar = Registrar(
@@ -323,15 +323,13 @@ class ControlHost:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._thread.loop))
 
 
-def broker_of(url: str, settings: Settings) -> AmqpPublisher | RedisPublisher:
-    """Imported here, so that only those who have one pay for its library: 5 MB and 50 ms."""
-    if url.partition(":")[0].lower() in ("redis", "rediss"):
-        from oxidicom.notify.redis import RedisPublisher
-
-        return RedisPublisher(url, settings.queue_name, settings.broker_ca)
-    from oxidicom.notify.amqp import AmqpPublisher
-
-    return AmqpPublisher(url, settings.queue_name, settings.broker_ca)
+def make_broker_publisher(settings: Settings) -> BrokerPublisher | None:
+    """Return the publisher for the broker that is set, if one is."""
+    url = settings.broker
+    if url is None:
+        return None
+    publisher: Callable[..., BrokerPublisher] = broker_of(url).load_publisher()
+    return publisher(url, settings.queue_name, settings.broker_ca)
 
 
 def data_folder(settings: Settings) -> Path:

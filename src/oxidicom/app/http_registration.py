@@ -10,7 +10,7 @@ from oxidicom.notify.cube_http import CubeClient
 from oxidicom.notify.cube_instances import InstanceRegistrar
 from oxidicom.notify.cube_publishers import InstancePublisher, SeriesPublisher
 from oxidicom.notify.cube_registered_files import RegisteredFiles
-from oxidicom.notify.outbox_relay import Publisher
+from oxidicom.notify.publisher import Publisher
 from oxidicom.observers import Observer, TraceContext
 from oxidicom.ports import SeriesKey
 from oxidicom.settings import Settings
@@ -36,12 +36,12 @@ def publish_over_http(
         settings.cube_username,
         settings.cube_password or "",
         attempts=settings.http_attempts,
-        at_once=settings.pushers,
+        max_concurrent=settings.pushers,
         ca=settings.broker_ca,
     )
     if settings.http_register == "series":
         return SeriesPublisher(client), None
-    pushes = InstanceRegistrar(
+    registrar = InstanceRegistrar(
         client,
         LocalSeriesFiles(root_fd, sync=settings.fsync),
         RegisteredFiles(),
@@ -49,5 +49,6 @@ def publish_over_http(
         trace,
         show_files=settings.log_phi,
     )
-    early = EagerRegistrar(pushes, expected, at_once=settings.pushers)
-    return InstancePublisher(pushes, at_once=settings.pushers, begins=early.leave), early
+    eager = EagerRegistrar(registrar, expected, max_concurrent=settings.pushers)
+    publisher = InstancePublisher(registrar, max_concurrent=settings.pushers, on_begin=eager.drop)
+    return publisher, eager

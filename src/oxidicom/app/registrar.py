@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from oxidicom.disk_executor import DiskExecutor
 from oxidicom.logevents import describe, event, trace_fields
+from oxidicom.notify.cube_fields import fit
 from oxidicom.notify.outbox_relay import OutboxRelay
 from oxidicom.observers import Observers, TraceContext
 from oxidicom.ports import (
@@ -200,13 +201,15 @@ def _log_retry(error: OSError) -> None:
 
 
 def _registration(completed: SeriesCompleted, ndicom: int, traceparent: str | None) -> Registration:
-    return Registration(
-        completed.series,
-        ndicom,
-        completed.attempted,
-        completed.expected,
-        next(iter(completed.associations), None),
-        traceparent,
+    return fit(
+        Registration(
+            completed.series,
+            ndicom,
+            completed.attempted,
+            completed.expected,
+            next(iter(completed.associations), None),
+            traceparent,
+        )
     )
 
 

@@ -25,11 +25,11 @@ from oxidicom.cli.console import (
 from oxidicom.errors import OperatorError
 from oxidicom.notify.outbox_inspect import (
     EntryState,
-    Found,
-    Outcome,
-    look_at,
-    paths,
-    put_back,
+    OutboxFile,
+    RequeueOutcome,
+    entry_files,
+    inspect,
+    requeue,
     state_of,
 )
 from oxidicom.settings import Settings
@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace, settings: Settings, folder: Path) -> int:
     count: Counter[EntryState] = Counter()
     now = time.time()
-    for found in _look_at_all(paths(folder)):
+    for found in _inspect_all(entry_files(folder)):
         if not count and not arguments.json:
             print(_line("STATE", "AGE", "NAME", "NDICOM", "TRIES", "PACS", "SERIES", ""))
         count[found.state] += 1
@@ -145,7 +145,7 @@ def _list(arguments: argparse.Namespace, settings: Settings, folder: Path) -> in
     return EXIT_NEEDS_YOU if count[EntryState.REFUSED] or count[EntryState.CORRUPT] else 0
 
 
-def _summary(found: Found, now: float, *, phi: bool) -> str:
+def _summary(found: OutboxFile, now: float, *, phi: bool) -> str:
     age = _age(now - found.written_at)
     ndicom = tries = pacs_name = uid = "-"
     more: list[str] = []
@@ -191,7 +191,7 @@ def _show(arguments: argparse.Namespace, settings: Settings, folder: Path) -> in
     now = time.time()
     first = True
     for name in arguments.names:
-        shown = list(_look_at_all(_named(folder, name)))
+        shown = list(_inspect_all(_named(folder, name)))
         if not shown:
             status = EXIT_FAULT
         for found in shown:
@@ -205,7 +205,7 @@ def _show(arguments: argparse.Namespace, settings: Settings, folder: Path) -> in
     return status
 
 
-def _print_whole(found: Found, now: float, *, phi: bool) -> None:
+def _print_whole(found: OutboxFile, now: float, *, phi: bool) -> None:
     for key, value in _as_json(found, now, phi=phi).items():
         if key == "registration":
             for field, content in value.pop("series").items():
@@ -227,7 +227,7 @@ def _print_field(name: str, value: object) -> None:
     print(f"{name + ':':<21} {printable(str(value))}")
 
 
-def _as_json(found: Found, now: float, *, phi: bool) -> dict[str, Any]:
+def _as_json(found: OutboxFile, now: float, *, phi: bool) -> dict[str, Any]:
     """Flat what `list` is asked for, then the registration."""
     data: dict[str, Any] = {
         "name": found.name,
@@ -274,20 +274,20 @@ def _retry(arguments: argparse.Namespace, settings: Settings, folder: Path) -> i
     else:
         wanted = [
             path
-            for path in paths(folder)
+            for path in entry_files(folder)
             if state_of(path) is EntryState.REFUSED
             or (arguments.all and state_of(path) is EntryState.CORRUPT)
         ]
     for path in wanted:
-        outcome = put_back(path, sync=settings.fsync)
+        outcome = requeue(path, sync=settings.fsync)
         if arguments.json:
             what = {"outcome": outcome.name.lower(), "text": outcome.value}
-            print_json({"name": path.stem, "ok": outcome.well, **what})
-            status = status if outcome.well else EXIT_FAULT
-        elif outcome.well:
+            print_json({"name": path.stem, "ok": outcome.succeeded, **what})
+            status = status if outcome.succeeded else EXIT_FAULT
+        elif outcome.succeeded:
             print(f"{path.stem[:_SHOWN]}: {outcome.value}")
         else:
-            found = look_at(path) if outcome is Outcome.CORRUPT else None
+            found = inspect(path) if outcome is RequeueOutcome.CORRUPT else None
             note = f": {found.note}" if found is not None else ""
             print_error(f"{path.stem[:_SHOWN]} {outcome.value}{note}")
             status = EXIT_FAULT
@@ -299,9 +299,9 @@ def _retry(arguments: argparse.Namespace, settings: Settings, folder: Path) -> i
 # ---- entries ---------------------------------------------------------------------------------
 
 
-def _look_at_all(files: Iterable[Path]) -> Iterator[Found]:
+def _inspect_all(files: Iterable[Path]) -> Iterator[OutboxFile]:
     for path in files:
-        found = look_at(path)
+        found = inspect(path)
         if found is not None:
             yield found
 
@@ -309,7 +309,7 @@ def _look_at_all(files: Iterable[Path]) -> Iterator[Found]:
 def _named(folder: Path, name: str) -> list[Path]:
     """All files of the one entry that is meant; none if that is not clear, which is said."""
     stem = Path(name).stem
-    found = paths(folder, stem) if len(stem) >= _LEAST_PREFIX else []
+    found = entry_files(folder, stem) if len(stem) >= _LEAST_PREFIX else []
     names = {path.stem for path in found}
     if stem in names:
         return [path for path in found if path.stem == stem]

@@ -1,4 +1,4 @@
-"""Registrations to RabbitMQ, each confirmed by it (decision 33)."""
+"""Publisher of registrations to RabbitMQ, which confirms each of them (decision 33)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from yarl import URL
 
 from oxidicom.certificates import client_context
 from oxidicom.logevents import event, reason_of
+from oxidicom.notify.cancellation import run_within
 from oxidicom.notify.celery_message import encode, our_origin
 from oxidicom.ports import Registration
 
-CONNECT_TIMEOUT: Final = 10.0
-PUBLISH_TIMEOUT: Final = 30.0
-"""From the call to the confirmation, connecting included."""
-CLOSE_TIMEOUT: Final = 2.0
-HEARTBEAT: Final = 20
-"""Seconds (AMQP 0-9-1 4.2.7)."""
+AMQP_CONNECT_TIMEOUT_S: Final = 10.0
+AMQP_PUBLISH_TIMEOUT_S: Final = 30.0
+"""Seconds from the call to the confirmation, connecting included."""
+AMQP_CLOSE_TIMEOUT_S: Final = 2.0
+AMQP_HEARTBEAT_S: Final = 20
+"""Seconds between heartbeats (AMQP 0-9-1 4.2.7)."""
 
 logger = logging.getLogger("oxidicom.amqp")
 
 
 class AmqpPublisher:
-    """`url`: amqp:// or amqps://, with credentials and virtual host. `ca`: PEM file of the
-    certificates to trust instead of the system's. Safe for concurrent calls."""
+    """One connection to an AMQP broker; its methods may be called concurrently.
+
+    `url` is amqp:// or amqps://, with credentials and virtual host. `ca` is a PEM file of the
+    certificates to trust instead of the system's.
+    """
 
     def __init__(self, url: str, queue_name: str, ca: Path | None = None) -> None:
         self._url = URL(url)
@@ -42,10 +46,12 @@ class AmqpPublisher:
         self._channel: AbstractChannel | None = None
 
     async def start(self) -> bool:
-        """Connect and declare the queue, so that workers can come first. False (and a warning) if
-        that fails now: the next `publish` tries again."""
+        """Connect and declare the queue, for workers that start before the first registration.
+
+        Return False, after a warning, if that fails; the next `publish` tries again.
+        """
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(AMQP_CONNECT_TIMEOUT_S):
                 await self._ready()
         except Exception as error:
             event(logger, logging.WARNING, "AMQP broker unreachable", reason=reason_of(error))
@@ -53,8 +59,11 @@ class AmqpPublisher:
         return True
 
     async def answers(self) -> None:
-        """Connect if need be, and ask for nothing; raises what went wrong."""
-        async with asyncio.timeout(CONNECT_TIMEOUT):
+        """Return if the broker answers, connecting first if necessary.
+
+        Raises TimeoutError, OSError, AMQPError or RuntimeError if it does not.
+        """
+        async with asyncio.timeout(AMQP_CONNECT_TIMEOUT_S):
             await self._ready()
             channel = await self._open_channel()
             await channel.close()
@@ -62,13 +71,13 @@ class AmqpPublisher:
     async def publish(self, registration: Registration, task_id: str) -> None:
         """Return once the broker has confirmed that a queue holds the message on its disk.
 
-        Raises whatever went wrong (TimeoutError, OSError, AMQPError, RuntimeError); the message may
-        have been taken all the same. The next call connects anew if need be.
+        Raises TimeoutError, OSError, AMQPError or RuntimeError; the broker may have taken the
+        message nevertheless. The next call connects again if necessary.
         """
         channel: AbstractChannel | None = None
         message = self._message(registration, task_id)
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT):
+            async with asyncio.timeout(AMQP_PUBLISH_TIMEOUT_S):
                 channel = await self._ready()
                 try:
                     await self._publish(channel, message)
@@ -82,18 +91,21 @@ class AmqpPublisher:
                     await self._declare()
                     await self._publish(channel, message)
         except DeliveryError:
-            raise  # refused by a broker that is well: returned again, or nack
+            raise  # returned or rejected (basic.nack): the connection is sound
         except BaseException as error:
             if channel is not None:
                 await self._disconnect(channel)
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
-                # Nobody cancelled us: the library cancels what waits on a connection that ends.
+                # Not a cancellation of this task: the library cancels those that wait on a
+                # connection that ends.
                 raise ConnectionError("the connection ended before the confirmation") from None
             raise
 
     async def close(self) -> None:
-        await self._disconnect()
+        """Close the connection, within AMQP_CLOSE_TIMEOUT_S and a little more."""
+        # A call that is connecting to a broker that hangs may hold the lock for longer.
+        await run_within(self._disconnect(), AMQP_CLOSE_TIMEOUT_S + 0.5)
 
     def _message(self, registration: Registration, task_id: str) -> aio_pika.Message:
         body, headers, properties = encode(registration, self._queue_name, task_id, self._origin)
@@ -113,13 +125,13 @@ class AmqpPublisher:
         await channel.default_exchange.publish(message, self._queue_name, mandatory=True)
 
     async def _ready(self) -> AbstractChannel:
-        """A channel whose broker has the queue."""
+        """Return the open channel; connect and declare the queue if there is none."""
         async with self._connecting:
             if self._channel is not None and not self._channel.is_closed:
                 return self._channel
             await self._drop_connection()
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT):
+                async with asyncio.timeout(AMQP_CONNECT_TIMEOUT_S):
                     self._connection = await self._connect()
                     await self._declare()
                     self._channel = await self._open_channel()
@@ -132,16 +144,16 @@ class AmqpPublisher:
         context = None
         if self._url.scheme == "amqps":
             context = await asyncio.to_thread(client_context, self._ca)
-        url = self._url.update_query(heartbeat=HEARTBEAT, name="oxidicom")
+        url = self._url.update_query(heartbeat=AMQP_HEARTBEAT_S, name="oxidicom")
         return await aio_pika.connect(url, ssl_context=context)
 
     async def _declare(self) -> None:
-        # On channels of its own: a refusal closes them, and must not cut others' confirmations.
+        # On channels of its own: a refusal closes the channel and with it loses confirmations.
         try:
             await self._declare_once(durable=True)
         except ChannelClosed as error:
-            # It exists with other arguments (a quorum queue, a length limit), or we may not
-            # declare: the operator's choice, and a queue all the same.
+            # The operator has declared it with other arguments (a quorum queue, a length limit),
+            # or does not let us declare.
             event(
                 logger,
                 logging.INFO,
@@ -160,14 +172,15 @@ class AmqpPublisher:
 
     async def _open_channel(self) -> AbstractChannel:
         if self._connection is None:
-            raise ConnectionError("the connection was given up meanwhile")
+            raise ConnectionError("the connection was closed meanwhile")
         channel = self._connection.channel(publisher_confirms=True, on_return_raises=True)
         await channel.initialize()
         return channel
 
     async def _disconnect(self, broken: AbstractChannel | None = None) -> None:
+        """Close the connection; with `broken`, only if it is still that channel's."""
         async with self._connecting:
-            # Another call may have replaced the broken one by now.
+            # Another call may have replaced the broken channel by now.
             if broken is None or broken is self._channel:
                 await self._drop_connection()
 
@@ -175,5 +188,4 @@ class AmqpPublisher:
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(Exception):
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await connection.close()
+                await run_within(connection.close(), AMQP_CLOSE_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""What is said to CUBE over HTTP: the resources' bodies, and the files of custom metadata."""
+"""Bodies of the requests to CUBE over HTTP, and the names of the files of custom metadata."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Final
 from oxidicom.notify.cube_fields import Fields, cube_fields
 from oxidicom.ports import Registration, SeriesInfo
 
-SERIES: Final = "pacs/series/"
-FILES: Final = "pacsfiles/"
+SERIES_RESOURCE: Final = "pacs/series/"
+FILES_RESOURCE: Final = "pacsfiles/"
 """Resources, relative to CUBE's URL."""
 
-EXPECTED: Final = "NumberOfSeriesRelatedInstances"
-ATTEMPTED: Final = "OxidicomAttemptedPushCount"
+EXPECTED_KEY: Final = "NumberOfSeriesRelatedInstances"
+ATTEMPTED_KEY: Final = "OxidicomAttemptedPushCount"
 """Keys of custom metadata."""
 
-UNKNOWN: Final = "unknown"
+UNKNOWN_COUNT: Final = "unknown"
+"""The value of EXPECTED_KEY where the PACS has not told a number."""
 
 METADATA_PACS: Final = "org.fnndsc.oxidicom"
-"""What CUBE lists custom metadata under, instead of a PACS' name."""
+"""The name under which CUBE lists custom metadata, in place of that of a PACS."""
 
-PATH_LIMIT: Final = 1024
-"""Characters of a path that CUBE takes."""
+MAX_PATH_CHARACTERS: Final = 1024
+"""The longest path that CUBE accepts."""
 
 
 def series_body(registration: Registration) -> Fields:
-    """The Celery task's fields. Null ones are left out, as the task itself does: over HTTP CUBE
-    refuses them."""
+    """Return the fields of the Celery task without null ones, which CUBE refuses over HTTP."""
     return _present(cube_fields(registration))
 
 
 def instance_body(registration: Registration, name: str) -> Fields:
-    """Of the file `name` in the series' folder, in the first generation's order."""
+    """Return the body for the file `name` of the series folder, in the first generation's order."""
     fields = cube_fields(registration)
     del fields["ndicom"]
     folder = fields.pop("path")
@@ -39,7 +39,7 @@ def instance_body(registration: Registration, name: str) -> Fields:
 
 
 def metadata_body(registration: Registration, path: str, key: str, value: str) -> Fields:
-    """Of the empty file at `path` that says `key`=`value` of a series."""
+    """Return the body for the empty file at `path` that tells `key`=`value` of a series."""
     fields = cube_fields(registration)
     return {
         "path": path,
@@ -54,7 +54,7 @@ def metadata_body(registration: Registration, path: str, key: str, value: str) -
 
 
 def metadata_folder(series: SeriesInfo, association: str) -> str:
-    """`association`: a UUID. The components of the series' path are short enough already."""
+    """Return the folder of a series' custom metadata; `association` is a UUID."""
     return f"SERVICES/PACS/{METADATA_PACS}/{series.path}/{association}"
 
 

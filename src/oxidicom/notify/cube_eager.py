@@ -1,7 +1,7 @@
-"""Instances to CUBE while their series is still in reception, as the first generation did.
+"""Eager registration: instances go to CUBE before their series is complete, as in generation one.
 
-Best effort: whatever does not succeed here is left to the publication of the complete series, and
-nothing is remembered of an instance but that CUBE has it. So memory stays flat through an outage.
+What does not succeed here is left to the publication of the complete series, and nothing is
+remembered of an instance except that CUBE has it. So memory does not grow during an outage.
 """
 
 from __future__ import annotations
@@ -12,84 +12,92 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
+from oxidicom.backoff import Backoff
 from oxidicom.logevents import event
-from oxidicom.notify.cube_bodies import EXPECTED
-from oxidicom.notify.cube_http import CubeAway
-from oxidicom.notify.cube_instances import InstanceRegistrar, side_by_side
+from oxidicom.notify.cancellation import end_tasks
+from oxidicom.notify.cube_bodies import EXPECTED_KEY
+from oxidicom.notify.cube_http import CubeUnavailableError
+from oxidicom.notify.cube_instances import InstanceRegistrar, run_concurrently
 from oxidicom.notify.cube_registered_files import SeriesRegistrations
-from oxidicom.notify.outbox_relay import RegistrationRefused
+from oxidicom.notify.publisher import RegistrationRefusedError
 from oxidicom.ports import Registration, SeriesInfo, SeriesKey
 from oxidicom.ulid import uuid_of
 
-MOST_WAITING: Final = 1000
-"""Series with new instances; of more nothing is pushed early."""
+MAX_QUEUED_SERIES: Final = 1000
+"""Series with new instances; those beyond are not registered eagerly."""
 
-LIST_EVERY: Final = 1.0
-"""Seconds between two looks into one series' folder."""
+LIST_INTERVAL_S: Final = 1.0
+"""Seconds between two listings of one series folder."""
 
-AT_A_TURN: Final = 250
-"""Instances of one series before another one has its turn."""
+MAX_INSTANCES_A_TURN: Final = 250
+"""Instances of one series that are registered before those of another one."""
 
-FIRST_PAUSE: Final = 1.0
-LAST_PAUSE: Final = 30.0
-"""Seconds for which CUBE is left alone after it failed."""
+EAGER_FIRST_PAUSE_S: Final = 1.0
+EAGER_GREATEST_PAUSE_S: Final = 30.0
+"""Seconds without eager registration after CUBE failed; doubled from the first to the greatest."""
+
+EAGER_STOP_TIMEOUT_S: Final = 2.0
 
 logger = logging.getLogger("oxidicom.cube")
 
 
-class _Waiting(NamedTuple):
+class _QueuedSeries(NamedTuple):
     series: SeriesInfo
     association_id: str
+    """The first association that has carried the series."""
 
 
 class EagerRegistrar:
-    """`expected` says how many instances the PACS has of an open series, as far as is known.
+    """Registers instances of open series, one series after the other.
 
-    Used on one loop; `clock` and `sleep` are in seconds.
+    `expected` returns how many instances the PACS has of an open series, or None. `clock` and
+    `sleep` are in seconds.
     """
 
     def __init__(
         self,
-        pushes: InstanceRegistrar,
+        registrar: InstanceRegistrar,
         expected: Callable[[SeriesKey], int | None],
         *,
-        at_once: int,
+        max_concurrent: int,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._pushes = pushes
+        self._registrar = registrar
         self._expected = expected
-        self._at_once = at_once
+        self._max_concurrent = max_concurrent
         self._clock = clock
         self._sleep = sleep
-        self._waiting: dict[SeriesKey, _Waiting] = {}
+        self._queued: dict[SeriesKey, _QueuedSeries] = {}
         """Series with instances that CUBE may not have, the next one first."""
         self._wanted = asyncio.Event()
-        self._pause = 0.0
+        self._backoff = Backoff(EAGER_FIRST_PAUSE_S, EAGER_GREATEST_PAUSE_S)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._push_waiting(), name="early pusher")
+        """Begin to register what `stored` reports."""
+        self._task = asyncio.create_task(self._register_queued(), name="eager registrar")
 
     async def stop(self) -> None:
-        """What is under way is broken off, and left to the publication."""
+        """Cancel what is in progress, within EAGER_STOP_TIMEOUT_S; the publication repeats it."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task], EAGER_STOP_TIMEOUT_S)
 
     def stored(self, series: SeriesInfo, association_id: str) -> None:
-        """An instance stands in the series' folder; `association_id` is the first that carried the
-        series. Takes a microsecond."""
+        """Queue the series of an instance that has been stored; takes about a microsecond.
+
+        `association_id` is the first association that has carried the series.
+        """
         key = series.key
-        if key not in self._waiting and len(self._waiting) < MOST_WAITING:
-            self._waiting[key] = _Waiting(series, association_id)
+        if key not in self._queued and len(self._queued) < MAX_QUEUED_SERIES:
+            self._queued[key] = _QueuedSeries(series, association_id)
             self._wanted.set()
 
-    def leave(self, key: SeriesKey) -> None:
-        """What has come of the series so far is being published."""
-        self._waiting.pop(key, None)
+    def drop(self, key: SeriesKey) -> None:
+        """Take the series from the queue, because its publication begins."""
+        self._queued.pop(key, None)
 
-    async def _push_waiting(self) -> None:
+    async def _register_queued(self) -> None:
         while True:
             self._wanted.clear()
             due = self._next()
@@ -99,28 +107,28 @@ class EagerRegistrar:
                 await self._wait(due)
             else:
                 await self._take_turn(due)
-                if self._pause:
-                    await self._sleep(self._pause)
+                if self._backoff:
+                    await self._sleep(self._backoff.delay)
 
-    def _next(self) -> _Waiting | float | None:
-        """A series whose time has come, or the seconds until there may be one."""
+    def _next(self) -> _QueuedSeries | float | None:
+        """Return the next series, the seconds until there may be one, or None if none is queued."""
         now = self._clock()
         shortest: float | None = None
-        for key, waiting in self._waiting.items():
-            known = self._pushes.pushed.peek(key)
+        for key, queued in self._queued.items():
+            known = self._registrar.registered.get(key)
             wait = 0.0
             if known is not None and known.publishing:
-                wait = LIST_EVERY
+                wait = LIST_INTERVAL_S
             elif known is not None and known.listed_at is not None:
-                wait = known.listed_at + LIST_EVERY - now
+                wait = known.listed_at + LIST_INTERVAL_S - now
             if wait <= 0:
-                del self._waiting[key]
-                return waiting
+                del self._queued[key]
+                return queued
             shortest = wait if shortest is None else min(shortest, wait)
         return shortest
 
     async def _wait(self, seconds: float) -> None:
-        """Until another series waits, but no longer than `seconds`."""
+        """Return when another series is queued, at the latest after `seconds`."""
         sleep = asyncio.ensure_future(self._sleep(seconds))
         wanted = asyncio.ensure_future(self._wanted.wait())
         try:
@@ -129,15 +137,15 @@ class EagerRegistrar:
             sleep.cancel()
             wanted.cancel()
 
-    async def _take_turn(self, waiting: _Waiting) -> None:
-        series, association_id = waiting
-        known = self._pushes.pushed.of(series.key)
+    async def _take_turn(self, queued: _QueuedSeries) -> None:
+        series, association_id = queued
+        known = self._registrar.registered.series(series.key)
         registration = Registration(series, 0, association_id=association_id)
         try:
-            async with known.turn:
-                await self._push_new(registration, known)
-        except CubeAway:
-            self._pause = min(self._pause * 2 or FIRST_PAUSE, LAST_PAUSE)
+            async with known.lock:
+                await self._register_new(registration, known)
+        except CubeUnavailableError:
+            self._backoff.failed()
         except Exception as error:
             event(
                 logger,
@@ -147,38 +155,42 @@ class EagerRegistrar:
                 SeriesInstanceUID=series.series_instance_uid,
             )
 
-    async def _push_new(self, registration: Registration, known: SeriesRegistrations) -> None:
+    async def _register_new(self, registration: Registration, known: SeriesRegistrations) -> None:
         known.listed_at = self._clock()
-        names = await self._pushes.instances(registration.series)
-        new = [name for name in names if name not in known.done and name not in known.failed]
-        if len(new) > AT_A_TURN and registration.association_id is not None:
+        names = await self._registrar.instance_names(registration.series)
+        new = [name for name in names if name not in known.registered and name not in known.failed]
+        if len(new) > MAX_INSTANCES_A_TURN and registration.association_id is not None:
             self.stored(registration.series, registration.association_id)
 
-        async def push(name: str) -> None:
+        async def register(name: str) -> None:
             if known.publishing:
-                return  # whose turn it is next
+                return  # the publication registers the rest
             try:
-                await self._pushes.instance(registration, name, attempts=1)
-            except RegistrationRefused:
+                await self._registrar.register_instance(registration, name, attempts=1)
+            except RegistrationRefusedError:
                 return
-            self._pause = 0.0
-            await self._tell_expected(registration, known)
+            self._backoff.reset()
+            await self._register_expected(registration, known)
 
-        await side_by_side(new[:AT_A_TURN], push, self._at_once)
+        await run_concurrently(new[:MAX_INSTANCES_A_TURN], register, self._max_concurrent)
 
-    async def _tell_expected(self, registration: Registration, known: SeriesRegistrations) -> None:
-        """As soon as CUBE has one instance and the PACS has said how many there are."""
+    async def _register_expected(
+        self, registration: Registration, known: SeriesRegistrations
+    ) -> None:
+        """Register the expected number once CUBE has an instance and the PACS has answered."""
         expected = self._expected(registration.series.key)
-        if known.expected_told or expected is None:
+        if known.expected_registered or expected is None:
             return
         try:
             association = uuid_of(registration.association_id or "")
         except ValueError:
             return
-        known.expected_told = True  # before anybody else does it as well
+        known.expected_registered = True  # before another task of `run_concurrently` does so
         try:
-            await self._pushes.metadata(registration, association, EXPECTED, str(expected), 1)
+            await self._registrar.register_metadata(
+                registration, association, EXPECTED_KEY, str(expected), attempts=1
+            )
         except BaseException as error:
-            known.expected_told = False
-            if not isinstance(error, RegistrationRefused):
+            known.expected_registered = False
+            if not isinstance(error, RegistrationRefusedError):
                 raise

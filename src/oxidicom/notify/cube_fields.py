@@ -1,7 +1,7 @@
-"""The sixteen fields of a registration, in CUBE's order and within what CUBE accepts (decision 34).
+"""The sixteen fields of a registration, in CUBE's order and within CUBE's limits (decision 34).
 
-CUBE refuses a whole series for one illegal optional field, so such a field is null instead. A
-required one is only cut: without it there is nothing to register, and CUBE's refusal is visible.
+CUBE refuses a whole series because of one illegal optional field, so such a field becomes null. A
+required field is only cut: without it the series cannot be registered, and CUBE's refusal shows it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from oxidicom.ports import Registration
 
-LIMITS: Final = {
+MAX_FIELD_CHARACTERS: Final = {
     "path": 1024,
     "patient_id": 100,
     "study_date": 10,
@@ -29,22 +29,25 @@ LIMITS: Final = {
     "study_description": 400,
     "series_description": 400,
 }
-"""Characters: CUBE's `max_length` (pacsfiles/models.py), where it has one."""
+"""CUBE's `max_length` (pacsfiles/models.py) of each field that has one."""
 
 _SEXES: Final = frozenset("MFO")
 _DATE: Final = re.compile(r"(\d{4})(-?)(\d{2})\2(\d{2})", re.ASCII)
 _MAX_INTEGER: Final = 2**31 - 1
-"""PostgreSQL's integer, which holds PatientAge."""
+"""The greatest value of PostgreSQL's integer, the column type of PatientAge."""
 
 Fields = dict[str, str | int | None]
 
 
 def fit(registration: Registration) -> Registration:
-    """Cut over-long text, and replace what UTF-8 cannot hold."""
+    """Return the registration with texts cut to CUBE's limits and encodable in UTF-8.
+
+    So an outbox entry is a small file whatever a sender wrote.
+    """
     series = registration.series
-    texts = {name: getattr(series, name) for name in LIMITS}
+    texts = {name: getattr(series, name) for name in MAX_FIELD_CHARACTERS}
     fitted = {
-        name: text[: LIMITS[name]].encode("utf-8", "replace").decode()
+        name: text[: MAX_FIELD_CHARACTERS[name]].encode("utf-8", "replace").decode()
         for name, text in texts.items()
         if text is not None
     }
@@ -53,6 +56,7 @@ def fit(registration: Registration) -> Registration:
 
 
 def cube_fields(registration: Registration) -> Fields:
+    """Return the fields by CUBE's names, fitted to its limits."""
     series = fit(registration).series
     return {
         "PatientID": series.patient_id,
@@ -79,7 +83,7 @@ def _optional(text: str | None) -> str | None:
 
 
 def _birth_date(text: str | None) -> str | None:
-    """As received: CUBE's DateField reads YYYYMMDD and YYYY-MM-DD."""
+    """Return the date as received, or None: CUBE's DateField reads YYYYMMDD and YYYY-MM-DD."""
     match = _DATE.fullmatch(text or "")
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""One registration with CUBE over HTTP: asked, asked again, confirmed or refused (decision 41)."""
+"""Client for registration with CUBE over HTTP, with repeated attempts (decision 41)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from typing import Final, NamedTuple
 
 import httpx
 
+from oxidicom.backoff import Backoff
 from oxidicom.certificates import client_context
 from oxidicom.errors import OxidicomError
-from oxidicom.notify.cube_responses import BODY_LIMIT, CubeResponse, CubeVerdict, judge
-from oxidicom.notify.outbox_relay import RegistrationRefused
+from oxidicom.notify.cancellation import run_within
+from oxidicom.notify.cube_responses import MAX_RESPONSE_BYTES, CubeResponse, CubeVerdict, judge
+from oxidicom.notify.publisher import RegistrationRefusedError
 
-TIMEOUT: Final = 30.0
-"""Seconds from the first byte of a request to the last one of its answer, connecting included."""
+CUBE_REQUEST_TIMEOUT_S: Final = 30.0
+"""Seconds from the first byte of a request to the last one of its response, connecting included."""
 
-LONGEST_PAUSE: Final = 20.0
-"""Seconds between two attempts, which begin with 2 and double."""
+CUBE_CLOSE_TIMEOUT_S: Final = 2.0
+
+CUBE_FIRST_RETRY_S: Final = 2.0
+CUBE_GREATEST_RETRY_S: Final = 20.0
+"""Seconds between attempts of one registration; doubled from the first to the greatest."""
 
 _HEADERS: Final = {
     "Accept": "application/json",
@@ -28,24 +33,26 @@ _HEADERS: Final = {
 }
 
 
-class CubeAway(OxidicomError):
-    """CUBE did not take it now; later it may."""
+class CubeUnavailableError(OxidicomError):
+    """CUBE did not take the registration now; it may do so later."""
 
 
 class Retry(NamedTuple):
-    """One pause between two attempts."""
+    """A pause between two attempts."""
 
     at_ns: int
-    """Since the epoch."""
+    """Time of the failure, in nanoseconds since the epoch."""
     error: str
     seconds: float
+    """Length of the pause."""
 
 
 class CubeClient:
-    """`url` ends with a slash. At most `at_once` requests are under way, whoever asks for them.
+    """A client for one CUBE; it must be made and used on one loop.
 
-    `ca`: PEM file of the certificates to trust instead of the system's. `sleep` and `clock` are in
-    seconds. Made and used on one loop; connects when it is first needed.
+    `url` ends with a slash. At most `max_concurrent` requests are in progress at once. `ca` is a
+    PEM file of the certificates to trust instead of the system's. `timeout`, `sleep` and `clock`
+    are in seconds. The client connects at the first request.
     """
 
     def __init__(
@@ -55,25 +62,25 @@ class CubeClient:
         password: str,
         *,
         attempts: int = 3,
-        at_once: int = 4,
+        max_concurrent: int = 4,
         ca: Path | None = None,
-        timeout: float = TIMEOUT,
+        timeout: float = CUBE_REQUEST_TIMEOUT_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url
         self._auth = httpx.BasicAuth(username, password)
         self._attempts = attempts
-        self._at_once = at_once
+        self._max_concurrent = max_concurrent
         self._ca = ca
         self._timeout = timeout
         self._sleep = sleep
         self._clock = clock
-        self._slots = asyncio.Semaphore(at_once)
+        self._slots = asyncio.Semaphore(max_concurrent)
         self._connecting = asyncio.Lock()
         self._client: httpx.AsyncClient | None = None
         self._not_before = 0.0
-        """The server asked to be left alone until then."""
+        """The time before which the server asked for no requests, by `clock`."""
 
     async def register(
         self,
@@ -84,25 +91,24 @@ class CubeClient:
         retries: list[Retry] | None = None,
         traceparent: str | None = None,
     ) -> None:
-        """Return once CUBE has it, or had it before. `retries` is told of each pause.
-        `traceparent` (W3C Trace Context) goes along, if there is one.
+        """Return once CUBE has the registration, or had it before.
 
-        Raises RegistrationRefused if CUBE never will have it, CubeAway if all `attempts` (by
-        default those of the constructor) failed.
+        A Retry is appended to `retries` at each pause. `traceparent` (W3C Trace Context) is sent
+        along if it is not None. Raises RegistrationRefusedError if CUBE will never take the
+        registration, CubeUnavailableError if all `attempts` (by default the constructor's) failed.
         """
-        left = self._attempts if attempts is None else attempts
-        pause = 1.0
+        remaining = self._attempts if attempts is None else attempts
+        backoff = Backoff(CUBE_FIRST_RETRY_S, CUBE_GREATEST_RETRY_S)
         while True:
             answer = await self._attempt(resource, body, traceparent)
             if answer.verdict is CubeVerdict.DONE:
                 return
             if answer.verdict is CubeVerdict.REFUSED:
-                raise RegistrationRefused(answer.reason)
-            left -= 1
-            if left <= 0:
-                raise CubeAway(answer.reason)
-            pause = min(pause * 2, LONGEST_PAUSE)
-            seconds = max(pause, answer.retry_after or 0.0)
+                raise RegistrationRefusedError(answer.reason)
+            remaining -= 1
+            if remaining <= 0:
+                raise CubeUnavailableError(answer.reason)
+            seconds = max(backoff.failed(), answer.retry_after or 0.0)
             if retries is not None:
                 retries.append(Retry(time.time_ns(), answer.reason, seconds))
             await self._sleep(seconds)
@@ -111,7 +117,7 @@ class CubeClient:
         self, resource: str, body: Mapping[str, str | int | None], traceparent: str | None
     ) -> CubeResponse:
         async with self._slots:
-            # Whoever asked before, we were put off.
+            # Retry-After of any request delays all of them.
             while (wait := self._not_before - self._clock()) > 0:
                 await self._sleep(wait)
             try:
@@ -135,15 +141,15 @@ class CubeClient:
         async with client.stream(
             "POST", self.url + resource, json=body, headers=headers
         ) as response:
-            said = b""
+            received = b""
             try:
-                # Of a success too, although it says nothing more: or the connection is lost.
-                said = await _beginning(response)
+                # The body of a success is read, too: otherwise the connection could not be reused.
+                received = await _beginning(response)
             except (httpx.HTTPError, OSError):
                 if not response.is_success:
                     raise
             after = response.headers.get("retry-after")
-            return judge(response.status_code, said, after, time.time())
+            return judge(response.status_code, received, after, time.time())
 
     async def _connected(self) -> httpx.AsyncClient:
         async with self._connecting:
@@ -155,28 +161,29 @@ class CubeClient:
                     verify=context,
                     timeout=self._timeout,
                     follow_redirects=False,
-                    limits=httpx.Limits(max_connections=self._at_once),
+                    limits=httpx.Limits(max_connections=self._max_concurrent),
                 )
             return self._client
 
     async def close(self) -> None:
+        """Close the connections, within CUBE_CLOSE_TIMEOUT_S."""
         client, self._client = self._client, None
         if client is not None:
-            await client.aclose()
+            await run_within(client.aclose(), CUBE_CLOSE_TIMEOUT_S)
 
 
 async def _beginning(response: httpx.Response) -> bytes:
-    """As much of the body as we care for."""
-    said = bytearray()
+    """Return the first MAX_RESPONSE_BYTES of the body."""
+    received = bytearray()
     async for chunk in response.aiter_raw():
-        said += chunk
-        if len(said) >= BODY_LIMIT:
+        received += chunk
+        if len(received) >= MAX_RESPONSE_BYTES:
             break
-    return bytes(said[:BODY_LIMIT])
+    return bytes(received[:MAX_RESPONSE_BYTES])
 
 
 def _cause(error: BaseException) -> str:
-    """The kinds of an error and of what lies behind it; texts only of what the system says."""
+    """Return the type names of an error and its causes, with the text of system errors only."""
     seen: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(seen) < 4:

@@ -1,5 +1,4 @@
-"""The single pushes of which the registration of a series over HTTP consists: its instances, and
-what is said of it besides (custom metadata)."""
+"""Registration of single files over HTTP: instances, and the empty files of custom metadata."""
 
 from __future__ import annotations
 
@@ -7,25 +6,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
+from oxidicom.disk_executor import DiskExecutor
 from oxidicom.logevents import describe, event
 from oxidicom.notify.cube_bodies import (
-    FILES,
-    PATH_LIMIT,
+    FILES_RESOURCE,
+    MAX_PATH_CHARACTERS,
     instance_body,
     metadata_body,
     metadata_folder,
 )
 from oxidicom.notify.cube_fields import Fields
-from oxidicom.notify.cube_http import CubeAway, CubeClient, Retry
+from oxidicom.notify.cube_http import CubeClient, CubeUnavailableError, Retry
 from oxidicom.notify.cube_registered_files import RegisteredFiles
 from oxidicom.observers import Observer, TraceContext
 from oxidicom.ports import HttpRegistration, Registration, SeriesFiles, SeriesInfo
-from oxidicom.thread_names import pool_thread_namer
 
-INSTANCE: Final = ".dcm"
+INSTANCE_SUFFIX: Final = ".dcm"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,47 +33,48 @@ logger = logging.getLogger("oxidicom.cube")
 
 
 class InstanceRegistrar:
-    """What CUBE has is noted in `pushed`. `show_files`: observers may know the files' paths.
+    """Registers single files and notes in `registered` which of them CUBE has.
 
-    Every push raises RegistrationRefused, or CubeAway, also where it is the storage that fails.
+    With `show_files`, observers get the files' paths. Registration raises
+    RegistrationRefusedError, or CubeUnavailableError, also if it is the storage that fails.
     """
 
     def __init__(
         self,
         client: CubeClient,
         files: SeriesFiles,
-        pushed: RegisteredFiles,
+        registered: RegisteredFiles,
         observer: Observer,
         trace: TraceContext,
         *,
         show_files: bool = False,
     ) -> None:
         self.client = client
-        self.pushed = pushed
+        self.registered = registered
         self.observer = observer
         self._trace = trace
         self._files = files
         self._show_files = show_files
-        # Of our own: storage that hangs takes this thread, not the loop's.
-        self._disk = ThreadPoolExecutor(1, initializer=pool_thread_namer("ox-cube-files"))
+        self._disk = DiskExecutor("ox-cube-files")
 
-    async def instances(self, series: SeriesInfo) -> list[str]:
-        """Names of the files in the series' folder."""
+    async def instance_names(self, series: SeriesInfo) -> list[str]:
+        """Return the names of the instances in the series folder."""
         names = await self._on_disk(self._files.names, series.path)
-        return [name for name in names if name.endswith(INSTANCE)]
+        return [name for name in names if name.endswith(INSTANCE_SUFFIX)]
 
-    async def instance(
+    async def register_instance(
         self, registration: Registration, name: str, attempts: int | None = None
     ) -> None:
+        """Register the file `name` of the series folder."""
         key = registration.series.key
         try:
-            await self._push(registration, instance_body(registration, name), attempts)
+            await self._register(registration, instance_body(registration, name), attempts)
         except Exception:
-            self.pushed.add(key, name, done=False)
+            self.registered.add(key, name, registered=False)
             raise
-        self.pushed.add(key, name, done=True)
+        self.registered.add(key, name, registered=True)
 
-    async def metadata(
+    async def register_metadata(
         self,
         registration: Registration,
         association: str,
@@ -83,7 +82,10 @@ class InstanceRegistrar:
         value: str,
         attempts: int | None = None,
     ) -> None:
-        """`association`: a UUID. What an earlier attempt wrote of `key` stands."""
+        """Write and register an empty file that tells CUBE `key`=`value` of the series.
+
+        `association` is a UUID. A value that an earlier attempt wrote for `key` is kept.
+        """
         folder = metadata_folder(registration.series, association)
         for name in await self._on_disk(self._files.names, folder):
             if name.startswith(f"{key}="):
@@ -91,7 +93,7 @@ class InstanceRegistrar:
                 break
         name = f"{key}={value}"
         path = f"{folder}/{name}"
-        if len(path) > PATH_LIMIT:
+        if len(path) > MAX_PATH_CHARACTERS:
             event(
                 logger,
                 logging.WARNING,
@@ -102,9 +104,9 @@ class InstanceRegistrar:
             return
         await self._on_disk(self._files.put_empty, folder, name)
         body = metadata_body(registration, path, key, value)
-        await self._push(registration, body, attempts, (key, value))
+        await self._register(registration, body, attempts, (key, value))
 
-    async def _push(
+    async def _register(
         self,
         registration: Registration,
         body: Fields,
@@ -117,7 +119,7 @@ class InstanceRegistrar:
         traceparent = self._trace.begin_http_registration(registration.association_id, began_ns)
         try:
             await self.client.register(
-                FILES, body, attempts=attempts, retries=retries, traceparent=traceparent
+                FILES_RESOURCE, body, attempts=attempts, retries=retries, traceparent=traceparent
             )
         except BaseException as why:
             error = describe(why)
@@ -126,7 +128,7 @@ class InstanceRegistrar:
             push = HttpRegistration(
                 registration.series,
                 registration.association_id,
-                self.client.url + FILES,
+                self.client.url + FILES_RESOURCE,
                 str(body["path"]) if self._show_files else None,
                 began_ns,
                 time.time_ns(),
@@ -138,28 +140,31 @@ class InstanceRegistrar:
             self.observer.http_registration_ended(push)
 
     async def _on_disk(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._disk, lambda: call(*args, **kwargs))
+            return await self._disk.run(call, *args, **kwargs)
         except OSError as error:
-            # What the system says of it may hold a patient's name.
-            raise CubeAway(f"the storage fails: {describe(error)}") from None
+            # The error's own text may hold a patient's name.
+            raise CubeUnavailableError(f"the storage fails: {describe(error)}") from None
 
     async def close(self) -> None:
-        self._disk.shutdown(wait=False, cancel_futures=True)
+        """Close the connections to CUBE; see CubeClient.close."""
+        self._disk.close()
         await self.client.close()
 
 
-async def side_by_side(
-    items: Iterable[T], work: Callable[[T], Awaitable[None]], at_once: int
+async def run_concurrently(
+    items: Iterable[T], work: Callable[[T], Awaitable[None]], max_concurrent: int
 ) -> None:
-    """Let `work` do each item, `at_once` of them at a time; after an error it begins no other one,
-    and raises the first error when those under way are done."""
-    rest = iter(items)
+    """Call `work` with each item, at most `max_concurrent` of them at once.
+
+    After an error no further item is begun, and the first error is raised when those in progress
+    have ended.
+    """
+    remaining = iter(items)
     errors: list[Exception] = []
 
-    async def take() -> None:
-        for item in rest:
+    async def work_on_items() -> None:
+        for item in remaining:
             try:
                 await work(item)
             except Exception as error:
@@ -167,6 +172,6 @@ async def side_by_side(
             if errors:
                 return
 
-    await asyncio.gather(*(take() for _ in range(at_once)))
+    await asyncio.gather(*(work_on_items() for _ in range(max_concurrent)))
     if errors:
         raise errors[0]

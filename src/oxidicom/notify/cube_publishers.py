@@ -1,4 +1,4 @@
-"""Complete series to CUBE over HTTP: as one registration, or one of each instance (decision 40)."""
+"""Publishers over HTTP: one registration for a series, or one for each instance (decision 40)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from collections.abc import Callable
 from typing import Final
 
 from oxidicom.logevents import describe
-from oxidicom.notify.cube_bodies import ATTEMPTED, EXPECTED, SERIES, UNKNOWN, series_body
+from oxidicom.notify.cube_bodies import (
+    ATTEMPTED_KEY,
+    EXPECTED_KEY,
+    SERIES_RESOURCE,
+    UNKNOWN_COUNT,
+    series_body,
+)
 from oxidicom.notify.cube_http import CubeClient
-from oxidicom.notify.cube_instances import InstanceRegistrar, side_by_side
+from oxidicom.notify.cube_instances import InstanceRegistrar, run_concurrently
 from oxidicom.notify.cube_registered_files import SeriesRegistrations
-from oxidicom.notify.outbox_relay import RegistrationRefused
+from oxidicom.notify.publisher import RegistrationRefusedError
 from oxidicom.ports import HttpSeriesRegistration, Registration, SeriesKey
 from oxidicom.ulid import uuid_of
 
@@ -19,14 +25,14 @@ _FOLDER_IS_EMPTY: Final = "no instance is in the series' folder any more"
 
 
 class SeriesPublisher:
-    """At `pacs/series/`, which CUBE has since 2024."""
+    """Registers a series at `pacs/series/`, which CUBE has had since 2024."""
 
     def __init__(self, client: CubeClient) -> None:
         self._client = client
 
     async def publish(self, registration: Registration, task_id: str) -> None:
         await self._client.register(
-            SERIES, series_body(registration), traceparent=registration.traceparent
+            SERIES_RESOURCE, series_body(registration), traceparent=registration.traceparent
         )
 
     async def close(self) -> None:
@@ -34,18 +40,22 @@ class SeriesPublisher:
 
 
 class InstancePublisher:
-    """At `pacsfiles/`, as the first generation. What was pushed early is not pushed again; what
-    CUBE did not take then is pushed now, so that nothing is lost in between.
+    """Registers each instance of a series at `pacsfiles/`, as the first generation did.
 
-    `begins` is called when a series' folder is about to be looked through.
+    Instances that were registered before their series was complete are left out; those that CUBE
+    did not take then are registered now. `on_begin` is called before a series folder is listed.
     """
 
     def __init__(
-        self, pushes: InstanceRegistrar, *, at_once: int, begins: Callable[[SeriesKey], None]
+        self,
+        registrar: InstanceRegistrar,
+        *,
+        max_concurrent: int,
+        on_begin: Callable[[SeriesKey], None],
     ) -> None:
-        self._pushes = pushes
-        self._at_once = at_once
-        self._begins = begins
+        self._registrar = registrar
+        self._max_concurrent = max_concurrent
+        self._on_begin = on_begin
 
     async def publish(self, registration: Registration, task_id: str) -> None:
         association = association_uuid(registration, task_id)
@@ -60,98 +70,103 @@ class InstancePublisher:
             ended = HttpSeriesRegistration(
                 registration.association_id, association, began_ns, time.time_ns(), error
             )
-            self._pushes.observer.http_series_registration_ended(ended)
+            self._registrar.observer.http_series_registration_ended(ended)
 
     async def _publish(self, registration: Registration, association: str) -> None:
         key = registration.series.key
-        known = self._pushes.pushed.of(key)
+        known = self._registrar.registered.series(key)
         known.publishing += 1
         try:
-            async with known.turn:
-                self._begins(key)
+            async with known.lock:
+                self._on_begin(key)
                 await _Publication(
-                    self._pushes, registration, association, known, self._at_once
+                    self._registrar, registration, association, known, self._max_concurrent
                 ).run()
-        except RegistrationRefused:
-            self._pushes.pushed.forget(key)
+        except RegistrationRefusedError:
+            self._registrar.registered.forget(key)
             raise
         else:
-            self._pushes.pushed.forget(key)
+            self._registrar.registered.forget(key)
         finally:
             known.publishing -= 1
 
     async def close(self) -> None:
-        await self._pushes.close()
+        await self._registrar.close()
 
 
 class _Publication:
-    """One series, all of it that CUBE does not have."""
+    """One run through the instances and the custom metadata of a series."""
 
     def __init__(
         self,
-        pushes: InstanceRegistrar,
+        registrar: InstanceRegistrar,
         registration: Registration,
         association: str,
         known: SeriesRegistrations,
-        at_once: int,
+        max_concurrent: int,
     ) -> None:
-        self._pushes = pushes
+        self._registrar = registrar
         self._registration = registration
         self._association = association
         self._known = known
-        self._at_once = at_once
-        self._refused: dict[str, RegistrationRefused] = {}
-        """By name of file."""
-        self._metadata_refused: RegistrationRefused | None = None
+        self._max_concurrent = max_concurrent
+        self._refused: dict[str, RegistrationRefusedError] = {}
+        """Refusals by name of the file."""
+        self._metadata_refused: RegistrationRefusedError | None = None
 
     async def run(self) -> None:
-        names = await self._pushes.instances(self._registration.series)
+        """Register what CUBE does not have; raises RegistrationRefusedError if it refused some."""
+        names = await self._registrar.instance_names(self._registration.series)
         if not names:
-            raise RegistrationRefused(_FOLDER_IS_EMPTY)
+            raise RegistrationRefusedError(_FOLDER_IS_EMPTY)
         known = self._known
-        left = [name for name in names if name not in known.done]
-        # One that CUBE chokes on must not keep the others from it.
-        left.sort(key=known.failed.__contains__)
-        if not known.expected_told:
-            if left and len(left) == len(names):
-                await self._push(left.pop(0))
-            await self._tell_expected()
-        await side_by_side(left, self._push, self._at_once)
+        remaining = [name for name in names if name not in known.registered]
+        # Those that failed come last: an instance at which CUBE fails must not block the others.
+        remaining.sort(key=known.failed.__contains__)
+        if not known.expected_registered:
+            # CUBE gets one instance before any metadata, so that the series exists there.
+            if remaining and len(remaining) == len(names):
+                await self._register(remaining.pop(0))
+            await self._register_expected()
+        await run_concurrently(remaining, self._register, self._max_concurrent)
         attempted = str(self._registration.attempted or len(names))
-        await self._tell(ATTEMPTED, attempted)
-        await self._complain(len(names))
+        await self._register_metadata(ATTEMPTED_KEY, attempted)
+        await self._raise_refusals(len(names))
 
-    async def _push(self, name: str) -> None:
+    async def _register(self, name: str) -> None:
         try:
-            await self._pushes.instance(self._registration, name)
-        except RegistrationRefused as refusal:
+            await self._registrar.register_instance(self._registration, name)
+        except RegistrationRefusedError as refusal:
             self._refused[name] = refusal
 
-    async def _tell_expected(self) -> None:
+    async def _register_expected(self) -> None:
         expected = self._registration.expected
-        await self._tell(EXPECTED, UNKNOWN if expected is None else str(expected))
-        self._known.expected_told = True
+        value = UNKNOWN_COUNT if expected is None else str(expected)
+        await self._register_metadata(EXPECTED_KEY, value)
+        self._known.expected_registered = True
 
-    async def _tell(self, key: str, value: str) -> None:
+    async def _register_metadata(self, key: str, value: str) -> None:
         try:
-            await self._pushes.metadata(self._registration, self._association, key, value)
-        except RegistrationRefused as refusal:
+            await self._registrar.register_metadata(
+                self._registration, self._association, key, value
+            )
+        except RegistrationRefusedError as refusal:
             self._metadata_refused = refusal
 
-    async def _complain(self, total: int) -> None:
-        """Of what was refused, but for instances that vanished meanwhile."""
+    async def _raise_refusals(self, total: int) -> None:
+        """Raise an error if CUBE has refused metadata or an instance that still exists."""
         if self._refused:
-            there = set(await self._pushes.instances(self._registration.series))
-            refused = [refusal for name, refusal in self._refused.items() if name in there]
+            existing = set(await self._registrar.instance_names(self._registration.series))
+            refused = [refusal for name, refusal in self._refused.items() if name in existing]
             if refused:
-                raise RegistrationRefused(f"{len(refused)} of {total} instances: {refused[0]}")
+                raise RegistrationRefusedError(f"{len(refused)} of {total} instances: {refused[0]}")
         if self._metadata_refused is not None:
-            raise RegistrationRefused(f"custom metadata: {self._metadata_refused}")
+            raise RegistrationRefusedError(f"custom metadata: {self._metadata_refused}")
 
 
-def association_uuid(registration: Registration, otherwise: str) -> str:
-    """The ULID of its first association as a UUID; `otherwise` for one of unknown origin."""
+def association_uuid(registration: Registration, default: str) -> str:
+    """Return the ULID of the first association as a UUID; `default` if it is not a ULID."""
     try:
         return uuid_of(registration.association_id or "")
     except ValueError:
-        return otherwise
+        return default

@@ -1,4 +1,4 @@
-"""Which files of which series CUBE has been told of in this run; bounded, so it may forget."""
+"""The files of each series that CUBE has, as far as this run knows; bounded, so it may forget."""
 
 from __future__ import annotations
 
@@ -8,84 +8,90 @@ from typing import Final
 
 from oxidicom.ports import SeriesKey
 
-MOST_NAMES: Final = 200_000
-"""Of all series together. What is forgotten is pushed again, and CUBE says that it has it."""
+MAX_REMEMBERED_FILES: Final = 200_000
+"""Files of all series together. A file that is forgotten is registered again, and CUBE answers that
+it has it."""
 
 
 class SeriesRegistrations:
-    """One series, from its first push to the end of its publication."""
+    """One series, from its first registered file to the end of its publication."""
 
-    __slots__ = ("done", "expected_told", "failed", "listed_at", "publishing", "turn")
+    __slots__ = ("expected_registered", "failed", "listed_at", "lock", "publishing", "registered")
 
     def __init__(self) -> None:
-        self.done: set[str] = set()
+        self.registered: set[str] = set()
         """Names of files that CUBE has."""
         self.failed: set[str] = set()
-        """Names that were tried in vain; their turn comes after the others'."""
-        self.expected_told = False
-        """Whether CUBE has the metadata of how many instances are expected."""
+        """Names of files that CUBE did not take; they are tried after the others."""
+        self.expected_registered = False
+        """Whether CUBE has the custom metadata of how many instances are expected."""
         self.listed_at: float | None = None
+        """When the series folder was last listed, by the eager registrar's clock, in seconds."""
         self.publishing = 0
-        """Publications under way: nothing is pushed early meanwhile."""
-        self.turn = asyncio.Lock()
-        """Whose turn it is to push."""
+        """Number of publications in progress; eager registration of the series pauses meanwhile."""
+        self.lock = asyncio.Lock()
+        """Held by the one task that registers files of the series."""
 
 
 class RegisteredFiles:
-    """Series by key, the one that was asked for last at the end."""
+    """The registered files of each series; forgets those of the least recently used series first.
 
-    def __init__(self, most_names: int = MOST_NAMES) -> None:
-        self._most_names = most_names
+    At most `max_files` are remembered.
+    """
+
+    def __init__(self, max_files: int = MAX_REMEMBERED_FILES) -> None:
+        self._max_files = max_files
         self._series: OrderedDict[SeriesKey, SeriesRegistrations] = OrderedDict()
-        self._names = 0
-        """And one for each series, which costs memory even without names."""
+        self._size = 0
+        """Number of files, and one for each series, which costs memory even without files."""
 
     def __len__(self) -> int:
-        return self._names
+        return self._size
 
-    def of(self, key: SeriesKey) -> SeriesRegistrations:
-        pushes = self._series.get(key)
-        if pushes is None:
-            pushes = self._series[key] = SeriesRegistrations()
-            self._names += 1
+    def series(self, key: SeriesKey) -> SeriesRegistrations:
+        """Return what is known of the series, which becomes the most recently used one."""
+        known = self._series.get(key)
+        if known is None:
+            known = self._series[key] = SeriesRegistrations()
+            self._size += 1
             self._forget_oldest()
         self._series.move_to_end(key)
-        return pushes
+        return known
 
-    def peek(self, key: SeriesKey) -> SeriesRegistrations | None:
-        """If anything is known of the series."""
+    def get(self, key: SeriesKey) -> SeriesRegistrations | None:
+        """Return what is known of the series, or None."""
         return self._series.get(key)
 
-    def add(self, key: SeriesKey, name: str, *, done: bool) -> None:
-        """CUBE has the file, or was told of it in vain."""
-        pushes = self.of(key)
-        before = len(pushes.done) + len(pushes.failed)
-        if done:
-            pushes.failed.discard(name)
-            pushes.done.add(name)
+    def add(self, key: SeriesKey, name: str, *, registered: bool) -> None:
+        """Note that CUBE has the file, or did not take it."""
+        known = self.series(key)
+        before = len(known.registered) + len(known.failed)
+        if registered:
+            known.failed.discard(name)
+            known.registered.add(name)
         else:
-            pushes.failed.add(name)
-        self._names += len(pushes.done) + len(pushes.failed) - before
+            known.failed.add(name)
+        self._size += len(known.registered) + len(known.failed) - before
         self._forget_oldest()
 
     def forget(self, key: SeriesKey) -> None:
-        """It is published: whoever sends it again may have removed it from CUBE meanwhile."""
-        pushes = self._series.pop(key, None)
-        if pushes is not None:
-            self._names -= 1 + len(pushes.done) + len(pushes.failed)
+        """Forget a series that is published: if it is sent again, CUBE may have removed it."""
+        known = self._series.pop(key, None)
+        if known is not None:
+            self._size -= 1 + len(known.registered) + len(known.failed)
 
     def _forget_oldest(self) -> None:
-        gone = []
-        for key, pushes in self._series.items():
-            if self._names <= self._most_names:
+        forgotten = []
+        for key, known in self._series.items():
+            if self._size <= self._max_files:
                 break
-            self._names -= len(pushes.done) + len(pushes.failed)
-            pushes.done.clear()
-            pushes.failed.clear()
-            if not (pushes.publishing or pushes.turn.locked()) and key != next(
+            self._size -= len(known.registered) + len(known.failed)
+            known.registered.clear()
+            known.failed.clear()
+            if not (known.publishing or known.lock.locked()) and key != next(
                 reversed(self._series)
             ):
-                gone.append(key)
-                self._names -= 1
-        for key in gone:
+                forgotten.append(key)
+                self._size -= 1
+        for key in forgotten:
             del self._series[key]

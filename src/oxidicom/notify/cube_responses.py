@@ -1,4 +1,4 @@
-"""What CUBE's answer to a registration means (decision 41)."""
+"""The meaning of CUBE's response to a registration over HTTP (decision 41)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 from enum import Enum
 from typing import Final, NamedTuple
 
-BODY_LIMIT: Final = 64 * 1024
-"""Bytes of an answer that are read; what explains a refusal is shorter."""
+MAX_RESPONSE_BYTES: Final = 64 * 1024
+"""Bytes of a response that are read; the explanation of a refusal is shorter."""
 
-LONGEST_RETRY_AFTER: Final = 60.0
-"""Seconds for which a server may put us off."""
+MAX_RETRY_AFTER_S: Final = 60.0
+"""The greatest Retry-After that is respected, in seconds."""
 
-_PASSING: Final = frozenset((401, 403, 408, 409, 429))
-"""Of the client errors: time, or the operator, may mend these."""
+_TEMPORARY_STATUSES: Final = frozenset((401, 403, 408, 409, 429))
+"""Client errors that may pass with time or by an action of the operator."""
 
 _DUPLICATE: Final = re.compile(
     rb"already\b[^{}\[\]]{0,40}?\b(?:registered|exists?)"
@@ -33,31 +33,38 @@ _FIELDS: Final = frozenset(
         *("SeriesInstanceUID", "SeriesDescription", "Modality", "ProtocolName"),
     )
 )
-"""What CUBE may call a fault by; nothing else that it says is repeated."""
+"""Names of fields that may be repeated from a response; nothing else of it is."""
 
 
 class CubeVerdict(Enum):
+    """What to do after a response: nothing more, try again, or give up."""
+
     DONE = "done"
     AGAIN = "again"
     REFUSED = "refused"
 
 
 class CubeResponse(NamedTuple):
+    """A response of CUBE, or the reason why there was none."""
+
     verdict: CubeVerdict
     reason: str = ""
-    """For a person, without anything of the body but the names of fields."""
+    """A text for an operator; of the response's body it holds the names of fields only."""
     retry_after: float | None = None
-    """Seconds that the server asks us to wait."""
+    """Seconds to wait, as the server asks."""
 
 
 def judge(status: int, body: bytes, retry_after: str | None, now: float) -> CubeResponse:
-    """`body` may be its beginning; `now` is seconds since the epoch."""
+    """Return the meaning of a response.
+
+    `body` is the beginning of the response's body; `now` is in seconds since the epoch.
+    """
     if 200 <= status < 300:
         return CubeResponse(CubeVerdict.DONE)
     if status in (400, 409) and _DUPLICATE.search(body):
         return CubeResponse(CubeVerdict.DONE, "already registered")
     reason = f"CUBE answers {status}{_advice(status)}"
-    if 400 <= status < 500 and status not in _PASSING:
+    if 400 <= status < 500 and status not in _TEMPORARY_STATUSES:
         return CubeResponse(CubeVerdict.REFUSED, reason + _fields_at_fault(body))
     return CubeResponse(CubeVerdict.AGAIN, reason, seconds_of(retry_after, now))
 
@@ -86,7 +93,10 @@ def _fields_at_fault(body: bytes) -> str:
 
 
 def seconds_of(retry_after: str | None, now: float) -> float | None:
-    """Retry-After (RFC 9110 10.2.3), in seconds or as a date; at most LONGEST_RETRY_AFTER."""
+    """Return the seconds of a Retry-After header (RFC 9110 10.2.3), at most MAX_RETRY_AFTER_S.
+
+    The header holds seconds or a date. `now` is in seconds since the epoch.
+    """
     if retry_after is None:
         return None
     text = retry_after.strip()
@@ -97,4 +107,4 @@ def seconds_of(retry_after: str | None, now: float) -> float | None:
             seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
         except (ValueError, OverflowError):
             return None
-    return min(max(0.0, seconds), LONGEST_RETRY_AFTER)
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_S)

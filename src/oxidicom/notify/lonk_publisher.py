@@ -1,5 +1,8 @@
-"""LONK over NATS. Nobody waits for it: with NATS away, counts are dropped and the rest is kept only
-as far as the queue goes (decision 37)."""
+"""LONK over NATS.
+
+Reception never waits for it: while NATS is unreachable counts are dropped, and other messages are
+kept as far as the queue reaches (decision 37).
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,31 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import Final, NamedTuple
 
 import nats.errors
-from nats.aio.client import Client
 
+from oxidicom.backoff import Backoff
 from oxidicom.certificates import client_context
 from oxidicom.logevents import event, reason_of
 from oxidicom.notify import lonk_messages
+from oxidicom.notify.cancellation import end_tasks
 from oxidicom.notify.lonk_messages import ProgressLimiter, Urgency
+from oxidicom.notify.nats_client import (
+    NATS_CLOSE_TIMEOUT_S,
+    NATS_CONNECT_TIMEOUT_S,
+    NATS_FIRST_RETRY_S,
+    NATS_GREATEST_RETRY_S,
+    NATS_PING_INTERVAL_S,
+    NatsClient,
+    server_urls,
+)
 from oxidicom.ports import SeriesInfo
 
-DEFAULT_PORT: Final = 4222
-QUEUE_LENGTH: Final = 4096
-CONNECT_TIMEOUT: Final = 5
-CLOSE_TIMEOUT: Final = 2.0
-FIRST_RETRY: Final = 0.1
-LAST_RETRY: Final = 2.0
-PING_INTERVAL: Final = 10
-"""Seconds. Two unanswered pings, and the connection counts as dead."""
-ROUND_TRIP_TIMEOUT: Final = 3 * PING_INTERVAL
-MAX_UNSENT: Final = 256 * 1024
-"""Bytes in the client's own buffer; beyond, our queue fills instead."""
+MAX_QUEUED_MESSAGES: Final = 4096
+ROUND_TRIP_TIMEOUT_S: Final = 3 * NATS_PING_INTERVAL_S
+MAX_UNSENT_BYTES: Final = 256 * 1024
+"""Bytes in nats-py's own buffer; beyond them messages wait in our queue instead."""
 
 logger = logging.getLogger("oxidicom.lonk")
 
@@ -43,28 +48,13 @@ class _Message(NamedTuple):
     payload: bytes
 
 
-class BoundedClient(Client):
-    """Never speaks in the clear where TLS was asked for; nats-py does if the server is willing."""
-
-    def _connect_command(self) -> bytes:
-        server = self._current_server
-        if server and server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
-            raise nats.errors.SecureConnRequiredError
-        return super()._connect_command()
-
-    def abort(self) -> None:
-        """Close at once; `close` waits until all is sent, which a hung server never takes."""
-        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
-
-
 class LonkPublisher:
-    """One publisher, so one order. All but `start`, `flush` and `close` return at once.
+    """Sends LONK messages in the order in which its methods are called.
 
-    `address`: `host`, `host:port`, `nats://…` or `tls://…`, with user:password@ or token@; several
-    servers of one cluster with commas between. `dev_sleep` (seconds) follows every message, sent or
-    not: it makes progress bars slow enough to look at.
+    All methods but `start`, `flush` and `close` return at once. `address` is `host`, `host:port`,
+    `nats://…` or `tls://…`, with user:password@ or token@, and commas between several servers of
+    one cluster. `dev_sleep` is a pause in seconds after every message, sent or not, which makes
+    progress bars slow enough to watch.
     """
 
     def __init__(
@@ -75,12 +65,13 @@ class LonkPublisher:
         *,
         dev_sleep: float = 0.0,
         ca: Path | None = None,
-        queue_length: int = QUEUE_LENGTH,
+        queue_length: int = MAX_QUEUED_MESSAGES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dropped = 0
-        """Messages lost or never tried because NATS was away or too slow; not the rate limited."""
-        self._servers = [with_scheme(each) for each in address.split(",") if each.strip()]
+        """Number of messages lost or not sent because NATS was unreachable or too slow; those that
+        the rate limit suppressed are not counted."""
+        self._servers = server_urls(address)
         self._root_subject = root_subject
         self._limiter = limiter
         self._dev_sleep = dev_sleep
@@ -89,7 +80,7 @@ class LonkPublisher:
         self._queue_length = queue_length
         self._clock = clock
         self._queue: deque[_Message] = deque()
-        self._client: Client | None = None
+        self._client: NatsClient | None = None
         self._connected = asyncio.Event()
         self._filled = asyncio.Event()
         self._empty = asyncio.Event()
@@ -105,11 +96,11 @@ class LonkPublisher:
 
     @property
     def depth(self) -> int:
-        """Messages in the queue."""
+        """The number of messages in the queue."""
         return len(self._queue)
 
     async def start(self) -> None:
-        """Never fails, never waits for NATS."""
+        """Start to connect and to send; return without waiting for NATS."""
         self._tasks = [
             asyncio.create_task(self._keep_connected(), name="NATS connection"),
             asyncio.create_task(self._send_queued(), name="LONK sender"),
@@ -134,15 +125,18 @@ class LonkPublisher:
         self._put(self._subject(series), Urgency.DONE, lonk_messages.done())
 
     async def flush(self, timeout: float) -> bool:
-        """Whether the server has everything within `timeout` seconds; no pauses meanwhile."""
+        """Return whether the server has everything within `timeout` seconds.
+
+        Pauses for `dev_sleep` are left out meanwhile.
+        """
         self._hurry.set()
         try:
             async with asyncio.timeout(timeout):
                 await self._empty.wait()
                 if self._client is None or not self.connected:
                     return False
-                # Not cancelled by our timeout: nats-py trips over an answer that nobody awaits
-                # any more, and closes.
+                # Shielded from our timeout: nats-py fails on a PONG whose future was cancelled,
+                # and closes the connection.
                 await asyncio.shield(self._round_trip(self._client))
         except (TimeoutError, nats.errors.Error, OSError):
             return False
@@ -151,8 +145,8 @@ class LonkPublisher:
         finally:
             self._hurry.clear()
 
-    def _round_trip(self, client: Client) -> asyncio.Task[None]:
-        task = asyncio.create_task(client.flush(ROUND_TRIP_TIMEOUT), name="NATS round trip")
+    def _round_trip(self, client: NatsClient) -> asyncio.Task[None]:
+        task = asyncio.create_task(client.flush(ROUND_TRIP_TIMEOUT_S), name="NATS round trip")
         self._round_trips.add(task)
         task.add_done_callback(self._round_trip_ended)
         return task
@@ -160,15 +154,15 @@ class LonkPublisher:
     def _round_trip_ended(self, task: asyncio.Task[None]) -> None:
         self._round_trips.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever still waits has seen it
+            task.exception()  # `flush` has raised it if it still waited
 
     async def close(self) -> None:
-        """What is still queued is dropped; `flush` before."""
+        """Close the connection, within NATS_CLOSE_TIMEOUT_S and a little more.
+
+        Messages that are still queued are dropped; call `flush` before.
+        """
         self._closing = True
-        tasks = [*self._tasks, *self._round_trips]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks([*self._tasks, *self._round_trips], NATS_CLOSE_TIMEOUT_S + 0.5)
         self._tasks.clear()
         self.dropped += len(self._queue)
         self._queue.clear()
@@ -193,11 +187,11 @@ class LonkPublisher:
 
     def _drop(self, message: _Message) -> None:
         self.dropped += 1
-        if message.urgency is Urgency.DONE:  # its state must go all the same
+        if message.urgency is Urgency.DONE:  # the limiter must still forget the subject
             self._limiter.sent(message.subject, message.urgency, self._clock())
 
     async def _send_queued(self) -> None:
-        # nats-py swallows a cancellation that meets it in the middle of a publish.
+        # nats-py swallows a cancellation that arrives during a publish.
         while not self._closing:
             await self._filled.wait()
             self._filled.clear()
@@ -236,79 +230,55 @@ class LonkPublisher:
     # ---- the connection ---------------------------------------------------------------------
 
     async def _keep_connected(self) -> None:
-        """nats-py's own reconnection gives up on a refused login, and connects never at start."""
-        delay = FIRST_RETRY
-        away = False
-        while True:
-            closed = asyncio.Event()
-            client = BoundedClient()
+        """Connect again whenever the connection ends, until `close`."""
+        backoff = Backoff(NATS_FIRST_RETRY_S, NATS_GREATEST_RETRY_S)
+        # The flag is tested besides the cancellation, which nats-py may swallow.
+        while not self._closing:
+            client = NatsClient()
             try:
-                await client.connect(**self._options(closed))
+                closed = await self._connect(client)
+                if self._closing:
+                    return
                 self._client = client
                 self._connected.set()
                 event(logger, logging.INFO, "connected to NATS")
-                away, delay = False, FIRST_RETRY
+                backoff.reset()
                 await closed.wait()
                 raise nats.errors.ConnectionClosedError
             except Exception as error:
-                if not away:
+                if not backoff:
                     event(
                         logger,
                         logging.WARNING,
                         "NATS unreachable; progress dropped",
                         reason=reason_of(error),
                     )
-                away = True
             finally:
                 self._connected.clear()
-                await close_client(client)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, LAST_RETRY)
+                await client.close_or_abort()
+            delay = backoff.failed()
+            if not self._closing:
+                await asyncio.sleep(delay)
 
-    def _options(self, closed: asyncio.Event) -> dict[str, Any]:
+    async def _connect(self, client: NatsClient) -> asyncio.Event:
+        """Return an event that is set when the connection has ended."""
+        closed = asyncio.Event()
+
         async def on_closed() -> None:
             closed.set()
 
         async def on_error(_: Exception) -> None:
-            """Reported by what follows from it."""
+            """Ignore the error: the connection ends because of it."""
 
         if self._tls is None:
             self._tls = client_context(self._ca)
-        credentials = urlsplit(self._servers[0])
-        user, password = credentials.username, credentials.password
-        login: dict[str, str] = {}
-        if user and password is not None:
-            login = {"user": unquote(user), "password": unquote(password)}
-        elif user:
-            login = {"token": unquote(user)}
-        return {
-            "servers": self._servers,
-            "closed_cb": on_closed,
-            "error_cb": on_error,
-            "name": "oxidicom",
-            "allow_reconnect": False,
-            "max_reconnect_attempts": 1,
-            "reconnect_time_wait": 0,
-            "connect_timeout": CONNECT_TIMEOUT,
-            "ping_interval": PING_INTERVAL,
-            "pending_size": MAX_UNSENT,
-            "flush_timeout": CONNECT_TIMEOUT,
-            "tls": self._tls,
-            **login,
-        }
-
-
-def with_scheme(address: str) -> str:
-    address = address.strip()
-    if "://" not in address:
-        address = f"nats://{address}"
-    return address if urlsplit(address).port else f"{address}:{DEFAULT_PORT}"
-
-
-async def close_client(client: BoundedClient) -> None:
-    try:
-        async with asyncio.timeout(CLOSE_TIMEOUT):
-            await client.close()
-    except Exception as error:
-        event(logger, logging.DEBUG, "NATS connection did not close", reason=reason_of(error))
-        client.abort()
+        await client.connect_once(
+            self._servers,
+            "oxidicom",
+            self._tls,
+            closed_cb=on_closed,
+            error_cb=on_error,
+            pending_size=MAX_UNSENT_BYTES,
+            flush_timeout=NATS_CONNECT_TIMEOUT_S,
+        )
+        return closed

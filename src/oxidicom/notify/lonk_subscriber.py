@@ -1,4 +1,4 @@
-"""Hearing LONK: what this receiver, or the reference, tells of its series over NATS."""
+"""A subscriber for LONK messages of this receiver or of the reference, over NATS."""
 
 from __future__ import annotations
 
@@ -6,120 +6,100 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 import nats.errors
 from nats.aio.msg import Msg
 
+from oxidicom.backoff import Backoff
 from oxidicom.certificates import client_context
 from oxidicom.logevents import reason_of
 from oxidicom.notify import lonk_messages
-from oxidicom.notify.lonk_publisher import (
-    CONNECT_TIMEOUT,
-    FIRST_RETRY,
-    LAST_RETRY,
-    PING_INTERVAL,
-    BoundedClient,
-    close_client,
-    with_scheme,
+from oxidicom.notify.cancellation import run_within
+from oxidicom.notify.nats_client import (
+    NATS_CONNECT_TIMEOUT_S,
+    NATS_FIRST_RETRY_S,
+    NATS_GREATEST_RETRY_S,
+    NatsClient,
+    server_urls,
 )
-
-_TOO_MANY: Final = (nats.errors.SlowConsumerError,)
 
 
 class LonkSubscriber:
-    """Calls back on the running loop; `run` goes on whatever NATS does, until it is cancelled or
-    `heard` raises.
+    """Calls back on the running loop for each message, whatever NATS does.
 
-    `calling_ae_title`: of these series only. `heard` gets each message that is one, `state` a line
-    for a person whenever the connection comes or goes.
+    `calling_ae_title` restricts the messages to the series of one AE title. `on_message` is called
+    with each valid message, `on_state` with a line for a person whenever the connection begins or
+    ends.
     """
 
     def __init__(
         self,
         address: str,
         root_subject: str,
-        heard: Callable[[lonk_messages.LonkMessage], None],
-        state: Callable[[str], None],
+        on_message: Callable[[lonk_messages.LonkMessage], None],
+        on_state: Callable[[str], None],
         *,
         calling_ae_title: str | None = None,
         ca: Path | None = None,
     ) -> None:
-        self._servers = [with_scheme(each) for each in address.split(",") if each.strip()]
+        self._servers = server_urls(address)
         self._root = root_subject
         titles = "*" if calling_ae_title is None else lonk_messages.token(calling_ae_title)
         self._subjects = f"{root_subject}.{titles}.*"
-        self._heard = heard
-        self._state = state
+        self._on_message = on_message
+        self._on_state = on_state
         self._tls = client_context(ca)
-        self._fault: Exception | None = None
-        """Of `heard`: nats-py would keep it to itself."""
-        logging.getLogger("nats").addHandler(logging.NullHandler())  # `state` says it
+        self._callback_error: Exception | None = None
+        """An error of `on_message`, which nats-py would only log."""
+        # `on_state` reports what nats-py would log.
+        logging.getLogger("nats").addHandler(logging.NullHandler())
 
     async def run(self) -> None:
-        """As the publisher does, with a new client each time: nats-py's own reconnection gives up
-        on a refused login."""
-        delay = FIRST_RETRY
-        away = False
+        """Receive until cancelled; raises only what `on_message` raises."""
+        backoff = Backoff(NATS_FIRST_RETRY_S, NATS_GREATEST_RETRY_S)
         while True:
-            closed = asyncio.Event()
-            client = BoundedClient()
+            client = NatsClient()
             try:
-                await self._subscribe(client, closed)
-                self._state(f"listening to {self._subjects}")
-                away, delay = False, FIRST_RETRY
+                closed = await self._subscribe(client)
+                self._on_state(f"listening to {self._subjects}")
+                backoff.reset()
                 await closed.wait()
                 raise nats.errors.ConnectionClosedError
             except Exception as error:
-                if self._fault is not None:
-                    raise self._fault from None
-                if not away:
-                    self._state(f"NATS is away: {reason_of(error)}")
-                away = True
+                if self._callback_error is not None:
+                    raise self._callback_error from None
+                if not backoff:
+                    self._on_state(f"NATS unreachable: {reason_of(error)}")
             finally:
-                await close_client(client)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, LAST_RETRY)
+                await client.close_or_abort()
+            await asyncio.sleep(backoff.failed())
 
-    async def _subscribe(self, client: BoundedClient, closed: asyncio.Event) -> None:
+    async def _subscribe(self, client: NatsClient) -> asyncio.Event:
+        """Return an event that is set when the connection or `on_message` has failed."""
+        closed = asyncio.Event()
+
         async def on_closed() -> None:
             closed.set()
 
         async def on_error(error: Exception) -> None:
-            if isinstance(error, _TOO_MANY):
-                self._state("some messages were missed: they come faster than they are shown")
+            if isinstance(error, nats.errors.SlowConsumerError):
+                self._on_state("some messages were missed: they come faster than they are shown")
 
-        credentials = urlsplit(self._servers[0])
-        user, password = credentials.username, credentials.password
-        login: dict[str, Any] = {}
-        if user and password is not None:
-            login = {"user": unquote(user), "password": unquote(password)}
-        elif user:
-            login = {"token": unquote(user)}
-        await client.connect(
-            servers=self._servers,
-            closed_cb=on_closed,
-            error_cb=on_error,
-            name="oxidicom watch",
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            connect_timeout=CONNECT_TIMEOUT,
-            ping_interval=PING_INTERVAL,
-            tls=self._tls,
-            **login,
+        await client.connect_once(
+            self._servers, "oxidicom watch", self._tls, closed_cb=on_closed, error_cb=on_error
         )
 
-        async def on_message(message: Msg) -> None:
-            heard = lonk_messages.decode(self._root, message.subject, message.data)
-            if heard is None or self._fault is not None:
+        async def on_nats_message(received: Msg) -> None:
+            message = lonk_messages.decode(self._root, received.subject, received.data)
+            if message is None or self._callback_error is not None:
                 return
             try:
-                self._heard(heard)
-            except Exception as fault:
-                self._fault = fault
+                self._on_message(message)
+            except Exception as error:
+                self._callback_error = error
                 closed.set()
 
-        await client.subscribe(self._subjects, cb=on_message)
-        await client.flush(CONNECT_TIMEOUT)
+        await client.subscribe(self._subjects, cb=on_nats_message)
+        # In a task of its own, because nats-py may swallow the caller's cancellation.
+        await run_within(client.flush(NATS_CONNECT_TIMEOUT_S), None)
+        return closed

@@ -1,7 +1,7 @@
-"""What people see and do in the outbox's folder, whether a receiver runs or not.
+"""What an operator sees and does in the outbox folder, whether a receiver runs or not.
 
-Only renames and links, no locks, so that it holds on NFS too; each step leaves what the next call,
-or the receiver, goes on from.
+Only renames and links are used, no locks, so that it works on NFS too. After a crash at any step
+the next call, or the receiver, can continue.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Final, NamedTuple
 from oxidicom.filesystem import MAX_SMALL_FILE, read_small, remove_if_there, sync_folder
 from oxidicom.notify.outbox_store import CLAIMED, CORRUPT, PENDING, REFUSED, OutboxEntry, decode
 
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
-"""What file systems without hard links say."""
+_NO_LINK_ERRORS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+"""Errors of file systems without hard links."""
 
-_CUT_SHORT: Final = "its way back was cut short: retry it again"
-_READABLE: Final = "it can be read now: retry puts it back"
+_INTERRUPTED: Final = "its retry was interrupted: retry it again"
+_READABLE: Final = "it can be read now: retry requeues it"
 
 
 class EntryState(Enum):
+    """The state of an outbox entry, as commands show it."""
+
     PENDING = "pending"
     REFUSED = "refused"
     CORRUPT = "corrupt"
@@ -38,46 +40,49 @@ _STATES: Final = {
 
 
 def state_of(path: Path) -> EntryState:
-    """By its name alone."""
+    """Return the state that the file's suffix tells."""
     return _STATES[path.suffix]
 
 
-class Found(NamedTuple):
-    """One file of the outbox."""
+class OutboxFile(NamedTuple):
+    """One file of the outbox, and what is in it."""
 
     path: Path
     state: EntryState
     entry: OutboxEntry | None
     """None if it cannot be read."""
     written_at: float
-    """Seconds since the epoch; the file's own time if the entry cannot be read."""
+    """Seconds since the epoch; the file's modification time if the entry cannot be read."""
     note: str | None
-    """What is wrong with it, without a word of what it holds."""
+    """What is wrong with the file, without anything of its contents."""
 
     @property
     def name(self) -> str:
+        """The name of the entry: that of the file without its suffix."""
         return self.path.stem
 
 
-class Outcome(Enum):
-    """What became of an entry that was to be put back."""
+class RequeueOutcome(Enum):
+    """The result of requeueing an entry, as commands show it."""
 
     BACK = "pending again"
     PENDING = "is pending already"
     NEWER = "left: a newer registration of the series is pending"
-    OLDER = "left: an older registration of the series is pending; retry once that is settled"
+    OLDER = "left: an older registration of the series is pending; retry once it has left"
     GONE = "is gone meanwhile"
     CORRUPT = "cannot be put back"
 
     @property
-    def well(self) -> bool:
-        """Nobody need see to it again."""
-        return self not in (Outcome.OLDER, Outcome.CORRUPT)
+    def succeeded(self) -> bool:
+        """Whether the operator need not requeue the entry again."""
+        return self not in (RequeueOutcome.OLDER, RequeueOutcome.CORRUPT)
 
 
-def paths(folder: Path, prefix: str = "") -> list[Path]:
-    """Files whose name begins so, those written first first; none without a folder. Raises
-    OSError."""
+def entry_files(folder: Path, prefix: str = "") -> list[Path]:
+    """Return the outbox files whose name begins with `prefix`, oldest first.
+
+    The list is empty without a folder. Raises OSError.
+    """
     found: list[tuple[int, str]] = []
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -88,8 +93,8 @@ def paths(folder: Path, prefix: str = "") -> list[Path]:
     return [folder / name for _, name in sorted(found)]
 
 
-def look_at(path: Path) -> Found | None:
-    """None if it is gone, or is but the rest of a way back that succeeded."""
+def inspect(path: Path) -> OutboxFile | None:
+    """Return what is in the file; None if it is gone, or left over from a finished requeue."""
     state = state_of(path)
     entry = note = None
     written_at = 0.0
@@ -106,45 +111,47 @@ def look_at(path: Path) -> Found | None:
     if path.suffix == CLAIMED and entry is not None:
         if _holds(path.with_suffix(PENDING), entry):
             return None
-        note = _CUT_SHORT
+        note = _INTERRUPTED
     elif path.suffix == CORRUPT and entry is not None:
         note = _READABLE
     if entry is None:
         state = EntryState.CORRUPT
-    return Found(path, state, entry, written_at, note)
+    return OutboxFile(path, state, entry, written_at, note)
 
 
-def put_back(path: Path, *, sync: bool) -> Outcome:
-    """Make a refused entry pending, and a corrupt one that can be read by now.
+def requeue(path: Path, *, sync: bool) -> RequeueOutcome:
+    """Make a refused entry pending, or a corrupt one that has become readable.
 
-    Never replaces what is pending. Raises OSError, after which it may be called again.
+    A pending entry is never replaced. Raises OSError, after which the call may be repeated.
     """
     claimed, pending = path.with_suffix(CLAIMED), path.with_suffix(PENDING)
     try:
         entry = _read(path)
     except FileNotFoundError:
-        return Outcome.GONE
+        return RequeueOutcome.GONE
     except ValueError:
-        return Outcome.CORRUPT
+        return RequeueOutcome.CORRUPT
     if path == pending:
-        return Outcome.PENDING
+        return RequeueOutcome.PENDING
     entry = _claim(path, entry, claimed)
     try:
         _link(claimed, pending)
     except FileNotFoundError:
-        return Outcome.GONE
+        return RequeueOutcome.GONE
     except FileExistsError:
-        if not _holds(pending, entry):  # which it does if somebody died after the link
-            return _give_up(entry, claimed, pending, sync)
+        if not _holds(pending, entry):  # it does after a crash that followed the link
+            return _undo_claim(entry, claimed, pending, sync)
     if sync:
         sync_folder(path.parent)
     remove_if_there(claimed)
-    return Outcome.BACK
+    return RequeueOutcome.BACK
 
 
 def _claim(path: Path, entry: OutboxEntry, claimed: Path) -> OutboxEntry:
-    """From here on no receiver writes to its name. Returns what is claimed, the newer one if
-    somebody died with another of the series claimed."""
+    """Rename the entry to a name that no receiver writes to, and return the claimed entry.
+
+    After a crash a newer entry of the series may be claimed already; then that one is returned.
+    """
     if path == claimed:
         return entry
     with contextlib.suppress(FileNotFoundError, ValueError):
@@ -157,24 +164,25 @@ def _claim(path: Path, entry: OutboxEntry, claimed: Path) -> OutboxEntry:
 
 
 def _link(claimed: Path, pending: Path) -> None:
-    """As a rename that fails with FileExistsError instead of replacing."""
+    """Rename without replacing: raises FileExistsError if `pending` exists."""
     try:
         os.link(claimed, pending, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in _NO_LINK_ERRORS:
             raise
-        # Not in one step, where there is no such step.
+        # Not atomic: such a file system has no atomic operation for it.
         if pending.exists():
             raise FileExistsError from error
         claimed.rename(pending)
 
 
-def _give_up(entry: OutboxEntry, claimed: Path, pending: Path, sync: bool) -> Outcome:
-    outcome = Outcome.NEWER
+def _undo_claim(entry: OutboxEntry, claimed: Path, pending: Path, sync: bool) -> RequeueOutcome:
+    """Make the claimed entry a refused one again, beside the pending one of its series."""
+    outcome = RequeueOutcome.NEWER
     with contextlib.suppress(OSError, ValueError):
         if _read(pending).written_at < entry.written_at:
-            outcome = Outcome.OLDER
-    # One that was refused meanwhile is newer than this one.
+            outcome = RequeueOutcome.OLDER
+    # An entry that was refused meanwhile is newer than this one, and stays.
     with contextlib.suppress(FileExistsError, FileNotFoundError):
         _link(claimed, claimed.with_suffix(REFUSED))
     if sync:
@@ -184,6 +192,7 @@ def _give_up(entry: OutboxEntry, claimed: Path, pending: Path, sync: bool) -> Ou
 
 
 def _holds(path: Path, entry: OutboxEntry) -> bool:
+    """Return whether the file holds this very entry."""
     try:
         return _read(path).task_id == entry.task_id
     except (OSError, ValueError):
@@ -191,7 +200,7 @@ def _holds(path: Path, entry: OutboxEntry) -> bool:
 
 
 def _read(path: Path) -> OutboxEntry:
-    """Raises OSError; ValueError, which says why it is no entry and quotes nothing of it."""
+    """Return the entry; raises OSError, or ValueError, whose text quotes nothing of the file."""
     data = read_small(path)
     if len(data) > MAX_SMALL_FILE:
         raise ValueError(f"it is longer than any entry: over {MAX_SMALL_FILE} bytes")

@@ -1,8 +1,7 @@
-"""Looks at the outbox's folder from time to time: what a person put back, or a receiver that is no
-more left behind, is delivered by whoever finds it.
+"""Polls the outbox folder for entries requeued by an operator or left by a dead receiver.
 
-No inotify, which sees nothing of what another machine does on NFS. A glance asks for the folder's
-modification time only; a look reads the names, and takes no more than a hundredth of the time.
+inotify would not see what another machine does on NFS. A poll reads the folder's modification time
+only; a scan reads the names, and takes at most a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -10,68 +9,80 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from oxidicom.notify.outbox_store import Outbox, OutboxScan
 
-GLANCE: Final = 1.0
-"""Seconds between two glances."""
-LONGEST: Final = 30.0
-"""Seconds after which we look whatever the modification time says: some file systems keep none."""
-SHARE: Final = 100
-"""Times the last look's duration before the next one, if that is longer than GLANCE."""
+OUTBOX_POLL_INTERVAL_S: Final = 1.0
+OUTBOX_SCAN_INTERVAL_S: Final = 30.0
+"""Seconds after which the folder is scanned even if its modification time is the same: some file
+systems do not keep one."""
+SCAN_PAUSE_FACTOR: Final = 100
+"""Durations of the last scan before the next poll, where that is more than the poll interval."""
 
 
-Visit = tuple[int, OutboxScan | None, float]
-"""The folder's modification time, what was found if we looked, and for how many seconds."""
+class OutboxPoll(NamedTuple):
+    """The result of one poll."""
+
+    changed_at_ns: int
+    """The folder's modification time, in nanoseconds."""
+    scan: OutboxScan | None
+    """What a scan has found; None if the folder was not scanned."""
+    scan_seconds: float
 
 
 class OutboxScanner:
-    """`knows` is called on whatever thread looks, `found` on the loop's, with the names of pending
-    entries that are nobody else's. `on_disk` calls what it is given where blocking is allowed."""
+    """Calls `on_found` with the names of pending entries that no receiver delivers.
+
+    `is_known` says whether this receiver delivers an entry; it is called on a thread. `on_disk`
+    calls a function where it may block. `sleep` and `clock` are in seconds.
+    """
 
     def __init__(
         self,
         outbox: Outbox,
-        knows: Callable[[str], bool],
-        found: Callable[[list[str]], None],
-        on_disk: Callable[[Callable[[], Visit]], Awaitable[Visit]],
+        is_known: Callable[[str], bool],
+        on_found: Callable[[list[str]], None],
+        on_disk: Callable[[Callable[[], OutboxPoll]], Awaitable[OutboxPoll]],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outbox = outbox
-        self._knows = knows
-        self._found = found
+        self._is_known = is_known
+        self._on_found = on_found
         self._on_disk = on_disk
         self._sleep = sleep
         self._clock = clock
-        self._seen: int | None = None
-        """The folder's modification time at the last look; None to look in any case."""
-        self._looked_at = clock()
-        self._pause = GLANCE
+        self._seen_at_ns: int | None = None
+        """The folder's modification time at the last scan; None to scan at the next poll."""
+        self._scanned_at = clock()
+        self._pause = OUTBOX_POLL_INTERVAL_S
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Poll until cancelled."""
         while True:
             await self._sleep(self._pause)
             try:
-                stamp, look, seconds = await self._on_disk(self._visit)
+                changed_at_ns, scan, seconds = await self._on_disk(self._poll)
             except OSError:
-                self._pause = LONGEST  # who writes there says what is wrong
+                # Not logged here: the outbox writer reports what is wrong with the folder.
+                self._pause = OUTBOX_SCAN_INTERVAL_S
                 continue
-            self._pause = GLANCE
-            if look is not None:
-                self._seen = None if look.left else stamp
-                self._looked_at = self._clock()
-                self._pause = min(max(GLANCE, SHARE * seconds), LONGEST)
-                if look.names:
-                    self._found(look.names)
+            self._pause = OUTBOX_POLL_INTERVAL_S
+            if scan is not None:
+                self._seen_at_ns = None if scan.young_entries else changed_at_ns
+                self._scanned_at = self._clock()
+                pause = max(OUTBOX_POLL_INTERVAL_S, SCAN_PAUSE_FACTOR * seconds)
+                self._pause = min(pause, OUTBOX_SCAN_INTERVAL_S)
+                if scan.names:
+                    self._on_found(scan.names)
 
-    def _visit(self) -> Visit:
-        stamp = self._outbox.changed_at()
-        if stamp == self._seen and self._clock() - self._looked_at < LONGEST:
-            return stamp, None, 0.0
+    def _poll(self) -> OutboxPoll:
+        changed_at_ns = self._outbox.changed_at_ns()
+        unchanged = changed_at_ns == self._seen_at_ns
+        if unchanged and self._clock() - self._scanned_at < OUTBOX_SCAN_INTERVAL_S:
+            return OutboxPoll(changed_at_ns, None, 0.0)
         began = time.perf_counter()
-        look = self._outbox.look(self._knows)
-        return stamp, look, time.perf_counter() - began
+        scan = self._outbox.scan(self._is_known)
+        return OutboxPoll(changed_at_ns, scan, time.perf_counter() - began)

@@ -1,8 +1,8 @@
 """Registrations on disk until a broker has confirmed them (decision 35).
 
-One file for each series, so that a newer registration replaces an older one in one rename
-(decision 32). The methods block; `Courier` calls them on a thread of its own. What people do with
-entries that were set aside is in `shelved`.
+There is one file for each series, so that a newer registration replaces an older one in one rename
+(decision 32). The methods block; `OutboxRelay` calls them on a thread of its own. What an operator
+does with refused and corrupt entries is in `outbox_inspect`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from oxidicom.filesystem import (
+    MAX_SMALL_FILE,
     create_folder,
     read_small,
     remove_if_there,
@@ -29,49 +30,51 @@ from oxidicom.filesystem import (
     write_atomically,
 )
 from oxidicom.logevents import event
-from oxidicom.notify.cube_fields import fit
 from oxidicom.ports import Registration, SeriesKey
 
 PENDING: Final = ".json"
 CORRUPT: Final = ".corrupt"
 REFUSED: Final = ".refused"
 CLAIMED: Final = ".retry"
-"""A refused entry amid its way back: by this name no receiver knows it."""
+"""Suffixes of an entry's file. A claimed entry is a refused one that an operator is requeueing;
+receivers ignore it."""
 
-PATIENCE: Final = 60.0
+OUTBOX_ENTRY_GRACE_S: Final = 60.0
 """Seconds for which an entry of unknown origin is left to the receiver that wrote it."""
 
-LONGEST_REASON: Final = 2000
-"""Characters."""
+MAX_REFUSAL_CHARACTERS: Final = 2000
 
-_SUFFIX: Final = len(PENDING)
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SUFFIX_LENGTH: Final = len(PENDING)
+_NO_SPACE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 logger = logging.getLogger("oxidicom.outbox")
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why the broker will never take an entry."""
+    """Why the receiving side will never take an entry."""
 
     reason: str
-    """For a person; no patient data."""
+    """A text for an operator, without patient data."""
     at: float
-    """Seconds since the epoch."""
+    """Time of the refusal, in seconds since the epoch."""
     attempts: int = 1
-    """To deliver it, since it was put or last retried, as far as that run knows."""
+    """Number of deliveries since the entry was written or requeued, as far as that run knows."""
 
 
 class OutboxEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A registration on disk."""
+
     registration: Registration
     task_id: str
-    """A UUID; every attempt to deliver this entry carries it."""
+    """A UUID, the same for every attempt to deliver this entry."""
     written_at: float
-    """Seconds since the epoch, for people, and to tell an older count from a newer one."""
+    """Time of writing in seconds since the epoch; tells an older count from a newer one."""
     refusal: Refusal | None = None
-    """The last one; of a pending entry, it was put back since."""
+    """The latest refusal; a pending entry that has one was requeued."""
 
     @property
     def name(self) -> str:
+        """The name of the entry's file, without its suffix."""
         return entry_name(self.registration.series.key)
 
 
@@ -79,7 +82,7 @@ _decoder: Final = msgspec.json.Decoder(OutboxEntry)
 
 
 def decode(name: str, data: bytes) -> OutboxEntry:
-    """Raises ValueError, which says without quoting anything why it is not the entry `name`."""
+    """Return the entry `name`; raises ValueError, whose text quotes nothing of `data`."""
     entry = _decoder.decode(data)
     if entry.name != name:
         raise ValueError("it is another series' entry, under a name that is not its own")
@@ -87,28 +90,33 @@ def decode(name: str, data: bytes) -> OutboxEntry:
 
 
 def entry_name(key: SeriesKey) -> str:
-    """Hashed, since an AE title is no file name."""
+    """Return the name of a series' entry: a hash, because an AE title may hold any character."""
     return hashlib.sha256("\0".join(key).encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 class OutboxScan(NamedTuple):
-    """What one look at the folder found."""
+    """The result of one scan of the folder."""
 
     names: list[str]
-    """Of pending entries that nobody here knows, those written first first."""
-    left: bool
-    """Others are so young that whoever wrote them may be at them: look again."""
+    """Names of pending entries not yet known to this process, oldest first."""
+    young_entries: bool
+    """Whether there are others, so young that their writer may be delivering them: scan again."""
 
 
 class OutboxCounts(NamedTuple):
+    """The numbers of entries in the folder."""
+
     pending: int
     refused: int
     oldest_at: float | None
-    """When the oldest pending one was written: seconds since the epoch."""
+    """Time when the oldest pending entry was written, in seconds since the epoch."""
 
 
 class Outbox:
-    """`sync`: every entry is fsynced, with its folder, before `put` returns."""
+    """The outbox folder of one receiver, which other receivers may share.
+
+    With `sync`, every entry is fsynced, with its folder, before `put` returns.
+    """
 
     def __init__(self, folder: Path, *, sync: bool) -> None:
         self._folder = folder
@@ -116,50 +124,63 @@ class Outbox:
         self._replacing = threading.Lock()
 
     def put(self, entry: OutboxEntry) -> None:
-        """Replace the series' older entry, if there is one. Raises OSError."""
+        """Write the entry, in place of an older one of its series.
+
+        Raises OSError, or ValueError if the entry would be longer than any entry that is read.
+        """
         with self._replacing:
             create_folder(self._folder, sync=self._sync)
             self._write(entry, PENDING)
 
     def sweep(self) -> None:
-        """Remove what killed writers left half written. Raises OSError."""
+        """Remove temporary files of writers that were killed. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             remove_stale_temporaries(self._folder)
 
     def names(self) -> list[str]:
-        """Of all pending entries, those written first first. Raises OSError."""
+        """Return the names of all pending entries, oldest first. Raises OSError."""
         self.sweep()
-        return self.look(lambda _: False, patience=0.0).names
+        return self.scan(lambda _: False, grace_s=0.0).names
 
-    def look(self, knows: Callable[[str], bool], *, patience: float = PATIENCE) -> OutboxScan:
-        """Raises OSError. Of those that the caller knows nothing but the name is read."""
+    def scan(
+        self, is_known: Callable[[str], bool], *, grace_s: float = OUTBOX_ENTRY_GRACE_S
+    ) -> OutboxScan:
+        """Return the pending entries that `is_known` does not know.
+
+        Entries younger than `grace_s` are left to their writer, unless they were requeued. Of known
+        entries only the name is read. Raises OSError.
+        """
         found: list[tuple[int, str]] = []
-        left = False
-        youngest = time.time() - patience
+        young_entries = False
+        youngest = time.time() - grace_s
         with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:
                 file = entry.name
-                if file[-_SUFFIX:] != PENDING or knows(name := file[:-_SUFFIX]) or file[0] == ".":
+                if (
+                    file[-_SUFFIX_LENGTH:] != PENDING
+                    or is_known(name := file[:-_SUFFIX_LENGTH])
+                    or file[0] == "."
+                ):
                     continue
-                # It may be delivered, or replaced, in this very moment.
+                # The entry may be delivered or replaced meanwhile.
                 with contextlib.suppress(FileNotFoundError):
                     written = entry.stat(follow_symlinks=False).st_mtime_ns
-                    if patience and written / 1e9 > youngest and not self._was_put_back(name):
-                        left = True
+                    if grace_s and written / 1e9 > youngest and not self._was_requeued(name):
+                        young_entries = True
                     else:
                         found.append((written, name))
-        return OutboxScan([name for _, name in sorted(found)], left)
+        return OutboxScan([name for _, name in sorted(found)], young_entries)
 
-    def _was_put_back(self, name: str) -> bool:
+    def _was_requeued(self, name: str) -> bool:
         try:
             return decode(name, read_small(self._path(name))).refusal is not None
         except ValueError:
-            return True  # no receiver writes such a thing: it is ours to set aside
+            return True  # no receiver writes such a file: any may set it aside
         except OSError:
             return False
 
-    def standing(self) -> OutboxCounts:
-        """Raises OSError."""
+    def counts(self) -> OutboxCounts:
+        """Count the entries in the folder. Raises OSError."""
         pending = refused = 0
         oldest: float | None = None
         with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
@@ -173,15 +194,21 @@ class Outbox:
                         oldest = written if oldest is None else min(oldest, written)
         return OutboxCounts(pending, refused, oldest)
 
-    def changed_at(self) -> int:
-        """Of the folder: the same again if no entry came or went; raises OSError."""
+    def changed_at_ns(self) -> int:
+        """Return the folder's modification time in nanoseconds, 0 without a folder.
+
+        It stays the same while no entry comes or goes. Raises OSError.
+        """
         try:
             return os.stat(self._folder).st_mtime_ns
         except FileNotFoundError:
             return 0
 
     def read(self, name: str) -> OutboxEntry | None:
-        """None if it is gone, or is no entry: then it is set aside. Raises OSError."""
+        """Return the pending entry, or None if it is gone. Raises OSError.
+
+        A corrupt entry is set aside as such and counts as gone.
+        """
         with self._replacing:
             try:
                 return decode(name, read_small(self._path(name)))
@@ -198,22 +225,23 @@ class Outbox:
                 return None
 
     def pending(self) -> Iterator[OutboxEntry]:
-        """Oldest first, one in memory at a time. Raises OSError."""
+        """Yield the pending entries, oldest first; read one at a time. Raises OSError."""
         for name in self.names():
             entry = self.read(name)
             if entry is not None:
                 yield entry
 
     def depth(self) -> int:
+        """Return the number of pending entries. Raises OSError."""
         return len(self.names())
 
     def remove(self, entry: OutboxEntry) -> bool:
-        """It is confirmed, and with it all that is older of its series, refused or not.
+        """Remove a confirmed entry and what is older of its series, refused entries included.
 
-        False if a newer entry of the series stands there; it stays. Raises OSError.
+        Return False if there is a newer entry of the series, which stays. Raises OSError.
         """
         with self._replacing:
-            for suffix in (REFUSED, CLAIMED):  # the way that a person moves it
+            for suffix in (REFUSED, CLAIMED):  # in the order in which an operator moves it
                 self._remove_unless_newer(entry, suffix)
             if not self._still_holds(entry):
                 return False
@@ -221,33 +249,36 @@ class Outbox:
             return True
 
     def refuse(self, entry: OutboxEntry, reason: str, attempts: int = 1) -> bool:
-        """Keep the entry and the reason for a person, but no longer pending; otherwise as `remove`.
+        """Keep the entry as a refused one, with the reason; on a full disk, without the reason.
 
-        On a full disk without the reason."""
+        Return False if there is a newer entry of the series, which stays. Raises OSError.
+        """
         refused = msgspec.structs.replace(
-            entry, refusal=Refusal(reason[:LONGEST_REASON], time.time(), attempts)
+            entry, refusal=Refusal(reason[:MAX_REFUSAL_CHARACTERS], time.time(), attempts)
         )
         with self._replacing:
             if not self._still_holds(entry):
                 return False
             try:
-                # In this order: whoever dies in between leaves it pending, to be refused again.
+                # In this order: after a crash in between the entry is pending, and refused again.
                 self._write(refused, REFUSED)
                 remove_if_there(self._path(entry.name))
             except OSError as error:
-                if error.errno not in _NO_SPACE:
+                if error.errno not in _NO_SPACE_ERRORS:
                     raise
                 self._path(entry.name).replace(self._path(entry.name, REFUSED))
             return True
 
     def _write(self, entry: OutboxEntry, suffix: str) -> None:
         data = msgspec.json.encode(entry)
+        if len(data) > MAX_SMALL_FILE:
+            raise ValueError("longer than any outbox entry may be")
         write_atomically(self._folder, entry.name + suffix, data, sync=self._sync)
 
     def _remove_unless_newer(self, entry: OutboxEntry, suffix: str) -> None:
         try:
             other = decode(entry.name, read_small(self._path(entry.name, suffix)))
-        except (OSError, ValueError):  # what cannot be read is a person's
+        except (OSError, ValueError):  # what cannot be read is left to the operator
             return
         if other.written_at <= entry.written_at:
             remove_if_there(self._path(entry.name, suffix))
@@ -270,5 +301,5 @@ class Outbox:
 
 
 def new_entry(registration: Registration) -> OutboxEntry:
-    """With texts cut to CUBE's limits: whatever a sender wrote, the entry is a small file."""
-    return OutboxEntry(fit(registration), str(uuid.uuid4()), time.time())
+    """Return an entry with a new task id, written now."""
+    return OutboxEntry(registration, str(uuid.uuid4()), time.time())

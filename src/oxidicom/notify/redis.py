@@ -1,5 +1,7 @@
-"""Registrations to Redis, Valkey or DragonflyDB, as Celery's own client writes them there
-(decision 33)."""
+"""Publisher of registrations to Redis, Valkey or DragonflyDB (decision 33).
+
+It writes messages as Celery's own client does.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +20,29 @@ from redis.exceptions import RedisError
 
 from oxidicom.certificates import client_context
 from oxidicom.logevents import event, reason_of
+from oxidicom.notify.cancellation import run_within
 from oxidicom.notify.celery_message import CeleryMessage, encode, our_origin
 from oxidicom.ports import Registration
-from oxidicom.redis_connection import ask, connection_to, greet, part
+from oxidicom.redis_connection import (
+    REDIS_CLOSE_TIMEOUT_S,
+    connection_to,
+    disconnect,
+    execute,
+    open_connection,
+)
 
-CONNECT_TIMEOUT: Final = 10.0
-PUBLISH_TIMEOUT: Final = 30.0
-"""From the call to the confirmation, connecting and those before it included."""
+REDIS_CONNECT_TIMEOUT_S: Final = 10.0
+REDIS_PUBLISH_TIMEOUT_S: Final = 30.0
+"""Seconds from the call to the answer; connecting and earlier calls are included."""
 
 logger = logging.getLogger("oxidicom.redis")
 
 
 def envelope(message: CeleryMessage) -> bytes:
-    """What kombu's Redis transport keeps in a list: AMQP's properties, and their like.
+    """Return the JSON that kombu's Redis transport keeps in a list.
 
-    Its delivery tag is new each time: workers keep what they have taken under it, and two copies
-    of one message must not be one there.
+    The delivery tag is new at each call: workers store unacknowledged messages under it, and two
+    copies of one message must not overwrite each other there.
     """
     properties = message.properties
     return msgspec.json.encode(
@@ -56,22 +65,25 @@ def envelope(message: CeleryMessage) -> bytes:
 
 
 class RedisPublisher:
-    """`url`: redis:// or rediss://, with login and number of the database. `ca`: PEM file of the
-    certificates to trust instead of the system's. Safe for concurrent calls, which take turns on
-    one connection: a push is one round trip, and there is one for each series."""
+    """One connection to a Redis server; concurrent calls wait for each other.
+
+    That is fast enough: a series costs one round trip. `url` is redis:// or rediss://, with login
+    and number of the database. `ca` is a PEM file of the certificates to trust instead of the
+    system's.
+    """
 
     def __init__(self, url: str, queue_name: str, ca: Path | None = None) -> None:
         self._url = url
         self._queue_name = queue_name
         self._ca = ca
         self._origin = our_origin()
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._connection: Connection | None = None
 
     async def start(self) -> bool:
-        """Connect. False (and a warning) if that fails now: the next `publish` tries again."""
+        """Connect; return False, after a warning, if that fails: the next `publish` tries again."""
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT), self._turn:
+            async with asyncio.timeout(REDIS_CONNECT_TIMEOUT_S), self._lock:
                 await self._ready()
         except Exception as error:
             event(logger, logging.WARNING, "Redis broker unreachable", reason=reason_of(error))
@@ -79,50 +91,58 @@ class RedisPublisher:
         return True
 
     async def answers(self) -> None:
-        """Connect if need be, and ask for nothing; raises what went wrong."""
-        async with self._turn, asyncio.timeout(CONNECT_TIMEOUT):
+        """Return if the broker answers, connecting first if necessary.
+
+        Raises TimeoutError, OSError or RedisError if it does not.
+        """
+        async with self._lock, asyncio.timeout(REDIS_CONNECT_TIMEOUT_S):
             connection = await self._ready()
             try:
-                await ask(connection, "PING")
+                await execute(connection, "PING")
             except BaseException:
                 await self._drop()
                 raise
 
     async def publish(self, registration: Registration, task_id: str) -> None:
-        """Return once the broker has answered that the message is in the queue's list. Whether it
-        keeps that through its own death is for its `appendonly` to say.
+        """Return once the broker has answered that the message is in the queue's list.
 
-        Raises whatever went wrong (TimeoutError, OSError, RedisError); the message may have been
-        taken all the same. The next call connects anew: a replica that refuses to write, say, is
-        the primary no more, and another one answers to the name.
+        Whether the message survives a crash of the broker depends on its `appendonly` setting.
+        Raises TimeoutError, OSError or RedisError; the broker may have taken the message
+        nevertheless. The next call then connects again: a server that refuses to write may have
+        become a replica, and the name may lead to another primary by now.
         """
         message = envelope(encode(registration, self._queue_name, task_id, self._origin))
-        async with asyncio.timeout(PUBLISH_TIMEOUT), self._turn:
+        async with asyncio.timeout(REDIS_PUBLISH_TIMEOUT_S), self._lock:
             connection = await self._ready()
             try:
-                await ask(connection, "LPUSH", self._queue_name, message)
+                await execute(connection, "LPUSH", self._queue_name, message)
             except BaseException:
                 await self._drop()
                 raise
 
     async def close(self) -> None:
-        async with self._turn:
+        """Close the connection, within REDIS_CLOSE_TIMEOUT_S and a little more."""
+        # A call that waits for a broker that hangs may hold the lock for longer.
+        await run_within(self._close(), REDIS_CLOSE_TIMEOUT_S + 0.5)
+
+    async def _close(self) -> None:
+        async with self._lock:
             connection, self._connection = self._connection, None
             if connection is not None:
-                await part(connection)
+                await disconnect(connection)
 
     async def _ready(self) -> Connection:
-        """A connection that nobody else uses; ours must be the turn."""
-        if self._connection is not None and await _is_silent(self._connection):
+        """Return an open connection; the caller holds the lock."""
+        if self._connection is not None and await _is_usable(self._connection):
             return self._connection
         await self._drop()
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(REDIS_CONNECT_TIMEOUT_S):
                 context = None
                 if urlsplit(self._url).scheme == "rediss":
                     context = await asyncio.to_thread(client_context, self._ca)
                 self._connection = connection_to(self._url, context)
-                await greet(self._connection)
+                await open_connection(self._connection)
         except BaseException:
             await self._drop()
             raise
@@ -135,8 +155,8 @@ class RedisPublisher:
                 await connection.disconnect(nowait=True)
 
 
-async def _is_silent(connection: Connection) -> bool:
-    """A server that speaks without being asked is closing the connection."""
+async def _is_usable(connection: Connection) -> bool:
+    """Return False if the server has sent something unasked: it is closing the connection."""
     try:
         return not await connection.can_read_destructive()
     except RedisError:

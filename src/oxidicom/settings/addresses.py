@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from oxidicom.settings.parsing import InvalidValueError, is_ae_title, items
 
@@ -21,7 +20,7 @@ class PacsAddress(NamedTuple):
         return f"{self.ae_title}={host}:{self.port}"
 
 
-def _split_url(text: str) -> SplitResult:
+def split_url(text: str) -> SplitResult:
     """Split a URL that has a host, and a port that is absent or a number above 0."""
     if not text.isprintable() or " " in text:
         raise InvalidValueError("it contains spaces or characters that cannot be printed")
@@ -43,29 +42,11 @@ def _split_url(text: str) -> SplitResult:
     return parts
 
 
-def parse_broker(text: str) -> str:
-    """Return the URL of an AMQP or Redis broker as it is."""
-    scheme = text.partition(":")[0].lower()
-    if scheme not in ("amqp", "amqps", "redis", "rediss") or "://" not in text:
-        raise InvalidValueError
-    parts = _split_url(text)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    required = options.pop("ssl_cert_reqs", "required").lower().removeprefix("cert_")
-    if "no_verify_ssl" in options or required != "required":
-        raise InvalidValueError(
-            "verification of TLS cannot be turned off: set OXIDICOM_BROKER_CA to the authority's"
-            " certificates instead"
-        )
-    if scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]{0,5}", parts.path):
-        raise InvalidValueError("only the number of a database may follow its host")
-    return text
-
-
 def parse_cube_url(text: str) -> str:
     """Return the URL that the resources of CUBE's API are relative to, with a slash at its end."""
     if text.partition("://")[0].lower() not in ("http", "https") or "://" not in text:
         raise InvalidValueError
-    parts = _split_url(text)
+    parts = split_url(text)
     if parts.username is not None:
         raise InvalidValueError("the user and the password have variables of their own")
     if parts.query or parts.fragment:
@@ -82,7 +63,7 @@ def parse_pacs_addresses(text: str) -> tuple[PacsAddress, ...]:
             raise InvalidValueError("a title and its address are joined by =")
         if not is_ae_title(title):
             raise InvalidValueError("an AE title has 1 to 16 characters")
-        parts = _split_url(f"dicom://{address}")
+        parts = split_url(f"dicom://{address}")
         if parts.netloc != address or parts.port is None:
             raise InvalidValueError("an address is host:port")
         assert parts.hostname is not None
@@ -101,7 +82,7 @@ def parse_nats(text: str) -> str:
         with_scheme = server if "://" in server else f"nats://{server}"
         if with_scheme.partition("://")[0] not in ("nats", "tls"):
             raise InvalidValueError
-        _split_url(with_scheme)
+        split_url(with_scheme)
     return text
 
 
@@ -114,7 +95,7 @@ def mask_url(text: str) -> str:
     """Return an address without password, token and query; a malformed one is masked as a whole."""
     has_scheme = "://" in text
     try:
-        parts = _split_url(text if has_scheme else f"nats://{text}")
+        parts = split_url(text if has_scheme else f"nats://{text}")
     except InvalidValueError:
         return "***"
     userinfo, at, host = parts.netloc.rpartition("@")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from oxidicom.settings import addresses, parsing
+from oxidicom.settings.brokers import parse_broker
 from oxidicom.settings.variable import ValueFormat
 
 BOOL: Final = ValueFormat(parsing.parse_bool, "true or false", "true", parsing.show_bool)
@@ -69,7 +70,7 @@ SUBJECT: Final = ValueFormat(
     parsing.parse_subject, "a NATS subject, of at most 255 bytes", "oxidicom"
 )
 BROKER: Final = ValueFormat(
-    addresses.parse_broker,
+    parse_broker,
     "the amqp://, amqps://, redis:// or rediss:// URL of the broker that CUBE's Celery uses",
     "amqp://user:password@rabbitmq:5672",
     addresses.mask_url,

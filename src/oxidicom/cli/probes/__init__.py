@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -54,6 +55,15 @@ def client_context(settings: Settings) -> ssl.SSLContext:
         raise CertificatesError(
             f"no certificates from {settings.broker_ca}, {words}: correct OXIDICOM_BROKER_CA"
         ) from error
+
+
+class QueueProbe(NamedTuple):
+    """How `oxidicom check` examines CUBE's queue in one kind of broker."""
+
+    describe_queue: Callable[[str, str, ssl.SSLContext | None], Awaitable[str]]
+    """Return a sentence on the queue, from URL, queue name and TLS context; raises any error."""
+    explain: Callable[[Exception, Server], str]
+    """Return what an error of `describe_queue` means and what to do."""
 
 
 class Server(NamedTuple):

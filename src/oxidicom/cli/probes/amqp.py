@@ -1,9 +1,10 @@
-"""A look at CUBE's queue in RabbitMQ."""
+"""Probe of CUBE's queue in RabbitMQ."""
 
 from __future__ import annotations
 
 import logging
 import ssl
+from typing import Final
 
 import aio_pika
 from aiormq.exceptions import (
@@ -14,11 +15,11 @@ from aiormq.exceptions import (
     ProbableAuthenticationError,
 )
 
-from oxidicom.cli.probes import Server, explain_connection_error
+from oxidicom.cli.probes import QueueProbe, Server, explain_connection_error
 
 
-async def look(url: str, queue_name: str, context: ssl.SSLContext | None) -> str:
-    for name in ("aio_pika", "aiormq"):  # what they would log, the finding says
+async def _describe_queue(url: str, queue_name: str, context: ssl.SSLContext | None) -> str:
+    for name in ("aio_pika", "aiormq"):  # the finding reports what they would log
         logging.getLogger(name).addHandler(logging.NullHandler())
     connection = await aio_pika.connect(url, ssl_context=context)
     async with connection:
@@ -34,7 +35,7 @@ async def look(url: str, queue_name: str, context: ssl.SSLContext | None) -> str
         )
 
 
-def trouble(error: Exception, server: Server) -> str:
+def _explain(error: Exception, server: Server) -> str:
     where, _, variable = server
     match error:
         case ProbableAuthenticationError() | AuthenticationError():
@@ -47,3 +48,6 @@ def trouble(error: Exception, server: Server) -> str:
                 " the broker's administrator grant the user its permissions"
             )
     return explain_connection_error(error, server)
+
+
+PROBE: Final = QueueProbe(_describe_queue, _explain)

@@ -1,8 +1,9 @@
-"""A look at CUBE's queue in Redis, Valkey or DragonflyDB."""
+"""Probe of CUBE's queue in Redis, Valkey or DragonflyDB."""
 
 from __future__ import annotations
 
 import ssl
+from typing import Final
 
 from redis.asyncio import Connection
 from redis.exceptions import (
@@ -17,48 +18,51 @@ from redis.exceptions import (
     RedisError,
 )
 
-from oxidicom.cli.probes import Server, explain_connection_error
-from oxidicom.redis_connection import ask, connection_to, greet, part
+from oxidicom.cli.probes import QueueProbe, Server, explain_connection_error
+from oxidicom.redis_connection import connection_to, disconnect, execute, open_connection
 
 
 class NotAListError(Exception):
-    """A key of the queue's name has something else in it."""
+    """The key with the queue's name holds something other than a list."""
 
 
-async def look(url: str, queue_name: str, context: ssl.SSLContext | None) -> str:
+async def _describe_queue(url: str, queue_name: str, context: ssl.SSLContext | None) -> str:
     connection = connection_to(url, context)
     try:
-        await greet(connection)
+        await open_connection(connection)
         await _rehearse(connection, queue_name)
         try:
-            kind = await ask(connection, "TYPE", queue_name)
+            kind = await execute(connection, "TYPE", queue_name)
             if kind not in (b"list", b"none"):
                 raise NotAListError(queue_name)
-            length = await ask(connection, "LLEN", queue_name)
+            length = await execute(connection, "LLEN", queue_name)
         except NoPermissionError:
             return f"queue {queue_name} may be written by this user, but not looked at"
         return f"queue {queue_name} has {length} messages"
     finally:
-        await part(connection)
+        await disconnect(connection)
 
 
 async def _rehearse(connection: Connection, queue_name: str) -> None:
-    """A push that is never done: the server looks at permissions, memory and role when a command
-    enters a transaction, and this one is discarded."""
+    """Queue an LPUSH in a transaction and discard it.
+
+    The server checks permissions, memory and role when a command enters a transaction. Raises
+    RedisError if it would refuse the command.
+    """
     try:
-        await ask(connection, "MULTI")
+        await execute(connection, "MULTI")
     except NoPermissionError:
         return
-    await ask(connection, "LPUSH", queue_name, "")
-    await ask(connection, "DISCARD")
+    await execute(connection, "LPUSH", queue_name, "")
+    await execute(connection, "DISCARD")
 
 
-def trouble(error: Exception, server: Server) -> str:
+def _explain(error: Exception, server: Server) -> str:
     where, _, variable = server
     if isinstance(error, RedisError):
-        told = _refusal(error, where, variable)
-        if told is not None:
-            return told
+        refusal = _refusal(error, where, variable)
+        if refusal is not None:
+            return refusal
     if isinstance(error, NotAListError):
         return (
             f"the key {error} at {where} is not a list, so no queue: correct OXIDICOM_QUEUE_NAME or"
@@ -67,8 +71,11 @@ def trouble(error: Exception, server: Server) -> str:
     return explain_connection_error(error, server)
 
 
+PROBE: Final = QueueProbe(_describe_queue, _explain)
+
+
 def _refusal(error: RedisError, where: str, variable: str) -> str | None:
-    """The server's own, in words; None if it gave none that we know."""
+    """Return the server's refusal in words, or None if it is not a known one."""
     text = str(error).lower()
     match error:
         case AuthenticationError() if "required" in text:
@@ -96,7 +103,7 @@ def _refusal(error: RedisError, where: str, variable: str) -> str | None:
     return None
 
 
-_ADVICE = {
+_ADVICE: Final = {
     "db index": "has no such database: correct the number in {variable}",
     "misconf": "takes no writes, as it cannot save to its disk: see its log",
     "max number of clients": "has no room for one more client: raise its maxclients",

@@ -1,0 +1,74 @@
+"""Time limits for calls of client libraries that may swallow a cancellation.
+
+`asyncio.wait_for` of Python 3.11 discards a cancellation that arrives just when the awaited call
+ends (bpo-37658, mended in 3.12). nats-py opens its connection through it, and also catches
+CancelledError in `Client._flush_pending` and `Client._close`. `asyncio.wait`, on which this module
+is built, never discards one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final
+
+CANCEL_AGAIN_S: Final = 0.5
+"""Seconds after which a task that goes on after a cancellation is cancelled again."""
+
+CANCELLED_CALL_GRACE_S: Final = 0.1
+"""Seconds for which a cancelled call may clean up before its caller continues without it."""
+
+_abandoned: set[asyncio.Task[Any]] = set()
+"""Tasks that outlived their time limit; the loop itself holds weak references only."""
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]], timeout: float) -> bool:
+    """Cancel `tasks` and wait until they have ended.
+
+    Return False if one has not ended after `timeout` seconds; it is left behind. What the tasks
+    raise is ignored.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    pending = set(tasks)
+    while pending and (remaining := deadline - loop.time()) > 0:
+        for task in pending:
+            task.cancel()
+        ended, pending = await asyncio.wait(pending, timeout=min(remaining, CANCEL_AGAIN_S))
+        for task in ended:
+            _retrieve_exception(task)
+    for task in pending:
+        _abandon(task)
+    return not pending
+
+
+async def run_within(call: Coroutine[Any, Any, object], timeout: float | None) -> bool:
+    """Run `call` in a task of its own; return False if it has not ended after `timeout` seconds.
+
+    None means no time limit. If time runs out or the caller is cancelled, `call` is cancelled, and
+    left behind if it does not end then. Raises what `call` raises.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait([task], timeout=timeout)
+    finally:
+        if not task.done():
+            task.cancel()
+            _abandon(task)
+            await asyncio.wait([task], timeout=CANCELLED_CALL_GRACE_S)
+    if not task.done() or task.cancelled():
+        return False
+    task.result()
+    return True
+
+
+def _abandon(task: asyncio.Task[Any]) -> None:
+    _abandoned.add(task)
+    task.add_done_callback(_abandoned.discard)
+    task.add_done_callback(_retrieve_exception)
+
+
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
+    """Keep asyncio from logging an exception that has no recipient."""
+    if not task.cancelled():
+        task.exception()
