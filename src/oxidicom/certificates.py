@@ -1,4 +1,7 @@
-"""Our own certificate for DICOM over TLS (PS3.15 B.12): read, judged, and read again on change."""
+"""TLS contexts: of our own certificate for DICOM over TLS (PS3.15 B.12), and for servers.
+
+Our certificate is checked when it is read, and read again when its files change.
+"""
 
 from __future__ import annotations
 
@@ -22,31 +25,32 @@ CIPHERS: Final = (
     *("ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384"),
     *("ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305"),
 )
-"""Of TLS 1.2: forward secrecy and AEAD (RFC 9325 4.1, 4.2). TLS 1.3 has no others."""
+"""Cipher suites of TLS 1.2 with forward secrecy and AEAD (RFC 9325 4.1, 4.2). TLS 1.3 has no
+others."""
 
 _SECURITY_LEVEL: Final = "@SECLEVEL=2"
-"""OpenSSL's for 112 bits: no RSA key under 2048 bits, no SHA-1 (RFC 9325 4.5)."""
+"""OpenSSL's security level of 112 bits: no RSA key under 2048 bits, no SHA-1 (RFC 9325 4.5)."""
 
-_DAY: Final = 86_400.0
+_DAY_S: Final = 86_400.0
 
-EXPIRES_SOON: Final = 14 * _DAY
-"""Seconds."""
+CERTIFICATE_EXPIRES_SOON_S: Final = 14 * _DAY_S
+"""Seconds of validity under which `oxidicom check` warns."""
 
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
-class Files(NamedTuple):
-    """Of PEM."""
+class TlsFiles(NamedTuple):
+    """The PEM files of DICOM over TLS."""
 
     certificate: Path
-    """Ours, then those of the authorities between it and the peers' trusted one."""
+    """Our certificate, then those of the authorities between it and the one that peers trust."""
     key: Path
     client_ca: Path | None
-    """Authorities of which one must have signed a peer's certificate; None: nobody need show one"""
+    """Authorities, one of which must have signed a peer's certificate; None if peers need none."""
 
     @property
     def named(self) -> list[tuple[str, Path]]:
-        """Those that there are, each with its setting."""
+        """The files that are set, each with the name of its setting."""
         named = (
             ("OXIDICOM_TLS_CERT", self.certificate),
             ("OXIDICOM_TLS_KEY", self.key),
@@ -55,23 +59,29 @@ class Files(NamedTuple):
         return [(name, path) for name, path in named if path is not None]
 
 
-def tls_files(settings: Settings) -> Files | None:
-    """None: no TLS."""
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """Return the files that are set, or None if DICOM over TLS is off."""
     if settings.tls_port is None:
         return None
     assert settings.tls_cert is not None
     assert settings.tls_key is not None
-    return Files(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    return TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
 
 class Validity(NamedTuple):
-    trouble: str | None
-    """Why no peer can take the certificate now."""
-    seconds_left: float
+    """Whether peers can accept our certificate now."""
+
+    fault: str | None
+    """Why no peer can accept the certificate; None if it is valid."""
+    remaining_s: float
+    """Seconds until the certificate expires; 0.0 if it is not valid."""
 
 
-def server_context(files: Files) -> ssl.SSLContext:
-    """TLS 1.2 and 1.3 as PS3.15 B.12 and RFC 9325 want them. Raises OperatorError."""
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """Return a context for TLS 1.2 and 1.3 as PS3.15 B.12 and RFC 9325 require.
+
+    Raises OperatorError if a file cannot be used.
+    """
     for name, path in files.named:
         try:
             with path.open("rb"):
@@ -82,7 +92,7 @@ def server_context(files: Files) -> ssl.SSLContext:
             ) from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Left to OpenSSL's own configuration file, these may be otherwise (RFC 9325 3.3, 3.5).
+    # Set here because OpenSSL's own configuration file may allow them (RFC 9325 3.3, 3.5).
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_ciphers(":".join((*CIPHERS, _SECURITY_LEVEL)))
     _load_pair(context, files)
@@ -99,11 +109,11 @@ def server_context(files: Files) -> ssl.SSLContext:
     return context
 
 
-def _load_pair(context: ssl.SSLContext, files: Files) -> None:
+def _load_pair(context: ssl.SSLContext, files: TlsFiles) -> None:
     asked_for_password = False
 
     def no_password() -> bytes:
-        # OpenSSL would ask on the terminal, and wait.
+        # Without this function OpenSSL would wait for a password on the terminal.
         nonlocal asked_for_password
         asked_for_password = True
         return b""
@@ -145,83 +155,87 @@ def _has_certificate(path: Path) -> bool:
     return True
 
 
-def validity(files: Files) -> Validity:
-    """As a peer would see it that trusts the certificate. Raises OperatorError."""
+def validity(files: TlsFiles) -> Validity:
+    """Return how a peer that trusts our certificate would judge it. Raises OperatorError."""
     server = server_context(files._replace(client_ca=None))
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     client.load_verify_locations(files.certificate)
     try:
-        shown = _handshake(client, server)
+        expires = _handshake(client, server)
     except ssl.SSLCertVerificationError as error:
         if error.verify_code == _EXPIRED:
             return Validity("it has expired", 0.0)
         if error.verify_code == _NOT_YET_VALID:
             return Validity("it is not valid yet", 0.0)
         return Validity(error.verify_message, 0.0)
-    return Validity(None, ssl.cert_time_to_seconds(shown) - time.time())
+    return Validity(None, ssl.cert_time_to_seconds(expires) - time.time())
 
 
 def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
-    """In memory; until when the server's certificate is valid. Raises SSLError."""
+    """Run a handshake in memory; return the end of the server certificate's validity.
+
+    Raises SSLError.
+    """
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ours = client.wrap_bio(to_client, to_server)
-    theirs = server.wrap_bio(to_server, to_client, server_side=True)
+    client_side = client.wrap_bio(to_client, to_server)
+    server_end = server.wrap_bio(to_server, to_client, server_side=True)
     while True:
         try:
-            ours.do_handshake()
+            client_side.do_handshake()
             break
         except ssl.SSLWantReadError:
             with contextlib.suppress(ssl.SSLWantReadError):
-                theirs.do_handshake()
-    shown = ours.getpeercert()
-    assert shown is not None
-    return str(shown["notAfter"])
+                server_end.do_handshake()
+    certificate = client_side.getpeercert()
+    assert certificate is not None
+    return str(certificate["notAfter"])
 
 
 class Certificates:
-    """The context for connections that come now; those that are open keep theirs.
+    """The TLS context for new connections; open ones keep theirs.
 
-    Raises OperatorError. `stamp` tells a changed file from an unchanged one.
+    `stamp` returns a value that differs when a file has changed. Raises OperatorError if a file
+    cannot be used.
     """
 
-    def __init__(self, files: Files, stamp: Callable[[Path], object] | None = None) -> None:
+    def __init__(self, files: TlsFiles, stamp: Callable[[Path], object] | None = None) -> None:
         self._files = files
-        self._stamp = stamp or _stamp
+        self._stamp = stamp or _file_stamp
         self._seen = self._loaded = self._stamps()
         self.context = server_context(files)
-        trouble = validity(files).trouble
-        if trouble is not None:
+        fault = validity(files).fault
+        if fault is not None:
             event(
                 logger,
                 logging.WARNING,
                 "certificate not valid; peers will refuse it",
-                reason=trouble,
+                reason=fault,
             )
 
     def _stamps(self) -> tuple[object, ...]:
         return tuple(self._stamp(path) for _, path in self._files.named)
 
-    def look(self, *, at_once: bool = False) -> None:
-        """Take new files, if they are sound and fit each other; a warning says that they do not.
+    def reload(self, *, force: bool = False) -> None:
+        """Use the files if they have changed, are valid and fit each other; otherwise warn.
 
-        Certificate and key are replaced one after the other: unless `at_once`, they are taken when
-        they have not changed since the last look.
+        Certificate and key are replaced one after the other. So they are read only if they are the
+        same as at the previous call, or with `force`.
         """
         stamps = self._stamps()
-        settled, self._seen = stamps == self._seen, stamps
-        if stamps == self._loaded and not at_once:
+        unchanged, self._seen = stamps == self._seen, stamps
+        if stamps == self._loaded and not force:
             return
-        if not settled and not at_once:
+        if not unchanged and not force:
             return
         self._loaded = stamps
         try:
             context = server_context(self._files)
-            trouble = validity(self._files).trouble
-            if trouble is not None:
+            fault = validity(self._files).fault
+            if fault is not None:
                 raise OperatorError(
-                    f"OXIDICOM_TLS_CERT={self._files.certificate}: {trouble}; expected a"
+                    f"OXIDICOM_TLS_CERT={self._files.certificate}: {fault}; expected a"
                     " certificate that is valid now"
                 )
         except OperatorError as error:
@@ -231,7 +245,7 @@ class Certificates:
         event(logger, logging.INFO, "certificate reloaded")
 
 
-def _stamp(path: Path) -> object:
+def _file_stamp(path: Path) -> object:
     try:
         status = os.stat(path)
     except OSError as error:
@@ -240,7 +254,7 @@ def _stamp(path: Path) -> object:
 
 
 def expired_authorities(client_ca: Path) -> list[str]:
-    """Common names of those that have expired. Raises OSError."""
+    """Return the common names of the authorities that have expired. Raises OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(client_ca)
     names = []
@@ -268,4 +282,5 @@ def client_context(ca: Path | None = None) -> ssl.SSLContext:
 
 
 def _accept_old_authorities(context: ssl.SSLContext) -> None:
+    """Turn off OpenSSL's strict checks, as Python 3.11 and 3.12 do by default."""
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT

@@ -1,7 +1,7 @@
-"""How every layer logs: one short message, and facts as named fields.
+"""How every layer logs: one short message, with facts as named fields.
 
-Nothing here formats or writes; `oxidicom.telemetry.logs` does. What a foreign exception says of
-itself may quote a data set or a path that holds a patient's name, hence `describe`.
+`oxidicom.telemetry.logs` formats and writes the records. The text of an exception may quote a data
+set or a path that holds a patient's name; `describe` and `describe_client_error` leave that out.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ def event(
     exc_info: BaseException | None = None,
     **fields: object,
 ) -> None:
-    """Log `message` with `fields`; neither may hold patient data (decision 39).
+    """Log `message` with `fields`, neither of which may hold patient data (decision 39).
 
-    A field that is an exception is written as `describe` gives it.
+    A field that is an exception is written as `describe` returns it.
     """
     if logger.isEnabledFor(level):
         logger.log(level, message, exc_info=exc_info, extra={"fields": fields}, stacklevel=2)
 
 
 def trace_fields(traceparent: str | None) -> dict[str, Any]:
-    """`trace_id` and `span_id` for the log, of a W3C `traceparent`; nothing where there is none."""
+    """Return the log fields `trace_id` and `span_id` of a W3C `traceparent`, or none."""
     match (traceparent or "").split("-"):
         case [_, trace_id, span_id, *_]:
             return {"trace_id": trace_id, "span_id": span_id}
-    return {}  # what an entry of the outbox holds may be anybody's
+    return {}  # not only for None: an outbox entry may hold any text
 
 
 def describe(error: BaseException, *, phi: bool = False) -> str:
-    """One line on `error` without patient data: its type, and its text only where that is safe.
+    """Return one line on `error` without patient data: its type, and its text where that is safe.
 
-    Our own texts are. Of the system's errors the number speaks, never the file name. All others
-    are named only, unless `phi` allows what they say.
+    The texts of our own errors are. Of a system error the text is that of its number, without the
+    file name. Other errors have their text only with `phi`, which allows patient data.
     """
     name = type(error).__name__
     if phi or isinstance(error, OxidicomError):
@@ -67,7 +67,7 @@ def _text(error: BaseException) -> str:
 def _system_text(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return str(error.strerror or "")
-    if type(error).__module__ == "ssl":  # its numbers are OpenSSL's, not the system's
+    if type(error).__module__ == "ssl":  # errno is a number of OpenSSL's, not of the system
         refusal = isinstance(error, ssl.SSLCertVerificationError) and verification_text(error)
         texts = (getattr(error, "reason", None), refusal)
         return ", ".join(str(text) for text in texts if text)
@@ -93,17 +93,21 @@ def verification_text(error: ssl.SSLCertVerificationError) -> str:
     return text if text is not None else str(getattr(error, "verify_message", ""))
 
 
-_CLIENTS: Final = frozenset(("aio_pika", "aiormq", "nats", "pamqp", "redis"))
-"""What these say holds addresses and their servers' refusals, no patient data."""
+_CLIENT_LIBRARIES: Final = frozenset(("aio_pika", "aiormq", "nats", "pamqp", "redis"))
+"""Packages whose errors hold addresses and refusals of servers, but no patient data."""
 
 
-def reason_of(error: BaseException) -> str:
-    """The error's type, and its text where that is known to hold no patient data: of the clients'
-    own errors, and of the system's, which here concern lines and the outbox' files."""
+def describe_client_error(error: BaseException) -> str:
+    """Return one line on an error of a connection to a server, or of the outbox.
+
+    As `describe`, but with the text of client libraries' errors and the full text of system errors:
+    there it concerns addresses and files of the outbox, not files of patients.
+    """
     kind = type(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"{kind.__name__}: {verification_text(error)}"
-    if not isinstance(error, OSError) and kind.__module__.partition(".")[0] not in _CLIENTS:
+    is_client_error = kind.__module__.partition(".")[0] in _CLIENT_LIBRARIES
+    if not is_client_error and not isinstance(error, OSError):
         return describe(error)
     text = str(error)
     return f"{kind.__name__}: {text}" if text else kind.__name__

@@ -13,7 +13,7 @@ import pytest
 from celery import Celery
 
 from oxidicom.notify import redis
-from oxidicom.notify.celery_message import TASK
+from oxidicom.notify.celery_message import TASK_NAME
 from oxidicom.notify.outbox_relay import OutboxRelay
 from oxidicom.notify.outbox_store import Outbox
 from oxidicom.notify.redis import RedisPublisher
@@ -40,7 +40,7 @@ async def test_the_envelope_is_kombus(redis_server: RedisServer, queue: str) -> 
     async with publisher(redis_server.url, queue) as ours:
         await ours.publish(registration(), TASK_ID)
     with Celery(broker=redis_server.url) as celery:
-        celery.send_task(TASK, kwargs=FIELDS, task_id=TASK_ID, queue=queue)
+        celery.send_task(TASK_NAME, kwargs=FIELDS, task_id=TASK_ID, queue=queue)
     mine, kombus = envelopes(redis_server, queue)
     assert mine.body == kombus.body == VECTOR["body"]
     assert mine.whole.keys() == kombus.whole.keys()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from oxidicom.certificates import Certificates, Files
+from oxidicom.certificates import Certificates, TlsFiles
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.net.tls import HANDSHAKE_MEMORY
 from tests.integration.test_listener import Bench, store
@@ -60,7 +60,7 @@ async def start(ours: Authority) -> AsyncIterator[Start]:
     async def begin(client_ca: Path | None = None, **options: Any) -> Bench:
         bench = Bench(**options)
         benches.append(bench)
-        certificates = Certificates(Files(ours.certificate, ours.key, client_ca))
+        certificates = Certificates(TlsFiles(ours.certificate, ours.key, client_ca))
         bench.port = await bench.listener.start("127.0.0.1", 0, certificates)
         return bench
 

@@ -11,7 +11,7 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxidicom.notify.celery_message import TASK, encode
+from oxidicom.notify.celery_message import TASK_NAME, encode
 from oxidicom.notify.cube_fields import cube_fields
 from tests.support.registrations import FIELDS, VECTOR, registration
 
@@ -40,7 +40,7 @@ def test_headers_hold_the_references_and_those_of_celerys_client() -> None:
             "origin": "gen7@here",
         }.items()
     )
-    own = Celery().amqp.as_task_v2(TASK_ID, TASK, (), {"x": 1}, origin="gen7@here").headers
+    own = Celery().amqp.as_task_v2(TASK_ID, TASK_NAME, (), {"x": 1}, origin="gen7@here").headers
     common = headers.keys() - {"kwargsrepr"}
     assert common <= own.keys()
     assert {name: headers[name] for name in common} == {name: own[name] for name in common}

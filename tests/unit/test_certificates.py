@@ -16,7 +16,7 @@ import pytest
 from oxidicom.certificates import (
     CIPHERS,
     Certificates,
-    Files,
+    TlsFiles,
     client_context,
     expired_authorities,
     server_context,
@@ -25,7 +25,7 @@ from oxidicom.certificates import (
 from oxidicom.cli.probes import Finding, Server, Verdict, explain_connection_error
 from oxidicom.cli.probes.tls import probe_tls
 from oxidicom.errors import OperatorError
-from oxidicom.logevents import describe, reason_of
+from oxidicom.logevents import describe, describe_client_error
 from oxidicom.settings import Settings
 from tests.support.authority import Authority, Pair, found_authority
 
@@ -57,11 +57,11 @@ def expired(ours: Authority) -> Pair:
     return ours.issue_for("expired", *PAST)
 
 
-def files(pair: Pair, client_ca: Path | None = None) -> Files:
-    return Files(pair.certificate, pair.key, client_ca)
+def files(pair: Pair, client_ca: Path | None = None) -> TlsFiles:
+    return TlsFiles(pair.certificate, pair.key, client_ca)
 
 
-def fault(files: Files) -> str:
+def fault(files: TlsFiles) -> str:
     with pytest.raises(OperatorError) as caught:
         server_context(files)
     (text,) = caught.value.faults
@@ -149,7 +149,7 @@ def test_a_strict_refusal_names_the_missing_extension(without_key_usage: Authori
     error = handshake_error(client, server_context(files(Pair(certificate, key))))
     missing = "the authority's certificate lacks the key usage extension"
     assert error is not None
-    assert reason_of(error) == f"SSLCertVerificationError: {missing}"
+    assert describe_client_error(error) == f"SSLCertVerificationError: {missing}"
     assert describe(error) == f"SSLCertVerificationError: CERTIFICATE_VERIFY_FAILED, {missing}"
     server = Server("broker:5671", "AMQP 0-9-1", "OXIDICOM_CELERY_BROKER")
     assert f"is not trusted ({missing})" in explain_connection_error(error, server)
@@ -184,13 +184,13 @@ def test_files_that_are_missing_or_closed(tmp_path: Path, good: Pair, ours: Auth
     ):
         three = [*good, ours.ca]
         three[which] = nothing
-        text = fault(Files(*three))
+        text = fault(TlsFiles(*three))
         assert text.startswith(f"{name}={nothing}: No such file")
-    assert "Is a directory" in fault(Files(tmp_path, good.key, None))
+    assert "Is a directory" in fault(TlsFiles(tmp_path, good.key, None))
 
 
 def test_a_key_of_another_certificate(good: Pair, other: Pair) -> None:
-    text = fault(Files(good.certificate, other.key, None))
+    text = fault(TlsFiles(good.certificate, other.key, None))
     assert "is not the key of the certificate" in text
     assert "set both to one pair" in text
 
@@ -198,12 +198,12 @@ def test_a_key_of_another_certificate(good: Pair, other: Pair) -> None:
 def test_files_that_hold_something_else(tmp_path: Path, good: Pair) -> None:
     empty = tmp_path / "empty"
     empty.write_text("nothing to see\n")
-    assert "OXIDICOM_TLS_CERT" in (text := fault(Files(empty, good.key, None)))
+    assert "OXIDICOM_TLS_CERT" in (text := fault(TlsFiles(empty, good.key, None)))
     assert "no certificate in it" in text
-    assert "OXIDICOM_TLS_KEY" in (text := fault(Files(good.certificate, empty, None)))
+    assert "OXIDICOM_TLS_KEY" in (text := fault(TlsFiles(good.certificate, empty, None)))
     assert "no private key in it" in text
-    assert "no private key in it" in fault(Files(good.certificate, good.certificate, None))
-    assert "no certificate in it" in fault(Files(good.key, good.key, None))
+    assert "no private key in it" in fault(TlsFiles(good.certificate, good.certificate, None))
+    assert "no certificate in it" in fault(TlsFiles(good.key, good.key, None))
     assert "OXIDICOM_TLS_CLIENT_CA" in (text := fault(files(good, empty)))
     assert "no certificate in it" in text
 
@@ -214,7 +214,7 @@ def test_a_key_with_a_password_does_not_ask_for_it(tmp_path: Path, good: Pair) -
         ["openssl", "pkey", "-in", good.key, "-aes256", "-passout", "pass:sesame", "-out", locked],
         check=True,
     )
-    text = fault(Files(good.certificate, locked, None))
+    text = fault(TlsFiles(good.certificate, locked, None))
     assert text.startswith("OXIDICOM_TLS_KEY=")
     assert "store it without one" in text
 
@@ -226,12 +226,12 @@ def test_a_key_that_is_too_short(ours: Authority) -> None:
 
 
 def test_validity(ours: Authority, good: Pair, expired: Pair) -> None:
-    trouble, seconds = validity(files(good))
-    assert trouble is None
+    fault_text, seconds = validity(files(good))
+    assert fault_text is None
     assert 86_400 < seconds <= 2 * 86_400
-    assert validity(files(expired)).trouble == "it has expired"
+    assert validity(files(expired)).fault == "it has expired"
     later = ours.issue_for("later", *FUTURE)
-    assert validity(files(later, ours.ca)).trouble == "it is not valid yet"
+    assert validity(files(later, ours.ca)).fault == "it is not valid yet"
 
 
 def test_expired_authorities(tmp_path: Path, ours: Authority) -> None:
@@ -253,7 +253,7 @@ def test_check_tells_of_an_expired_authority(tmp_path: Path, ours: Authority, go
 
 
 class Installed:
-    """Files that change under the certificates' eyes."""
+    """TlsFiles that change under the certificates' eyes."""
 
     def __init__(self, folder: Path, pair: Pair) -> None:
         self.live = Pair(folder / "tls.crt", folder / "tls.key")
@@ -280,9 +280,9 @@ def installed(tmp_path: Path, good: Pair) -> Installed:
 
 def test_unchanged_files_are_not_read_again(installed: Installed) -> None:
     for _ in range(3):
-        installed.certificates.look()
+        installed.certificates.reload()
     assert not installed.taken
-    installed.certificates.look(at_once=True)
+    installed.certificates.reload(force=True)
     assert installed.taken
 
 
@@ -290,11 +290,11 @@ def test_new_files_are_taken_when_both_have_come(
     installed: Installed, other: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     installed.install(certificate=other.certificate)
-    installed.certificates.look()
+    installed.certificates.reload()
     installed.install(key=other.key)
-    installed.certificates.look()
+    installed.certificates.reload()
     assert not installed.taken
-    installed.certificates.look()
+    installed.certificates.reload()
     assert installed.taken
     assert [record.levelno for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -318,13 +318,13 @@ def test_a_broken_pair_is_one_warning_and_the_old_one_stays(
         case "garbage":
             installed.live.certificate.write_text("garbage")
     for _ in range(5):
-        installed.certificates.look()
+        installed.certificates.reload()
     assert not installed.taken
     (record,) = caplog.records
     assert (record.levelno, record.message) == (logging.WARNING, "new certificate rejected")
     installed.install(*other)
     for _ in range(2):
-        installed.certificates.look()
+        installed.certificates.reload()
     assert installed.taken
 
 

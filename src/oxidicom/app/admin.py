@@ -13,7 +13,7 @@ from oxidicom.admin.liveness import RECEIVER_DEAD_AFTER_S, Liveness
 from oxidicom.admin.server import AdminServer
 from oxidicom.admin.status_board import StatusBoard
 from oxidicom.errors import OperatorError
-from oxidicom.logevents import describe, event, reason_of
+from oxidicom.logevents import describe, describe_client_error, event
 from oxidicom.net.shared_port import listening_sockets
 from oxidicom.notify.lonk_publisher import LonkPublisher
 from oxidicom.notify.outbox_relay import OutboxRelay
@@ -146,7 +146,7 @@ def _log_failure(serving: asyncio.Task[None]) -> None:
 
 
 def _broker_fault(error: Exception) -> str:
-    return "not responding" if isinstance(error, TimeoutError) else reason_of(error)
+    return "not responding" if isinstance(error, TimeoutError) else describe_client_error(error)
 
 
 def _storage_fault(error: Exception) -> StorageState:

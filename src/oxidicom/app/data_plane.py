@@ -144,10 +144,10 @@ class DataPlane:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._reload.wait(), CERTIFICATE_POLL_S)
-            at_once = self._reload.is_set()
+            force = self._reload.is_set()
             self._reload.clear()
             try:
-                await self._certificate_disk.run(certificates.look, at_once=at_once)
+                await self._certificate_disk.run(certificates.reload, force=force)
             except Exception as error:
                 on_bug(error)
 

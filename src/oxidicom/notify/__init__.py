@@ -1,1 +1,1 @@
-"""What the world is told: LONK progress over NATS, registrations over a broker, by an outbox."""
+"""LONK messages over NATS, and registrations from the outbox to CUBE by broker or HTTP."""

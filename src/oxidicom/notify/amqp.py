@@ -14,9 +14,9 @@ from aio_pika.exceptions import ChannelClosed, DeliveryError, PublishError
 from yarl import URL
 
 from oxidicom.certificates import client_context
-from oxidicom.logevents import event, reason_of
+from oxidicom.logevents import describe_client_error, event
 from oxidicom.notify.cancellation import run_within
-from oxidicom.notify.celery_message import encode, our_origin
+from oxidicom.notify.celery_message import client_origin, encode
 from oxidicom.ports import Registration
 
 AMQP_CONNECT_TIMEOUT_S: Final = 10.0
@@ -40,7 +40,7 @@ class AmqpPublisher:
         self._url = URL(url)
         self._queue_name = queue_name
         self._ca = ca
-        self._origin = our_origin()
+        self._origin = client_origin()
         self._connecting = asyncio.Lock()
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
@@ -54,7 +54,8 @@ class AmqpPublisher:
             async with asyncio.timeout(AMQP_CONNECT_TIMEOUT_S):
                 await self._ready()
         except Exception as error:
-            event(logger, logging.WARNING, "AMQP broker unreachable", reason=reason_of(error))
+            reason = describe_client_error(error)
+            event(logger, logging.WARNING, "AMQP broker unreachable", reason=reason)
             return False
         return True
 
@@ -159,7 +160,7 @@ class AmqpPublisher:
                 logging.INFO,
                 "queue exists with other arguments; used as it is",
                 queue=self._queue_name,
-                reason=reason_of(error),
+                reason=describe_client_error(error),
             )
             await self._declare_once(passive=True)
 

@@ -11,35 +11,36 @@ import msgspec
 from oxidicom.notify.cube_fields import cube_fields
 from oxidicom.ports import Registration
 
-TASK: Final = "pacsfiles.tasks.register_pacs_series"
+TASK_NAME: Final = "pacsfiles.tasks.register_pacs_series"
 
 _EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 class CeleryMessage(NamedTuple):
-    """The same over every broker; only the envelope differs."""
+    """A task message, the same over every broker; only the envelope differs."""
 
     body: bytes
     """Compact UTF-8 JSON: args, kwargs, embed."""
     headers: dict[str, Any]
     properties: dict[str, Any]
-    """Of AMQP's basic class (AMQP 0-9-1 4.2.6.1), by their names there, and the routing key."""
+    """Properties of AMQP's basic class (AMQP 0-9-1 4.2.6.1) by their names, and the routing key."""
 
 
 def encode(
     registration: Registration, queue: str, task_id: str, origin: str | None = None
 ) -> CeleryMessage:
-    """`task_id` is a UUID; the same for every attempt to deliver the same registration.
+    """Return the task message of a registration.
 
-    `routing_key` is the queue and never Celery's default: a worker that shuts down puts what it
-    has prefetched back by routing key, and nobody consumes CUBE's `celery` queue.
+    `task_id` is a UUID, the same for every attempt to deliver the same registration. The routing
+    key is `queue` and not Celery's default: a worker that shuts down returns prefetched messages by
+    routing key, and CUBE has no consumer of the default queue `celery`.
     """
     fields = cube_fields(registration)
-    # Workers log kwargsrepr, so no patient data in it.
+    # Workers log kwargsrepr, so it must not hold patient data.
     shown = {keyword: fields[keyword] for keyword in ("pacs_name", "SeriesInstanceUID", "ndicom")}
     headers: dict[str, Any] = {
         "lang": "py",
-        "task": TASK,
+        "task": TASK_NAME,
         "id": task_id,
         "root_id": task_id,
         "parent_id": None,
@@ -51,10 +52,10 @@ def encode(
         "timelimit": [None, None],
         "argsrepr": "()",
         "kwargsrepr": repr(shown),
-        "origin": origin if origin is not None else our_origin(),
+        "origin": origin if origin is not None else client_origin(),
     }
     if registration.traceparent is not None:
-        # Where OpenTelemetry's own client puts it, and its worker looks for it.
+        # OpenTelemetry's instrumentation of Celery writes and reads it in this header.
         headers["traceparent"] = registration.traceparent
     properties: dict[str, Any] = {
         "correlation_id": task_id,
@@ -67,6 +68,6 @@ def encode(
     return CeleryMessage(msgspec.json.encode([[], fields, _EMBED]), headers, properties)
 
 
-def our_origin() -> str:
-    """As Celery's own client names itself."""
+def client_origin() -> str:
+    """Return the name by which Celery's own client identifies itself."""
     return f"gen{os.getpid()}@{socket.gethostname()}"

@@ -1,6 +1,6 @@
-"""LONK, "light oxidicom notifications kit": subjects, payloads, and which counts are worth sending.
+"""LONK, "light oxidicom notifications kit": subjects, payloads, and the rate limit of counts.
 
-Subscribers (CUBE) make the same subject out of the same AE title and UID, so its rules are theirs.
+Subscribers (CUBE) derive the same subject from AE title and UID, so both sides share its rules.
 """
 
 from __future__ import annotations
@@ -14,48 +14,56 @@ MAX_SUBJECT_BYTES: Final = 1024
 """NATS closes a connection whose protocol line exceeds 4 KiB (decision 26)."""
 
 MAX_ERROR_BYTES: Final = 8 * 1024
-"""A text for a person; NATS itself refuses payloads over 1 MiB."""
+"""Bytes of an error text; NATS itself refuses payloads over 1 MiB."""
 
 MAX_COUNT: Final = 0xFFFF_FFFF
 
 UNKNOWN: Final = "UNKNOWN"
-"""In place of a part that is missing or empty: NATS has no empty tokens."""
+"""Replaces a part of a subject that is missing or empty: NATS has no empty tokens."""
 
-_RESERVED: Final = frozenset(" .*>")
+_RESERVED_CHARACTERS: Final = frozenset(" .*>")
 
 
 @lru_cache(maxsize=4096)
 def subject(root: str, calling_ae_title: str, series_instance_uid: str | None) -> str:
-    """`root` is the operator's, and may itself have several tokens. At most 1 KiB of UTF-8.
+    """Return the subject of a series, at most MAX_SUBJECT_BYTES of UTF-8.
 
-    Cached: a series has one subject and many messages.
+    `root` may consist of several tokens. Results are cached: a series has one subject and many
+    messages.
     """
     whole = f"{root}.{token(calling_ae_title)}.{token(series_instance_uid or '')}"
     return _cut(whole, MAX_SUBJECT_BYTES)
 
 
 def done() -> bytes:
+    """Return the payload of a series that is complete."""
     return b"\x00"
 
 
 def ndicom(count: int) -> bytes:
+    """Return the payload of a number of received instances."""
     return b"\x01" + min(count, MAX_COUNT).to_bytes(4, "little")
 
 
 def error(text: str) -> bytes:
+    """Return the payload of an error; the text is cut to MAX_ERROR_BYTES."""
     return b"\x02" + _cut(text, MAX_ERROR_BYTES).encode("utf-8", "replace")
 
 
 def token(text: str) -> str:
-    """One part of a subject, made of an AE title or a UID."""
+    """Return the token of a subject for an AE title or a UID."""
     safe = (
-        "_" if character in _RESERVED or unicodedata.category(character) == "Cc" else character
+        "_"
+        if character in _RESERVED_CHARACTERS or unicodedata.category(character) == "Cc"
+        else character
         for character in text.replace("\0", "")
     )
     return "".join(safe) or UNKNOWN
 
 
 class LonkKind(Enum):
+    """What a LONK message tells."""
+
     COUNT = "count"
     DONE = "done"
     ERROR = "error"
@@ -63,10 +71,10 @@ class LonkKind(Enum):
 
 
 class LonkMessage(NamedTuple):
-    """A message as a subscriber reads it."""
+    """A message as a subscriber decodes it."""
 
     calling_ae_title: str
-    """As far as the subject tells: in a title `_` may stand for what NATS reserves."""
+    """The title from the subject, where `_` may replace a character that NATS reserves."""
     series_instance_uid: str
     kind: LonkKind
     ndicom: int | None = None
@@ -74,7 +82,10 @@ class LonkMessage(NamedTuple):
 
 
 def decode(root: str, subject: str, payload: bytes) -> LonkMessage | None:
-    """None for a subject that is not of this form; a payload that nobody knows is `UNKNOWN`."""
+    """Return the message, or None for a subject of another form.
+
+    A payload of no known form gives LonkKind.UNKNOWN.
+    """
     parts = subject.removeprefix(f"{root}.").split(".")
     if len(parts) != 2 or not subject.startswith(f"{root}."):
         return None
@@ -95,12 +106,12 @@ def decode(root: str, subject: str, payload: bytes) -> LonkMessage | None:
 
 def _cut(text: str, limit: int) -> str:
     encoded = text.encode("utf-8", "replace")
-    # A character cut in two is dropped.
+    # An incomplete character at the end is dropped.
     return text if len(encoded) <= limit else encoded[:limit].decode("utf-8", "ignore")
 
 
 class Urgency(Enum):
-    """Why a message is sent; only `COUNT` may be dropped for its rate."""
+    """Why a message is sent; only `COUNT` is subject to the rate limit."""
 
     FIRST = "first count"
     COUNT = "count"
@@ -110,11 +121,11 @@ class Urgency(Enum):
 
 
 class ProgressLimiter:
-    """At most one `COUNT` a subject and `interval` (seconds); others always pass.
+    """Admits one `COUNT` for each subject and `interval` (seconds), and all other messages.
 
-    A count that comes too early is dropped, not delayed: the next one is as good. State is one
-    float for each subject with counts, and goes with the subject's `DONE`; `max_subjects` bounds it
-    even if that never comes, at the price of one count too many.
+    A count that comes too soon is dropped, not delayed: the next one replaces it. State is one
+    float for each subject, removed with its `DONE`; `max_subjects` bounds it if `DONE` never comes,
+    at the cost of one count too many.
     """
 
     def __init__(self, interval: float, max_subjects: int = 65_536) -> None:
@@ -123,13 +134,14 @@ class ProgressLimiter:
         self._sent_at: dict[str, float] = {}
 
     def admits(self, subject: str, urgency: Urgency, now: float) -> bool:
+        """Return whether the message may be sent at `now`, in seconds."""
         if urgency is not Urgency.COUNT:
             return True
         sent_at = self._sent_at.get(subject)
         return sent_at is None or now - sent_at >= self._interval
 
     def sent(self, subject: str, urgency: Urgency, now: float) -> None:
-        """`now` is when sending ended."""
+        """Note that a message was sent; `now` is the time at which sending ended, in seconds."""
         if urgency is Urgency.DONE:
             self._sent_at.pop(subject, None)
         elif urgency is Urgency.COUNT:
@@ -139,5 +151,5 @@ class ProgressLimiter:
             self._sent_at[subject] = now
 
     def __len__(self) -> int:
-        """Subjects with state."""
+        """Return the number of subjects with state."""
         return len(self._sent_at)

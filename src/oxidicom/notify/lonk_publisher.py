@@ -19,7 +19,7 @@ import nats.errors
 
 from oxidicom.backoff import Backoff
 from oxidicom.certificates import client_context
-from oxidicom.logevents import event, reason_of
+from oxidicom.logevents import describe_client_error, event
 from oxidicom.notify import lonk_messages
 from oxidicom.notify.cancellation import end_tasks
 from oxidicom.notify.lonk_messages import ProgressLimiter, Urgency
@@ -251,7 +251,7 @@ class LonkPublisher:
                         logger,
                         logging.WARNING,
                         "NATS unreachable; progress dropped",
-                        reason=reason_of(error),
+                        reason=describe_client_error(error),
                     )
             finally:
                 self._connected.clear()

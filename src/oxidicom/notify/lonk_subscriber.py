@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from oxidicom.backoff import Backoff
 from oxidicom.certificates import client_context
-from oxidicom.logevents import reason_of
+from oxidicom.logevents import describe_client_error
 from oxidicom.notify import lonk_messages
 from oxidicom.notify.cancellation import run_within
 from oxidicom.notify.nats_client import (
@@ -69,7 +69,7 @@ class LonkSubscriber:
                 if self._callback_error is not None:
                     raise self._callback_error from None
                 if not backoff:
-                    self._on_state(f"NATS unreachable: {reason_of(error)}")
+                    self._on_state(f"NATS unreachable: {describe_client_error(error)}")
             finally:
                 await client.close_or_abort()
             await asyncio.sleep(backoff.failed())

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import nats.errors
 from nats.aio.client import Client
 
-from oxidicom.logevents import event, reason_of
+from oxidicom.logevents import describe_client_error, event
 from oxidicom.notify.cancellation import run_within
 
 NATS_PORT: Final = 4222
@@ -82,12 +82,13 @@ class NatsClient(Client):
             self._abort()
             raise
         except Exception as error:
-            event(logger, logging.DEBUG, "NATS connection did not close", reason=reason_of(error))
-            self._abort()
-            return
-        if not closed:
-            event(logger, logging.DEBUG, "NATS connection did not close", reason="TimeoutError")
-            self._abort()
+            reason = describe_client_error(error)
+        else:
+            if closed:
+                return
+            reason = "TimeoutError"
+        event(logger, logging.DEBUG, "NATS connection did not close", reason=reason)
+        self._abort()
 
     def _abort(self) -> None:
         writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 from oxidicom.backoff import Backoff
 from oxidicom.disk_executor import DiskExecutor
-from oxidicom.logevents import event, reason_of, trace_fields
+from oxidicom.logevents import describe_client_error, event, trace_fields
 from oxidicom.notify.cancellation import end_tasks, run_within
 from oxidicom.notify.outbox_scanner import OutboxScanner
 from oxidicom.notify.outbox_store import Outbox, OutboxEntry, new_entry
@@ -283,7 +283,7 @@ class OutboxRelay:
     def _on_failed(self, name: str, error: Exception, began: float) -> None:
         # To the end of the queue, so that an entry at which the broker fails does not block others.
         self._queued.setdefault(name)
-        self.last_error = reason_of(error)
+        self.last_error = describe_client_error(error)
         if not self._backoff:
             event(
                 logger,

@@ -19,9 +19,9 @@ from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
 from oxidicom.certificates import client_context
-from oxidicom.logevents import event, reason_of
+from oxidicom.logevents import describe_client_error, event
 from oxidicom.notify.cancellation import run_within
-from oxidicom.notify.celery_message import CeleryMessage, encode, our_origin
+from oxidicom.notify.celery_message import CeleryMessage, client_origin, encode
 from oxidicom.ports import Registration
 from oxidicom.redis_connection import (
     REDIS_CLOSE_TIMEOUT_S,
@@ -76,7 +76,7 @@ class RedisPublisher:
         self._url = url
         self._queue_name = queue_name
         self._ca = ca
-        self._origin = our_origin()
+        self._origin = client_origin()
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
 
@@ -86,7 +86,8 @@ class RedisPublisher:
             async with asyncio.timeout(REDIS_CONNECT_TIMEOUT_S), self._lock:
                 await self._ready()
         except Exception as error:
-            event(logger, logging.WARNING, "Redis broker unreachable", reason=reason_of(error))
+            reason = describe_client_error(error)
+            event(logger, logging.WARNING, "Redis broker unreachable", reason=reason)
             return False
         return True
 

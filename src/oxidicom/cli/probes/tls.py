@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from oxidicom.certificates import (
-    EXPIRES_SOON,
-    Files,
+    CERTIFICATE_EXPIRES_SOON_S,
+    TlsFiles,
     expired_authorities,
     server_context,
     tls_files,
@@ -33,13 +33,13 @@ def probe_tls(settings: Settings) -> list[Finding]:
         return [Finding("TLS", Verdict.FAULT, fault) for fault in error.faults]
 
 
-def _certificate(files: Files) -> Finding:
+def _certificate(files: TlsFiles) -> Finding:
     problem, seconds_left = validity(files)
     where = f"OXIDICOM_TLS_CERT={files.certificate}"
     if problem is not None:
         return Finding("TLS", Verdict.FAULT, f"{where}: {problem}; have another one issued")
     days = f"{seconds_left // _DAY:.0f} more days"
-    if seconds_left < EXPIRES_SOON:
+    if seconds_left < CERTIFICATE_EXPIRES_SOON_S:
         text = f"{where}: it is valid for {days} only; have another one issued"
         return Finding("TLS", Verdict.WARNING, text)
     clients = (
@@ -50,7 +50,7 @@ def _certificate(files: Files) -> Finding:
     )
 
 
-def _authorities(files: Files) -> list[Finding]:
+def _authorities(files: TlsFiles) -> list[Finding]:
     if files.client_ca is None:
         return []
     return [
