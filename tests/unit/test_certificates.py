@@ -370,7 +370,7 @@ def test_check_tells_of_a_good_pair(ours: Authority) -> None:
     assert "valid for 100 more days" in finding.text
     assert "peers need no certificate" in finding.text
     (finding,) = probed(pair, ours.ca)
-    assert "must show a certificate" in finding.text
+    assert "must have a certificate" in finding.text
 
 
 def test_check_tells_what_ends_soon(good: Pair) -> None:
