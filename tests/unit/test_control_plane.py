@@ -1,4 +1,4 @@
-"""The control plane: reports in, notifications out, on whatever thread reports come from."""
+"""The control plane: reports of any thread lead to notices and registrations."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ SERIES = SeriesInfo(
 
 
 class Recorder:
-    """LONK publisher and courier; remembers what it and its registrar are told."""
+    """Stands in for LONK publisher, relay and registrar; records the calls."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.dropped = 0
         self.depth = 0
-        self.registrar = RecordingRegistrar(self.told)
+        self.registrar = RecordingRegistrar(self.calls)
         self.completed = self.registrar.completed
 
     def progress(self, series: SeriesInfo, count: int, first: bool) -> None:
-        self.told.append(("progress", count, first))
+        self.calls.append(("progress", count, first))
 
     def failed(self, calling_ae_title: str, uid: str | None, error: str) -> None:
-        self.told.append(("failed", calling_ae_title, uid, error))
+        self.calls.append(("failed", calling_ae_title, uid, error))
 
     async def flush(self, timeout: float) -> bool:
-        self.told.append(("flush",))
+        self.calls.append(("flush",))
         return True
 
     async def start(self) -> None: ...
@@ -68,17 +68,17 @@ class Recorder:
     async def close(self) -> None: ...
 
     async def stop(self, timeout: float) -> int:
-        self.told.append(("courier stopped",))
+        self.calls.append(("relay stopped",))
         return 0
 
 
 class RecordingRegistrar:
-    def __init__(self, told: list[tuple[Any, ...]]) -> None:
-        self.told = told
+    def __init__(self, calls: list[tuple[Any, ...]]) -> None:
+        self.calls = calls
         self.completed = asyncio.Event()
 
     def submit(self, completed: SeriesCompleted) -> None:
-        self.told.append(("completed", completed.received, completed.associations))
+        self.calls.append(("completed", completed.received, completed.associations))
         self.completed.set()
 
     async def finish(self, timeout: float) -> None: ...
@@ -86,29 +86,29 @@ class RecordingRegistrar:
     def close(self) -> None: ...
 
 
-class RecordingEarly:
-    def __init__(self, told: list[tuple[Any, ...]]) -> None:
-        self.told = told
+class RecordingEagerRegistrar:
+    def __init__(self, calls: list[tuple[Any, ...]]) -> None:
+        self.calls = calls
 
     def start(self) -> None:
-        self.told.append(("early started",))
+        self.calls.append(("eager started",))
 
     async def stop(self) -> None:
-        self.told.append(("early stopped",))
+        self.calls.append(("eager stopped",))
 
     def stored(self, series: SeriesInfo, association_id: str) -> None:
-        self.told.append(("stored", series.series_instance_uid, association_id))
+        self.calls.append(("stored", series.series_instance_uid, association_id))
 
 
-def plane(recorder: Recorder, settle: float = 0.0, early: Any = None) -> ControlPlane:
+def plane(recorder: Recorder, settle: float = 0.0, eager: Any = None) -> ControlPlane:
     return ControlPlane(
         tracker=SeriesTracker(settle, 0.0),
         registrar=recorder.registrar,  # type: ignore[arg-type]
-        courier=recorder,  # type: ignore[arg-type]
+        relay=recorder,  # type: ignore[arg-type]
         lonk=recorder,  # type: ignore[arg-type]
         observers=Observers([LonkObserver(recorder)]),  # type: ignore[arg-type]
         trace=TraceContext(),
-        early=early,
+        eager=eager,
     )
 
 
@@ -148,7 +148,7 @@ async def test_reports_from_another_thread_become_notices_in_order() -> None:
     thread.start()
     await asyncio.wait_for(recorder.completed.wait(), 5)
     thread.join()
-    assert recorder.told == [
+    assert recorder.calls == [
         ("progress", 1, True),
         ("progress", 2, False),
         ("progress", 3, False),
@@ -165,19 +165,19 @@ async def test_a_series_completes_when_it_has_settled() -> None:
     for report in (began(), stored("1.1", at=now), ended(at=now)):
         control.report(report)
     await asyncio.wait_for(recorder.completed.wait(), 5)
-    assert recorder.told[-1] == ("completed", 1, ("A",))
+    assert recorder.calls[-1] == ("completed", 1, ("A",))
 
 
-async def test_a_recovered_series_completes_though_nobody_sends_it_again() -> None:
+async def test_a_recovered_series_completes_without_a_retry() -> None:
     recorder = Recorder()
     control = plane(recorder)
     await control.start([(SERIES, ("OLD",), frozenset({"1.1", "1.2"}))])
     await asyncio.wait_for(recorder.completed.wait(), 5)
-    assert recorder.told == [("completed", 2, ("OLD",))]
+    assert recorder.calls == [("completed", 2, ("OLD",))]
 
 
-async def test_what_a_dead_worker_left_is_completed(caplog: pytest.LogCaptureFixture) -> None:
-    """What of it was told, what was not, and what was whole before."""
+async def test_series_of_a_dead_worker_are_completed(caplog: pytest.LogCaptureFixture) -> None:
+    """One series was reported, one was not, and one was complete before."""
     recorder = Recorder()
     control = plane(recorder)
     await control.start([])
@@ -187,13 +187,13 @@ async def test_what_a_dead_worker_left_is_completed(caplog: pytest.LogCaptureFix
     control.report(began("ENDED"))
     control.report(InstanceStored("ENDED", whole, "9.1", 100, 0.001, 0.0))
     control.report(ended("ENDED"))
-    untold = of_uid(SERIES, "8.8")
+    unreported = of_uid(SERIES, "8.8")
     with caplog.at_level(logging.INFO, "oxidicom.control"):
         control.worker_lost(
             [
                 (SERIES, ("OPEN",), frozenset({"1.1", "1.2"})),
                 (whole, ("ENDED",), frozenset({"9.1"})),
-                (untold, ("UNTOLD",), frozenset({"8.1"})),
+                (unreported, ("UNREPORTED",), frozenset({"8.1"})),
             ],
             ["OPEN"],
         )
@@ -201,51 +201,51 @@ async def test_what_a_dead_worker_left_is_completed(caplog: pytest.LogCaptureFix
     assert line.fields["end"] == "the receiving process died"  # type: ignore[attr-defined]
     assert line.fields["worker"] == 2  # type: ignore[attr-defined]
     async with asyncio.timeout(5):
-        while len([each for each in recorder.told if each[0] == "completed"]) < 3:
+        while len([each for each in recorder.calls if each[0] == "completed"]) < 3:
             recorder.completed.clear()
             await recorder.completed.wait()
-    assert sorted(each for each in recorder.told if each[0] == "completed") == [
+    assert sorted(each for each in recorder.calls if each[0] == "completed") == [
         ("completed", 1, ("ENDED",)),
-        ("completed", 1, ("UNTOLD",)),
+        ("completed", 1, ("UNREPORTED",)),
         ("completed", 2, ("OPEN",)),
     ]
     assert control.backlog == 0
 
 
-async def test_finish_completes_what_is_open_and_takes_the_last_reports() -> None:
+async def test_finish_processes_the_last_reports_and_completes_open_series() -> None:
     recorder = Recorder()
     control = plane(recorder, settle=3600)
     await control.start([])
     for report in (began(), stored("1.1"), ended()):
         control.report(report)
     await control.finish(within(5.0))
-    assert [event[0] for event in recorder.told] == [
+    assert [event[0] for event in recorder.calls] == [
         "progress",
         "completed",
-        "courier stopped",
+        "relay stopped",
         "flush",
     ]
 
 
-async def test_what_is_stored_is_told_to_who_pushes_early() -> None:
+async def test_stored_instances_are_passed_to_eager_registration() -> None:
     recorder = Recorder()
-    control = plane(recorder, settle=3600, early=RecordingEarly(recorder.told))
+    control = plane(recorder, settle=3600, eager=RecordingEagerRegistrar(recorder.calls))
     await control.start([])
     control.report(began("A"))
     control.report(stored("1.1", "A"))
     control.report(began("B"))
     control.report(stored("1.2", "B"))
     await control.finish(within(5.0))
-    assert [each for each in recorder.told if each[0] in ("early started", "stored")] == [
-        ("early started",),
+    assert [each for each in recorder.calls if each[0] in ("eager started", "stored")] == [
+        ("eager started",),
         ("stored", "1.2.3", "A"),
         ("stored", "1.2.3", "A"),
     ], "by the first association that carried the series"
-    told = [each[0] for each in recorder.told]
-    assert told.index("early stopped") < told.index("courier stopped")
+    calls = [each[0] for each in recorder.calls]
+    assert calls.index("eager stopped") < calls.index("relay stopped")
 
 
-async def test_one_report_of_ours_that_is_wrong_does_not_stop_the_others(
+async def test_a_report_that_cannot_be_processed_does_not_stop_later_ones(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recorder = Recorder()
@@ -267,10 +267,10 @@ async def test_series_of_an_association_whose_beginning_is_unknown_are_registere
     control.report(stored("1.1"))
     control.report(ended())
     await asyncio.wait_for(recorder.completed.wait(), 5)
-    assert recorder.told[-1] == ("completed", 1, ("A",))
+    assert recorder.calls[-1] == ("completed", 1, ("A",))
 
 
-async def test_progress_that_fails_does_not_keep_a_series_from_completion(
+async def test_a_series_completes_even_if_its_progress_cannot_be_published(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder = Recorder()
@@ -281,11 +281,11 @@ async def test_progress_that_fails_does_not_keep_a_series_from_completion(
         raise RuntimeError
 
     monkeypatch.setattr(recorder, "progress", fail)
-    # It comes after the end of its association: progress and completion in one go.
+    # The instance is reported after the end of its association: progress and completion follow.
     for report in (began(), ended(), stored("1.1")):
         control.report(report)
     await asyncio.wait_for(recorder.completed.wait(), 5)
-    assert recorder.told == [("completed", 1, ("A",))]
+    assert recorder.calls == [("completed", 1, ("A",))]
 
 
 class Hung:
@@ -346,7 +346,7 @@ async def test_what_hangs_at_shutdown_does_not_take_the_time_of_others(
     async def close() -> None:
         ended.append("NATS closed")
 
-    eager = RecordingEarly([])
+    eager = RecordingEagerRegistrar([])
     for name, owner, attribute, work, hang in (
         ("eager stop", eager, "stop", stop_eager, hung.hang),
         ("relay stop", recorder, "stop", stop_relay, hung.hang),
@@ -359,11 +359,11 @@ async def test_what_hangs_at_shutdown_does_not_take_the_time_of_others(
     control = ControlPlane(
         tracker=SeriesTracker(0.0, 0.0),
         registrar=recorder.registrar,  # type: ignore[arg-type]
-        courier=recorder,  # type: ignore[arg-type]
+        relay=recorder,  # type: ignore[arg-type]
         lonk=recorder,  # type: ignore[arg-type]
         observers=Observers([LonkObserver(recorder), exporter]),  # type: ignore[arg-type]
         trace=TraceContext(),
-        early=eager,  # type: ignore[arg-type]
+        eager=eager,  # type: ignore[arg-type]
     )
     await control.start([])
     started = time.monotonic()
@@ -374,7 +374,7 @@ async def test_what_hangs_at_shutdown_does_not_take_the_time_of_others(
     assert elapsed < 2 + BUSY_MACHINE_S
 
 
-def test_a_loop_that_cannot_be_made_is_told_to_who_starts_the_thread() -> None:
+def test_starting_the_thread_raises_if_its_loop_cannot_be_created() -> None:
     def no_handles_left() -> asyncio.AbstractEventLoop:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -397,29 +397,29 @@ def test_the_thread_runs_a_loop_of_its_own_until_it_is_stopped() -> None:
 # ---- expected counts -------------------------------------------------------------------------
 
 
-class Asking:
-    """A control plane that asks about series, and remembers whom it asked about."""
+class QueryingControlPlane:
+    """A control plane with count queries; records the series that it has queried."""
 
     def __init__(self) -> None:
         self.recorder = Recorder()
         self.tracker = SeriesTracker(3600, 0.0)
         self.asked: list[str] = []
         self.answered = asyncio.Event()
-        self.inquiries = CountQueries(
+        self.count_queries = CountQueries(
             [PacsAddress("PACS", "127.0.0.1", 104)], "ChRIS", self._find, self._take
         )
         self.plane = ControlPlane(
             tracker=self.tracker,
             registrar=self.recorder.registrar,  # type: ignore[arg-type]
-            courier=self.recorder,  # type: ignore[arg-type]
+            relay=self.recorder,  # type: ignore[arg-type]
             lonk=None,
             observers=Observers([]),
             trace=TraceContext(),
-            inquiries=self.inquiries,
+            count_queries=self.count_queries,
         )
 
-    def _find(self, question: CountQuery) -> CountAnswer:
-        self.asked.append(question.series_instance_uid)
+    def _find(self, query: CountQuery) -> CountAnswer:
+        self.asked.append(query.series_instance_uid)
         return CountAnswer(40 + len(self.asked), 0, None)
 
     def _take(self, asked: CountQueryResult) -> None:
@@ -431,42 +431,42 @@ class Asking:
         return [series.expected for series in self.tracker.latest(100)]
 
 
-async def test_the_first_instance_of_a_reception_asks_the_pacs() -> None:
-    asking = Asking()
-    await asking.plane.start([])
+async def test_the_first_instance_of_a_series_starts_a_count_query() -> None:
+    querying = QueryingControlPlane()
+    await querying.plane.start([])
     for report in (began(), stored("1.1"), stored("1.2"), stored("1.2")):
-        asking.plane.report(report)
-    await asyncio.wait_for(asking.answered.wait(), 5)
-    assert asking.expected() == [41]
-    await asking.plane.finish(within(5.0))
-    assert asking.asked == ["1.2.3"]
-    assert asking.recorder.told[0] == ("completed", 2, ("A",))
+        querying.plane.report(report)
+    await asyncio.wait_for(querying.answered.wait(), 5)
+    assert querying.expected() == [41]
+    await querying.plane.finish(within(5.0))
+    assert querying.asked == ["1.2.3"]
+    assert querying.recorder.calls[0] == ("completed", 2, ("A",))
 
 
-async def test_a_recovered_series_is_asked_for_when_it_is_touched_again() -> None:
-    asking = Asking()
-    await asking.plane.start([(SERIES, ("OLD",), frozenset({"1.1", "1.2"}))])
-    assert asking.asked == []
+async def test_a_recovered_series_is_queried_once_another_instance_is_stored() -> None:
+    querying = QueryingControlPlane()
+    await querying.plane.start([(SERIES, ("OLD",), frozenset({"1.1", "1.2"}))])
+    assert querying.asked == []
     for report in (began(), stored("1.1", at=time.monotonic())):
-        asking.plane.report(report)
-    await asyncio.wait_for(asking.answered.wait(), 5)
-    assert asking.expected() == [41]
-    await asking.plane.finish(within(5.0))
+        querying.plane.report(report)
+    await asyncio.wait_for(querying.answered.wait(), 5)
+    assert querying.expected() == [41]
+    await querying.plane.finish(within(5.0))
 
 
-async def test_a_pacs_that_cannot_be_asked_costs_no_instance(
+async def test_an_instance_counts_even_if_its_count_query_cannot_be_started(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    asking = Asking()
-    await asking.plane.start([])
+    querying = QueryingControlPlane()
+    await querying.plane.start([])
     with monkeypatch.context() as patch:
         patch.setattr("threading.Thread.start", start)
         for report in (began(), stored("1.1"), stored("1.2")):
-            asking.plane.report(report)
-        asking.plane.worker_lost([], [])  # which looks at all reports first
-    assert [series.received for series in asking.tracker.latest(100)] == [2]
+            querying.plane.report(report)
+        querying.plane.worker_lost([], [])  # which processes all reports first
+    assert [series.received for series in querying.tracker.latest(100)] == [2]
     assert "PACS query could not be started" in caplog.text
-    await asking.plane.finish(within(5.0))
+    await querying.plane.finish(within(5.0))

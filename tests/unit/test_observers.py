@@ -197,7 +197,7 @@ async def test_an_instance_costs_few_calls_in_the_control_plane(
     plane._observers = Observers(observers)
     plane.report(test_control_plane.began())
     plane.report(test_control_plane.stored("1.0"))
-    plane._take_reports()
+    plane._process_reports()
     for number in range(1, 101):
         plane.report(test_control_plane.stored(f"1.{number}"))
     calls: Counter[str] = Counter()
@@ -208,7 +208,7 @@ async def test_an_instance_costs_few_calls_in_the_control_plane(
 
     sys.setprofile(count)
     try:
-        plane._take_reports()
+        plane._process_reports()
     finally:
         sys.setprofile(None)
     each = {name: number for name, number in calls.items() if number >= 100}

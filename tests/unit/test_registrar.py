@@ -1,4 +1,4 @@
-"""A complete series on its way: order of count, outbox, journal, LONK (decisions 28 to 36)."""
+"""The steps of a registration: count, outbox, journal, LONK (decisions 28 to 36)."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def series(uid: str = "1.2.3") -> SeriesInfo:
     )
 
 
-class Story:
-    """A courier and a LONK publisher that write down what happens, in order."""
+class RelayRecorder:
+    """Stands in for relay and LONK publisher; records the calls in order."""
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
@@ -51,7 +51,6 @@ class Story:
         self.settled: list[asyncio.Future[bool]] = []
         self.confirm: bool | None = True
         self.depth = 0
-        self.happened = asyncio.Condition()
 
     async def submit(self, registration: Registration) -> asyncio.Future[bool]:
         self.events.append(("outbox", registration.ndicom))
@@ -80,21 +79,21 @@ class Outcomes(Observer):
 class Bench:
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.story = Story()
+        self.recorder = RelayRecorder()
         self.outcomes = Outcomes()
         self.journal = Journal(root / "journal", sync=False)
         self.completed = asyncio.Event()
         self.registrar = Registrar(
             files_root=root,
             journal=self.journal,
-            courier=self.story,  # type: ignore[arg-type]
-            observers=Observers([LonkObserver(self.story), self.outcomes]),  # type: ignore[arg-type]
+            relay=self.recorder,  # type: ignore[arg-type]
+            observers=Observers([LonkObserver(self.recorder), self.outcomes]),  # type: ignore[arg-type]
             trace=TraceContext(),
             completed=self._on_completed,
         )
 
     def _on_completed(self, key: object) -> None:
-        self.story.events.append(("completed", not list(self.journal.entries(JournalFaults()))))
+        self.recorder.events.append(("completed", not list(self.journal.entries(JournalFaults()))))
         self.completed.set()
 
     def store(self, *names: str) -> None:
@@ -111,12 +110,12 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     bench.registrar.close()
 
 
-async def test_counted_told_kept_forgotten_done(bench: Bench) -> None:
+async def test_a_series_is_counted_queued_removed_from_the_journal_and_done(bench: Bench) -> None:
     bench.store("0001-1.1.dcm", "0002-1.2.dcm", "notes.txt")
     bench.journal.enter("A", series())
     bench.registrar.submit(SeriesCompleted(series(), 2, ("A",)))
     await bench.registrar.finish(5)
-    assert bench.story.events == [
+    assert bench.recorder.events == [
         ("final", 2),
         ("outbox", 2),
         ("completed", True),
@@ -124,47 +123,49 @@ async def test_counted_told_kept_forgotten_done(bench: Bench) -> None:
     ]
 
 
-async def test_what_the_pacs_has_is_waited_for_where_cube_is_told_of_it(bench: Bench) -> None:
+async def test_the_expected_count_is_waited_for_if_the_registration_contains_it(
+    bench: Bench,
+) -> None:
     bench.store("0001-1.1.dcm")
-    said: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+    answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     asked: list[SeriesKey] = []
 
     async def expected(key: SeriesKey) -> int | None:
         asked.append(key)
-        return await said
+        return await answer
 
     bench.registrar._expected = expected
     bench.registrar.submit(SeriesCompleted(series(), 1, ("A",)))
     assert not await bench.registrar.finish(0.05)
-    assert bench.story.events == [("final", 1)]
-    said.set_result(7)
+    assert bench.recorder.events == [("final", 1)]
+    answer.set_result(7)
     assert await bench.registrar.finish(5)
-    assert bench.story.registrations[0].expected == 7
+    assert bench.recorder.registrations[0].expected == 7
     assert asked == [series().key]
     bench.registrar.submit(SeriesCompleted(series(), 1, ("B",), 1, 3))
     await bench.registrar.finish(5)
-    assert bench.story.registrations[1].expected == 3
+    assert bench.recorder.registrations[1].expected == 3
     assert len(asked) == 1, "known already"
 
 
-async def test_registered_is_what_lies_in_the_folder_told_is_what_was_received(
+async def test_the_registration_counts_files_and_lonk_counts_received_instances(
     bench: Bench,
 ) -> None:
     bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm")
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     await bench.registrar.finish(5)
-    assert ("outbox", 3) in bench.story.events
-    assert ("final", 1) in bench.story.events
+    assert ("outbox", 3) in bench.recorder.events
+    assert ("final", 1) in bench.recorder.events
 
 
-async def test_what_came_what_is_expected_and_who_carried_it_first_goes_along(
+async def test_the_registration_has_attempts_expected_count_and_first_association(
     bench: Bench,
 ) -> None:
     bench.store("0001-1.1.dcm")
     bench.registrar.submit(SeriesCompleted(series(), 1, ("A", "B"), attempted=5, expected=7))
     bench.registrar.submit(SeriesCompleted(series("1.2.4"), 1, ()))
     await bench.registrar.finish(5)
-    with_all, bare = sorted(bench.story.registrations, key=lambda each: -each.attempted)
+    with_all, bare = sorted(bench.recorder.registrations, key=lambda each: -each.attempted)
     assert with_all == Registration(series(), 1, 5, 7, "A")
     assert bare == Registration(series("1.2.4"), 1)
 
@@ -173,36 +174,34 @@ async def test_a_series_without_instances_is_not_registered(bench: Bench) -> Non
     bench.journal.enter("A", series())
     bench.registrar.submit(SeriesCompleted(series(), 0, ("A",)))
     await bench.registrar.finish(5)
-    assert bench.story.events == [("completed", True)]
+    assert bench.recorder.events == [("completed", True)]
 
 
-async def test_files_that_somebody_removed_still_end_in_done(bench: Bench) -> None:
+async def test_a_series_whose_files_were_removed_ends_in_done(bench: Bench) -> None:
     bench.registrar.submit(SeriesCompleted(series(), 2, ()))
     await bench.registrar.finish(5)
-    assert bench.story.events == [("final", 2), ("completed", True), ("done", 2)]
+    assert bench.recorder.events == [("final", 2), ("completed", True), ("done", 2)]
 
 
 async def test_done_waits_for_the_confirmation(bench: Bench) -> None:
     bench.store("0001-1.1.dcm")
-    bench.story.confirm = None
+    bench.recorder.confirm = None
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     await asyncio.wait_for(bench.completed.wait(), 5)
-    assert ("done", 1) not in bench.story.events
-    bench.story.settled[0].set_result(True)
+    assert ("done", 1) not in bench.recorder.events
+    bench.recorder.settled[0].set_result(True)
     await bench.registrar.finish(5)
-    assert bench.story.events[-1] == ("done", 1)
+    assert bench.recorder.events[-1] == ("done", 1)
 
 
-async def test_done_waits_no_longer_than_it_may(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "DONE_WAITS", 0.05)
+async def test_done_waits_for_a_limited_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CONFIRMATION_WAIT_S", 0.05)
     bench.store("0001-1.1.dcm")
-    bench.story.confirm = None
+    bench.recorder.confirm = None
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     await bench.registrar.finish(5)
-    assert bench.story.events[-1] == ("done", 1)
-    assert bench.story.settled[0].cancelled(), "nobody waits for it: nothing need be remembered"
+    assert bench.recorder.events[-1] == ("done", 1)
+    assert bench.recorder.settled[0].cancelled(), "the relay need not keep it"
 
 
 async def test_a_shared_folder_is_tidied_before_it_is_counted(bench: Bench) -> None:
@@ -215,10 +214,10 @@ async def test_a_shared_folder_is_tidied_before_it_is_counted(bench: Bench) -> N
     bench.registrar._tidy = tidy
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     await bench.registrar.finish(5)
-    assert ("outbox", 1) in bench.story.events
+    assert ("outbox", 1) in bench.recorder.events
 
 
-async def test_storage_that_fails_is_asked_again(
+async def test_storage_calls_that_fail_are_repeated(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.store("0001-1.1.dcm")
@@ -235,28 +234,28 @@ async def test_storage_that_fails_is_asked_again(
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     await bench.registrar.finish(5)
     assert len(attempts) == 3
-    assert ("outbox", 1) in bench.story.events
+    assert ("outbox", 1) in bench.recorder.events
 
 
-async def test_two_receptions_of_one_series_keep_their_order(bench: Bench) -> None:
+async def test_a_series_received_twice_is_registered_in_that_order(bench: Bench) -> None:
     bench.store("0001-1.1.dcm")
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     bench.registrar.submit(SeriesCompleted(series(), 7, ()))
     await bench.registrar.finish(5)
-    finals = [event[1] for event in bench.story.events if event[0] == "final"]
+    finals = [event[1] for event in bench.recorder.events if event[0] == "final"]
     assert finals == [1, 7]
-    outbox = [index for index, event in enumerate(bench.story.events) if event[0] == "outbox"]
-    second_final = bench.story.events.index(("final", 7))
+    outbox = [index for index, event in enumerate(bench.recorder.events) if event[0] == "outbox"]
+    second_final = bench.recorder.events.index(("final", 7))
     assert outbox[0] < second_final < outbox[1]
 
 
-async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journal(
+async def test_a_series_that_cannot_be_registered_is_logged_and_stays_in_the_journal(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def refuse(registration: Registration) -> asyncio.Future[bool]:
         raise ValueError(registration.series.patient_id)
 
-    monkeypatch.setattr(bench.story, "submit", refuse)
+    monkeypatch.setattr(bench.recorder, "submit", refuse)
     bench.store("0001-1.1.dcm")
     bench.journal.enter("A", series())
     with caplog.at_level(logging.ERROR, "oxidicom.series"):
@@ -265,7 +264,7 @@ async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journ
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "P1" not in caplog.records[0].getMessage()
     assert [each.error for each in bench.outcomes.registered] == ["ValueError"]
-    assert bench.story.events == [("final", 1)], "no done: the next start registers it"
+    assert bench.recorder.events == [("final", 1)], "no done: the next start registers it"
     assert [entry.association_id for entry in bench.journal.entries(JournalFaults())] == ["A"]
     assert not bench.completed.is_set()
 
@@ -278,7 +277,7 @@ async def test_a_series_that_cannot_be_registered_is_told_and_stays_in_the_journ
         (None, "WARNING", "waits in the outbox"),
     ],
 )
-async def test_the_log_says_what_became_of_it(
+async def test_the_log_has_the_outcome_of_the_registration(
     bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -286,9 +285,9 @@ async def test_the_log_says_what_became_of_it(
     level: str,
     registration: str,
 ) -> None:
-    monkeypatch.setattr(module, "DONE_WAITS", 0.05)
+    monkeypatch.setattr(module, "MAX_CONFIRMATION_WAIT_S", 0.05)
     bench.store("0001-1.1.dcm")
-    bench.story.confirm = settled
+    bench.recorder.confirm = settled
     with caplog.at_level(logging.INFO, "oxidicom.series"):
         bench.registrar.submit(SeriesCompleted(series(), 1, ()))
         await bench.registrar.finish(5)
@@ -307,14 +306,14 @@ async def test_the_log_says_what_became_of_it(
         (5, "WARNING", {"expected": 5, "short": 3}),
     ],
 )
-async def test_the_log_says_what_is_missing(
+async def test_the_log_has_the_number_of_missing_instances(
     bench: Bench,
     caplog: pytest.LogCaptureFixture,
     expected: int | None,
     level: str,
     fields: dict[str, int],
 ) -> None:
-    """Of what lies in the folder, an earlier reception included."""
+    """All files of the folder count, also those received earlier."""
     bench.store("0001-1.1.dcm", "0002-1.2.dcm")
     with caplog.at_level(logging.INFO, "oxidicom.series"):
         bench.registrar.submit(SeriesCompleted(series(), 1, ("A",), 1, expected))

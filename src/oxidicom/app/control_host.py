@@ -168,7 +168,7 @@ class ControlHost:
         registrar = Registrar(
             files_root=settings.files_root,
             journal=self.journal,
-            courier=courier,
+            relay=courier,
             observers=observers,
             trace=telemetry.trace,
             completed=self._series_completed,
@@ -180,13 +180,13 @@ class ControlHost:
         )
         return ControlPlane(
             tracker=self.tracker,
-            inquiries=inquiries,
+            count_queries=inquiries,
             registrar=registrar,
-            courier=courier,
+            relay=courier,
             lonk=lonk,
             observers=observers,
             trace=telemetry.trace,
-            early=early,
+            eager=early,
             clock=time.monotonic,
         )
 

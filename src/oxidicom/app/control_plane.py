@@ -1,8 +1,8 @@
-"""The control plane: book-keeping and notifications, on a loop and a thread of their own.
+"""The control plane: series book-keeping, registration and observers, on a loop of their own.
 
-Whatever the storage or a broker does, reception goes on, and whatever reception does, this
-answers. The two talk by one queue of records, looked at a hundred times a second at most, so that
-the receiving thread is not interrupted for each instance.
+Storage or brokers that hang do not delay the data plane, and a busy data plane does not delay the
+control plane. Reports pass from one to the other by a queue, which is processed a hundred times a
+second at most, so that the receiving thread is not interrupted for each instance.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ from oxidicom.series.tracker import SeriesTracker
 from oxidicom.thread_names import NamedThread
 
 if TYPE_CHECKING:
-    from oxidicom.notify.cube_eager import (
-        EagerRegistrar,  # with a library of 2 MB, for those who need it
-    )
+    # Imports a library of 2 MB, which only registration over HTTP needs.
+    from oxidicom.notify.cube_eager import EagerRegistrar
 
 logger = logging.getLogger("oxidicom.control")
 
@@ -51,65 +50,75 @@ REPORT_BATCH_S: Final = 0.01
 """Seconds for which reports are batched before they are processed."""
 
 WORKER_DIED: Final = "the receiving process died"
+"""How associations ended that a worker had open when it died."""
 
 
 class ControlPlane:
-    """Made and run on the control plane's own loop; `report` may be called from any thread."""
+    """Processes reports; created and run on the control plane's own loop.
+
+    `report` may be called from any thread. `clock` gives the time in seconds, on the clock of the
+    reports.
+    """
 
     def __init__(
         self,
         *,
         tracker: SeriesTracker,
         registrar: Registrar,
-        courier: OutboxRelay,
+        relay: OutboxRelay,
         lonk: LonkPublisher | None,
         observers: Observers,
         trace: TraceContext,
-        early: EagerRegistrar | None = None,
-        inquiries: CountQueries | None = None,
+        eager: EagerRegistrar | None = None,
+        count_queries: CountQueries | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._early = early
+        self._eager = eager
         self._tracker = tracker
         self._registrar = registrar
-        self._courier = courier
+        self._relay = relay
         self._lonk = lonk
         self._observers = observers
         self._trace = trace
-        self._inquiries = inquiries
+        self._count_queries = count_queries
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._reports: deque[Report] = deque()
-        self._signalled = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._processing_scheduled = False
+        self._settle_timer: asyncio.TimerHandle | None = None
         self._tallies: dict[str, AssociationTally] = {}
+        """Of open associations, by identifier, in the order in which they began."""
         self._lonk_dropped = 0
+        """Dropped progress messages that observers have been told of."""
 
     async def start(
         self, recovered: Sequence[tuple[SeriesInfo, tuple[str, ...], frozenset[str]]]
     ) -> None:
-        await self._courier.start()
-        if self._early is not None:
-            self._early.start()
+        """Begin delivery; `recovered` are series that were open when an earlier process ended:
+        their description, associations, and SOP Instance UIDs in their folder."""
+        await self._relay.start()
+        if self._eager is not None:
+            self._eager.start()
         if self._lonk is not None:
             await self._lonk.start()
         now = self._clock()
         for series, associations, instances in recovered:
             self._tracker.recovered(series, associations, now, instances)
-        self._observers.outbox_depth(self._courier.depth)
-        self._arm()
+        self._observers.outbox_depth(self._relay.depth)
+        self._schedule_completion()
 
     def report(self, report: Report) -> None:
+        """Queue a report; never blocks."""
         self._reports.append(report)
-        if not self._signalled:
-            self._signalled = True
+        if not self._processing_scheduled:
+            self._processing_scheduled = True
             self._loop.call_soon_threadsafe(
-                self._loop.call_later, REPORT_BATCH_S, self._take_reports
+                self._loop.call_later, REPORT_BATCH_S, self._process_reports
             )
 
     @property
     def backlog(self) -> int:
-        """Reports that nobody has looked at yet."""
+        """Number of reports that have not been processed yet."""
         return len(self._reports)
 
     def worker_lost(
@@ -117,32 +126,35 @@ class ControlPlane:
         recovered: Sequence[tuple[SeriesInfo, tuple[str, ...], frozenset[str]]],
         associations: Iterable[str],
     ) -> None:
-        """A worker died with these associations open; `recovered` is what the journal has of it,
-        and may know of associations and instances that were never reported."""
-        self._take_reports()
+        """End the associations that a dead worker had open, and adopt its series.
+
+        `recovered` is what the journal has of the worker, perhaps with associations and instances
+        that were never reported.
+        """
+        self._process_reports()
         now = self._clock()
         for series, carriers, instances in recovered:
-            # Of an association whose end was reported all else was, too.
+            # Everything about an association is reported before its end.
             lost = [name for name in carriers if not self._tracker.has_ended(name)]
             if lost:
                 self._tracker.recovered(series, lost, now, instances)
         for name in associations:
             self.report(AssociationEnded(name, WORKER_DIED, 0, now, time.time_ns()))
-        self._take_reports()
+        self._process_reports()
 
     async def finish(self, deadlines: ControlPlaneDeadlines) -> bool:
         """Complete every series, register and flush; the data plane has ended.
 
         Returns whether every series is in the outbox, so that the journal has none of ours.
         """
-        self._take_reports()
-        self._act(self._tracker.finish_all(self._clock()))
-        if self._early is not None:
+        self._process_reports()
+        self._pass_on(self._tracker.finish_all(self._clock()))
+        if self._eager is not None:
             with suppress(TimeoutError):
-                await finish_by(deadlines.eager_registration, self._early.stop(), self._clock)
-        if self._inquiries is not None:
-            self._inquiries.close()
-        # Done follows the confirmation, so that progress is complete once these are.
+                await finish_by(deadlines.eager_registration, self._eager.stop(), self._clock)
+        if self._count_queries is not None:
+            self._count_queries.close()
+        # LONK's done follows each registration, so NATS is flushed after these.
         registered = await self._registrar.finish(self._until(deadlines.registrations))
         left = await self._stop_relay(deadlines)
         self._registrar.close()
@@ -157,16 +169,16 @@ class ControlPlane:
         return registered
 
     def _until(self, deadline: float) -> float:
-        """Return the seconds until then."""
+        """Return the seconds until `deadline`, at least 0.0."""
         return max(0.0, deadline - self._clock())
 
     async def _stop_relay(self, deadlines: ControlPlaneDeadlines) -> int:
         """Return the number of registrations that stay in the outbox."""
-        stop = self._courier.stop(self._until(deadlines.outbox))
+        stop = self._relay.stop(self._until(deadlines.outbox))
         try:
             return await finish_by(deadlines.publisher, stop, self._clock)
         except TimeoutError:
-            return self._courier.depth
+            return self._relay.depth
 
     async def _stop_lonk(self, lonk: LonkPublisher, deadlines: ControlPlaneDeadlines) -> None:
         flush = lonk.flush(min(NATS_FLUSH_S, self._until(deadlines.nats_flush)))
@@ -181,47 +193,47 @@ class ControlPlane:
 
     # ---- reports -------------------------------------------------------------------------
 
-    def _take_reports(self) -> None:
-        # Cleared first: what is reported from here on asks for another look.
-        self._signalled = False
-        # Not all that come meanwhile: brokers on this loop want their turn, too.
+    def _process_reports(self) -> None:
+        # Cleared first, so that reports from here on schedule another call.
+        self._processing_scheduled = False
+        # Reports that arrive meanwhile wait, so that brokers on this loop have their turn.
         for _ in range(len(self._reports)):
             report = self._reports.popleft()
             try:
                 if type(report) is InstanceStored:  # nearly always
-                    self._take_stored(report)
+                    self._process_stored(report)
                 else:
-                    self._take(report)
+                    self._process(report)
             except Exception as error:
                 event(logger, logging.ERROR, "report processing failed", exc_info=error)
-        self._arm()
+        self._schedule_completion()
 
-    def _take_stored(self, report: InstanceStored) -> None:
+    def _process_stored(self, report: InstanceStored) -> None:
         tally = self._tallies.get(report.association_id)
         if tally is not None:
             tally.count_stored(report)
-        if self._inquiries is not None:
+        if self._count_queries is not None:
             # Before it is counted, which may complete its series.
-            self._ask(self._inquiries, report)
-        self._act(self._tracker.stored(report))
+            self._query_count(self._count_queries, report)
+        self._pass_on(self._tracker.stored(report))
         self._observers.instance_stored(report)
-        if self._early is not None:
+        if self._eager is not None:
             carrier = self._tracker.carrier_of(report.series.key)
-            self._early.stored(report.series, carrier or report.association_id)
+            self._eager.stored(report.series, carrier or report.association_id)
 
-    def _ask(self, inquiries: CountQueries, report: InstanceStored) -> None:
+    def _query_count(self, count_queries: CountQueries, report: InstanceStored) -> None:
         try:
-            inquiries.stored(report.series, report.association_id)
-        except Exception as error:  # no thread to be had, perhaps; the instance counts all the same
+            count_queries.stored(report.series, report.association_id)
+        except Exception as error:  # perhaps no thread can be started; the instance still counts
             event(logger, logging.ERROR, "PACS query could not be started", exc_info=error)
 
-    def _take(self, report: Report) -> None:
+    def _process(self, report: Report) -> None:
         match report:
             case InstanceRefused():
                 tally = self._tallies.get(report.association_id)
                 if tally is not None:
                     tally.count_refused(report)
-                self._act(self._tracker.refused(report))
+                self._pass_on(self._tracker.refused(report))
                 self._observers.instance_refused(report)
                 event(
                     logger,
@@ -237,17 +249,17 @@ class ControlPlane:
                 tally = self._tallies[report.association_id] = AssociationTally(report)
                 self._observers.association_began(tally)
             case AssociationEnded():
-                # First of all: whatever is wrong with the rest, its series are registered.
-                self._act(self._tracker.association_ended(report))
+                # First, so that its series are registered even if the rest fails.
+                self._pass_on(self._tracker.association_ended(report))
                 self._observers.association_ended(report)
-                self._tell_association(report)
+                self._log_association(report)
 
-    def _tell_association(self, ended: AssociationEnded) -> None:
+    def _log_association(self, ended: AssociationEnded) -> None:
         tally = self._tallies.pop(ended.association_id, None)
         if tally is None:
             raise InternalError("an association ended that never began")
         began = tally.began
-        where: dict[str, Any] = {
+        optional: dict[str, Any] = {
             name: value
             for name, value in (("worker", began.worker), ("tls", began.tls))
             if value is not None
@@ -264,7 +276,7 @@ class ControlPlane:
             bytes=tally.bytes_stored,
             seconds=round((ended.wall_ns - began.wall_ns) / 1e9, 3),
             end=ended.error or "released",
-            **where,
+            **optional,
             **self._trace_fields(ended.association_id),
         )
 
@@ -273,50 +285,50 @@ class ControlPlane:
 
     # ---- notices -------------------------------------------------------------------------
 
-    def _act(self, notices: Sequence[Notice]) -> None:
+    def _pass_on(self, notices: Sequence[Notice]) -> None:
         for notice in notices:
             try:
                 if type(notice) is SeriesProgress:  # nearly always
                     self._observers.series_progressed(notice)
                 else:
-                    self._pass_on(notice)
+                    self._dispatch(notice)
             except Exception as error:  # the next notice may complete a series
                 event(logger, logging.ERROR, "notification failed", exc_info=error)
 
-    def _pass_on(self, notice: Notice) -> None:
+    def _dispatch(self, notice: Notice) -> None:
         match notice:
             case SeriesFailed():
                 self._observers.series_failed(notice)
             case SeriesCompleted():
-                if self._inquiries is not None:
-                    self._inquiries.completed(notice.series.key)
+                if self._count_queries is not None:
+                    self._count_queries.completed(notice.series.key)
                 self._observers.series_completed(notice)
                 self._registrar.submit(notice)
 
-    def _arm(self) -> None:
-        """Look again when the next series may have settled."""
+    def _schedule_completion(self) -> None:
+        """Set the timer for the next series that will have settled."""
         if self._lonk is not None and self._lonk.dropped != self._lonk_dropped:
             self._observers.lonk_dropped(self._lonk.dropped - self._lonk_dropped)
             self._lonk_dropped = self._lonk.dropped
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._settle_timer is not None:
+            self._settle_timer.cancel()
+            self._settle_timer = None
         deadline = self._tracker.next_deadline()
         if deadline is not None:
-            self._timer = self._loop.call_later(
+            self._settle_timer = self._loop.call_later(
                 max(0.0, deadline - self._clock()), self._on_deadline
             )
 
     def _on_deadline(self) -> None:
-        self._timer = None
-        # Reports first: an instance that came in time keeps its series open.
-        self._take_reports()
-        self._act(self._tracker.due(self._clock()))
-        self._arm()
+        self._settle_timer = None
+        # Reports first: an instance that was stored in time keeps its series open.
+        self._process_reports()
+        self._pass_on(self._tracker.due(self._clock()))
+        self._schedule_completion()
 
 
 class ControlThread:
-    """The thread with the control plane's loop; `make` builds the plane on it."""
+    """A thread with an event loop, on which the control plane runs."""
 
     def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
         self._loop_factory = loop_factory
@@ -325,7 +337,7 @@ class ControlThread:
         self.loop: asyncio.AbstractEventLoop
 
     def start(self) -> None:
-        """Raises what kept the loop from starting."""
+        """Start the thread; return once its loop runs. Raises what kept the loop from starting."""
         self._thread.start()
         self._started.result()
 
@@ -345,6 +357,6 @@ class ControlThread:
         await self._stop.wait()
 
     def stop(self, timeout: float) -> None:
-        """End the loop; what hangs in it for more than `timeout` seconds is left behind."""
+        """End the loop; leave the thread behind if that takes more than `timeout` seconds."""
         self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout)

@@ -1,4 +1,4 @@
-"""A complete series on its way to CUBE: counted, put into the outbox, told (decisions 28 to 36)."""
+"""Registration of complete series: count, outbox, journal, observers (decisions 28 to 36)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ logger = logging.getLogger("oxidicom.series")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DONE_WAITS: Final = 2.0
-"""Seconds for which LONK's done waits for the registration's confirmation (decision 36)."""
+MAX_CONFIRMATION_WAIT_S: Final = 2.0
+"""Seconds for which LONK's done waits for the confirmation of a registration (decision 36)."""
 
 _REASONS: Final = {
     RegistrationOutcome.CONFIRMED: None,
@@ -45,10 +45,12 @@ _REASONS: Final = {
 
 
 class Registrar:
-    """`completed` is called, from the control plane's loop, once a series' outbox entry is on disk
-    and its journal entries are gone; `tidy`, on a thread, before its files are counted.
+    """Brings complete series to the outbox, on the control plane's loop.
 
-    `expected`: the registration says how many instances the PACS has, and waits to know it.
+    `completed` is called on the loop, once the outbox entry of a series is on disk and its journal
+    entries are removed. `tidy` is called on a thread, before the files of a series are counted.
+    `expected` returns how many instances the PACS has, which the registration then waits for and
+    contains.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Registrar:
         *,
         files_root: Path,
         journal: Journal,
-        courier: OutboxRelay,
+        relay: OutboxRelay,
         observers: Observers,
         trace: TraceContext,
         completed: Callable[[SeriesCompleted], None],
@@ -66,7 +68,7 @@ class Registrar:
     ) -> None:
         self._files_root = files_root
         self._journal = journal
-        self._courier = courier
+        self._relay = relay
         self._observers = observers
         self._trace = trace
         self._completed = completed
@@ -75,21 +77,23 @@ class Registrar:
         self._has_broker = has_broker
         self._disk = DiskExecutor("ox-registrar", 2)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._turns: WeakValueDictionary[SeriesKey, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[SeriesKey, asyncio.Lock] = WeakValueDictionary()
 
     def submit(self, series: SeriesCompleted) -> None:
+        """Register the series in the background."""
         task = asyncio.create_task(self._register(series))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def finish(self, timeout: float) -> bool:
-        """Wait for what was submitted, for at most `timeout` seconds; whether that was enough."""
+        """Wait for submitted series, for at most `timeout` seconds; return whether all are done."""
         if not self._tasks:
             return True
         _, pending = await asyncio.wait(self._tasks, timeout=timeout)
         return not pending
 
     def close(self) -> None:
+        """Give up registrations that are not done; the journal has them for the next start."""
         for task in self._tasks:
             task.cancel()
         self._disk.close()
@@ -98,7 +102,7 @@ class Registrar:
         began_ns = time.time_ns()
         traceparent = self._trace.begin_registration(completed, began_ns)
         try:
-            await self._bring(completed, began_ns, traceparent)
+            await self._hand_over(completed, began_ns, traceparent)
         except Exception as error:
             self._observe(completed, 0, began_ns, RegistrationOutcome.FAILED, describe(error))
             event(
@@ -110,13 +114,13 @@ class Registrar:
                 **trace_fields(traceparent),
             )
 
-    async def _bring(
+    async def _hand_over(
         self, completed: SeriesCompleted, began_ns: int, traceparent: str | None
     ) -> None:
         series = completed.series
-        # Two receptions of one series in their order: an older count never follows a newer one.
-        turn = self._turns.setdefault(series.key, asyncio.Lock())
-        async with turn:
+        # A series that was received twice is registered in that order, so that an older count
+        # never follows a newer one.
+        async with self._locks.setdefault(series.key, asyncio.Lock()):
             if self._tidy is not None:
                 await self._on_disk(self._tidy, series)
             ndicom = await self._on_disk(count_instances, self._files_root, series)
@@ -125,8 +129,8 @@ class Registrar:
             if ndicom and completed.expected is None and self._expected is not None:
                 completed = completed._replace(expected=await self._expected(series.key))
             if ndicom:
-                settled = await self._courier.submit(_registration(completed, ndicom, traceparent))
-                self._observers.outbox_depth(self._courier.depth)
+                settled = await self._relay.submit(_registration(completed, ndicom, traceparent))
+                self._observers.outbox_depth(self._relay.depth)
             await self._on_disk(self._journal.remove, series.key, completed.associations)
             self._completed(completed)
         outcome = RegistrationOutcome.EMPTY if settled is None else await self._outcome(settled)
@@ -134,10 +138,10 @@ class Registrar:
         self._log(completed, ndicom, outcome, traceparent)
 
     async def _outcome(self, settled: asyncio.Future[bool]) -> RegistrationOutcome:
-        """Wait for the confirmation of CUBE or its broker, for at most `DONE_WAITS` seconds."""
-        await asyncio.wait([settled], timeout=DONE_WAITS)
-        self._observers.outbox_depth(self._courier.depth)
-        # The delivery goes on; the courier need not remember, for days perhaps, who waited for it.
+        """Wait for the confirmation of CUBE or its broker, for a limited time."""
+        await asyncio.wait([settled], timeout=MAX_CONFIRMATION_WAIT_S)
+        self._observers.outbox_depth(self._relay.depth)
+        # Cancelled, so that the relay keeps no future for the days that delivery may take.
         if settled.cancel() or settled.cancelled() or not self._has_broker:
             return RegistrationOutcome.WAITING
         if settled.result():
@@ -152,18 +156,18 @@ class Registrar:
         traceparent: str | None,
     ) -> None:
         series = completed.series
-        pacs = _by_the_pacs(completed.expected, ndicom)
+        count_fields = _count_fields(completed.expected, ndicom)
         confirmed = outcome is RegistrationOutcome.CONFIRMED or not self._has_broker
-        well = "short" not in pacs and confirmed
+        as_expected = "short" not in count_fields and confirmed
         event(
             logger,
-            logging.INFO if well else logging.WARNING,
+            logging.INFO if as_expected else logging.WARNING,
             "series complete" if ndicom else "series has no instances; not registered",
             pacs_name=series.pacs_name,
             SeriesInstanceUID=series.series_instance_uid,
             ndicom=ndicom,
             received=completed.received,
-            **pacs,
+            **count_fields,
             associations=len(completed.associations),
             registration=_REASONS[outcome] or "confirmed",
             **trace_fields(traceparent),
@@ -213,8 +217,8 @@ def _registration(completed: SeriesCompleted, ndicom: int, traceparent: str | No
     )
 
 
-def _by_the_pacs(expected: int | None, ndicom: int) -> dict[str, Any]:
-    """What the log says where the PACS has said how many instances there are."""
+def _count_fields(expected: int | None, ndicom: int) -> dict[str, Any]:
+    """Return log fields for the number of instances that the PACS has, if it is known."""
     if expected is None:
         return {}
     if ndicom >= expected:
