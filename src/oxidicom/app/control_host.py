@@ -1,6 +1,6 @@
-"""The notifying half of a receiver: journal, outbox, brokers, on a loop and a thread of their own.
+"""Start and end of the control plane, on its own thread, as the main loop sees it.
 
-The receiving half is in the same process, or in as many others as `OXIDICOM_WORKERS` says.
+The data plane is in the same process, or in as many worker processes as `OXIDICOM_WORKERS` says.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from oxidicom.notify.lonk_publisher import LonkPublisher
 from oxidicom.notify.outbox_relay import MAX_BROKER_DELIVERIES, OutboxRelay
 from oxidicom.notify.outbox_store import Outbox
 from oxidicom.notify.publisher import BrokerPublisher, Publisher
-from oxidicom.observers import Observer, Observers
+from oxidicom.observers import Observer, Observers, TraceContext
 from oxidicom.ports import (
     CountQueryResult,
     RegistrationResolved,
@@ -49,24 +49,26 @@ from oxidicom.telemetry.logs import on_loop_error
 
 if TYPE_CHECKING:
     from oxidicom.app.admin import AdminEndpoint
+    from oxidicom.notify.cube_eager import EagerRegistrar
 
 logger = logging.getLogger("oxidicom")
 
 T = TypeVar("T")
 
-LAG: Final = 0.1
-"""Seconds for which a series settles at least where several processes receive: their reports take
-10 ms or two, and an association that has carried the series may not be known here yet."""
+MIN_SETTLE_OF_WORKERS_S: Final = 0.1
+"""Least settle time if several workers receive: their reports take 10 or 20 ms, and an association
+that has carried the series may not be known here yet."""
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def journal_of(settings: Settings, writer: str) -> Journal:
-    """Raises OSError."""
+    """Return the journal, for entries that are marked with `writer`. Raises OSError."""
     return Journal(settings.state_dir / "journal", settings.fsync, writer)
 
 
 def unusable_storage(error: OSError) -> OperatorError:
+    """Return the error that tells the operator of storage that cannot be used."""
     return OperatorError(
         f"cannot use the storage: {error.strerror} ({error.filename}); OXIDICOM_FILES_ROOT "
         "and OXIDICOM_STATE_DIR must be folders that user "
@@ -75,11 +77,12 @@ def unusable_storage(error: OSError) -> OperatorError:
 
 
 class ControlHost:
-    """`open`, `make`, `start`, then `finish` or `abandon`, from one running loop, on which
-    `completed` is called for each series that is registered, and `adopted` for each that another
-    receiver left and that is found while we run.
+    """Runs the control plane. Every method is called on one loop, that of the data plane.
 
-    `shared`: several processes put instances into one folder.
+    Call `open`, `make` and `start`, then `finish`; or `abandon` if the start fails after `make`.
+    `completed` is called on that loop for each series that is registered, `adopted` for each series
+    that is taken over from another receiver after the start. `shared` means that several processes
+    store into one folder.
     """
 
     def __init__(
@@ -104,20 +107,23 @@ class ControlHost:
     # ---- start ---------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Find out what an earlier process left; raises OSError."""
+        """Acquire the lease, and recover what an earlier process left. Raises OSError."""
         settings = self._settings
         settings.files_root.mkdir(parents=True, exist_ok=True)
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root_fd = open_root(settings.files_root)
-        self._roll = ReceiverLeases(settings.state_dir / "receivers")
-        self._roll.acquire()
+        self._leases = ReceiverLeases(settings.state_dir / "receivers")
+        self._leases.acquire()
         self.journal = journal_of(settings, self.name)
         self._outbox = Outbox(settings.state_dir / "outbox", sync=settings.fsync)
-        self._recovery = Takeover(self.journal, self._roll, self._root_fd)
-        self.recovered = self._recovery.at_start()
+        self._takeover = Takeover(self.journal, self._leases, self._root_fd)
+        self.recovered = self._takeover.at_start()
 
     async def make(self) -> None:
-        """Reports are taken from here on, and looked at after `start`. Raises OperatorError."""
+        """Start the thread and make the control plane. Raises OperatorError.
+
+        From here on `report` takes reports, which are processed after `start`.
+        """
         if self._settings.admin_port is not None:
             from oxidicom.app.admin import AdminEndpoint
 
@@ -127,7 +133,7 @@ class ControlHost:
         self.report: Reports = self._plane.report
 
     async def _make_plane(self) -> ControlPlane:
-        """On the control plane's loop."""
+        """Wire the control plane, on its loop."""
         settings = self._settings
         asyncio.get_running_loop().set_exception_handler(on_loop_error)
         telemetry = start_telemetry(
@@ -135,122 +141,130 @@ class ControlHost:
             protocol=settings.otlp_protocol,
             service_version=__version__,
         )
-        settle = max(settings.series_settle, LAG if self._shared else 0.0)
+        settle = max(settings.series_settle, MIN_SETTLE_OF_WORKERS_S if self._shared else 0.0)
         self.tracker = SeriesTracker(settle, settings.recovery_settle)
         broker = make_broker_publisher(settings)
-        lonk = self._make_lonk()
-        observing: list[Observer] = [*telemetry.observers]
+        lonk = make_lonk_publisher(settings)
+        observers = self._make_observers(telemetry.observers, broker, lonk)
+        publisher, eager = self._make_publisher(broker, observers, telemetry.trace)
+        count_queries = self._make_count_queries(observers)
+        relay = self._make_relay(publisher, observers)
         if self.admin is not None:
-            observing.append(self.admin.make_board(self.tracker, self._outbox, broker))
-        if lonk is not None:
-            observing.append(LonkObserver(lonk))
-        observers = Observers(observing)
-        publisher: Publisher | None = broker
-        early = None
-        in_flight = MAX_BROKER_DELIVERIES
-        if settings.cube_url is not None:
-            from oxidicom.app.http_registration import publish_over_http
-
-            publisher, early = publish_over_http(
-                settings, self._root_fd, observers, telemetry.trace, self.tracker.expected_of
-            )
-            in_flight = settings.pushers
-        elif broker is not None:
-            self._broker_start = asyncio.create_task(broker.start())
-        inquiries = self._make_inquiries(observers)
-
-        def resolved(series: SeriesKey, refusal: str | None) -> None:
-            observers.registration_resolved(RegistrationResolved(series, refusal))
-
-        courier = OutboxRelay(self._outbox, publisher, max_in_flight=in_flight, on_outcome=resolved)
-        if self.admin is not None:
-            self.admin.attach(courier, lonk)
+            self.admin.attach(relay, lonk)
         registrar = Registrar(
             files_root=settings.files_root,
             journal=self.journal,
-            relay=courier,
+            relay=relay,
             observers=observers,
             trace=telemetry.trace,
             completed=self._series_completed,
-            # Several processes leave older files to it, and one does if it dies in between.
             tidy=self._keep_newest,
-            # Only custom metadata tell CUBE of it.
-            expected=inquiries.answer if inquiries is not None and early is not None else None,
+            # Only eager registration can tell CUBE of the expected count, by custom metadata.
+            expected=count_queries.answer if count_queries and eager else None,
             has_broker=publisher is not None,
         )
         return ControlPlane(
             tracker=self.tracker,
-            count_queries=inquiries,
+            count_queries=count_queries,
             registrar=registrar,
-            relay=courier,
+            relay=relay,
             lonk=lonk,
             observers=observers,
             trace=telemetry.trace,
-            eager=early,
+            eager=eager,
             clock=time.monotonic,
         )
 
-    def _make_lonk(self) -> LonkPublisher | None:
-        """On the control plane's loop."""
+    def _make_observers(
+        self,
+        telemetry: Iterable[Observer],
+        broker: BrokerPublisher | None,
+        lonk: LonkPublisher | None,
+    ) -> Observers:
+        """Return the observers of the control plane: telemetry, status board and LONK."""
+        observers = [*telemetry]
+        if self.admin is not None:
+            observers.append(self.admin.make_board(self.tracker, self._outbox, broker))
+        if lonk is not None:
+            observers.append(LonkObserver(lonk))
+        return Observers(observers)
+
+    def _make_publisher(
+        self, broker: BrokerPublisher | None, observers: Observers, trace: TraceContext
+    ) -> tuple[Publisher | None, EagerRegistrar | None]:
+        """Return the publisher to CUBE or its broker, and the eager registrar if there is one."""
+        if self._settings.cube_url is not None:
+            from oxidicom.app.http_registration import publish_over_http
+
+            expected = self.tracker.expected_of
+            return publish_over_http(self._settings, self._root_fd, observers, trace, expected)
+        if broker is not None:
+            self._broker_start = asyncio.create_task(broker.start())
+        return broker, None
+
+    def _make_relay(self, publisher: Publisher | None, observers: Observers) -> OutboxRelay:
         settings = self._settings
-        if settings.nats_address is None:
-            return None
-        return LonkPublisher(
-            settings.nats_address,
-            settings.root_subject,
-            ProgressLimiter(settings.progress_interval),
-            dev_sleep=settings.dev_sleep,
-            ca=settings.broker_ca,
+        over_http = settings.cube_url is not None
+
+        def resolved(series: SeriesKey, refusal: str | None) -> None:
+            observers.registration_resolved(RegistrationResolved(series, refusal))
+
+        return OutboxRelay(
+            self._outbox,
+            publisher,
+            max_in_flight=settings.pushers if over_http else MAX_BROKER_DELIVERIES,
+            on_outcome=resolved,
         )
 
-    def _make_inquiries(self, observers: Observers) -> CountQueries | None:
-        """On the control plane's loop."""
+    def _make_count_queries(self, observers: Observers) -> CountQueries | None:
         settings = self._settings
         if not settings.pacs_addresses:
             return None
-        # Imported only by those who have somebody to ask.
+        # Imported only if there is a PACS to query.
         from oxidicom.scu.find import find_count
 
-        def answered(asked: CountQueryResult) -> None:
-            if asked.expected is not None:
-                self.tracker.expect(asked.series.key, asked.expected)
-            observers.count_query_ended(asked)
+        def on_result(result: CountQueryResult) -> None:
+            if result.expected is not None:
+                self.tracker.expect(result.series.key, result.expected)
+            observers.count_query_ended(result)
 
-        return CountQueries(settings.pacs_addresses, settings.scp_aet, find_count, answered)
+        return CountQueries(settings.pacs_addresses, settings.scp_aet, find_count, on_result)
 
     def _keep_newest(self, series: SeriesInfo) -> None:
+        """Remove older files of instances that came again: several processes leave them to this
+        method, and one process does if it dies in between."""
         keep_newest(self._root_fd, series.path.encode())
 
     def _series_completed(self, completed: SeriesCompleted) -> None:
         self._loop.call_soon_threadsafe(self._completed, completed)
 
     async def start(self) -> None:
-        """Connections are accepted: what was found open settles from now on."""
+        """Begin to process reports; recovered series settle from now on."""
         await self._on_control(self._start())
 
     async def _start(self) -> None:
-        """On the control plane's loop."""
+        """Begin to process reports, on the control plane's loop."""
         await self._plane.start(self.recovered)
         if self.admin is not None:
             self.admin.start()
-        self._recovery.start(self._adopt)
+        self._takeover.start(self._adopt)
 
     # ---- in between ----------------------------------------------------------------------
 
     def _adopt(self, recovered: Sequence[Recovered]) -> None:
-        """On the control plane's loop."""
+        """Pass on series that were taken over, on the control plane's loop."""
         for each in recovered:
             self._loop.call_soon_threadsafe(self._adopted, each)
         self._plane.worker_lost(recovered, ())
 
     @property
     def name(self) -> str:
-        """Of this receiver, as others on its state folder know it."""
-        return self._roll.name
+        """Name of this receiver's lease."""
+        return self._leases.name
 
     @property
     def backlog(self) -> int:
-        """Reports that nobody has looked at yet."""
+        """Number of reports that have not been processed yet."""
         return self._plane.backlog
 
     @property
@@ -258,38 +272,45 @@ class ControlHost:
         return None if self.admin is None else self.admin.port
 
     def alive(self, number: int) -> None:
-        """A receiving process' loop turns."""
+        """Note that the loop of receiving process `number` turns."""
         if self.admin is not None:
             self.admin.liveness.beat(number)
 
     def dead(self, number: int) -> None:
+        """Note that receiving process `number` has ended."""
         if self.admin is not None:
             self.admin.liveness.died(number)
 
     async def worker_lost(self, writer: str, associations: Iterable[str]) -> int:
-        """It died with these open. Returns how many series the journal has of it."""
+        """Recover the series of a dead worker, which had these associations open.
+
+        Return the number of series that its journal entries name.
+        """
         return await self._on_control(self._worker_lost(writer, tuple(associations)))
 
     async def _worker_lost(self, writer: str, associations: tuple[str, ...]) -> int:
-        """On the control plane's loop."""
-        recovered = await self._recovery.of_worker(writer)
+        """As `worker_lost`, on the control plane's loop."""
+        recovered = await self._takeover.of_worker(writer)
         self._plane.worker_lost(recovered, associations)
         return len(recovered)
 
     # ---- the end -------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """We are about to end: whoever asks whether we are ready is told."""
+        """Report from now on that the receiver is not ready."""
         if self.admin is not None:
             self.admin.draining = True
 
     async def finish(self, elapsed_s: float) -> None:
-        """Complete, register and flush what there is, `elapsed_s` seconds after SIGTERM."""
+        """Complete open series, register and flush them, and end the loop.
+
+        `elapsed_s` is the time since SIGTERM, in seconds.
+        """
         within = self._budget.control_plane_s(self._settings.workers, elapsed_s)
         try:
             await asyncio.wait_for(self._on_control(self._finish(within)), within)
         except TimeoutError:
-            # A client library that does not let go; the outbox has everything.
+            # The loop itself hangs, perhaps in a client library; the outbox has every registration.
             event(
                 logger,
                 logging.WARNING,
@@ -298,29 +319,42 @@ class ControlHost:
         self.abandon()
 
     async def _finish(self, within: float) -> None:
-        """On the control plane's loop."""
+        """Finish within so many seconds, on the control plane's loop."""
         deadlines = ControlPlaneDeadlines.of(within, time.monotonic())
-        self._recovery.stop()
+        self._takeover.stop()
         if self._broker_start is not None:
-            # Whoever waits for a broker that hangs would keep us from closing the connection.
+            # Closing the connection would wait for a connect that hangs.
             self._broker_start.cancel()
         if self.admin is not None:
             self.admin.stop_probes()
         registered = await self._plane.finish(deadlines)
-        if registered and self._recovery.found_all:
+        if registered and self._takeover.found_all:
             with suppress(OSError):  # a TimeoutError is one, too
-                await finish_by(deadlines.lease, asyncio.to_thread(self._roll.release))
-        self._recovery.close()
+                await finish_by(deadlines.lease, asyncio.to_thread(self._leases.release))
+        self._takeover.close()
         if self.admin is not None:
             with suppress(TimeoutError):
                 await finish_by(deadlines.admin, self.admin.stop())
 
     def abandon(self) -> None:
-        """End the loop; nothing more is told."""
+        """End the loop without registering anything."""
         self._thread.stop(self._budget.control_loop_s)
 
     async def _on_control(self, work: Coroutine[object, object, T]) -> T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._thread.loop))
+
+
+def make_lonk_publisher(settings: Settings) -> LonkPublisher | None:
+    """Return the publisher of LONK messages, if a NATS server is set."""
+    if settings.nats_address is None:
+        return None
+    return LonkPublisher(
+        settings.nats_address,
+        settings.root_subject,
+        ProgressLimiter(settings.progress_interval),
+        dev_sleep=settings.dev_sleep,
+        ca=settings.broker_ca,
+    )
 
 
 def make_broker_publisher(settings: Settings) -> BrokerPublisher | None:
@@ -333,5 +367,5 @@ def make_broker_publisher(settings: Settings) -> BrokerPublisher | None:
 
 
 def data_folder(settings: Settings) -> Path:
-    """Where CUBE finds what was received."""
+    """Return the folder below which CUBE finds series."""
     return settings.files_root / "SERVICES" / "PACS"
