@@ -9,23 +9,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, TypeVar
+from enum import Enum
+from typing import Final, NamedTuple, TypeVar
 
 from oxidicom.association_tally import AssociationTally
 from oxidicom.logevents import event
 from oxidicom.ports import (
     AssociationEnded,
     CountQueryResult,
-    HttpRegistration,
-    HttpSeriesRegistration,
     InstanceRefused,
     InstanceStored,
-    RegistrationResolved,
     SeriesCompleted,
-    SeriesCounted,
     SeriesFailed,
+    SeriesInfo,
+    SeriesKey,
     SeriesProgress,
-    SeriesRegistered,
 )
 from oxidicom.thread_names import NamedThread
 
@@ -38,6 +36,91 @@ STORE_LATENCY_BUCKETS_S: Final = (
 )  # fmt: skip
 """Upper bounds of the histogram buckets of store latency: from a rename in memory to storage that
 hangs."""
+
+
+class RegistrationOutcome(Enum):
+    """The outcome of the registration of a complete series."""
+
+    CONFIRMED = "confirmed"
+    """CUBE, or its broker, has it."""
+    WAITING = "waiting"
+    """It is in the outbox and has not been confirmed yet."""
+    REFUSED = "refused"
+    """It will never be accepted; it is kept in the outbox folder as a refused entry."""
+    EMPTY = "empty"
+    """The series folder holds no instance, so there was nothing to register."""
+    FAILED = "failed"
+    """It did not reach the outbox; the journal still has the series."""
+
+
+class SeriesCounted(NamedTuple):
+    """The files of a complete series were counted; its registration follows."""
+
+    series: SeriesInfo
+    received: int
+    """Distinct instances of this session."""
+    ndicom: int
+    """Instances in the series folder."""
+
+
+class SeriesRegistered(NamedTuple):
+    """The registration of a complete series ended, or waits in the outbox.
+
+    Times are nanoseconds since the epoch: from the completion of the series to the confirmation
+    by CUBE or its broker, or to the decision not to wait for it.
+    """
+
+    series: SeriesInfo
+    associations: tuple[str, ...]
+    """The same ones as in `SeriesCompleted`."""
+    received: int
+    """Distinct instances of this session."""
+    ndicom: int
+    """Instances in the series folder; 0 if they were not counted."""
+    started_ns: int
+    ended_ns: int
+    outcome: RegistrationOutcome
+    error: str | None
+    """Why it is not confirmed; None if it is. No patient data."""
+    expected: int | None = None
+    """Number of instances that the PACS holds; None if unknown."""
+
+
+class RegistrationResolved(NamedTuple):
+    """A registration left the outbox: it was delivered, or it was refused."""
+
+    series: SeriesKey
+    refusal: str | None
+    """Why it was refused; None if it was delivered."""
+
+
+class HttpRegistration(NamedTuple):
+    """One attempt to register one file over HTTP, successful or not."""
+
+    series: SeriesInfo
+    association_id: str | None
+    url: str
+    file: str | None
+    """Path of the file, which holds patient data: None unless that is allowed."""
+    started_ns: int
+    ended_ns: int
+    retries: tuple[tuple[int, str, float], ...] = ()
+    """Pauses between requests: nanoseconds since the epoch, the error, and seconds."""
+    error: str | None = None
+    metadata: tuple[str, str] | None = None
+    """Key and value of custom metadata; None if the file is an instance."""
+    traceparent: str | None = None
+    """Identifies the span that `TraceContext.begin_http_registration` opened."""
+
+
+class HttpSeriesRegistration(NamedTuple):
+    """One attempt to register all instances of a complete series over HTTP, successful or not."""
+
+    association_id: str | None
+    association_uuid: str
+    started_ns: int
+    ended_ns: int
+    error: str | None
 
 
 class Observer:

@@ -16,15 +16,17 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_pb
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as trace_grpc
 
+from oxidicom.observers import (
+    RegistrationOutcome,
+    SeriesRegistered,
+)
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
-    RegistrationOutcome,
     SeriesCompleted,
     SeriesInfo,
-    SeriesRegistered,
 )
 
 # ---- what arrives --------------------------------------------------------------------------

@@ -21,14 +21,13 @@ from oxidicom.notify.cube_registered_files import RegisteredFiles
 from oxidicom.notify.outbox_relay import OutboxRelay
 from oxidicom.notify.outbox_store import Outbox
 from oxidicom.notify.publisher import RegistrationRefusedError
-from oxidicom.observers import Observer, TraceContext
-from oxidicom.ports import (
+from oxidicom.observers import (
     HttpRegistration,
     HttpSeriesRegistration,
-    Registration,
-    SeriesInfo,
-    SeriesKey,
+    Observer,
+    TraceContext,
 )
+from oxidicom.ports import Registration, SeriesInfo, SeriesKey
 from oxidicom.store.series_files import LocalSeriesFiles
 from tests.unit.test_cube_bodies import FOLDER
 from tests.unit.test_cube_bodies import series as series_info

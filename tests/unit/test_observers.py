@@ -16,8 +16,15 @@ from opentelemetry.sdk.trace import TracerProvider
 import oxidicom
 from oxidicom.app.lonk_observer import LonkObserver
 from oxidicom.association_tally import AssociationTally
-from oxidicom.observers import Observer, Observers, TraceContext
-from oxidicom.ports import RegistrationOutcome, SeriesCounted, SeriesProgress, SeriesRegistered
+from oxidicom.observers import (
+    Observer,
+    Observers,
+    RegistrationOutcome,
+    SeriesCounted,
+    SeriesRegistered,
+    TraceContext,
+)
+from oxidicom.ports import SeriesProgress
 from oxidicom.telemetry.metrics import Measurements
 from oxidicom.telemetry.tracing import Spans
 from tests.support.otlp import SERIES, began, registered, stored

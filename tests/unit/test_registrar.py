@@ -16,14 +16,13 @@ from oxidicom import disk_executor
 from oxidicom.app import registrar as module
 from oxidicom.app.lonk_observer import LonkObserver
 from oxidicom.app.registrar import Registrar
-from oxidicom.observers import Observer, Observers, TraceContext
-from oxidicom.ports import (
-    Registration,
-    SeriesCompleted,
-    SeriesInfo,
-    SeriesKey,
+from oxidicom.observers import (
+    Observer,
+    Observers,
     SeriesRegistered,
+    TraceContext,
 )
+from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
 from oxidicom.series.journal import Journal, JournalFaults
 from oxidicom.store.instance_files import count_instances
 

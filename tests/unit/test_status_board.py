@@ -20,16 +20,18 @@ from oxidicom.admin.status_board import (
     StatusBoard,
 )
 from oxidicom.association_tally import AssociationTally
+from oxidicom.observers import (
+    RegistrationOutcome,
+    RegistrationResolved,
+    SeriesRegistered,
+)
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
-    RegistrationOutcome,
-    RegistrationResolved,
     SeriesCompleted,
     SeriesInfo,
-    SeriesRegistered,
 )
 from oxidicom.series.tracker import SeriesTracker
 

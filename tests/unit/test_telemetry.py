@@ -19,13 +19,15 @@ from opentelemetry.trace import StatusCode
 
 from oxidicom.association_tally import AssociationTally
 from oxidicom.logevents import trace_fields
-from oxidicom.observers import Observer, Observers, exportable
-from oxidicom.ports import (
-    CountQueryResult,
+from oxidicom.observers import (
     HttpRegistration,
     HttpSeriesRegistration,
+    Observer,
+    Observers,
     RegistrationOutcome,
+    exportable,
 )
+from oxidicom.ports import CountQueryResult
 from oxidicom.telemetry import metrics, otlp, start, tracing
 from tests.support.otlp import SERIES, T0, began, completed, ended, registered, stored
 

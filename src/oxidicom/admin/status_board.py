@@ -17,18 +17,22 @@ import msgspec
 
 from oxidicom.admin import model
 from oxidicom.association_tally import AssociationTally
-from oxidicom.observers import STORE_LATENCY_BUCKETS_S, Observer, exportable
+from oxidicom.observers import (
+    STORE_LATENCY_BUCKETS_S,
+    Observer,
+    RegistrationOutcome,
+    RegistrationResolved,
+    SeriesRegistered,
+    exportable,
+)
 from oxidicom.ports import (
     AssociationEnded,
     InstanceRefused,
     InstanceStored,
     OpenSeries,
-    RegistrationOutcome,
-    RegistrationResolved,
     SeriesCompleted,
     SeriesInfo,
     SeriesKey,
-    SeriesRegistered,
 )
 
 MODALITIES: Final = frozenset(

@@ -28,15 +28,13 @@ from oxidicom.notify.lonk_publisher import LonkPublisher
 from oxidicom.notify.outbox_relay import MAX_BROKER_DELIVERIES, OutboxRelay
 from oxidicom.notify.outbox_store import Outbox
 from oxidicom.notify.publisher import BrokerPublisher, Publisher
-from oxidicom.observers import Observer, Observers, TraceContext
-from oxidicom.ports import (
-    CountQueryResult,
+from oxidicom.observers import (
+    Observer,
+    Observers,
     RegistrationResolved,
-    Reports,
-    SeriesCompleted,
-    SeriesInfo,
-    SeriesKey,
+    TraceContext,
 )
+from oxidicom.ports import CountQueryResult, Reports, SeriesCompleted, SeriesInfo, SeriesKey
 from oxidicom.scu.count_queries import CountQueries
 from oxidicom.series.journal import Journal
 from oxidicom.series.leases import ReceiverLeases

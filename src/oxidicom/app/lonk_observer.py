@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from oxidicom.notify.lonk_publisher import LonkPublisher
-from oxidicom.observers import Observer
-from oxidicom.ports import (
+from oxidicom.observers import (
+    Observer,
     RegistrationOutcome,
     SeriesCounted,
-    SeriesFailed,
-    SeriesProgress,
     SeriesRegistered,
 )
+from oxidicom.ports import SeriesFailed, SeriesProgress
 
 
 class LonkObserver(Observer):

@@ -14,16 +14,14 @@ from oxidicom.disk_executor import DiskExecutor
 from oxidicom.logevents import describe, event, trace_fields
 from oxidicom.notify.cube_fields import fit
 from oxidicom.notify.outbox_relay import OutboxRelay
-from oxidicom.observers import Observers, TraceContext
-from oxidicom.ports import (
-    Registration,
+from oxidicom.observers import (
+    Observers,
     RegistrationOutcome,
-    SeriesCompleted,
     SeriesCounted,
-    SeriesInfo,
-    SeriesKey,
     SeriesRegistered,
+    TraceContext,
 )
+from oxidicom.ports import Registration, SeriesCompleted, SeriesInfo, SeriesKey
 from oxidicom.series.journal import Journal
 from oxidicom.store.instance_files import count_instances
 

@@ -20,8 +20,12 @@ from oxidicom.notify.cube_bodies import (
 from oxidicom.notify.cube_fields import Fields
 from oxidicom.notify.cube_http import CubeClient, CubeUnavailableError, Retry
 from oxidicom.notify.cube_registered_files import RegisteredFiles
-from oxidicom.observers import Observer, TraceContext
-from oxidicom.ports import HttpRegistration, Registration, SeriesFiles, SeriesInfo
+from oxidicom.observers import (
+    HttpRegistration,
+    Observer,
+    TraceContext,
+)
+from oxidicom.ports import Registration, SeriesFiles, SeriesInfo
 
 INSTANCE_SUFFIX: Final = ".dcm"
 

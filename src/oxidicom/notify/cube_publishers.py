@@ -18,7 +18,10 @@ from oxidicom.notify.cube_http import CubeClient
 from oxidicom.notify.cube_instances import InstanceRegistrar, run_concurrently
 from oxidicom.notify.cube_registered_files import SeriesRegistrations
 from oxidicom.notify.publisher import RegistrationRefusedError
-from oxidicom.ports import HttpSeriesRegistration, Registration, SeriesKey
+from oxidicom.observers import (
+    HttpSeriesRegistration,
+)
+from oxidicom.ports import Registration, SeriesKey
 from oxidicom.ulid import uuid_of
 
 _FOLDER_IS_EMPTY: Final = "no instance is in the series' folder any more"

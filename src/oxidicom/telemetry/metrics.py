@@ -10,17 +10,21 @@ from typing import Final
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from oxidicom.association_tally import AssociationTally
-from oxidicom.observers import STORE_LATENCY_BUCKETS_S, Observer, exportable
+from oxidicom.observers import (
+    STORE_LATENCY_BUCKETS_S,
+    Observer,
+    RegistrationOutcome,
+    SeriesRegistered,
+    exportable,
+)
 from oxidicom.ports import (
     AssociationBegan,
     AssociationEnded,
     CountQueryResult,
     InstanceRefused,
     InstanceStored,
-    RegistrationOutcome,
     SeriesCompleted,
     SeriesKey,
-    SeriesRegistered,
 )
 from oxidicom.telemetry.tracing import MAX_ATTRIBUTE_CHARS, MAX_TRACKED
 

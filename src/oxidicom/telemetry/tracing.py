@@ -21,16 +21,21 @@ from opentelemetry.trace import (
 )
 
 from oxidicom.association_tally import AssociationTally
-from oxidicom.observers import FailureLog, Observer, TraceContext, exportable
+from oxidicom.observers import (
+    FailureLog,
+    HttpRegistration,
+    HttpSeriesRegistration,
+    Observer,
+    SeriesRegistered,
+    TraceContext,
+    exportable,
+)
 from oxidicom.ports import (
     AssociationEnded,
     CountQueryResult,
-    HttpRegistration,
-    HttpSeriesRegistration,
     SeriesCompleted,
     SeriesInfo,
     SeriesKey,
-    SeriesRegistered,
 )
 from oxidicom.ulid import uuid_of
 
