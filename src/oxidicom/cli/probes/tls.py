@@ -43,7 +43,7 @@ def _certificate(files: TlsFiles) -> Finding:
         text = f"{where}: it is valid for {days} only; have another one issued"
         return Finding("TLS", Verdict.WARNING, text)
     clients = (
-        "peers need no certificate" if files.client_ca is None else "peers must have a certificate"
+        "peers need no certificate" if files.client_ca is None else "peers must show a certificate"
     )
     return Finding(
         "TLS", Verdict.OK, f"the certificate and its key match, valid for {days}; {clients}"
