@@ -64,11 +64,11 @@ class Page:
         return msgspec.json.decode(self.get("/status").content, type=ReceiverStatus)
 
     def wait(self, condition: Callable[[ReceiverStatus], bool], what: str) -> ReceiverStatus:
-        wait_until(lambda: condition(self.status()), what, 30)
+        wait_until(lambda: condition(self.status()), what, 90)
         return self.status()
 
     def wait_for_state(self, check: str, state: str) -> None:
-        wait_until(lambda: self.ready()[1].get(check) == state, f"{check} to be {state}", 30)
+        wait_until(lambda: self.ready()[1].get(check) == state, f"{check} to be {state}", 90)
 
     def frame(self) -> str:
         """The first event."""

@@ -159,7 +159,7 @@ class TestCommand:
             released.wait()
             return []
 
-        monkeypatch.setattr("oxidicom.cli.check._ALL_PROBES_LIMIT_S", 0.2)
+        monkeypatch.setattr("oxidicom.cli.check._ALL_PROBES_LIMIT_S", 2)
         monkeypatch.setattr(
             "oxidicom.cli.check._PROBES", {"storage": hang, "listener": probe_listener}
         )

@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.ports import free_port
+from tests.support.processes import dying_with_us
 
 PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/rabbitmq/bin"))
 START_TIMEOUT = 60.0
@@ -31,15 +31,6 @@ STOP_TIMEOUT = 20.0
 
 def find_program(name: str) -> str | None:
     return shutil.which(name, path=PATH)
-
-
-def dying_with_us(command: list[str]) -> list[str]:
-    """So that it is not left behind even if we are killed, as pytest-xdist kills its processes. Not
-    where another thread starts it, whose end would be taken for ours."""
-    setpriv = shutil.which("setpriv")
-    if setpriv is None or threading.current_thread() is not threading.main_thread():
-        return command
-    return [setpriv, "--pdeathsig", "TERM", *command]
 
 
 class BrokerNotStarted(Exception):

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import psutil
 
+from tests.support.processes import dying_with_us
 from tests.support.timing import WAIT_LIMIT_S
 
 PROJECT = Path(__file__).parents[2]
@@ -69,7 +70,11 @@ class Receiver:
         return self._process
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(
@@ -105,7 +110,7 @@ class Receiver:
         given = {name: value for name, value in self.environment.items() if value is not None}
         self.lines = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "oxidicom", "serve"],
+            dying_with_us([sys.executable, "-m", "oxidicom", "serve"]),
             env=inherited | {"PYTHONPATH": PYTHONPATH} | given,
             cwd=self.root,
             stdin=subprocess.DEVNULL,
