@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -43,10 +43,16 @@ def is_below(path: bytes) -> bool:
 
 def open_folder(root_fd: int, path: bytes) -> int:
     """Return a descriptor of a folder. The caller closes it."""
+    return _descend(root_fd, path, lambda parent, component: None)
+
+
+def _descend(root_fd: int, path: bytes, prepare: Callable[[int, bytes], None]) -> int:
+    """Open each folder of `path` from its parent, after `prepare(parent, component)`."""
     _check(path)
     parent = os.dup(root_fd)
     for component in path.split(b"/"):
         try:
+            prepare(parent, component)
             child = os.open(component, _OPEN_FOLDER, dir_fd=parent)
         finally:
             close_folder(parent)
@@ -83,24 +89,20 @@ def make_folders(root_fd: int, path: bytes, *, sync: bool, first_mode: int = 0o7
     umask. With `sync` the whole path is on the device when this returns, even where the folders
     existed: another thread may have made them and not have synced them yet.
     """
-    _check(path)
     made = False
     mode = first_mode
-    parent = os.dup(root_fd)
-    for component in path.split(b"/"):
-        try:
-            made = False
-            with suppress(FileExistsError):
-                os.mkdir(component, mode, dir_fd=parent)
-                made = True
-            if sync:
-                os.fsync(parent)
-            child = os.open(component, _OPEN_FOLDER, dir_fd=parent)
-        finally:
-            close_folder(parent)
-        parent = child
+
+    def make(parent: int, component: bytes) -> None:
+        nonlocal made, mode
+        made = False
+        with suppress(FileExistsError):
+            os.mkdir(component, mode, dir_fd=parent)
+            made = True
         mode = 0o755
-    close_folder(parent)
+        if sync:
+            os.fsync(parent)
+
+    close_folder(_descend(root_fd, path, make))
     return made
 
 
