@@ -18,7 +18,7 @@ MAX_ERROR_BYTES: Final = 8 * 1024
 
 MAX_COUNT: Final = 0xFFFF_FFFF
 
-UNKNOWN: Final = "UNKNOWN"
+UNKNOWN_TOKEN: Final = "UNKNOWN"
 """Replaces a part of a subject that is missing or empty: NATS has no empty tokens."""
 
 _RESERVED_CHARACTERS: Final = frozenset(" .*>")
@@ -58,7 +58,11 @@ def token(text: str) -> str:
         else character
         for character in text.replace("\0", "")
     )
-    return "".join(safe) or UNKNOWN
+    return "".join(safe) or UNKNOWN_TOKEN
+
+
+def _is_reserved(character: str) -> bool:
+    return character in _RESERVED_CHARACTERS or unicodedata.category(character) == "Cc"
 
 
 class LonkKind(Enum):
@@ -89,7 +93,9 @@ def decode(root: str, subject: str, payload: bytes) -> LonkMessage | None:
     parts = subject.removeprefix(f"{root}.").split(".")
     if len(parts) != 2 or not subject.startswith(f"{root}."):
         return None
-    title, uid = parts[0], parts[1].replace("_", ".") if parts[1] != UNKNOWN else UNKNOWN
+    title, uid = parts
+    if uid != UNKNOWN_TOKEN:
+        uid = uid.replace("_", ".")
     match payload[:1]:
         case b"\x00" if len(payload) == 1:
             return LonkMessage(title, uid, LonkKind.DONE)

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from oxidicom.filesystem import MAX_SMALL_FILE, read_small, remove_if_there, sync_folder
-from oxidicom.notify.outbox_store import CLAIMED, CORRUPT, PENDING, REFUSED, OutboxEntry, decode
+from oxidicom.notify.outbox_store import (
+    CLAIMED_SUFFIX,
+    CORRUPT_SUFFIX,
+    PENDING_SUFFIX,
+    REFUSED_SUFFIX,
+    OutboxEntry,
+    decode,
+)
 
 _NO_LINK_ERRORS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 """Errors of file systems without hard links."""
@@ -32,10 +39,10 @@ class EntryState(Enum):
 
 
 _STATES: Final = {
-    PENDING: EntryState.PENDING,
-    REFUSED: EntryState.REFUSED,
-    CLAIMED: EntryState.REFUSED,
-    CORRUPT: EntryState.CORRUPT,
+    PENDING_SUFFIX: EntryState.PENDING,
+    REFUSED_SUFFIX: EntryState.REFUSED,
+    CLAIMED_SUFFIX: EntryState.REFUSED,
+    CORRUPT_SUFFIX: EntryState.CORRUPT,
 }
 
 
@@ -108,11 +115,11 @@ def inspect(path: Path) -> OutboxFile | None:
         note = f"cannot be read: {error.strerror}"
     except ValueError as error:
         note = str(error)
-    if path.suffix == CLAIMED and entry is not None:
-        if _holds(path.with_suffix(PENDING), entry):
+    if path.suffix == CLAIMED_SUFFIX and entry is not None:
+        if _holds(path.with_suffix(PENDING_SUFFIX), entry):
             return None
         note = _INTERRUPTED
-    elif path.suffix == CORRUPT and entry is not None:
+    elif path.suffix == CORRUPT_SUFFIX and entry is not None:
         note = _READABLE
     if entry is None:
         state = EntryState.CORRUPT
@@ -124,7 +131,7 @@ def requeue(path: Path, *, sync: bool) -> RequeueOutcome:
 
     A pending entry is never replaced. Raises OSError, after which the call may be repeated.
     """
-    claimed, pending = path.with_suffix(CLAIMED), path.with_suffix(PENDING)
+    claimed, pending = path.with_suffix(CLAIMED_SUFFIX), path.with_suffix(PENDING_SUFFIX)
     try:
         entry = _read(path)
     except FileNotFoundError:
@@ -184,7 +191,7 @@ def _undo_claim(entry: OutboxEntry, claimed: Path, pending: Path, sync: bool) ->
             outcome = RequeueOutcome.OLDER
     # An entry that was refused meanwhile is newer than this one, and stays.
     with contextlib.suppress(FileExistsError, FileNotFoundError):
-        _link(claimed, claimed.with_suffix(REFUSED))
+        _link(claimed, claimed.with_suffix(REFUSED_SUFFIX))
     if sync:
         sync_folder(claimed.parent)
     remove_if_there(claimed)

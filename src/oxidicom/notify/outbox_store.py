@@ -32,10 +32,10 @@ from oxidicom.filesystem import (
 from oxidicom.logevents import event
 from oxidicom.ports import Registration, SeriesKey
 
-PENDING: Final = ".json"
-CORRUPT: Final = ".corrupt"
-REFUSED: Final = ".refused"
-CLAIMED: Final = ".retry"
+PENDING_SUFFIX: Final = ".json"
+CORRUPT_SUFFIX: Final = ".corrupt"
+REFUSED_SUFFIX: Final = ".refused"
+CLAIMED_SUFFIX: Final = ".retry"
 """Suffixes of an entry's file. A claimed entry is a refused one that an operator is requeueing;
 receivers ignore it."""
 
@@ -44,7 +44,7 @@ OUTBOX_ENTRY_GRACE_S: Final = 60.0
 
 MAX_REFUSAL_CHARACTERS: Final = 2000
 
-_SUFFIX_LENGTH: Final = len(PENDING)
+_SUFFIX_LENGTH: Final = len(PENDING_SUFFIX)
 _NO_SPACE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 logger = logging.getLogger("oxidicom.outbox")
@@ -130,7 +130,7 @@ class Outbox:
         """
         with self._replacing:
             create_folder(self._folder, sync=self._sync)
-            self._write(entry, PENDING)
+            self._write(entry, PENDING_SUFFIX)
 
     def sweep(self) -> None:
         """Remove temporary files of writers that were killed. Raises OSError."""
@@ -157,7 +157,7 @@ class Outbox:
             for entry in entries:
                 file = entry.name
                 if (
-                    file[-_SUFFIX_LENGTH:] != PENDING
+                    file[-_SUFFIX_LENGTH:] != PENDING_SUFFIX
                     or is_known(name := file[:-_SUFFIX_LENGTH])
                     or file[0] == "."
                 ):
@@ -185,9 +185,9 @@ class Outbox:
         oldest: float | None = None
         with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:
-                if entry.name.endswith(REFUSED):
+                if entry.name.endswith(REFUSED_SUFFIX):
                     refused += 1
-                elif entry.name.endswith(PENDING) and entry.name[0] != ".":
+                elif entry.name.endswith(PENDING_SUFFIX) and entry.name[0] != ".":
                     with contextlib.suppress(FileNotFoundError):
                         written = entry.stat(follow_symlinks=False).st_mtime
                         pending += 1
@@ -241,7 +241,8 @@ class Outbox:
         Return False if there is a newer entry of the series, which stays. Raises OSError.
         """
         with self._replacing:
-            for suffix in (REFUSED, CLAIMED):  # in the order in which an operator moves it
+            # In the order in which an operator's requeue moves the entry.
+            for suffix in (REFUSED_SUFFIX, CLAIMED_SUFFIX):
                 self._remove_unless_newer(entry, suffix)
             if not self._still_holds(entry):
                 return False
@@ -261,12 +262,12 @@ class Outbox:
                 return False
             try:
                 # In this order: after a crash in between the entry is pending, and refused again.
-                self._write(refused, REFUSED)
+                self._write(refused, REFUSED_SUFFIX)
                 remove_if_there(self._path(entry.name))
             except OSError as error:
                 if error.errno not in _NO_SPACE_ERRORS:
                     raise
-                self._path(entry.name).replace(self._path(entry.name, REFUSED))
+                self._path(entry.name).replace(self._path(entry.name, REFUSED_SUFFIX))
             return True
 
     def _write(self, entry: OutboxEntry, suffix: str) -> None:
@@ -294,9 +295,9 @@ class Outbox:
 
     def _set_aside_as_corrupt(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._path(name).replace(self._path(name, CORRUPT))
+            self._path(name).replace(self._path(name, CORRUPT_SUFFIX))
 
-    def _path(self, name: str, suffix: str = PENDING) -> Path:
+    def _path(self, name: str, suffix: str = PENDING_SUFFIX) -> Path:
         return self._folder / (name + suffix)
 
 
