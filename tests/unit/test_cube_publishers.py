@@ -29,9 +29,9 @@ from oxidicom.observers import (
 )
 from oxidicom.ports import Registration, SeriesInfo, SeriesKey
 from oxidicom.store.series_files import LocalSeriesFiles
+from tests.support.fake_time import FakeTime, until
 from tests.unit.test_cube_bodies import FOLDER
 from tests.unit.test_cube_bodies import series as series_info
-from tests.unit.test_outbox_store import FakeTime, until
 
 pytestmark = pytest.mark.both_loops
 
