@@ -84,7 +84,7 @@ def calls(
         sys.stderr.write(output.read_text(errors="replace")[-2000:])
 
 
-def test_task_is_called_once_a_series(receiver: Receiver, calls: Calls) -> None:
+def test_the_task_is_called_once_for_each_series(receiver: Receiver, calls: Calls) -> None:
     first = Instance(PatientName="Müller^Jürgen", PatientBirthDate=None, pixels=20_000)
     series = [first, *(Instance(series=first.series, number=number) for number in (2, 3))]
     other = Instance()
@@ -123,7 +123,9 @@ def test_task_is_called_once_a_series(receiver: Receiver, calls: Calls) -> None:
     assert receiver.outbox() == []
 
 
-def test_series_over_associations_at_once_is_one_task(receiver: Receiver, calls: Calls) -> None:
+def test_a_series_over_concurrent_associations_is_one_task(
+    receiver: Receiver, calls: Calls
+) -> None:
     series = Instance().series
     instances = [Instance(series=series, number=number) for number in range(1, 41)]
 

@@ -71,7 +71,9 @@ def series() -> list[Instance]:
     return [first, *rest]
 
 
-def test_instances_and_custom_metadata(tmp_path: Path, cube: Cube, series: list[Instance]) -> None:
+def test_instances_and_custom_metadata_are_registered(
+    tmp_path: Path, cube: Cube, series: list[Instance]
+) -> None:
     first = series[0]
     with first_generation(tmp_path, cube.url) as receiver:
         send(receiver, *series, first)
@@ -128,7 +130,9 @@ def test_instances_and_custom_metadata(tmp_path: Path, cube: Cube, series: list[
         assert len(cube.requests) == 5, "nothing is pushed twice"
 
 
-def test_cube_is_told_what_the_pacs_has(tmp_path: Path, cube: Cube, series: list[Instance]) -> None:
+def test_the_number_that_the_pacs_has_is_registered(
+    tmp_path: Path, cube: Cube, series: list[Instance]
+) -> None:
     with (
         scripted_pacs(answering(7)) as pacs,
         first_generation(
@@ -143,7 +147,7 @@ def test_cube_is_told_what_the_pacs_has(tmp_path: Path, cube: Cube, series: list
         assert receiver.wait_for_log("series complete")["short"] == 4
 
 
-def test_a_series_at_once(tmp_path: Path, cube: Cube, series: list[Instance]) -> None:
+def test_a_series_is_one_registration(tmp_path: Path, cube: Cube, series: list[Instance]) -> None:
     first = series[0]
     with first_generation(tmp_path, cube.url, OXIDICOM_HTTP_REGISTER="series") as receiver:
         send(receiver, *series, first)
@@ -171,7 +175,7 @@ def test_a_series_at_once(tmp_path: Path, cube: Cube, series: list[Instance]) ->
     assert len(cube.requests) == 1
 
 
-def test_instances_are_pushed_before_their_series_is_complete(
+def test_instances_are_registered_before_their_series_is_complete(
     tmp_path: Path, cube: Cube, series: list[Instance]
 ) -> None:
     with first_generation(tmp_path, cube.url) as receiver, RawPeer(receiver.port) as peer:
@@ -185,7 +189,7 @@ def test_instances_are_pushed_before_their_series_is_complete(
         assert len(cube.requests) == 5
 
 
-def test_several_workers(tmp_path: Path, cube: Cube) -> None:
+def test_several_workers_register_every_instance(tmp_path: Path, cube: Cube) -> None:
     uid = Instance().series
     instances = [Instance(series=uid, number=number) for number in range(1, 9)]
     more = {"OXIDICOM_WORKERS": "2", "OXIDICOM_SERIES_SETTLE": None}  # by default a second
@@ -219,7 +223,9 @@ def test_an_outage_and_a_kill_lose_nothing(
         assert attempted.endswith("=3")
 
 
-def test_killed_half_way_through(tmp_path: Path, cube: Cube, series: list[Instance]) -> None:
+def test_a_receiver_killed_during_registration_registers_the_rest(
+    tmp_path: Path, cube: Cube, series: list[Instance]
+) -> None:
     """It pushes the rest; what CUBE has already, and the file that is already there, are no
     trouble."""
     sent = series[1]
@@ -240,7 +246,7 @@ def test_killed_half_way_through(tmp_path: Path, cube: Cube, series: list[Instan
     assert len(set(cube.paths)) == len(cube.paths) == 5
 
 
-def test_killed_while_the_association_is_open(
+def test_a_receiver_killed_during_an_association_registers_what_it_stored(
     tmp_path: Path, cube: Cube, series: list[Instance]
 ) -> None:
     cube.always = Reply(503)
@@ -257,7 +263,7 @@ def test_killed_while_the_association_is_open(
         assert uuid.UUID(about)
 
 
-def test_a_refused_series_is_kept_and_others_go_on(
+def test_a_refused_series_is_kept_and_others_are_registered(
     tmp_path: Path, cube: Cube, series: list[Instance]
 ) -> None:
     refused = series[1].sop_instance
@@ -282,7 +288,7 @@ def test_a_refused_series_is_kept_and_others_go_on(
     assert not any(refused in path for path in cube.paths)
 
 
-def test_progress_is_done_after_the_confirmation(
+def test_lonk_done_follows_the_confirmation(
     tmp_path: Path, cube: Cube, nats_server: NatsServer, series: list[Instance]
 ) -> None:
     uid = series[0].series
@@ -296,9 +302,7 @@ def test_progress_is_done_after_the_confirmation(
         assert payloads[-1] == DONE
 
 
-def test_no_patient_in_the_log_through_all_of_it(
-    tmp_path: Path, cube: Cube, series: list[Instance]
-) -> None:
+def test_the_log_holds_no_patient_data(tmp_path: Path, cube: Cube, series: list[Instance]) -> None:
     cube.next.extend([Reply(500, b"Doe^Jane"), Reply(403, {"x": "P1-Doe"}), Reply(429)])
     with first_generation(
         tmp_path, cube.url, OXIDICOM_LOG_LEVEL="debug", CHRIS_HTTP_RETRIES="2"
@@ -313,7 +317,7 @@ def test_no_patient_in_the_log_through_all_of_it(
 
 
 @pytest.mark.parametrize("register", ["instance", "series"])
-def test_a_cube_that_hangs_keeps_nobody_from_leaving(
+def test_a_cube_that_hangs_does_not_delay_the_shutdown(
     tmp_path: Path, cube: Cube, series: list[Instance], register: str
 ) -> None:
     cube.always = HANG

@@ -67,14 +67,14 @@ async def client_of(
         await client.close()
 
 
-async def test_a_registration_is_made(cube: Cube) -> None:
+async def test_a_registration_is_one_request(cube: Cube) -> None:
     async with client_of(cube.url) as client:
         await client.register("pacsfiles/", BODY)
     assert cube.taken == [("pacsfiles/", BODY)]
     assert cube.traceparents == [None]
 
 
-async def test_a_trace_goes_along_at_every_attempt(cube: Cube) -> None:
+async def test_every_attempt_carries_the_trace_context(cube: Cube) -> None:
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     cube.next.append(Reply(503))
     async with client_of(cube.url) as client:
@@ -95,9 +95,7 @@ async def test_a_trace_goes_along_at_every_attempt(cube: Cube) -> None:
         Reply(400, DUPLICATE_SERIES),
     ],
 )
-async def test_success_whatever_the_body_and_what_cube_has_already(
-    cube: Cube, reply: Reply
-) -> None:
+async def test_success_and_existing_registrations_are_accepted(cube: Cube, reply: Reply) -> None:
     cube.next.append(reply)
     async with client_of(cube.url) as client:
         await client.register("pacsfiles/", BODY)
@@ -114,7 +112,7 @@ async def test_success_whatever_the_body_and_what_cube_has_already(
         RESET,
     ],
 )
-async def test_what_may_pass_is_tried_again(cube: Cube, reply: Reply) -> None:
+async def test_temporary_errors_are_tried_again(cube: Cube, reply: Reply) -> None:
     time = Time()
     cube.next.extend([reply, reply])
     retries: list[Retry] = []
@@ -137,7 +135,7 @@ async def test_pauses_double_up_to_their_limit_and_attempts_end(cube: Cube) -> N
     assert len(cube.requests) == 7
 
 
-async def test_a_server_that_puts_us_off_is_left_alone_by_everybody(cube: Cube) -> None:
+async def test_retry_after_delays_all_requests(cube: Cube) -> None:
     time = Time()
     cube.next.append(Reply(429, None, {"Retry-After": "9"}))
     async with client_of(cube.url, time) as client:
@@ -148,7 +146,7 @@ async def test_a_server_that_puts_us_off_is_left_alone_by_everybody(cube: Cube) 
     assert time.slept == [9]
 
 
-async def test_it_may_not_put_us_off_for_ever(cube: Cube) -> None:
+async def test_retry_after_is_limited(cube: Cube) -> None:
     time = Time()
     cube.next.append(Reply(503, None, {"Retry-After": "86400"}))
     async with client_of(cube.url, time) as client:
@@ -157,7 +155,7 @@ async def test_it_may_not_put_us_off_for_ever(cube: Cube) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 415])
-async def test_what_cube_will_never_take_is_refused_at_once(cube: Cube, status: int) -> None:
+async def test_a_refusal_is_raised_at_once(cube: Cube, status: int) -> None:
     cube.next.append(Reply(status, {"PatientSex": ["Doe^Jane is no choice"]}))
     async with client_of(cube.url) as client:
         with pytest.raises(RegistrationRefusedError, match=f"{status}.*PatientSex") as refusal:
@@ -166,7 +164,7 @@ async def test_what_cube_will_never_take_is_refused_at_once(cube: Cube, status: 
     assert len(cube.requests) == 1
 
 
-async def test_a_refusal_is_read_no_further_than_it_may_be(cube: Cube) -> None:
+async def test_a_response_is_read_up_to_its_limit(cube: Cube) -> None:
     """What would make it a duplicate stands behind the limit."""
     cube.next.append(Reply(400, b"x" * 5_000_000 + b"already registered"))
     async with client_of(cube.url) as client:
@@ -175,7 +173,7 @@ async def test_a_refusal_is_read_no_further_than_it_may_be(cube: Cube) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_our_login_is_not_carried_elsewhere(cube: Cube, status: int) -> None:
+async def test_the_login_does_not_follow_a_redirection(cube: Cube, status: int) -> None:
     with Cube() as elsewhere:
         cube.always = Reply(status, b"", {"Location": elsewhere.url + "pacsfiles/"})
         async with client_of(cube.url) as client:
@@ -185,33 +183,33 @@ async def test_our_login_is_not_carried_elsewhere(cube: Cube, status: int) -> No
     assert len(cube.requests) == 3
 
 
-async def test_a_wrong_password_is_the_operators_to_correct(cube: Cube) -> None:
+async def test_a_wrong_password_is_an_error_and_not_a_refusal(cube: Cube) -> None:
     async with client_of(cube.url, password="wrong") as client:
         with pytest.raises(CubeUnavailableError, match="correct CHRIS_USERNAME and CHRIS_PASSWORD"):
             await client.register("pacsfiles/", BODY)
     assert cube.requests == []
 
 
-async def test_one_that_hangs_is_given_up_and_tried_again(cube: Cube) -> None:
+async def test_a_request_that_hangs_is_cancelled_and_tried_again(cube: Cube) -> None:
     cube.next.append(HANG)
     async with client_of(cube.url, timeout=0.3) as client:
         await client.register("pacsfiles/", BODY)
     assert len(cube.taken) == 1
 
 
-async def test_nobody_there() -> None:
+async def test_an_unreachable_server_is_an_error() -> None:
     async with client_of(f"http://127.0.0.1:{free_port()}/api/v1/") as client:
         with pytest.raises(CubeUnavailableError, match="cannot be reached, ConnectError"):
             await client.register("pacsfiles/", BODY)
 
 
-async def test_certificates_that_cannot_be_read_are_no_reason_to_die(tmp_path: Path) -> None:
+async def test_unreadable_certificates_are_an_error(tmp_path: Path) -> None:
     async with client_of("https://127.0.0.1:1/", ca=tmp_path / "none.pem") as client:
         with pytest.raises(CubeUnavailableError, match="No such file"):
             await client.register("pacsfiles/", BODY)
 
 
-async def test_no_more_at_once_than_agreed(cube: Cube) -> None:
+async def test_concurrent_requests_are_limited(cube: Cube) -> None:
     async with client_of(cube.url, max_concurrent=3) as client:
         bodies = [{"path": str(number)} for number in range(40)]
         await asyncio.gather(*(client.register("pacsfiles/", body) for body in bodies))

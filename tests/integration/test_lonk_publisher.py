@@ -105,7 +105,7 @@ def payloads(heard: list[Msg]) -> list[str]:
     return [message.data.hex() for message in heard]
 
 
-async def test_a_series_in_order_on_its_subject(nats_server: NatsServer) -> None:
+async def test_messages_of_a_series_arrive_in_order_on_its_subject(nats_server: NatsServer) -> None:
     one = series("MY PACS", "1.2.840")
     async with (
         listening(nats_server.url, "oxidicom.MY_PACS.>") as heard,
@@ -131,7 +131,9 @@ async def test_a_series_in_order_on_its_subject(nats_server: NatsServer) -> None
         assert lonk.dropped == 0
 
 
-async def test_an_illegal_ae_title_or_text_harms_nobody(nats_server: NatsServer) -> None:
+async def test_illegal_ae_titles_and_texts_do_not_break_the_connection(
+    nats_server: NatsServer,
+) -> None:
     async with (
         listening(nats_server.url, "oxidicom.>") as heard,
         publisher(nats_server.address) as lonk,
@@ -182,7 +184,7 @@ async def test_dev_sleep_follows_every_message_but_not_a_flush(nats_server: Nats
         assert clock() - began < 5
 
 
-async def test_down_at_start_then_there(tmp_path: Path) -> None:
+async def test_a_server_that_starts_later_gets_the_queued_messages(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats")
     gate = Gate(server.port)
     one = series()
@@ -200,7 +202,7 @@ async def test_down_at_start_then_there(tmp_path: Path) -> None:
                 assert payloads(heard) == ["0101000000", "0164000000", "00"]
 
 
-async def test_down_for_long_keeps_the_queue_bounded(tmp_path: Path) -> None:
+async def test_the_queue_is_bounded_while_the_server_is_unreachable(tmp_path: Path) -> None:
     async with publisher(f"127.0.0.1:{free_port()}", queue_length=100) as lonk:
         for number in range(1000):
             one = series(uid=f"1.{number}")
@@ -213,7 +215,7 @@ async def test_down_for_long_keeps_the_queue_bounded(tmp_path: Path) -> None:
     assert lonk.dropped == 5000
 
 
-async def test_it_comes_back_after_every_restart(tmp_path: Path) -> None:
+async def test_the_connection_returns_after_each_restart_of_the_server(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats")
     async with publisher(server.address) as lonk:
         for _ in range(3):
@@ -224,7 +226,7 @@ async def test_it_comes_back_after_every_restart(tmp_path: Path) -> None:
             await until(lambda: not lonk.connected)
 
 
-async def test_a_cut_line_is_made_anew(nats_server: NatsServer) -> None:
+async def test_a_broken_connection_is_replaced(nats_server: NatsServer) -> None:
     async with Gate(nats_server.port) as gate, publisher(f"127.0.0.1:{gate.port}") as lonk:
         await until(lambda: lonk.connected)
         await gate.cut()
@@ -249,7 +251,7 @@ async def test_a_frozen_server_blocks_nothing_and_memory_stays(tmp_path: Path) -
             assert await lonk.flush(10)
 
 
-async def test_closing_beside_a_frozen_server_takes_a_moment(tmp_path: Path) -> None:
+async def test_closing_is_quick_although_the_server_is_frozen(tmp_path: Path) -> None:
     with NatsServer(tmp_path / "nats") as server:
         async with publisher(server.address) as lonk:
             await until(lambda: lonk.connected)
@@ -262,7 +264,7 @@ async def test_closing_beside_a_frozen_server_takes_a_moment(tmp_path: Path) -> 
         server.thaw()
 
 
-async def test_a_listener_that_never_speaks_is_no_server(tmp_path: Path) -> None:
+async def test_a_listener_that_never_speaks_is_not_a_connection(tmp_path: Path) -> None:
     async def silence(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
 
@@ -279,7 +281,7 @@ async def test_a_listener_that_never_speaks_is_no_server(tmp_path: Path) -> None
             writer.close()
 
 
-async def test_login(tmp_path: Path) -> None:
+async def test_the_login_of_the_url_is_used(tmp_path: Path) -> None:
     with NatsServer(tmp_path / "nats", ["--user", "ox", "--pass", "p@ss/word"]) as server:
         good = f"nats://ox:p%40ss%2Fword@{server.address}"
         async with publisher(good) as lonk:
@@ -326,7 +328,7 @@ async def test_tls_is_verified(tmp_path: Path, certificate: tuple[Path, Path]) -
             assert ssl.SSLCertVerificationError.__name__ in reasons.texts[0]
 
 
-async def test_tls_asked_for_is_never_given_up(nats_server: NatsServer) -> None:
+async def test_a_tls_url_never_falls_back_to_plain_text(nats_server: NatsServer) -> None:
     """Credentials would go over the line in the clear."""
     with Reasons() as reasons:
         async with publisher(f"tls://user:secret@{nats_server.address}") as lonk:

@@ -68,7 +68,9 @@ def wait_for_refusal(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_refused_then_retried_without_a_restart(tmp_path: Path, cube: Cube, workers: str) -> None:
+def test_a_refused_entry_is_retried_without_a_restart(
+    tmp_path: Path, cube: Cube, workers: str
+) -> None:
     cube.always = REFUSAL
     instance = Instance()
     with registering(tmp_path, cube, OXIDICOM_WORKERS=workers) as receiver:
@@ -99,7 +101,7 @@ def test_refused_then_retried_without_a_restart(tmp_path: Path, cube: Cube, work
         assert outbox(receiver, "list").returncode == 0
 
 
-def test_a_retry_that_was_cut_short(tmp_path: Path, cube: Cube) -> None:
+def test_an_interrupted_retry_can_be_repeated(tmp_path: Path, cube: Cube) -> None:
     """As if killed after its first step; the receiver goes on meanwhile, and is killed, too."""
     cube.always = REFUSAL
     with registering(tmp_path, cube) as receiver:
@@ -112,13 +114,13 @@ def test_a_retry_that_was_cut_short(tmp_path: Path, cube: Cube) -> None:
         cube.always = None
         listed = outbox(receiver, "list")
         assert listed.returncode == 3
-        assert "cut short" in listed.stdout
+        assert "its retry was interrupted" in listed.stdout
         assert outbox(receiver, "retry", "--refused").returncode == 0
         cube.wait_for_taken(1)
         wait_until(lambda: files(receiver) == [], "an empty outbox")
 
 
-def test_a_newer_registration_settles_a_refused_one(tmp_path: Path, cube: Cube) -> None:
+def test_a_newer_registration_removes_a_refused_one(tmp_path: Path, cube: Cube) -> None:
     cube.next.append(REFUSAL)
     first = Instance()
     with registering(tmp_path, cube) as receiver:
@@ -145,7 +147,7 @@ def test_entries_of_a_dead_receiver_are_found_by_one_that_runs(tmp_path: Path, c
         wait_until(lambda: files(receiver) == [], "an empty outbox")
 
 
-def test_retry_while_no_receiver_runs(tmp_path: Path, cube: Cube) -> None:
+def test_a_retry_works_while_no_receiver_runs(tmp_path: Path, cube: Cube) -> None:
     cube.always = REFUSAL
     with registering(tmp_path, cube) as receiver:
         send(receiver, Instance())

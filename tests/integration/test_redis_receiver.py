@@ -14,7 +14,9 @@ from tests.support.redis_lists import envelopes, lists
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_redis_that_hangs(private_redis: StartRedis, tmp_path: Path, workers: str) -> None:
+def test_a_redis_that_hangs_delays_neither_senders_nor_shutdown(
+    private_redis: StartRedis, tmp_path: Path, workers: str
+) -> None:
     def store() -> str:
         instance = Instance()
         with RawPeer(receiver.port) as peer:

@@ -52,7 +52,9 @@ async def scripted(serve: Serve) -> AsyncIterator[int]:
 
 
 class TestLogin:
-    async def test_password(self, private_redis: StartRedis, queue: str) -> None:
+    async def test_a_password_in_the_url_is_used(
+        self, private_redis: StartRedis, queue: str
+    ) -> None:
         with private_redis("--requirepass", "p@ss/wörd:%") as server:
             url = f"redis://:p%40ss%2Fw%C3%B6rd%3A%25@{server.address}"
             async with publisher(url, queue) as ours:
@@ -62,7 +64,7 @@ class TestLogin:
                 assert client.llen(queue) == 1
 
     @pytest.mark.parametrize("login", ["", ":hunter2@", "nobody:hunter2@", "hunter2@"])
-    async def test_refused_and_never_told(
+    async def test_a_refused_login_is_an_error_without_the_password(
         self, private_redis: StartRedis, queue: str, login: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         with private_redis("--requirepass", "sesame") as server:
@@ -72,7 +74,7 @@ class TestLogin:
                     await ours.publish(registration(), TASK_ID)
         assert "hunter2" not in caplog.text + str(raised.value)
 
-    async def test_a_user_who_may_push_and_nothing_else(
+    async def test_a_user_needs_no_permission_but_lpush(
         self, private_redis: StartRedis, queue: str
     ) -> None:
         with private_redis() as server, admin(server) as client:
@@ -85,7 +87,7 @@ class TestLogin:
                     await ours.publish(registration(), TASK_ID)
             assert lists(server) == {queue: 1}
 
-    async def test_another_password_while_we_are_connected(
+    async def test_a_changed_password_is_an_error_at_the_next_connection(
         self, private_redis: StartRedis, queue: str
     ) -> None:
         with private_redis() as server, admin(server) as client:
@@ -105,7 +107,7 @@ class TestLogin:
 class TestRefusals:
     """Of a server that is well enough to say no: a failure, and the next call is a new try."""
 
-    async def test_a_replica(self, private_redis: StartRedis, queue: str) -> None:
+    async def test_a_replica_refuses(self, private_redis: StartRedis, queue: str) -> None:
         with private_redis() as server, admin(server) as client:
             async with (
                 Gate(server.port) as gate,
@@ -120,7 +122,9 @@ class TestRefusals:
                 assert gate.accepted == 2, "the name may lead to another server now"
             assert counts(server, queue) == [2]
 
-    async def test_no_memory(self, private_redis: StartRedis, queue: str) -> None:
+    async def test_a_server_without_memory_refuses(
+        self, private_redis: StartRedis, queue: str
+    ) -> None:
         with private_redis() as server, admin(server) as client:
             async with publisher(server.url, queue) as ours:
                 client.config_set("maxmemory", "1")
@@ -130,7 +134,9 @@ class TestRefusals:
                 await ours.publish(registration(2), TASK_ID)
             assert counts(server, queue) == [2]
 
-    async def test_a_key_that_is_no_list(self, redis_server: RedisServer, queue: str) -> None:
+    async def test_a_key_that_is_not_a_list_is_an_error(
+        self, redis_server: RedisServer, queue: str
+    ) -> None:
         with admin(redis_server) as client:
             client.set(queue, "something")
             async with publisher(redis_server.url, queue) as ours:
@@ -140,7 +146,7 @@ class TestRefusals:
                 await ours.publish(registration(2), TASK_ID)
         assert counts(redis_server, queue) == [2]
 
-    async def test_still_loading(self, queue: str) -> None:
+    async def test_a_server_that_is_loading_refuses(self, queue: str) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while await reader.read(65536):
                 writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
@@ -154,7 +160,7 @@ class TestRefusals:
                 await ours.publish(registration(1), TASK_ID)
 
     @pytest.mark.parametrize("command", ["LPUSH", "AUTH", "PING"])
-    async def test_a_command_that_is_gone_repeats_nothing_of_ours(
+    async def test_an_unknown_command_is_an_error_without_our_arguments(
         self, private_redis: StartRedis, queue: str, command: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         with private_redis("--rename-command", command, "") as server:
@@ -168,7 +174,7 @@ class TestRefusals:
         assert "body" not in told
 
     @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n", b"\0" * 9])
-    async def test_somebody_else(
+    async def test_another_kind_of_server_is_an_error(
         self, queue: str, answer: bytes, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -49,7 +49,7 @@ class TestTls:
         return with_tls(private_redis, authority)
 
     @pytest.mark.both_loops
-    async def test_with_a_private_authority(
+    async def test_a_private_authority_is_trusted(
         self, secure: tuple[RedisServer, int], authority: Authority, queue: str
     ) -> None:
         server, port = secure
@@ -59,7 +59,7 @@ class TestTls:
                 await ours.publish(registration(1), TASK_ID)
             assert counts(server, queue) == [1]
 
-    async def test_with_a_private_authority_without_key_usage(
+    async def test_a_private_authority_without_key_usage_is_trusted(
         self, private_redis: StartRedis, tmp_path: Path, queue: str
     ) -> None:
         """Python 3.13 would refuse it, were it not named by the operator."""
@@ -70,7 +70,7 @@ class TestTls:
                 await ours.publish(registration(1), TASK_ID)
             assert counts(server, queue) == [1]
 
-    async def test_the_systems_trust_store(
+    async def test_the_trust_store_of_the_system_is_used(
         self,
         secure: tuple[RedisServer, int],
         authority: Authority,
@@ -93,7 +93,7 @@ class TestTls:
             "?ssl_ca_certs=/dev/null",
         ],
     )
-    async def test_verified_whatever_the_url_says(
+    async def test_the_url_cannot_turn_verification_off(
         self, secure: tuple[RedisServer, int], queue: str, careless: str
     ) -> None:
         server, port = secure
@@ -103,7 +103,7 @@ class TestTls:
                     await ours.publish(registration(1), TASK_ID)
             assert lists(server) == {}
 
-    async def test_another_authority_instead_of_the_systems(
+    async def test_a_private_authority_replaces_the_trust_store(
         self,
         secure: tuple[RedisServer, int],
         authority: Authority,
@@ -118,7 +118,7 @@ class TestTls:
                 with pytest.raises(LINE_ERRORS, match="CERTIFICATE_VERIFY_FAILED"):
                     await ours.publish(registration(1), TASK_ID)
 
-    async def test_a_certificate_of_another_name(
+    async def test_a_certificate_of_another_name_is_an_error(
         self, secure: tuple[RedisServer, int], authority: Authority, queue: str
     ) -> None:
         server, port = secure
@@ -127,7 +127,7 @@ class TestTls:
                 with pytest.raises(LINE_ERRORS, match="CERTIFICATE_VERIFY_FAILED"):
                     await ours.publish(registration(1), TASK_ID)
 
-    async def test_never_in_the_clear(
+    async def test_a_server_without_tls_gets_nothing_in_plain_text(
         self, private_redis: StartRedis, queue: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(redis, "REDIS_CONNECT_TIMEOUT_S", 0.5)

@@ -107,7 +107,7 @@ def s_client(port: int, *arguments: str | Path) -> subprocess.CompletedProcess[b
 
 
 @pytest.mark.parametrize(("option", "version"), [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")])
-def test_accepted_versions(
+def test_modern_versions_are_accepted(
     open_to_all: Receiver, ours: Authority, option: str, version: str
 ) -> None:
     done = s_client(open_to_all.tls_port, option, "-CAfile", ours.ca, "-verify_return_error")
@@ -124,7 +124,7 @@ def test_old_versions_are_refused(open_to_all: Receiver, option: str) -> None:
 
 
 @pytest.mark.parametrize("suite", GOOD)
-def test_accepted_suites(open_to_all: Receiver, suite: str) -> None:
+def test_strong_suites_are_accepted(open_to_all: Receiver, suite: str) -> None:
     done = s_client(open_to_all.tls_port, "-tls1_2", "-cipher", suite)
     assert done.returncode == 0, done.stderr
     assert f"Cipher is {suite}" in done.stdout.decode()
@@ -137,7 +137,7 @@ def test_weak_suites_are_refused(open_to_all: Receiver, suite: str) -> None:
     assert "handshake failure" in done.stderr.decode()
 
 
-def test_no_renegotiation(open_to_all: Receiver) -> None:
+def test_renegotiation_is_refused(open_to_all: Receiver) -> None:
     done = subprocess.run(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{open_to_all.tls_port}", "-tls1_2"],
         input=b"R\n",
@@ -149,14 +149,14 @@ def test_no_renegotiation(open_to_all: Receiver) -> None:
     assert b"no renegotiation" in done.stderr
 
 
-def test_who_trusts_another_authority_does_not_take_our_certificate(
+def test_a_peer_that_trusts_another_authority_refuses_our_certificate(
     open_to_all: Receiver, stranger: Authority
 ) -> None:
     done = s_client(open_to_all.tls_port, "-CAfile", stranger.ca, "-verify_return_error")
     assert done.returncode != 0
 
 
-def test_whom_the_authority_does_not_know_is_refused(
+def test_a_peer_of_another_authority_is_refused(
     mutual: Receiver, ours: Authority, client: Pair, stranger: Authority
 ) -> None:
     for context in (trusting(ours), trusting(ours, Pair(stranger.certificate, stranger.key))):
@@ -186,7 +186,7 @@ def test_peers_of_an_authority_without_key_usage_are_accepted(
         peer.release()
 
 
-def test_nothing_else_listens(mutual: Receiver) -> None:
+def test_with_the_plain_port_off_only_tls_listens(mutual: Receiver) -> None:
     connections = mutual.processes()[0].net_connections("tcp")
     assert [each.laddr.port for each in connections if each.status == "LISTEN"] == [mutual.tls_port]
 
@@ -195,7 +195,7 @@ def test_nothing_else_listens(mutual: Receiver) -> None:
 
 
 @with_dcmtk
-def test_dcmtk_without_a_certificate(
+def test_dcmtk_sends_without_a_certificate(
     open_to_all: Receiver, ours: Authority, tmp_path: Path
 ) -> None:
     tls = ("--anonymous-tls", "--add-cert-file", str(ours.ca))
@@ -208,7 +208,7 @@ def test_dcmtk_without_a_certificate(
 
 @with_dcmtk
 @pytest.mark.parametrize("profile", ["--profile-bcp195-nd", "--profile-bcp195-ex"])
-def test_dcmtk_with_a_certificate(
+def test_dcmtk_sends_with_a_certificate(
     mutual: Receiver, ours: Authority, client: Pair, tmp_path: Path, profile: str
 ) -> None:
     tls = ("+tls", str(client.key), str(client.certificate), "+cf", str(ours.ca), profile)
@@ -219,11 +219,13 @@ def test_dcmtk_with_a_certificate(
 
 
 @with_dcmtk
-def test_dcmtk_in_the_clear_beside_it(open_to_all: Receiver) -> None:
+def test_dcmtk_sends_to_the_plain_port_beside_tls(open_to_all: Receiver) -> None:
     run("echoscu", "127.0.0.1", str(open_to_all.port))
 
 
-def test_pynetdicom(mutual: Receiver, ours: Authority, client: Pair) -> None:
+def test_pynetdicom_sends_with_a_certificate(
+    mutual: Receiver, ours: Authority, client: Pair
+) -> None:
     entity = AE(ae_title="PYNETDICOM")
     entity.add_requested_context(Verification)
     entity.add_requested_context(CTImageStorage, [EXPLICIT])
@@ -246,7 +248,9 @@ def test_pynetdicom(mutual: Receiver, ours: Authority, client: Pair) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_octet_for_octet_on_both_ports(tmp_path: Path, ours: Authority, workers: str) -> None:
+def test_instances_are_stored_byte_for_byte_on_both_ports(
+    tmp_path: Path, ours: Authority, workers: str
+) -> None:
     environment = variables(Pair(ours.certificate, ours.key), OXIDICOM_WORKERS=workers)
     series = Instance().series
     instances = [
@@ -287,7 +291,7 @@ def subject_of(port: int, authority: Authority) -> str:
 @pytest.mark.parametrize(
     ("by_signal", "workers"), [(True, "1"), (True, "2"), (False, "2")], ids=str
 )
-def test_a_new_certificate_for_new_connections(
+def test_new_connections_get_a_new_certificate(
     tmp_path: Path, ours: Authority, workers: str, by_signal: bool
 ) -> None:
     names = [ours.issue(f"{name}.{workers}.{by_signal}") for name in ("first", "second", "third")]
@@ -332,7 +336,9 @@ def test_a_new_certificate_for_new_connections(
             peer.release()
 
 
-def test_killed_amid_an_instance(open_to_all: Receiver, ours: Authority) -> None:
+def test_a_connection_killed_during_an_instance_leaves_no_file(
+    open_to_all: Receiver, ours: Authority
+) -> None:
     instance = Instance(pixels=2_000_000)
     context = trusting(ours)
     with RawPeer(open_to_all.tls_port, tls=context) as peer:
@@ -345,7 +351,7 @@ def test_killed_amid_an_instance(open_to_all: Receiver, ours: Authority) -> None
     wait_until(lambda: open_to_all.leftovers() == [], "nothing left behind")
 
 
-def test_a_certificate_that_cannot_be_used_is_said_at_start(
+def test_an_unusable_certificate_is_an_error_at_start(
     tmp_path: Path, ours: Authority, client: Pair
 ) -> None:
     for workers in ("1", "2"):

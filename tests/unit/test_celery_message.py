@@ -18,19 +18,19 @@ from tests.support.registrations import FIELDS, VECTOR, registration
 TASK_ID = "3b241101-e2bb-4255-8caf-4136c566a962"
 
 
-def test_body_is_the_references() -> None:
+def test_the_body_is_that_of_the_reference() -> None:
     message = encode(registration(), "main2", TASK_ID)
     expected = json.dumps(VECTOR["body"], separators=(",", ":"), ensure_ascii=False)
     assert message.body == expected.encode()
 
 
-def test_properties_are_the_references() -> None:
+def test_the_properties_are_those_of_the_reference() -> None:
     message = encode(registration(), "main2", TASK_ID)
     expected = VECTOR["amqp"]["properties"] | {"correlation_id": TASK_ID, "routing_key": "main2"}
     assert message.properties == expected
 
 
-def test_headers_hold_the_references_and_those_of_celerys_client() -> None:
+def test_the_headers_are_those_of_the_reference_and_of_celery() -> None:
     headers = encode(registration(), "main2", TASK_ID, "gen7@here").headers
     assert (
         headers.items()
@@ -46,7 +46,7 @@ def test_headers_hold_the_references_and_those_of_celerys_client() -> None:
     assert {name: headers[name] for name in common} == {name: own[name] for name in common}
 
 
-def test_a_trace_goes_along_and_changes_nothing_else() -> None:
+def test_the_trace_context_is_a_header_and_changes_nothing_else() -> None:
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     traced = msgspec.structs.replace(registration(), traceparent=traceparent)
     with_trace = encode(traced, "main2", TASK_ID, "gen7@here")
@@ -64,7 +64,7 @@ def test_what_workers_log_holds_no_patient_data() -> None:
     assert headers["argsrepr"] == "()"
 
 
-def test_all_sixteen_fields_in_order_when_only_the_required_are_there() -> None:
+def test_absent_optional_fields_are_null_and_keep_their_place() -> None:
     fields = cube_fields(
         registration(
             patient_name=None,
@@ -95,7 +95,7 @@ OPTIONAL_TEXTS = {
 @pytest.mark.parametrize(
     ("name", "keyword", "limit"), [(n, *kl) for n, kl in OPTIONAL_TEXTS.items()]
 )
-def test_optional_text(name: str, keyword: str, limit: int) -> None:
+def test_optional_text_is_cut_and_null_if_blank(name: str, keyword: str, limit: int) -> None:
     def sent(text: str) -> Any:
         return cube_fields(registration(**{name: text}))[keyword]
 
@@ -129,7 +129,7 @@ def test_birth_dates_that_cube_reads_stay_as_received(text: str) -> None:
     "text",
     ["", " ", "2009", "20091301", "20230229", "2009.07.01", "2009-0701", "20090701x", "٢٠٠٩٠٧٠١"],
 )
-def test_birth_dates_that_are_none_are_null(text: str) -> None:
+def test_invalid_birth_dates_are_null(text: str) -> None:
     assert cube_fields(registration(patient_birth_date=text))["PatientBirthDate"] is None
 
 
@@ -137,12 +137,14 @@ def test_birth_dates_that_are_none_are_null(text: str) -> None:
     ("sex", "expected"),
     [("M", "M"), ("F", "F"), ("O", "O"), ("", None), ("m", None), ("MF", None), ("U", None)],
 )
-def test_patient_sex(sex: str, expected: str | None) -> None:
+def test_a_patient_sex_that_cube_does_not_accept_is_null(sex: str, expected: str | None) -> None:
     assert cube_fields(registration(patient_sex=sex))["PatientSex"] == expected
 
 
 @pytest.mark.parametrize(("age", "expected"), [(0, 0), (-3, -3), (2**31, None), (None, None)])
-def test_patient_age(age: int | None, expected: int | None) -> None:
+def test_a_patient_age_beyond_the_column_type_is_null(
+    age: int | None, expected: int | None
+) -> None:
     assert cube_fields(registration(patient_age=age))["PatientAge"] == expected
 
 

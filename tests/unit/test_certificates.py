@@ -71,7 +71,7 @@ def fault(files: TlsFiles) -> str:
 # ---- the context -----------------------------------------------------------------------------
 
 
-def test_what_it_allows(good: Pair) -> None:
+def test_the_context_allows_only_modern_versions_and_suites(good: Pair) -> None:
     context = server_context(files(good))
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.options & ssl.OP_NO_COMPRESSION
@@ -177,7 +177,9 @@ def handshake_error(
 # ---- what can be wrong -----------------------------------------------------------------------
 
 
-def test_files_that_are_missing_or_closed(tmp_path: Path, good: Pair, ours: Authority) -> None:
+def test_missing_and_unreadable_files_are_faults(
+    tmp_path: Path, good: Pair, ours: Authority
+) -> None:
     nothing = tmp_path / "nothing"
     for which, name in enumerate(
         ("OXIDICOM_TLS_CERT", "OXIDICOM_TLS_KEY", "OXIDICOM_TLS_CLIENT_CA")
@@ -189,13 +191,13 @@ def test_files_that_are_missing_or_closed(tmp_path: Path, good: Pair, ours: Auth
     assert "Is a directory" in fault(TlsFiles(tmp_path, good.key, None))
 
 
-def test_a_key_of_another_certificate(good: Pair, other: Pair) -> None:
+def test_a_key_of_another_certificate_is_a_fault(good: Pair, other: Pair) -> None:
     text = fault(TlsFiles(good.certificate, other.key, None))
     assert "is not the key of the certificate" in text
     assert "set both to one pair" in text
 
 
-def test_files_that_hold_something_else(tmp_path: Path, good: Pair) -> None:
+def test_files_without_the_expected_pem_are_faults(tmp_path: Path, good: Pair) -> None:
     empty = tmp_path / "empty"
     empty.write_text("nothing to see\n")
     assert "OXIDICOM_TLS_CERT" in (text := fault(TlsFiles(empty, good.key, None)))
@@ -208,7 +210,9 @@ def test_files_that_hold_something_else(tmp_path: Path, good: Pair) -> None:
     assert "no certificate in it" in text
 
 
-def test_a_key_with_a_password_does_not_ask_for_it(tmp_path: Path, good: Pair) -> None:
+def test_a_key_with_a_password_is_a_fault_and_nothing_asks_for_it(
+    tmp_path: Path, good: Pair
+) -> None:
     locked = tmp_path / "locked.pem"
     subprocess.run(
         ["openssl", "pkey", "-in", good.key, "-aes256", "-passout", "pass:sesame", "-out", locked],
@@ -219,13 +223,15 @@ def test_a_key_with_a_password_does_not_ask_for_it(tmp_path: Path, good: Pair) -
     assert "store it without one" in text
 
 
-def test_a_key_that_is_too_short(ours: Authority) -> None:
+def test_a_key_that_is_too_short_is_a_fault(ours: Authority) -> None:
     text = fault(files(ours.issue("short", "rsa:1024")))
     assert "too weak" in text
     assert "2048" in text
 
 
-def test_validity(ours: Authority, good: Pair, expired: Pair) -> None:
+def test_a_certificate_is_valid_between_its_two_dates(
+    ours: Authority, good: Pair, expired: Pair
+) -> None:
     fault_text, seconds = validity(files(good))
     assert fault_text is None
     assert 86_400 < seconds <= 2 * 86_400
@@ -234,7 +240,7 @@ def test_validity(ours: Authority, good: Pair, expired: Pair) -> None:
     assert validity(files(later, ours.ca)).fault == "it is not valid yet"
 
 
-def test_expired_authorities(tmp_path: Path, ours: Authority) -> None:
+def test_expired_authorities_are_named(tmp_path: Path, ours: Authority) -> None:
     assert expired_authorities(ours.ca) == []
     old, _ = ours.issue_for("old", *PAST, authority=True)
     both = tmp_path / "both.pem"
@@ -242,7 +248,7 @@ def test_expired_authorities(tmp_path: Path, ours: Authority) -> None:
     assert expired_authorities(both) == ["old"]
 
 
-def test_check_tells_of_an_expired_authority(tmp_path: Path, ours: Authority, good: Pair) -> None:
+def test_check_warns_of_an_expired_authority(tmp_path: Path, ours: Authority, good: Pair) -> None:
     old, _ = ours.issue_for("ancient", *PAST, authority=True)
     _, finding = probed(good, old)
     assert finding.verdict is Verdict.WARNING
@@ -286,7 +292,7 @@ def test_unchanged_files_are_not_read_again(installed: Installed) -> None:
     assert installed.taken
 
 
-def test_new_files_are_taken_when_both_have_come(
+def test_new_files_are_loaded_when_both_are_replaced(
     installed: Installed, other: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     installed.install(certificate=other.certificate)
@@ -300,7 +306,7 @@ def test_new_files_are_taken_when_both_have_come(
 
 
 @pytest.mark.parametrize("broken", ["half", "expired", "gone", "garbage"])
-def test_a_broken_pair_is_one_warning_and_the_old_one_stays(
+def test_a_broken_pair_gives_one_warning_and_the_old_one_stays(
     installed: Installed,
     other: Pair,
     expired: Pair,
@@ -328,7 +334,7 @@ def test_a_broken_pair_is_one_warning_and_the_old_one_stays(
     assert installed.taken
 
 
-def test_an_expired_certificate_at_the_start_is_a_warning(
+def test_an_expired_certificate_at_the_start_gives_a_warning(
     expired: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     Certificates(files(expired))
@@ -354,12 +360,12 @@ def probed(pair: Pair, client_ca: Path | None = None) -> list[Finding]:
     )
 
 
-def test_check_without_tls() -> None:
+def test_check_reports_that_tls_is_off() -> None:
     (finding,) = probe_tls(Settings(files_root=Path("/data")))
     assert finding.verdict is Verdict.NOT_SET
 
 
-def test_check_tells_of_a_good_pair(ours: Authority) -> None:
+def test_check_reports_how_long_a_pair_is_valid(ours: Authority) -> None:
     now = time.time()
     begin, end = (
         time.strftime("%y%m%d%H%M%SZ", time.gmtime(now + days * 86_400)) for days in (-1, 100.5)
@@ -373,13 +379,15 @@ def test_check_tells_of_a_good_pair(ours: Authority) -> None:
     assert "must have a certificate" in finding.text
 
 
-def test_check_tells_what_ends_soon(good: Pair) -> None:
+def test_check_warns_of_a_certificate_that_expires_soon(good: Pair) -> None:
     (finding,) = probed(good)
     assert finding.verdict is Verdict.WARNING
     assert "valid for 1 more days only" in finding.text
 
 
-def test_check_tells_of_faults(tmp_path: Path, good: Pair, other: Pair, expired: Pair) -> None:
+def test_check_reports_faults_of_the_files(
+    tmp_path: Path, good: Pair, other: Pair, expired: Pair
+) -> None:
     for pair, words in (
         (expired, "it has expired; have another one issued"),
         (Pair(good.certificate, other.key), "is not the key"),

@@ -40,7 +40,7 @@ def series(**changes: object) -> SeriesInfo:
     return msgspec.structs.replace(whole, **changes)
 
 
-def test_an_instance_is_told_in_the_first_generations_order() -> None:
+def test_the_fields_of_an_instance_have_the_order_of_the_first_generation() -> None:
     body = instance_body(Registration(series(), 3), "0001-1.1.dcm")
     assert list(body.items()) == [
         ("path", f"{FOLDER}/0001-1.1.dcm"),
@@ -61,7 +61,7 @@ def test_an_instance_is_told_in_the_first_generations_order() -> None:
     ]
 
 
-def test_what_is_absent_blank_or_illegal_is_left_out() -> None:
+def test_absent_blank_and_illegal_fields_are_left_out() -> None:
     bare = series(
         patient_name=None,
         patient_birth_date="19809999",
@@ -81,11 +81,11 @@ def test_what_is_absent_blank_or_illegal_is_left_out() -> None:
     assert list(series_body(Registration(bare, 1)))[5:] == ["path", "ndicom", "SeriesDescription"]
 
 
-def test_an_age_of_no_days_is_an_age() -> None:
+def test_an_age_of_zero_days_is_sent() -> None:
     assert instance_body(Registration(series(patient_age=0), 1), "a.dcm")["PatientAge"] == 0
 
 
-def test_a_series_is_told_as_the_celery_task_is() -> None:
+def test_a_series_has_the_fields_of_the_celery_task() -> None:
     assert list(series_body(Registration(series(), 3)).items()) == [
         ("PatientID", "P1"),
         ("StudyDate", "2024-01-31"),
@@ -124,7 +124,7 @@ def test_custom_metadata_names_the_series_and_nothing_else() -> None:
     ]
 
 
-def test_what_is_cut_to_cubes_limits_keeps_its_counts() -> None:
+def test_fitting_a_registration_keeps_its_counts() -> None:
     registration = Registration(
         series(patient_name="x" * 999), 3, 5, 7, "01ARZ3NDEKTSV4RRFFQ69G5FAV"
     )
@@ -142,6 +142,6 @@ def test_a_ulid_is_a_uuid_of_the_same_bits() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "A", "81ARZ3NDEKTSV4RRFFQ69G5FAV", "U" * 26])
-def test_what_is_no_ulid_is_no_uuid(text: str) -> None:
+def test_text_that_is_not_a_ulid_raises(text: str) -> None:
     with pytest.raises(ValueError, match=r"ULID|UUID|substring|128|range|int"):
         uuid_of(text)

@@ -160,7 +160,7 @@ def numbered(number: int) -> SeriesInfo:
 
 
 class TestPublication:
-    async def test_every_instance_then_the_count(self, bench: Bench) -> None:
+    async def test_every_instance_is_registered_and_then_the_count(self, bench: Bench) -> None:
         paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm")
         bench.store("notes.txt")
         await bench.publish(registration(expected=7))
@@ -173,7 +173,7 @@ class TestPublication:
         for path in bench.client.asked[1], bench.client.asked[4]:
             assert (bench.root / path).read_bytes() == b""
 
-    async def test_of_unknown_origin(self, bench: Bench) -> None:
+    async def test_a_registration_without_association_uses_its_task_id(self, bench: Bench) -> None:
         """An entry of an older version: neither counts nor association."""
         bench.store("0001-1.1.dcm")
         await bench.publish(Registration(series_info(), 1))
@@ -183,7 +183,9 @@ class TestPublication:
         ]
         assert association_uuid(registration(association_id="no ULID"), TASK) == TASK
 
-    async def test_after_an_outage_only_the_rest(self, bench: Bench) -> None:
+    async def test_after_an_outage_only_missing_instances_are_registered(
+        self, bench: Bench
+    ) -> None:
         paths = bench.store(*(f"000{n}-1.{n}.dcm" for n in range(1, 7)))
         bench.client.chokes_on = "/0003-"
         with pytest.raises(CubeUnavailableError):
@@ -198,7 +200,7 @@ class TestPublication:
         assert len(bench.client.taken) == len(set(bench.client.taken)) == 8
         assert bench.client.taken[-2:] == [paths[2], f"{ABOUT}/OxidicomAttemptedPushCount=4"]
 
-    async def test_after_a_restart_all_of_it_with_the_same_metadata(
+    async def test_after_a_restart_everything_is_registered_with_the_same_metadata(
         self, bench: Bench, tmp_path: Path
     ) -> None:
         bench.store("0001-1.1.dcm")
@@ -214,7 +216,7 @@ class TestPublication:
         ]
         await again.close()
 
-    async def test_one_refused_instance_does_not_keep_the_others(self, bench: Bench) -> None:
+    async def test_a_refused_instance_does_not_block_the_others(self, bench: Bench) -> None:
         paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm")
         bench.client.refuses = "0001-"
         with pytest.raises(RegistrationRefusedError, match="1 of 3 instances: CUBE answers 400"):
@@ -224,14 +226,14 @@ class TestPublication:
         )
         assert len(bench.registered) == 0
 
-    async def test_refused_metadata_does_not_keep_the_instances(self, bench: Bench) -> None:
+    async def test_refused_metadata_does_not_block_the_instances(self, bench: Bench) -> None:
         paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm")
         bench.client.refuses = "org.fnndsc"
         with pytest.raises(RegistrationRefusedError, match="custom metadata"):
             await bench.publish(registration())
         assert sorted(bench.client.taken) == paths
 
-    async def test_one_that_vanished_meanwhile_is_skipped(self, bench: Bench) -> None:
+    async def test_an_instance_that_vanishes_meanwhile_is_skipped(self, bench: Bench) -> None:
         paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm")
 
         def vanish(path: str) -> None:
@@ -243,12 +245,12 @@ class TestPublication:
         await bench.publish(registration())
         assert bench.client.taken[0] == paths[0]
 
-    async def test_a_folder_that_is_gone_is_told(self, bench: Bench) -> None:
+    async def test_a_missing_folder_is_a_refusal(self, bench: Bench) -> None:
         with pytest.raises(RegistrationRefusedError, match="no instance is in the series' folder"):
             await bench.publish(registration())
         assert bench.client.asked == []
 
-    async def test_storage_that_fails_is_told_without_names(
+    async def test_a_storage_error_is_reported_without_file_names(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(shelf: LocalSeriesFiles, path: str) -> list[str]:
@@ -261,7 +263,7 @@ class TestPublication:
             await bench.publish(registration())
         assert "Doe" not in str(failure.value)
 
-    async def test_a_path_too_long_for_cube_is_left_out(
+    async def test_metadata_with_a_path_too_long_for_cube_are_left_out(
         self, bench: Bench, caplog: pytest.LogCaptureFixture
     ) -> None:
         deep = "SERVICES/PACS/" + "/".join("x" * 240 for _ in range(4))
@@ -271,7 +273,7 @@ class TestPublication:
         assert bench.client.taken == [f"{deep}/0001-1.1.dcm"]
         assert "custom metadata omitted" in caplog.text
 
-    async def test_spans(self, bench: Bench) -> None:
+    async def test_each_registration_is_reported_to_the_observer(self, bench: Bench) -> None:
         bench.store("0001-1.1.dcm")
         await bench.publish(registration(expected=7))
         bench.client.down = True
@@ -289,7 +291,7 @@ class TestPublication:
             (ULID, UUID, "CubeUnavailableError: CUBE answers 503"),
         ]
 
-    async def test_each_push_takes_its_span_along(self, bench: Bench) -> None:
+    async def test_each_request_carries_the_trace_context_of_its_span(self, bench: Bench) -> None:
         bench.store("0001-1.1.dcm")
         await bench.publish(registration())
         assert bench.client.traceparents == [push.traceparent for push in bench.spans.pushes]
@@ -297,7 +299,9 @@ class TestPublication:
             f"traceparent of {ULID} at {push.started_ns}" for push in bench.spans.pushes
         ]
 
-    async def test_paths_are_shown_to_who_may_see_patients(self, bench: Bench) -> None:
+    async def test_file_paths_are_reported_where_patient_data_are_allowed(
+        self, bench: Bench
+    ) -> None:
         bench.store("0001-1.1.dcm")
         shelf = LocalSeriesFiles(bench.fd, sync=False)
         shown = InstanceRegistrar(
@@ -308,8 +312,8 @@ class TestPublication:
         assert [push.file for push in bench.spans.pushes] == [f"{FOLDER}/0001-1.1.dcm"]
 
 
-class TestEarly:
-    async def test_instances_are_pushed_once(self, bench: Bench) -> None:
+class TestEagerRegistration:
+    async def test_instances_are_registered_once(self, bench: Bench) -> None:
         bench.eager.start()
         paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm")
         bench.eager.stored(series_info(), ULID)
@@ -324,7 +328,7 @@ class TestEarly:
         assert sorted(bench.client.asked[:3]) == paths
         assert bench.client.asked[3:] == [UNKNOWN, f"{ABOUT}/OxidicomAttemptedPushCount=4"]
 
-    async def test_what_is_published_is_not_pushed_again(self, bench: Bench) -> None:
+    async def test_a_published_series_is_not_registered_eagerly(self, bench: Bench) -> None:
         bench.eager.start()
         bench.store("0001-1.1.dcm")
         bench.eager.stored(series_info(), ULID)
@@ -339,7 +343,7 @@ class TestEarly:
         await until(lambda: path in bench.client.taken)
         assert len(bench.client.asked) == 5
 
-    async def test_an_answer_that_is_known_is_told_after_the_first(self, bench: Bench) -> None:
+    async def test_a_known_expected_count_follows_the_first_instance(self, bench: Bench) -> None:
         key = series_info().key
         bench.eager.start()
         bench.store("0001-1.1.dcm")
@@ -356,7 +360,9 @@ class TestEarly:
         await bench.publish(registration(expected=None))
         assert bench.client.asked[4:] == [f"{ABOUT}/OxidicomAttemptedPushCount=4"]
 
-    async def test_publication_waits_for_a_push_under_way(self, bench: Bench) -> None:
+    async def test_the_publication_waits_for_an_eager_registration_in_progress(
+        self, bench: Bench
+    ) -> None:
         bench.eager.start()
         bench.client.open.clear()
         bench.store("0001-1.1.dcm", "0002-1.2.dcm", "0003-1.3.dcm", "0004-1.4.dcm")
@@ -369,7 +375,9 @@ class TestEarly:
         instances = [path for path in bench.client.asked if path.endswith(".dcm")]
         assert len(instances) == len(set(instances)) == 4
 
-    async def test_what_fails_early_is_left_to_the_publication(self, bench: Bench) -> None:
+    async def test_an_eager_registration_that_fails_is_left_to_the_publication(
+        self, bench: Bench
+    ) -> None:
         bench.eager.start()
         bench.client.down = True
         paths = bench.store("0001-1.1.dcm", "0002-1.2.dcm")
@@ -380,7 +388,7 @@ class TestEarly:
         await bench.publish(registration())
         assert sorted(path for path in bench.client.taken if path.endswith(".dcm")) == paths
 
-    async def test_cube_is_left_alone_for_longer_and_longer(self, bench: Bench) -> None:
+    async def test_pauses_grow_while_cube_fails(self, bench: Bench) -> None:
         bench.eager.start()
         bench.client.down = True
         pauses = []
@@ -394,7 +402,7 @@ class TestEarly:
         assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
         assert len(bench.client.asked) <= 16, "two at once, and no third after one failed"
 
-    async def test_an_outage_leaves_memory_flat(self, bench: Bench) -> None:
+    async def test_memory_does_not_grow_during_an_outage(self, bench: Bench) -> None:
         bench.eager.start()
         bench.client.down = True
         for number in range(3 * eager_module.MAX_QUEUED_SERIES):
@@ -402,7 +410,7 @@ class TestEarly:
         assert len(bench.eager._queued) == eager_module.MAX_QUEUED_SERIES
         assert len(bench.registered) < 10
 
-    async def test_a_refusal_is_left_to_the_publication(self, bench: Bench) -> None:
+    async def test_an_eager_refusal_is_left_to_the_publication(self, bench: Bench) -> None:
         bench.eager.start()
         bench.client.refuses = "0001-"
         bench.store("0001-1.1.dcm", "0002-1.2.dcm")
@@ -416,7 +424,7 @@ class TestEarly:
         with pytest.raises(RegistrationRefusedError):
             await bench.publish(registration())
 
-    async def test_many_instances_in_turns(
+    async def test_series_with_many_instances_take_turns(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(eager_module, "MAX_INSTANCES_A_TURN", 3)
@@ -434,7 +442,7 @@ class TestEarly:
             await until(lambda count=count: len(bench.client.taken) == count)  # type: ignore[misc]
 
 
-class TestPushed:
+class TestRegisteredFiles:
     def test_the_oldest_series_is_forgotten_first(self) -> None:
         files = RegisteredFiles(max_files=10)
         for number in range(4):
@@ -451,13 +459,13 @@ class TestPushed:
             files.add(SeriesKey("P", "1"), str(name), registered=name % 2 == 0)
             assert len(files) <= 10
 
-    def test_series_without_names_are_bounded_too(self) -> None:
+    def test_series_without_files_are_bounded_too(self) -> None:
         files = RegisteredFiles(max_files=10)
         for number in range(1000):
             files.series(SeriesKey("P", str(number)))
             assert len(files) <= 10
 
-    def test_one_being_published_keeps_its_place(self) -> None:
+    def test_a_series_in_publication_is_not_forgotten(self) -> None:
         files = RegisteredFiles(max_files=10)
         first = files.series(SeriesKey("P", "1"))
         first.publishing = 1
@@ -476,8 +484,8 @@ class TestPushed:
         assert len(files) == 0
 
 
-class TestSideBySide:
-    async def test_the_first_error_ends_it_after_those_under_way(self) -> None:
+class TestRunConcurrently:
+    async def test_the_first_error_is_raised_after_the_calls_in_progress(self) -> None:
         done: list[int] = []
 
         async def work(item: int) -> None:
@@ -492,7 +500,7 @@ class TestSideBySide:
         assert done == [0, 1]
 
 
-async def test_an_outage_through_courier_and_outbox(tmp_path: Path) -> None:
+async def test_an_outage_loses_nothing_through_relay_and_outbox(tmp_path: Path) -> None:
     """Fifty series while CUBE is away for four tries, then all of each exactly once."""
     bench = Bench(tmp_path, max_files=100)
     bench.client.down = True

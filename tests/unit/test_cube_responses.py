@@ -17,7 +17,7 @@ def verdict(status: int, body: object = None) -> CubeVerdict:
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
-def test_any_success_is_one_whatever_its_body(status: int) -> None:
+def test_any_status_of_success_means_registered(status: int) -> None:
     assert judge(status, b"<html>\xff", None, NOW).verdict is CubeVerdict.DONE
 
 
@@ -25,12 +25,12 @@ def test_any_success_is_one_whatever_its_body(status: int) -> None:
     "status",
     [401, 403, 408, 409, 429, 500, 502, 503, 504, 507, 599, 301, 302, 307, 308],
 )
-def test_time_or_the_operator_may_mend_it(status: int) -> None:
+def test_temporary_statuses_are_tried_again(status: int) -> None:
     assert verdict(status) is CubeVerdict.AGAIN
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 413, 415, 422])
-def test_it_will_never_be_taken(status: int) -> None:
+def test_other_client_errors_are_refusals(status: int) -> None:
     assert verdict(status, {"PatientID": ["This field may not be blank."]}) is CubeVerdict.REFUSED
 
 
@@ -44,7 +44,7 @@ def test_it_will_never_be_taken(status: int) -> None:
         {"path": ["File already registered"]},
     ],
 )
-def test_what_cube_has_already_is_done(body: object) -> None:
+def test_an_existing_registration_means_registered(body: object) -> None:
     assert verdict(400, body) is CubeVerdict.DONE
     assert verdict(404, body) is CubeVerdict.REFUSED
 
@@ -57,7 +57,7 @@ def test_what_cube_has_already_is_done(body: object) -> None:
         {"path": ["Could not find this path."]},
     ],
 )
-def test_other_faults_do_not_pass_for_duplicates(body: object) -> None:
+def test_other_errors_are_not_taken_for_duplicates(body: object) -> None:
     assert verdict(400, body) is CubeVerdict.REFUSED
 
 
@@ -68,11 +68,11 @@ def test_a_refusal_names_fields_and_repeats_no_value() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"Doe^Jane", b"[1]", b"{", b"[" * 60_000, b"\xff"])
-def test_a_refusal_of_another_form_is_only_a_number(body: bytes) -> None:
+def test_a_refusal_of_another_form_gives_the_status_only(body: bytes) -> None:
     assert judge(400, body, None, NOW).reason == "CUBE answers 400"
 
 
-def test_the_operator_is_told_what_to_set() -> None:
+def test_the_reason_names_the_setting_to_correct() -> None:
     assert "CHRIS_USERNAME and CHRIS_PASSWORD" in judge(401, b"", None, NOW).reason
     assert "CHRIS_USERNAME" in judge(403, b"", None, NOW).reason
     assert "CHRIS_URL" in judge(301, b"", None, NOW).reason
@@ -97,6 +97,8 @@ def test_the_operator_is_told_what_to_set() -> None:
         ("", None),
     ],
 )
-def test_retry_after_in_seconds_or_as_a_date(header: str | None, seconds: float | None) -> None:
+def test_retry_after_is_seconds_or_a_date_and_is_limited(
+    header: str | None, seconds: float | None
+) -> None:
     assert seconds_of(header, NOW) == seconds
     assert judge(503, b"", header, NOW).retry_after == seconds

@@ -31,7 +31,7 @@ VECTORS = json.loads((Path(__file__).parents[1] / "support" / "vectors.json").re
         ("A", "1 ", "oxidicom.A.1_"),
     ],
 )
-def test_subject(aet: str, uid: str | None, expected: str) -> None:
+def test_a_subject_has_root_title_and_uid(aet: str, uid: str | None, expected: str) -> None:
     assert lonk_messages.subject("oxidicom", aet, uid) == expected
 
 
@@ -54,7 +54,7 @@ def test_a_long_subject_is_cut_between_characters() -> None:
     assert len(made.encode()) == 1024
 
 
-def test_payloads() -> None:
+def test_each_kind_of_payload_has_its_bytes() -> None:
     assert lonk_messages.done() == b"\x00"
     assert lonk_messages.ndicom(192) == b"\x01\xc0\x00\x00\x00"
     assert lonk_messages.ndicom(2**32 - 1) == lonk_messages.ndicom(2**40) == b"\x01\xff\xff\xff\xff"
@@ -104,7 +104,7 @@ def play(case: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("case", VECTORS["sequences"], ids=lambda case: case["name"])
-def test_sequences_of_the_reference(case: dict[str, Any]) -> None:
+def test_messages_are_sent_in_the_order_of_the_reference(case: dict[str, Any]) -> None:
     sent = play(case)
     if "lonk" in case:
         assert sent == case["lonk"]
@@ -125,7 +125,7 @@ def test_a_count_within_the_interval_is_dropped_not_delayed() -> None:
     assert not wire.count(5)
 
 
-def test_messages_of_other_kinds_do_not_count_as_the_last_one() -> None:
+def test_messages_of_other_kinds_do_not_delay_a_count() -> None:
     wire = Wire(0.5)
     wire.count(1)
     wire.count(2)
@@ -135,7 +135,7 @@ def test_messages_of_other_kinds_do_not_count_as_the_last_one() -> None:
     assert wire.count(3)
 
 
-def test_done_resets_the_subject_and_subjects_are_apart() -> None:
+def test_done_resets_its_own_subject_only() -> None:
     wire = Wire(0.5)
     for subject in "ab":
         wire.count(1, subject)
@@ -147,7 +147,7 @@ def test_done_resets_the_subject_and_subjects_are_apart() -> None:
 
 
 @pytest.mark.parametrize("received", [0, 1, 2, 5])
-def test_nothing_of_a_series_stays(received: int) -> None:
+def test_no_state_remains_after_done(received: int) -> None:
     wire = Wire(0.5)
     for number in range(1, received + 1):
         wire.count(number)

@@ -70,7 +70,7 @@ def later(ndicom: int = 6, seconds: float = 5) -> OutboxEntry:
 # ---- what is seen --------------------------------------------------------------------------------
 
 
-def test_a_refused_entry_says_why(outbox: Outbox, folder: Path) -> None:
+def test_a_refused_entry_gives_the_reason(outbox: Outbox, folder: Path) -> None:
     refused(outbox, reason="CUBE answers 400, at fault: path")
     (found,) = seen(folder)
     assert (found.state, found.name, found.note) == (EntryState.REFUSED, NAME, None)
@@ -82,7 +82,7 @@ def test_a_refused_entry_says_why(outbox: Outbox, folder: Path) -> None:
     assert found.entry.registration == ENTRY.registration
 
 
-def test_one_of_an_earlier_version_can_be_read(outbox: Outbox, folder: Path) -> None:
+def test_an_entry_of_an_earlier_version_can_be_read(outbox: Outbox, folder: Path) -> None:
     outbox.put(ENTRY)
     data = json.loads((folder / f"{NAME}.json").read_bytes())
     assert "refusal" not in data, "earlier versions must be able to read ours"
@@ -105,7 +105,9 @@ def test_one_of_an_earlier_version_can_be_read(outbox: Outbox, folder: Path) -> 
     ],
 )
 @pytest.mark.parametrize("suffix", [".json", ".corrupt", ".refused", ".retry"])
-def test_corrupt_ones_say_what_is_wrong(folder: Path, data: bytes, says: str, suffix: str) -> None:
+def test_a_corrupt_entry_gives_the_fault_and_quotes_nothing(
+    folder: Path, data: bytes, says: str, suffix: str
+) -> None:
     folder.mkdir()
     path = folder / (NAME + suffix)
     path.write_bytes(data)
@@ -119,7 +121,7 @@ def test_corrupt_ones_say_what_is_wrong(folder: Path, data: bytes, says: str, su
     assert path.read_bytes() == data
 
 
-def test_what_is_no_file_is_no_entry(folder: Path) -> None:
+def test_only_regular_files_are_entries(folder: Path) -> None:
     (folder / f"{NAME}.refused").mkdir(parents=True)
     (folder / f"{'0' * 40}.json").symlink_to("/etc/passwd")
     for found in seen(folder):
@@ -127,16 +129,14 @@ def test_what_is_no_file_is_no_entry(folder: Path) -> None:
         assert (found.note or "").startswith("cannot be read: ")
 
 
-def test_a_copy_under_another_name_is_set_aside_and_not_delivered_for_ever(
-    outbox: Outbox, folder: Path
-) -> None:
+def test_a_copy_under_another_name_is_set_aside_as_corrupt(outbox: Outbox, folder: Path) -> None:
     outbox.put(ENTRY)
     (folder / "copy.json").write_bytes((folder / f"{NAME}.json").read_bytes())
     assert list(outbox.pending()) == [ENTRY]
     assert sorted(os.listdir(folder)) == sorted([f"{NAME}.json", "copy.corrupt"])
 
 
-def test_an_empty_outbox_and_none_at_all(folder: Path) -> None:
+def test_an_outbox_may_be_empty_or_absent(folder: Path) -> None:
     assert entry_files(folder) == []
     folder.mkdir()
     (folder / ".123.tmp").touch()
@@ -148,7 +148,7 @@ def test_an_empty_outbox_and_none_at_all(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_put_back(outbox: Outbox, folder: Path, sync: bool) -> None:
+def test_a_requeued_entry_is_pending(outbox: Outbox, folder: Path, sync: bool) -> None:
     refused(outbox)
     (path,) = entry_files(folder)
     assert requeue(path, sync=sync) is RequeueOutcome.BACK
@@ -162,7 +162,7 @@ def test_put_back(outbox: Outbox, folder: Path, sync: bool) -> None:
     assert files(folder) == []
 
 
-def test_a_newer_one_that_is_pending_is_not_replaced(outbox: Outbox, folder: Path) -> None:
+def test_requeueing_does_not_replace_a_newer_pending_entry(outbox: Outbox, folder: Path) -> None:
     refused(outbox)
     newer = later()
     outbox.put(newer)
@@ -173,7 +173,7 @@ def test_a_newer_one_that_is_pending_is_not_replaced(outbox: Outbox, folder: Pat
     assert files(folder) == [], "what is older than what CUBE has is settled"
 
 
-def test_an_older_one_that_is_pending_goes_first(outbox: Outbox, folder: Path) -> None:
+def test_requeueing_waits_for_an_older_pending_entry(outbox: Outbox, folder: Path) -> None:
     refused(outbox, later())
     outbox.put(ENTRY)
     assert requeue(folder / f"{NAME}.refused", sync=False) is RequeueOutcome.OLDER
@@ -182,7 +182,7 @@ def test_an_older_one_that_is_pending_goes_first(outbox: Outbox, folder: Path) -
     assert requeue(folder / f"{NAME}.refused", sync=False) is RequeueOutcome.BACK
 
 
-def test_refused_again(outbox: Outbox, folder: Path) -> None:
+def test_a_requeued_entry_may_be_refused_again(outbox: Outbox, folder: Path) -> None:
     refused(outbox, reason="400")
     requeue(folder / f"{NAME}.refused", sync=False)
     (entry,) = outbox.pending()
@@ -193,7 +193,7 @@ def test_refused_again(outbox: Outbox, folder: Path) -> None:
     assert found.entry.refusal.reason == "404"
 
 
-def test_a_corrupt_one_that_somebody_repaired(outbox: Outbox, folder: Path) -> None:
+def test_a_repaired_corrupt_entry_can_be_requeued(outbox: Outbox, folder: Path) -> None:
     outbox.put(ENTRY)
     (folder / f"{NAME}.json").rename(folder / f"{NAME}.corrupt")
     (found,) = seen(folder)
@@ -204,7 +204,7 @@ def test_a_corrupt_one_that_somebody_repaired(outbox: Outbox, folder: Path) -> N
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
-def test_where_there_are_no_hard_links(
+def test_requeueing_works_without_hard_links(
     outbox: Outbox, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def link(*args: object, **kwargs: object) -> None:
@@ -246,7 +246,7 @@ def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("links", "step"), [(True, step) for step in range(3)] + [(False, step) for step in range(4)]
 )
-def test_death_between_the_steps_of_a_retry(
+def test_a_requeue_can_continue_after_a_crash_at_any_step(
     outbox: Outbox, folder: Path, monkeypatch: pytest.MonkeyPatch, links: bool, step: int
 ) -> None:
     refused(outbox)
@@ -270,7 +270,7 @@ def test_death_between_the_steps_of_a_retry(
 
 
 @pytest.mark.parametrize("step", range(2))
-def test_death_between_the_steps_of_a_refusal(
+def test_a_refusal_can_be_repeated_after_a_crash_at_any_step(
     outbox: Outbox, folder: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     outbox.put(ENTRY)
@@ -284,7 +284,7 @@ def test_death_between_the_steps_of_a_refusal(
     assert [found.state for found in seen(folder)] == [EntryState.REFUSED]
 
 
-def test_the_rest_of_a_retry_goes_with_its_delivery(outbox: Outbox, folder: Path) -> None:
+def test_a_confirmed_delivery_removes_a_claimed_entry(outbox: Outbox, folder: Path) -> None:
     refused(outbox)
     os.link(folder / f"{NAME}.refused", folder / f"{NAME}.retry")
     (folder / f"{NAME}.refused").rename(folder / f"{NAME}.json")
@@ -294,14 +294,14 @@ def test_the_rest_of_a_retry_goes_with_its_delivery(outbox: Outbox, folder: Path
     assert files(folder) == []
 
 
-def test_what_is_newer_stays_when_an_older_one_is_confirmed(outbox: Outbox, folder: Path) -> None:
+def test_a_confirmed_delivery_leaves_newer_refused_entries(outbox: Outbox, folder: Path) -> None:
     refused(outbox, later())
     outbox.put(ENTRY)
     assert outbox.remove(ENTRY)
     assert files(folder) == [".refused"]
 
 
-def test_a_newer_refused_one_takes_the_place_of_one_whose_way_back_was_cut_short(
+def test_a_newer_refused_entry_replaces_one_whose_requeue_was_interrupted(
     outbox: Outbox, folder: Path
 ) -> None:
     refused(outbox)
@@ -314,7 +314,7 @@ def test_a_newer_refused_one_takes_the_place_of_one_whose_way_back_was_cut_short
     assert files(folder) == [".json"]
 
 
-def test_a_full_disk_does_not_keep_a_refusal_from_being_kept(
+def test_on_a_full_disk_a_refused_entry_is_kept_without_its_reason(
     outbox: Outbox, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outbox.put(ENTRY)
@@ -409,7 +409,7 @@ async def test_an_unchanged_folder_is_polled_but_not_scanned(outbox: Outbox, fol
     task.cancel()
 
 
-async def test_a_look_that_takes_long_is_taken_seldom(outbox: Outbox) -> None:
+async def test_a_slow_scan_is_followed_by_a_long_pause(outbox: Outbox) -> None:
     bench = ScannerBench(outbox)
     bench.seconds = 0.12
     task = asyncio.create_task(bench.scanner.run())
@@ -424,7 +424,7 @@ async def test_a_look_that_takes_long_is_taken_seldom(outbox: Outbox) -> None:
     task.cancel()
 
 
-async def test_storage_that_fails_ends_no_rounds(outbox: Outbox) -> None:
+async def test_the_scanner_continues_after_storage_errors(outbox: Outbox) -> None:
     aged = time.time() - 100
     outbox.put(ENTRY)
     for path in entry_files(outbox._folder):

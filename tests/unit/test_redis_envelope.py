@@ -19,7 +19,7 @@ def written() -> dict[str, Any]:
     return found
 
 
-def test_has_all_that_the_reference_writes() -> None:
+def test_the_envelope_has_the_fields_of_the_reference() -> None:
     reference = VECTOR["redis"]["json"]
     ours = written()
     assert ours.keys() == reference.keys()
@@ -30,13 +30,13 @@ def test_has_all_that_the_reference_writes() -> None:
     assert ours["headers"] == MESSAGE.headers
 
 
-def test_workers_put_it_back_where_it_was() -> None:
+def test_the_delivery_info_names_the_queue() -> None:
     properties = written()["properties"]
     assert properties["delivery_info"] == {"exchange": "", "routing_key": "main2"}
     assert properties["priority"] == 0, "any other is another list, by its name"
 
 
-def test_each_attempt_is_told_apart_but_of_one_task() -> None:
+def test_each_attempt_has_a_delivery_tag_of_its_own_and_the_same_task_id() -> None:
     first, second = written(), written()
     assert first["properties"].pop("delivery_tag") != second["properties"].pop("delivery_tag")
     assert first == second
