@@ -376,7 +376,7 @@ def test_check_reports_how_long_a_pair_is_valid(ours: Authority) -> None:
     assert "valid for 100 more days" in finding.text
     assert "peers need no certificate" in finding.text
     (finding,) = probed(pair, ours.ca)
-    assert "must have a certificate" in finding.text
+    assert "must show a certificate" in finding.text
 
 
 def test_check_warns_of_a_certificate_that_expires_soon(good: Pair) -> None:
