@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -167,6 +168,17 @@ async def test_the_registration_has_attempts_expected_count_and_first_associatio
     with_all, bare = sorted(bench.recorder.registrations, key=lambda each: -each.attempted)
     assert with_all == Registration(series(), 1, 5, 7, "A")
     assert bare == Registration(series("1.2.4"), 1)
+
+
+async def test_the_registration_is_fitted_to_the_limits_of_cube(bench: Bench) -> None:
+    """So the outbox entry is a small file, whatever a sender wrote."""
+    bench.store("0001-1.1.dcm")
+    sent = msgspec.structs.replace(series(), patient_name="x" * 5_000_000, patient_id="\ud800")
+    bench.registrar.submit(SeriesCompleted(sent, 1, ("A",)))
+    await bench.registrar.finish(5)
+    (registration,) = bench.recorder.registrations
+    assert len(registration.series.patient_name or "") == 150
+    assert registration.series.patient_id == "?"
 
 
 async def test_a_series_without_instances_is_not_registered(bench: Bench) -> None:
