@@ -1,4 +1,4 @@
-"""Registrations into a real RabbitMQ: confirmed, persistent, whatever happens to queue and line."""
+"""Registrations in a real RabbitMQ, and failures of broker, queue and connection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.registrations import VECTOR, numbered, registration
 TASK_ID = "3b241101-e2bb-4255-8caf-4136c566a962"
 
 LINE_ERRORS = (OSError, aiormq.exceptions.AMQPError, RuntimeError)
-"""What the libraries raise for a line that breaks, by the moment at which it does."""
+"""What the libraries raise for a connection that breaks, depending on the moment."""
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def channel_of(connection: aio_pika.abc.AbstractConnection) -> aio_pika.ab
 
 
 async def messages(broker: RabbitMQ, queue: str) -> list[AbstractIncomingMessage]:
-    """All that the queue holds; it is empty afterwards."""
+    """Return the messages of the queue, and empty it."""
     found: list[AbstractIncomingMessage] = []
     async with admin(broker) as channel:
         declared = await channel.declare_queue(queue, passive=True)
@@ -215,24 +215,24 @@ async def test_a_refused_login_is_an_error_without_the_password(
 async def test_every_registration_arrives_although_connections_break(
     rabbitmq: RabbitMQ, queue: str, tmp_path: Path
 ) -> None:
-    """A cut confirmation is told apart from nothing: the entry goes again, as the same task."""
+    """If the confirmation is lost, the entry is sent again with the same task id."""
     outbox = Outbox(tmp_path / "outbox", sync=False)
     gate = Gate(rabbitmq.port)
-    courier = OutboxRelay(outbox, AmqpPublisher(through(gate), queue))
-    await courier.start()
-    away = [await courier.submit(numbered(number, number)) for number in range(5)]
+    relay = OutboxRelay(outbox, AmqpPublisher(through(gate), queue))
+    await relay.start()
+    queued = [await relay.submit(numbered(number, number)) for number in range(5)]
     await gate.open()
-    await asyncio.gather(*away)
+    await asyncio.gather(*queued)
     assert outbox.depth() == 0
 
     gate.hold_replies()
-    cut = await courier.submit(numbered(7, 7))
+    cut = await relay.submit(numbered(7, 7))
     await gate.held.wait()
     assert outbox.depth() == 1
     await gate.cut()
     gate.release_replies()
     await cut
-    assert await courier.stop(5) == 0
+    assert await relay.stop(5) == 0
     await gate.shut()
     found = await messages(rabbitmq, queue)
     assert sorted(counts(found)) == [0, 1, 2, 3, 4, 7, 7]
@@ -242,14 +242,12 @@ async def test_every_registration_arrives_although_connections_break(
 async def test_a_thousand_registrations_take_seconds(
     rabbitmq: RabbitMQ, queue: str, tmp_path: Path
 ) -> None:
-    courier = OutboxRelay(
-        Outbox(tmp_path / "outbox", sync=False), AmqpPublisher(rabbitmq.url, queue)
-    )
-    await courier.start()
+    relay = OutboxRelay(Outbox(tmp_path / "outbox", sync=False), AmqpPublisher(rabbitmq.url, queue))
+    await relay.start()
     async with asyncio.timeout(20):
-        submitted = [await courier.submit(numbered(number, number)) for number in range(1000)]
+        submitted = [await relay.submit(numbered(number, number)) for number in range(1000)]
         await asyncio.gather(*submitted)
-    assert await courier.stop(1) == 0
+    assert await relay.stop(1) == 0
     assert sorted(counts(await messages(rabbitmq, queue))) == list(range(1000))
 
 
@@ -273,7 +271,7 @@ async def test_a_broker_that_is_killed_keeps_what_it_confirmed(tmp_path: Path, q
 
 
 class TlsFront:
-    """RabbitMQ with TLS before it, so that the shared one serves."""
+    """A TLS proxy for the shared RabbitMQ."""
 
     def __init__(self, target: int, certificate: Path, key: Path) -> None:
         self._target = target

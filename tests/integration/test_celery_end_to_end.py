@@ -1,4 +1,4 @@
-"""A real Celery worker, as CUBE runs it, takes our registrations."""
+"""A Celery worker with CUBE's settings runs the registrations of a receiver."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def receiver(root: Path, broker: Broker) -> Iterator[Receiver]:
 def calls(
     receiver: Receiver, broker: Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Calls]:
-    """What the worker's task was called with."""
+    """Return the arguments of the calls of the worker's task."""
     folder = tmp_path_factory.mktemp("calls")
     environment = {
         f"{PREFIX}BROKER": broker.url,

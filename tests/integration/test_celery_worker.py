@@ -1,4 +1,4 @@
-"""A real Celery worker, set up as CUBE's, runs what we publish (decision 33)."""
+"""A Celery worker with CUBE's settings runs registrations from RabbitMQ (decision 33)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.registrations import FIELDS, numbered, registration
 
 
 async def depth(broker: RabbitMQ, queue: str) -> int | None:
-    """Messages in the queue; None if there is no such queue."""
+    """Return the number of messages in the queue; None if there is no such queue."""
     connection = await aio_pika.connect(broker.url)
     try:
         channel = connection.channel()
@@ -32,7 +32,7 @@ async def depth(broker: RabbitMQ, queue: str) -> int | None:
 
 @pytest.fixture
 def short_path(tmp_path: Path) -> Path:
-    """Unix sockets have short names."""
+    """Return a short path, as Unix sockets need."""
     assert len(str(tmp_path)) < 90
     return tmp_path
 

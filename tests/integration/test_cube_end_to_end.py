@@ -31,7 +31,7 @@ def cube() -> Iterator[Cube]:
 
 
 def first_generation(root: Path, url: str, **more: str | None) -> Receiver:
-    """But for a free port, log lines that can be read here, and a shorter settle time."""
+    """Return that environment with a free port, JSON logs and a shorter settle time."""
     environment: dict[str, str | None] = {
         "OXIDICOM_FILES_ROOT": None,
         "OXIDICOM_LISTENER_PORT": None,
@@ -56,7 +56,7 @@ def send(receiver: Receiver, *instances: Instance, calling: bytes = b"PACS ONE")
 
 
 def association_of(receiver: Receiver) -> str:
-    """The UUID of the one association so far."""
+    """Return the UUID of the only association so far."""
     return uuid_of(receiver.wait_for_log("association released")["association_ulid"])
 
 
@@ -127,7 +127,7 @@ def test_instances_and_custom_metadata_are_registered(
         assert cube.paths[-1] == f"{about}/OxidicomAttemptedPushCount=4"
         metadata = [path for path in receiver.files() if METADATA in path.as_posix()]
         assert [path.stat().st_size for path in metadata] == [0, 0]
-        assert len(cube.requests) == 5, "nothing is pushed twice"
+        assert len(cube.requests) == 5, "nothing is registered twice"
 
 
 def test_the_number_that_the_pacs_has_is_registered(
@@ -142,8 +142,8 @@ def test_the_number_that_the_pacs_has_is_registered(
         send(receiver, *series)
         cube.wait_for_taken(5)
         no_entry(receiver)
-        told = [path.rpartition("/")[2] for path in cube.paths if path.startswith(METADATA)]
-        assert told == ["NumberOfSeriesRelatedInstances=7", "OxidicomAttemptedPushCount=3"]
+        metadata = [path.rpartition("/")[2] for path in cube.paths if path.startswith(METADATA)]
+        assert metadata == ["NumberOfSeriesRelatedInstances=7", "OxidicomAttemptedPushCount=3"]
         assert receiver.wait_for_log("series complete")["short"] == 4
 
 
@@ -226,8 +226,7 @@ def test_an_outage_and_a_kill_lose_nothing(
 def test_a_receiver_killed_during_registration_registers_the_rest(
     tmp_path: Path, cube: Cube, series: list[Instance]
 ) -> None:
-    """It pushes the rest; what CUBE has already, and the file that is already there, are no
-    trouble."""
+    """What CUBE has already, and a metadata file that exists already, cause no error."""
     sent = series[1]
 
     def choose(resource: str, body: dict[str, Any]) -> Reply | None:

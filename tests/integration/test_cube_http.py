@@ -1,4 +1,4 @@
-"""One registration with a real HTTP server that misbehaves as told (decision 41)."""
+"""The CUBE client with a real HTTP server that fails as a test demands (decision 41)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cube() -> Iterator[Cube]:
 
 
 class Time:
-    """A clock that only sleeping moves."""
+    """A clock that advances by its sleeps only."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -165,7 +165,7 @@ async def test_a_refusal_is_raised_at_once(cube: Cube, status: int) -> None:
 
 
 async def test_a_response_is_read_up_to_its_limit(cube: Cube) -> None:
-    """What would make it a duplicate stands behind the limit."""
+    """The words that would make it a duplicate come after the limit."""
     cube.next.append(Reply(400, b"x" * 5_000_000 + b"already registered"))
     async with client_of(cube.url) as client:
         with pytest.raises(RegistrationRefusedError):
@@ -234,7 +234,7 @@ async def test_one_connection_serves_many_registrations(cube: Cube) -> None:
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """One that vouches for itself and 127.0.0.1, and its key."""
+    """Return a self-signed certificate for 127.0.0.1, and its key."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test"
     command = ["openssl", *options.split(), "-addext", "subjectAltName=IP:127.0.0.1"]

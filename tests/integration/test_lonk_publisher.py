@@ -1,4 +1,4 @@
-"""LONK through a real nats-server, up, down, frozen, locked and with TLS (decisions 36, 37)."""
+"""LONK with a real nats-server: outages, a frozen server, logins, TLS (decisions 36, 37)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def publisher(
 
 @asynccontextmanager
 async def listening(url: str, subject: str) -> AsyncIterator[list[Msg]]:
-    """What arrives on `subject`."""
+    """Yield the messages that arrive on `subject`."""
     heard: list[Msg] = []
 
     async def on_message(message: Msg) -> None:
@@ -68,7 +68,7 @@ async def listening(url: str, subject: str) -> AsyncIterator[list[Msg]]:
 
 
 class Reasons(logging.Handler):
-    """Why NATS is away, as the publisher logs it."""
+    """Collects the warnings of the publisher and their reasons."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -93,7 +93,7 @@ async def until(condition: Callable[[], object], limit: float = 10) -> None:
 
 
 async def flowing(lonk: LonkPublisher, heard: list[Msg], title: str = "PACS") -> None:
-    """NATS delivers at most once: what counts is that messages flow again."""
+    """Send until a message arrives: NATS delivers at most once, so some may be lost."""
     async with asyncio.timeout(10):
         while not heard:
             lonk.done(series(title), 1)
@@ -196,7 +196,7 @@ async def test_a_server_that_starts_later_gets_the_queued_messages(tmp_path: Pat
         assert not await lonk.flush(0.2)
         assert lonk.dropped == 99
         with server:
-            # NATS keeps nothing for those who come later, so they come first.
+            # NATS keeps no messages for later subscribers, so these subscribe first.
             async with listening(server.url, "oxidicom.>") as heard, gate:
                 await until(lambda: len(heard) == 3)
                 assert payloads(heard) == ["0101000000", "0164000000", "00"]
@@ -299,7 +299,7 @@ async def flushed(lonk: LonkPublisher) -> bool:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Self-signed, for 127.0.0.1; and its key."""
+    """Return a self-signed certificate for 127.0.0.1, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     file, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
@@ -329,7 +329,7 @@ async def test_tls_is_verified(tmp_path: Path, certificate: tuple[Path, Path]) -
 
 
 async def test_a_tls_url_never_falls_back_to_plain_text(nats_server: NatsServer) -> None:
-    """Credentials would go over the line in the clear."""
+    """Otherwise the login would be sent in plain text."""
     with Reasons() as reasons:
         async with publisher(f"tls://user:secret@{nats_server.address}") as lonk:
             await until(lambda: reasons.texts)

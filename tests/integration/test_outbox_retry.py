@@ -1,4 +1,4 @@
-"""`oxidicom outbox` beside the whole receiver, whose CUBE refuses (decisions 35, 41)."""
+"""`oxidicom outbox` beside a receiver whose CUBE refuses (decisions 35, 41)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def send(receiver: Receiver, *instances: Instance) -> None:
 
 
 def outbox(receiver: Receiver, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`oxidicom outbox`, in the receiver's environment."""
+    """Run `oxidicom outbox` in the receiver's environment."""
     given = {name: value for name, value in receiver.environment.items() if value is not None}
     return subprocess.run(
         [sys.executable, "-m", "oxidicom", "outbox", *arguments],
@@ -102,7 +102,7 @@ def test_a_refused_entry_is_retried_without_a_restart(
 
 
 def test_an_interrupted_retry_can_be_repeated(tmp_path: Path, cube: Cube) -> None:
-    """As if killed after its first step; the receiver goes on meanwhile, and is killed, too."""
+    """The command was killed after its first step, and the receiver is killed later."""
     cube.always = REFUSAL
     with registering(tmp_path, cube) as receiver:
         send(receiver, Instance())

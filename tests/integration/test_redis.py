@@ -1,4 +1,4 @@
-"""Registrations into a real Redis: as kombu writes them, whatever happens to server and line."""
+"""Registrations in a real Redis: kombu's form, and failures of server and connection."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_the_envelope_is_that_of_kombu(redis_server: RedisServer, queue: s
     assert mine.whole["properties"].keys() == kombus.whole["properties"].keys()
     for one in ("content-type", "content-encoding"):
         assert mine.whole[one] == kombus.whole[one]
-    ours_alone = {"reply_to": None}  # nobody waits for a result
+    ours_alone = {"reply_to": None}  # no program waits for a result
     for one in mine.whole["properties"].keys() - {"delivery_tag"}:
         expected = (kombus.whole["properties"] | ours_alone)[one]
         assert mine.whole["properties"][one] == expected
@@ -192,7 +192,7 @@ async def test_a_server_that_hangs_blocks_no_caller_and_gets_nothing_twice(
             finally:
                 server.thaw()
             await ours.publish(registration(2), str(uuid.uuid4()))
-        # Only the first attempt had a line to push over; the later ones were greeted by nobody.
+        # Only the first attempt had a connection; the server answered none of the later ones.
         assert counts(server, queue) == [1, 2]
 
 
@@ -200,24 +200,24 @@ async def test_a_server_that_hangs_blocks_no_caller_and_gets_nothing_twice(
 async def test_every_registration_arrives_although_connections_break(
     redis_server: RedisServer, queue: str, tmp_path: Path
 ) -> None:
-    """A cut confirmation is told apart from nothing: the entry goes again, as the same task."""
+    """If the confirmation is lost, the entry is sent again with the same task id."""
     outbox = Outbox(tmp_path / "outbox", sync=False)
     gate = Gate(redis_server.port)
-    courier = OutboxRelay(outbox, RedisPublisher(through(gate), queue))
-    await courier.start()
-    away = [await courier.submit(numbered(number, number)) for number in range(5)]
+    relay = OutboxRelay(outbox, RedisPublisher(through(gate), queue))
+    await relay.start()
+    queued = [await relay.submit(numbered(number, number)) for number in range(5)]
     await gate.open()
-    await asyncio.gather(*away)
+    await asyncio.gather(*queued)
     assert outbox.depth() == 0
 
     gate.hold_replies()
-    cut = await courier.submit(numbered(7, 7))
+    cut = await relay.submit(numbered(7, 7))
     await gate.held.wait()
     assert outbox.depth() == 1
     await gate.cut()
     gate.release_replies()
     await cut
-    assert await courier.stop(5) == 0
+    assert await relay.stop(5) == 0
     await gate.shut()
     found = envelopes(redis_server, queue)
     assert sorted(each.kwargs["ndicom"] for each in found) == [0, 1, 2, 3, 4, 7, 7]
@@ -228,12 +228,12 @@ async def test_a_thousand_registrations_take_seconds(
     redis_server: RedisServer, queue: str, tmp_path: Path
 ) -> None:
     outbox = Outbox(tmp_path / "outbox", sync=False)
-    courier = OutboxRelay(outbox, RedisPublisher(redis_server.url, queue))
-    await courier.start()
+    relay = OutboxRelay(outbox, RedisPublisher(redis_server.url, queue))
+    await relay.start()
     async with asyncio.timeout(20):
-        submitted = [await courier.submit(numbered(number, number)) for number in range(1000)]
+        submitted = [await relay.submit(numbered(number, number)) for number in range(1000)]
         await asyncio.gather(*submitted)
-    assert await courier.stop(1) == 0
+    assert await relay.stop(1) == 0
     assert sorted(counts(redis_server, queue)) == list(range(1000))
 
 
@@ -244,11 +244,11 @@ async def test_a_server_that_is_restarted_under_load_loses_nothing(
 ) -> None:
     outbox = Outbox(tmp_path / "outbox", sync=False)
     with private_redis("--appendonly", "yes", "--appendfsync", "always") as server:
-        courier = OutboxRelay(outbox, RedisPublisher(server.url, queue))
-        await courier.start()
+        relay = OutboxRelay(outbox, RedisPublisher(server.url, queue))
+        await relay.start()
         submitted = []
         for number in range(300):
-            submitted.append(await courier.submit(numbered(number, number)))
+            submitted.append(await relay.submit(numbered(number, number)))
             if number == 150:
                 await submitted[100]
                 await asyncio.to_thread(server.stop, kill=kill)
@@ -257,14 +257,14 @@ async def test_a_server_that_is_restarted_under_load_loses_nothing(
                 await asyncio.to_thread(server.start)
         async with asyncio.timeout(20):
             await asyncio.gather(*submitted)
-        assert await courier.stop(5) == 0
+        assert await relay.stop(5) == 0
         assert outbox.depth() == 0
         kept = {each.task_id: each for each in envelopes(server, queue)}
     assert sorted(each.kwargs["ndicom"] for each in kept.values()) == list(range(300))
 
 
 async def test_the_connection_has_tcp_keep_alive(redis_server: RedisServer, queue: str) -> None:
-    """So that a firewall does not forget it, and a machine that vanished is noticed."""
+    """So a firewall does not drop the connection, and a dead machine is noticed."""
     async with publisher(redis_server.url, queue) as ours:
         await ours.start()
         assert ours._connection is not None

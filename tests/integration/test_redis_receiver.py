@@ -1,4 +1,4 @@
-"""The whole receiver beside a Redis that hangs: senders and SIGTERM do not wait for it."""
+"""A receiver with a Redis that hangs: neither senders nor SIGTERM wait for it."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def test_a_redis_that_hangs_delays_neither_senders_nor_shutdown(
         found = envelopes(server, "cube")
     series = [each.kwargs["SeriesInstanceUID"] for each in found]
     assert series[0] == first
-    # Once by the process before, whose push the server found when it woke, and once by this one.
+    # Once by the first process, whose LPUSH the server executed when it continued, and once by
+    # this one.
     assert set(series[1:]) == {second}
     assert len({each.task_id for each in found}) == 2

@@ -1,4 +1,4 @@
-"""A Redis that wants a login, or says no to a registration."""
+"""Logins to Redis, and registrations that it refuses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def scripted(serve: Serve) -> AsyncIterator[int]:
-    """A port where each connection is treated so, and then closed."""
+    """Yield a port where each connection is handled by `behave` and then closed."""
     calls = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,7 +105,7 @@ class TestLogin:
 
 
 class TestRefusals:
-    """Of a server that is well enough to say no: a failure, and the next call is a new try."""
+    """A refusal is an error, and the next call connects again."""
 
     async def test_a_replica_refuses(self, private_redis: StartRedis, queue: str) -> None:
         with private_redis() as server, admin(server) as client:
@@ -169,9 +169,9 @@ class TestRefusals:
                 with pytest.raises(ResponseError) as raised:
                     await ours.publish(registration(1), TASK_ID)
         assert "unknown command" in str(raised.value)
-        told = caplog.text + str(raised.value)
-        assert "hunter2" not in told
-        assert "body" not in told
+        reported = caplog.text + str(raised.value)
+        assert "hunter2" not in reported
+        assert "body" not in reported
 
     @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n", b"\0" * 9])
     async def test_another_kind_of_server_is_an_error(
@@ -192,4 +192,4 @@ class TestRefusals:
             with pytest.raises(LINE_ERRORS):
                 await ours.publish(registration(1), TASK_ID)
         assert heard
-        assert b"LPUSH" not in b"".join(heard), "it is no Redis, so it is told nothing"
+        assert b"LPUSH" not in b"".join(heard), "it is not Redis, so it gets no message"

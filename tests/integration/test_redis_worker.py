@@ -1,4 +1,4 @@
-"""A real Celery worker, set up as CUBE's, runs what we put into Redis (decision 33)."""
+"""A Celery worker with CUBE's settings runs registrations from Redis (decision 33)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ QUEUE = "main2"
 
 @pytest.fixture
 def server(private_redis: StartRedis) -> Iterator[RedisServer]:
-    """One of our own, so that every key in it is known."""
+    """A private server, so that every key in it is known."""
     with private_redis() as server:
         yield server
 
 
 async def prefetched(server: RedisServer, count: int, left: int) -> None:
-    """The worker has so many that it has not begun, the queue the rest."""
+    """Return whether the worker has prefetched so many messages and the queue has the rest."""
     with admin(server) as client:
         async with asyncio.timeout(20):
             while (client.hlen("unacked"), client.llen(QUEUE)) != (count, left):  # noqa: ASYNC110

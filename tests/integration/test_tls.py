@@ -1,4 +1,4 @@
-"""DICOM over TLS as other programs speak it, and a whole receiver with it (PS3.15 B.12)."""
+"""DICOM over TLS with other programs as peers of a receiver (PS3.15 B.12)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def trusting(authority: Authority, pair: Pair | None = None) -> ssl.SSLContext:
 
 @pytest.fixture(scope="module")
 def open_to_all(tmp_path_factory: pytest.TempPathFactory, ours: Authority) -> Iterator[Receiver]:
-    """With an RSA key, as most have."""
+    """A certificate with an RSA key, as most peers have."""
     pair = ours.issue("localhost", "rsa:2048")
     with Receiver(tmp_path_factory.mktemp("files"), **variables(pair)) as receiver:
         yield receiver
@@ -85,7 +85,7 @@ def open_to_all(tmp_path_factory: pytest.TempPathFactory, ours: Authority) -> It
 
 @pytest.fixture(scope="module")
 def mutual(tmp_path_factory: pytest.TempPathFactory, ours: Authority) -> Iterator[Receiver]:
-    """Only TLS, and only for those who show a certificate."""
+    """A receiver that accepts TLS only, and only peers with a certificate."""
     environment = variables(Pair(ours.certificate, ours.key))
     environment |= {"OXIDICOM_TLS_CLIENT_CA": str(ours.ca)}
     root = tmp_path_factory.mktemp("files")
@@ -269,8 +269,8 @@ def test_instances_are_stored_byte_for_byte_on_both_ports(
             secure.release()
             clear.release()
         receiver.wait_for_log("association released", count=2)
-        told = receiver.log("association released")
-        assert sorted(str(record.get("tls")) for record in told) == ["None", "TLSv1.3"]
+        released = receiver.log("association released")
+        assert sorted(str(record.get("tls")) for record in released) == ["None", "TLSv1.3"]
         (entry,) = receiver.wait_for_outbox(1)
         assert entry["ndicom"] == len(instances)
         for instance in instances:

@@ -1,4 +1,4 @@
-"""The Celery message against the reference's, and CUBE's limits (decisions 33, 34)."""
+"""The Celery message compared with the reference's, and CUBE's limits (decisions 33, 34)."""
 
 from __future__ import annotations
 

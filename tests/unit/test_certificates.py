@@ -1,4 +1,4 @@
-"""Our certificate: what is wrong with it is said, what is new is taken (PS3.15 B.12)."""
+"""Our certificate: faults, reloading, TLS contexts (PS3.15 B.12)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What CUBE is told over HTTP: fields, their order, what is left out (decisions 34, 40, 42)."""
+"""Bodies of requests to CUBE: fields, their order, what is left out (decisions 34, 40, 42)."""
 
 from __future__ import annotations
 

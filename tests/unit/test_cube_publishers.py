@@ -1,5 +1,4 @@
-"""Series to CUBE instance by instance, early and at completion: what is pushed, in what order, what
-is remembered, what an outage costs (decisions 40 to 43)."""
+"""Registration by instance over HTTP: eager, at completion, in outages (decisions 40 to 43)."""
 
 from __future__ import annotations
 
@@ -43,21 +42,21 @@ UNKNOWN = f"{ABOUT}/NumberOfSeriesRelatedInstances=unknown"
 
 
 class FakeClient(CubeClient):
-    """Takes, fails or refuses, as told; knows what came."""
+    """A client that accepts, fails or refuses, and records the paths."""
 
     def __init__(self) -> None:
         super().__init__("http://cube/api/v1/", "chris", "secret")
         self.asked: list[str] = []
         self.traceparents: list[str | None] = []
         self.taken: list[str] = []
-        self.most_asked = 0
+        self.max_asked = 0
         self.down = False
         self.chokes_on = ""
         self.refuses = ""
         self.open = asyncio.Event()
         self.open.set()
         self.before: Callable[[str], None] = lambda path: None
-        self._under_way = 0
+        self._in_progress = 0
 
     async def register(
         self,
@@ -71,8 +70,8 @@ class FakeClient(CubeClient):
         path = str(body["path"])
         self.asked.append(path)
         self.traceparents.append(traceparent)
-        self._under_way += 1
-        self.most_asked = max(self.most_asked, self._under_way)
+        self._in_progress += 1
+        self.max_asked = max(self.max_asked, self._in_progress)
         try:
             await self.open.wait()
             await asyncio.sleep(0)
@@ -83,19 +82,19 @@ class FakeClient(CubeClient):
                 raise RegistrationRefusedError("CUBE answers 400")
             self.taken.append(path)
         finally:
-            self._under_way -= 1
+            self._in_progress -= 1
 
 
 class Spans(Observer, TraceContext):
     def __init__(self) -> None:
-        self.pushes: list[HttpRegistration] = []
+        self.registrations: list[HttpRegistration] = []
         self.ends: list[tuple[str | None, str, str | None]] = []
 
     def begin_http_registration(self, association_id: str | None, started_ns: int) -> str | None:
         return f"traceparent of {association_id} at {started_ns}"
 
     def http_registration_ended(self, registration: HttpRegistration) -> None:
-        self.pushes.append(registration)
+        self.registrations.append(registration)
 
     def http_series_registration_ended(self, registration: HttpSeriesRegistration) -> None:
         ended = registration
@@ -168,7 +167,7 @@ class TestPublication:
         assert bench.client.asked[1] == f"{ABOUT}/NumberOfSeriesRelatedInstances=7"
         assert sorted(bench.client.asked[2:4]) == paths[1:]
         assert bench.client.asked[4:] == [f"{ABOUT}/OxidicomAttemptedPushCount=4"]
-        assert bench.client.most_asked == 2
+        assert bench.client.max_asked == 2
         assert len(bench.registered) == 0, "nothing is remembered of what is complete"
         for path in bench.client.asked[1], bench.client.asked[4]:
             assert (bench.root / path).read_bytes() == b""
@@ -279,13 +278,13 @@ class TestPublication:
         bench.client.down = True
         with pytest.raises(CubeUnavailableError):
             await bench.publish(registration())
-        assert [(push.metadata, push.error, push.file) for push in bench.spans.pushes] == [
+        assert [(each.metadata, each.error, each.file) for each in bench.spans.registrations] == [
             (None, None, None),
             (("NumberOfSeriesRelatedInstances", "7"), None, None),
             (("OxidicomAttemptedPushCount", "4"), None, None),
             (None, "CubeUnavailableError: CUBE answers 503", None),
         ]
-        assert {push.url for push in bench.spans.pushes} == {"http://cube/api/v1/pacsfiles/"}
+        assert {each.url for each in bench.spans.registrations} == {"http://cube/api/v1/pacsfiles/"}
         assert bench.spans.ends == [
             (ULID, UUID, None),
             (ULID, UUID, "CubeUnavailableError: CUBE answers 503"),
@@ -294,9 +293,9 @@ class TestPublication:
     async def test_each_request_carries_the_trace_context_of_its_span(self, bench: Bench) -> None:
         bench.store("0001-1.1.dcm")
         await bench.publish(registration())
-        assert bench.client.traceparents == [push.traceparent for push in bench.spans.pushes]
+        assert bench.client.traceparents == [each.traceparent for each in bench.spans.registrations]
         assert bench.client.traceparents == [
-            f"traceparent of {ULID} at {push.started_ns}" for push in bench.spans.pushes
+            f"traceparent of {ULID} at {each.started_ns}" for each in bench.spans.registrations
         ]
 
     async def test_file_paths_are_reported_where_patient_data_are_allowed(
@@ -309,7 +308,7 @@ class TestPublication:
         )
         await shown.register_instance(registration(), "0001-1.1.dcm")
         await shown.close()
-        assert [push.file for push in bench.spans.pushes] == [f"{FOLDER}/0001-1.1.dcm"]
+        assert [each.file for each in bench.spans.registrations] == [f"{FOLDER}/0001-1.1.dcm"]
 
 
 class TestEagerRegistration:
@@ -354,9 +353,9 @@ class TestEagerRegistration:
         bench.eager.stored(series_info(), ULID)
         await until(lambda: bench.time.next_wake is not None)
         bench.time.advance(1.01)
-        told = f"{ABOUT}/NumberOfSeriesRelatedInstances=5"
+        expected_path = f"{ABOUT}/NumberOfSeriesRelatedInstances=5"
         await until(lambda: len(bench.client.taken) == 4)
-        assert told in bench.client.taken
+        assert expected_path in bench.client.taken
         await bench.publish(registration(expected=None))
         assert bench.client.asked[4:] == [f"{ABOUT}/OxidicomAttemptedPushCount=4"]
 
@@ -501,19 +500,19 @@ class TestRunConcurrently:
 
 
 async def test_an_outage_loses_nothing_through_relay_and_outbox(tmp_path: Path) -> None:
-    """Fifty series while CUBE is away for four tries, then all of each exactly once."""
+    """Four attempts fail; then every instance of fifty series is registered exactly once."""
     bench = Bench(tmp_path, max_files=100)
     bench.client.down = True
     outbox = Outbox(tmp_path / ".outbox", sync=False)
-    courier = OutboxRelay(
+    relay = OutboxRelay(
         outbox, bench.publisher, max_in_flight=2, clock=bench.time.clock, sleep=bench.time.sleep
     )
-    await courier.start()
-    settled, paths = [], []
+    await relay.start()
+    outcomes, paths = [], []
     for number in range(50):
         series = numbered(number)
         paths += bench.store(*(f"000{n}-1.{n}.dcm" for n in range(3)), folder=series.path)
-        settled.append(await courier.submit(Registration(series, 3, 3, None, ULID)))
+        outcomes.append(await relay.submit(Registration(series, 3, 3, None, ULID)))
     for _ in range(4):
         await until(lambda: bench.time.next_wake is not None)
         bench.time.advance(bench.time.next_wake or 0)
@@ -521,7 +520,7 @@ async def test_an_outage_loses_nothing_through_relay_and_outbox(tmp_path: Path) 
     assert len(bench.registered) <= 100
     bench.client.down = False
     async with asyncio.timeout(20):
-        while not all(future.done() for future in settled):
+        while not all(future.done() for future in outcomes):
             if bench.time.next_wake is not None:
                 bench.time.advance(bench.time.next_wake)
             await asyncio.sleep(0.001)
@@ -529,5 +528,5 @@ async def test_an_outage_loses_nothing_through_relay_and_outbox(tmp_path: Path) 
     instances = [path for path in bench.client.taken if path.endswith(".dcm")]
     assert sorted(instances) == sorted(paths)
     assert len(bench.client.taken) == 150 + 100
-    await courier.stop(1)
+    await relay.stop(1)
     os.close(bench.fd)

@@ -1,4 +1,4 @@
-"""What CUBE's answers mean (decision 41)."""
+"""The meaning of CUBE's responses (decision 41)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subjects, payloads and rates of LONK (decisions 26, 36)."""
+"""Subjects, payloads and the rate limit of LONK (decisions 26, 36)."""
 
 from __future__ import annotations
 

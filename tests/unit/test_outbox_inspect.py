@@ -1,4 +1,4 @@
-"""What people see and do in the outbox's folder, beside receivers (decisions 32, 35, 41)."""
+"""Inspecting and requeueing outbox entries beside receivers (decisions 32, 35, 41)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Redis envelope against the reference's (decision 33)."""
+"""The Redis envelope compared with that of the reference (decision 33)."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class RelayRecorder:
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.registrations: list[Registration] = []
-        self.settled: list[asyncio.Future[bool]] = []
+        self.confirmations: list[asyncio.Future[bool]] = []
         self.confirm: bool | None = True
         self.depth = 0
 
@@ -58,7 +58,7 @@ class RelayRecorder:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if self.confirm is not None:
             future.set_result(self.confirm)
-        self.settled.append(future)
+        self.confirmations.append(future)
         return future
 
     def final(self, series: SeriesInfo, received: int) -> None:
@@ -200,7 +200,7 @@ async def test_done_waits_for_the_confirmation(bench: Bench) -> None:
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     await asyncio.wait_for(bench.completed.wait(), 5)
     assert ("done", 1) not in bench.recorder.events
-    bench.recorder.settled[0].set_result(True)
+    bench.recorder.confirmations[0].set_result(True)
     await bench.registrar.finish(5)
     assert bench.recorder.events[-1] == ("done", 1)
 
@@ -212,7 +212,7 @@ async def test_done_waits_for_a_limited_time(bench: Bench, monkeypatch: pytest.M
     bench.registrar.submit(SeriesCompleted(series(), 1, ()))
     await bench.registrar.finish(5)
     assert bench.recorder.events[-1] == ("done", 1)
-    assert bench.recorder.settled[0].cancelled(), "the relay need not keep it"
+    assert bench.recorder.confirmations[0].cancelled(), "the relay need not keep it"
 
 
 async def test_a_shared_folder_is_tidied_before_it_is_counted(bench: Bench) -> None:
@@ -281,7 +281,7 @@ async def test_a_series_that_cannot_be_registered_is_logged_and_stays_in_the_jou
 
 
 @pytest.mark.parametrize(
-    ("settled", "level", "registration"),
+    ("confirmed", "level", "registration"),
     [
         (True, "INFO", "confirmed"),
         (False, "WARNING", "refused, kept in the outbox's folder"),
@@ -292,13 +292,13 @@ async def test_the_log_has_the_outcome_of_the_registration(
     bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    settled: bool | None,
+    confirmed: bool | None,
     level: str,
     registration: str,
 ) -> None:
     monkeypatch.setattr(module, "MAX_CONFIRMATION_WAIT_S", 0.05)
     bench.store("0001-1.1.dcm")
-    bench.recorder.confirm = settled
+    bench.recorder.confirm = confirmed
     with caplog.at_level(logging.INFO, "oxidicom.series"):
         bench.registrar.submit(SeriesCompleted(series(), 1, ()))
         await bench.registrar.finish(5)

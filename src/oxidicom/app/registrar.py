@@ -123,26 +123,30 @@ class Registrar:
                 await self._on_disk(self._tidy, series)
             ndicom = await self._on_disk(count_instances, self._files_root, series)
             self._observers.series_counted(SeriesCounted(series, completed.received, ndicom))
-            settled = None
+            confirmation = None
             if ndicom and completed.expected is None and self._expected is not None:
                 completed = completed._replace(expected=await self._expected(series.key))
             if ndicom:
-                settled = await self._relay.submit(_registration(completed, ndicom, traceparent))
+                confirmation = await self._relay.submit(
+                    _registration(completed, ndicom, traceparent)
+                )
                 self._observers.outbox_depth(self._relay.depth)
             await self._on_disk(self._journal.remove, series.key, completed.associations)
             self._completed(completed)
-        outcome = RegistrationOutcome.EMPTY if settled is None else await self._outcome(settled)
+        outcome = (
+            RegistrationOutcome.EMPTY if confirmation is None else await self._outcome(confirmation)
+        )
         self._observe(completed, ndicom, began_ns, outcome, _REASONS[outcome])
         self._log(completed, ndicom, outcome, traceparent)
 
-    async def _outcome(self, settled: asyncio.Future[bool]) -> RegistrationOutcome:
+    async def _outcome(self, confirmation: asyncio.Future[bool]) -> RegistrationOutcome:
         """Wait for the confirmation of CUBE or its broker, for a limited time."""
-        await asyncio.wait([settled], timeout=MAX_CONFIRMATION_WAIT_S)
+        await asyncio.wait([confirmation], timeout=MAX_CONFIRMATION_WAIT_S)
         self._observers.outbox_depth(self._relay.depth)
         # Cancelled, so that the relay keeps no future for the days that delivery may take.
-        if settled.cancel() or settled.cancelled() or not self._has_broker:
+        if confirmation.cancel() or confirmation.cancelled() or not self._has_broker:
             return RegistrationOutcome.WAITING
-        if settled.result():
+        if confirmation.result():
             return RegistrationOutcome.CONFIRMED
         return RegistrationOutcome.REFUSED
 
