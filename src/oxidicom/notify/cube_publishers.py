@@ -24,7 +24,7 @@ from oxidicom.observers import (
 from oxidicom.ports import Registration, SeriesKey
 from oxidicom.ulid import uuid_of
 
-_FOLDER_IS_EMPTY: Final = "no instance is in the series' folder any more"
+_FOLDER_IS_EMPTY: Final = "no instance is in the series' folder"
 
 
 class SeriesPublisher:
@@ -34,11 +34,13 @@ class SeriesPublisher:
         self._client = client
 
     async def publish(self, registration: Registration, task_id: str) -> None:
+        """Register the series; see Publisher.publish."""
         await self._client.register(
             SERIES_RESOURCE, series_body(registration), traceparent=registration.traceparent
         )
 
     async def close(self) -> None:
+        """Close the connections to CUBE; see CubeClient.close."""
         await self._client.close()
 
 
@@ -61,6 +63,7 @@ class InstancePublisher:
         self._on_begin = on_begin
 
     async def publish(self, registration: Registration, task_id: str) -> None:
+        """Register the instances that CUBE does not have; see Publisher.publish."""
         association = association_uuid(registration, task_id)
         began_ns = time.time_ns()
         error = None
@@ -94,6 +97,7 @@ class InstancePublisher:
             known.publishing -= 1
 
     async def close(self) -> None:
+        """Close the connections to CUBE; see CubeClient.close."""
         await self._registrar.close()
 
 
@@ -127,7 +131,7 @@ class _Publication:
         # Those that failed come last: an instance at which CUBE fails must not block the others.
         remaining.sort(key=known.failed.__contains__)
         if not known.expected_registered:
-            # CUBE gets one instance before any metadata, so that the series exists there.
+            # One instance goes first, then the expected number, as in eager registration.
             if remaining and len(remaining) == len(names):
                 await self._register(remaining.pop(0))
             await self._register_expected()

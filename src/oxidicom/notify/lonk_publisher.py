@@ -92,6 +92,7 @@ class LonkPublisher:
 
     @property
     def connected(self) -> bool:
+        """Whether messages reach a server now."""
         return self._connected.is_set()
 
     @property
@@ -107,6 +108,7 @@ class LonkPublisher:
         ]
 
     def progress(self, series: SeriesInfo, count: int, first: bool) -> None:
+        """Send the number of received instances; only a `first` one has no rate limit."""
         subject = self._subject(series)
         if first:
             self._put(subject, Urgency.FIRST, lonk_messages.ndicom(count))
@@ -114,13 +116,16 @@ class LonkPublisher:
             self._put(subject, Urgency.COUNT, lonk_messages.ndicom(count))
 
     def failed(self, calling_ae_title: str, series_instance_uid: str | None, error: str) -> None:
+        """Send an error of a series, or of an instance whose series is unknown."""
         subject = lonk_messages.subject(self._root_subject, calling_ae_title, series_instance_uid)
         self._put(subject, Urgency.ERROR, lonk_messages.error(error))
 
     def final(self, series: SeriesInfo, received: int) -> None:
+        """Send the number of received instances of a complete series."""
         self._put(self._subject(series), Urgency.FINAL, lonk_messages.ndicom(received))
 
     def done(self, series: SeriesInfo, received: int) -> None:
+        """Send that a series is complete."""
         del received  # every done frees the subject's state, whatever was received
         self._put(self._subject(series), Urgency.DONE, lonk_messages.done())
 
