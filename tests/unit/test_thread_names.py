@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,3 +53,29 @@ def test_a_thread_runs_without_a_name_where_the_kernel_takes_none() -> None:
     thread.start()
     thread.join()
     assert seen == ["ran"]
+
+
+SOURCE = Path(__file__).parents[2] / "src" / "oxidicom"
+
+
+def names_in_source() -> tuple[set[str], set[str]]:
+    """Return the names of pools, whose threads get a number, and those of single threads."""
+    text = "\n".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    pools = set(re.findall(r'(?:DiskExecutor|pool_thread_namer)\(\s*"([^"]+)"', text))
+    return pools, set(re.findall(r'f?"(ox-[^"]+)"', text)) - pools
+
+
+def test_the_kernel_keeps_the_number_of_a_pool_s_thread() -> None:
+    pools, others = names_in_source()
+    assert pools
+    assert [name for name in pools if len(f"{name}-0") > 15] == []
+    assert [name for name in others if len(re.sub(r"\{.*?\}", "0", name)) > 15] == []
+
+
+def test_the_documentation_has_every_thread_of_a_receiver() -> None:
+    pools, others = names_in_source()
+    receiver = {name for name in others if not name.startswith("ox-send")}
+    page = (SOURCE.parents[1] / "docs" / "architecture.md").read_text()
+    expected = {f"{name}-0" for name in pools}
+    expected |= {re.sub(r"\{.*?\}", "", name) for name in receiver}
+    assert [name for name in sorted(expected) if f"`{name}" not in page] == []

@@ -106,7 +106,7 @@ class StorageProbe:
         self._folders = folders
         self._root = root
         self._read_outbox = read_outbox
-        self._thread = ThreadPoolExecutor(1, initializer=pool_thread_namer("ox-storage-probe"))
+        self._thread = ThreadPoolExecutor(1, initializer=pool_thread_namer("ox-probe"))
         # Named so that the clean-up of each folder removes what a dead process left.
         self._names = (f"{sign()}-probe.part", f".{sign()}-probe.tmp")
 

@@ -75,7 +75,7 @@ class DataPlane:
         files = tls_files(settings)
         self._certificates = Certificates(files) if files is not None else None
         self._certificate_poll: asyncio.Task[None] | None = None
-        self._certificate_disk = DiskExecutor("ox-certificate")
+        self._certificate_disk = DiskExecutor("ox-certs")
         self._reload = asyncio.Event()
         self._executors = make_executors(settings, -(-settings.writer_threads // processes))
         self.storage = Storage(
