@@ -514,15 +514,15 @@ def test_storage_that_workers_cannot_use_is_reported_once(tmp_path: Path, worker
 
 def test_a_worker_that_cannot_start_is_started_again(mortal: Receiver) -> None:
     (instance,) = series_of(1)
-    temporary, away = mortal.state / "tmp", mortal.state / "away"
-    temporary.rename(away)
+    temporary, moved = mortal.state / "tmp", mortal.state / "moved"
+    temporary.rename(moved)
     temporary.touch()
     mortal.workers()[0].kill()
     assert "cannot use the storage" in mortal.wait_for_log("worker cannot start")["fault"]
     with associated(mortal) as peer:
         peer.release()  # by the other worker
     temporary.unlink()
-    away.rename(temporary)
+    moved.rename(temporary)
     mortal.wait_for_log("worker replaced")
     with associated(mortal) as peer:
         store(peer, instance)

@@ -55,8 +55,8 @@ def test_the_documentation_says_how_long_it_takes_after_the_drain_time_out() -> 
     settings, _ = load({"OXIDICOM_FILES_ROOT": "/data"})
     budget = ShutdownBudget(associations_s=settings.drain_timeout)
     text = (ROOT / "docs/deployment.md").read_text()
-    (told,) = re.findall(r"`OXIDICOM_DRAIN_TIMEOUT`\s+\((\d+) s\) and ([\d.]+) s", text)
-    assert tuple(map(float, told)) == (
+    (seconds,) = re.findall(r"`OXIDICOM_DRAIN_TIMEOUT`\s+\((\d+) s\) and ([\d.]+) s", text)
+    assert tuple(map(float, seconds)) == (
         settings.drain_timeout,
         budget.after_drain_s + budget.control_loop_s,
     )

@@ -45,8 +45,8 @@ def container() -> dict[str, Any]:
 
 def compose(service: str) -> dict[str, Any]:
     text = (ROOT / "deploy" / "compose.yaml").read_text()
-    told: dict[str, Any] = yaml.safe_load(text)["services"][service]
-    return told
+    found: dict[str, Any] = yaml.safe_load(text)["services"][service]
+    return found
 
 
 def settings(given: dict[str, str]) -> Settings:
@@ -129,9 +129,9 @@ def test_compose_starts_the_receiver_without_privileges() -> None:
 
 def test_compose_names_brokers_that_it_has() -> None:
     services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
-    told = json.dumps(compose("oxidicom")["environment"])
+    values = json.dumps(compose("oxidicom")["environment"])
     for broker in ("rabbitmq", "nats", "otel-collector"):
-        assert re.search(rf"\b{broker}:\d+", told), broker
+        assert re.search(rf"\b{broker}:\d+", values), broker
         assert broker in services
     mounts = [one for service in services.values() for one in service.get("volumes", [])]
     for mounted in (one.split(":")[0] for one in mounts):
@@ -162,15 +162,15 @@ def test_replicas_share_files_and_no_state() -> None:
 
 def test_ports_are_those_of_the_image() -> None:
     ports = {one["name"]: one["containerPort"] for one in container()["ports"]}
-    told = of_replica("oxidicom-0")
-    assert ports == {"dicom": told.listener_port, "admin": told.admin_port}
+    replica = of_replica("oxidicom-0")
+    assert ports == {"dicom": replica.listener_port, "admin": replica.admin_port}
     services = [port for one in of_kind("Service") for port in one["spec"]["ports"]]
     assert {one["targetPort"] for one in services} == set(ports)
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        asked = container()[probe]["httpGet"]
-        assert asked["port"] == "admin"
-        assert asked["path"] == ("/readyz" if probe == "readinessProbe" else "/livez")
-    assert told.admin_host == "0.0.0.0"  # or no probe would reach it
+        request = container()[probe]["httpGet"]
+        assert request["port"] == "admin"
+        assert request["path"] == ("/readyz" if probe == "readinessProbe" else "/livez")
+    assert replica.admin_host == "0.0.0.0"  # or no probe would reach it
 
 
 def test_selectors_match_the_pods() -> None:

@@ -128,10 +128,10 @@ async def test_the_expected_count_is_waited_for_if_the_registration_contains_it(
 ) -> None:
     bench.store("0001-1.1.dcm")
     answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-    asked: list[SeriesKey] = []
+    queried: list[SeriesKey] = []
 
     async def expected(key: SeriesKey) -> int | None:
-        asked.append(key)
+        queried.append(key)
         return await answer
 
     bench.registrar._expected = expected
@@ -141,11 +141,11 @@ async def test_the_expected_count_is_waited_for_if_the_registration_contains_it(
     answer.set_result(7)
     assert await bench.registrar.finish(5)
     assert bench.recorder.registrations[0].expected == 7
-    assert asked == [series().key]
+    assert queried == [series().key]
     bench.registrar.submit(SeriesCompleted(series(), 1, ("B",), 1, 3))
     await bench.registrar.finish(5)
     assert bench.recorder.registrations[1].expected == 3
-    assert len(asked) == 1, "known already"
+    assert len(queried) == 1, "known already"
 
 
 async def test_the_registration_counts_files_and_lonk_counts_received_instances(
@@ -331,5 +331,5 @@ async def test_the_log_has_the_number_of_missing_instances(
         await bench.registrar.finish(5)
     [line] = caplog.records
     assert (line.message, line.levelname) == ("series complete", level)
-    told = line.fields  # type: ignore[attr-defined]
-    assert {name: told[name] for name in ("expected", "short") if name in told} == fields
+    logged = line.fields  # type: ignore[attr-defined]
+    assert {name: logged[name] for name in ("expected", "short") if name in logged} == fields

@@ -54,10 +54,10 @@ async def test_a_worker_s_channel_is_not_read_while_too_many_reports_wait(tmp_pa
     table = Scoreboard.create(2)
     (listening,) = listening_sockets("127.0.0.1", 0, 16)
     claims = FolderClaims(lambda key: None)
-    asked = asyncio.Event()
+    checked = asyncio.Event()
 
     def backlog() -> int:
-        asked.set()
+        checked.set()
         return reports.waits
 
     worker = WorkerProcess(2, settings, [listening], [], table, "us", claims, reports, backlog)
@@ -72,8 +72,8 @@ async def test_a_worker_s_channel_is_not_read_while_too_many_reports_wait(tmp_pa
     reports.waits = worker_process.MAX_UNPROCESSED_REPORTS + 1
     peer = await asyncio.to_thread(associate)
     for _ in range(5):
-        asked.clear()
-        await asyncio.wait_for(asked.wait(), 20)
+        checked.clear()
+        await asyncio.wait_for(checked.wait(), 20)
     assert reports == []
     reports.waits = 0
     await reports.until(AssociationBegan)

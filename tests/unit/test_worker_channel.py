@@ -84,18 +84,18 @@ async def test_frames_stay_with_their_sender_while_nothing_may_be_read(
 ) -> None:
     monkeypatch.setattr(channel_module, "CHANNEL_PAUSE_S", 0.001)
     one, two = map(ChannelEnd, pair)
-    asked = asyncio.Event()
+    checked = asyncio.Event()
     turns = iter(range(10))
 
     def may_read() -> bool:
         if next(turns, None) is None:
-            asked.set()
+            checked.set()
         return False
 
     monkeypatch.setattr(two.channel, "_may_read", may_read)
     for _ in range(100):
         one.channel.send(bytes(100_000))
-    await asyncio.wait_for(asked.wait(), 10)
+    await asyncio.wait_for(checked.wait(), 10)
     assert two.frames == []
     assert one.channel.unsent_bytes > 1_000_000
     monkeypatch.undo()

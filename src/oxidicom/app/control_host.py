@@ -66,7 +66,7 @@ def journal_of(settings: Settings, writer: str) -> Journal:
 
 
 def unusable_storage(error: OSError) -> OperatorError:
-    """Return the error that tells the operator of storage that cannot be used."""
+    """Return the error for the operator: the storage cannot be used."""
     return OperatorError(
         f"cannot use the storage: {error.strerror} ({error.filename}); OXIDICOM_FILES_ROOT "
         "and OXIDICOM_STATE_DIR must be folders that user "

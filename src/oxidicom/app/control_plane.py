@@ -89,7 +89,7 @@ class ControlPlane:
         self._tallies: dict[str, AssociationTally] = {}
         """Of open associations, by identifier, in the order in which they began."""
         self._lonk_dropped = 0
-        """Dropped progress messages that observers have been told of."""
+        """Number of dropped progress messages that observers know of."""
 
     async def start(
         self, recovered: Sequence[tuple[SeriesInfo, tuple[str, ...], frozenset[str]]]

@@ -48,7 +48,7 @@ class FolderClaims:
         return len(self._claims)
 
     def claim(self, worker: str, series: SeriesInfo) -> SeriesInfo:
-        """Return the description whose folder the worker must use, perhaps `series` itself."""
+        """Return `series`, or the description that decides the folder in its place."""
         key = series.key
         agreed, holders = self._claims.get(key, (series, Counter[str]()))
         if not any(holder != worker for holder in holders):
@@ -127,7 +127,7 @@ class ClaimClient:
         self._decode = msgspec.msgpack.Decoder(tuple[int, SeriesInfo]).decode
 
     def claim(self, series: SeriesInfo) -> SeriesInfo:
-        """Return the description whose folder must be used.
+        """Return the description that decides the folder: `series` or that of an earlier claim.
 
         Blocks the loop until the control process answers, and returns `series` if that takes too
         long; never raises.

@@ -55,7 +55,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         """By number; a worker that died is missing until it is replaced."""
         self._replacing: list[asyncio.Task[None]] = []
-        """One task for each number of a worker; done once we drain and the worker has ended."""
+        """One task for each worker's number; done once the receiver drains and the worker has ended."""
         self._draining = asyncio.Event()
 
     # ---- start ---------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class Supervisor:
                 raise OperatorError(f"a worker ended at its start, with {status}")
 
     def _start_worker(self, number: int) -> WorkerProcess:
-        """Raises OSError."""
+        """Start one worker. Raises OSError."""
         return WorkerProcess(
             number,
             self._settings,
@@ -138,7 +138,7 @@ class Supervisor:
     # ---- while it receives ---------------------------------------------------------------
 
     async def _replace_until_drain(self, worker: WorkerProcess) -> None:
-        """Replace the worker, and those that replace it, until we drain."""
+        """Replace the worker each time that it dies, until the receiver drains."""
         backoff = Backoff(FIRST_RESTART_S, GREATEST_RESTART_S)
         while True:
             await worker.ended.wait()
@@ -154,7 +154,7 @@ class Supervisor:
             worker = replacement
 
     async def _replace(self, number: int, backoff: Backoff) -> WorkerProcess | None:
-        """Start another worker of this number after a delay; return None if we drain by then."""
+        """Start another worker of this number after a delay; None if the receiver drains by then."""
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._draining.wait(), backoff.failed())
@@ -179,7 +179,7 @@ class Supervisor:
             return worker
 
     async def _clean_up(self, worker: WorkerProcess) -> None:
-        """Free what a worker held that has ended, and recover its series unless it has drained."""
+        """Free what an ended worker held, and recover its series unless it has drained."""
         del self._workers[worker.number]
         self._scoreboard.vacate(worker.number - 1)
         self._control.dead(worker.number)

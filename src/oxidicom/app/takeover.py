@@ -40,7 +40,7 @@ Adopt = Callable[[Sequence[Recovered]], None]
 
 
 def owner_of(writer: str) -> str:
-    """Return the receiver, by the name of its lease, whose process has written as `writer`."""
+    """Return the name of the lease of the receiver that the process `writer` belongs to."""
     return writer.partition("/")[0]
 
 
@@ -60,7 +60,7 @@ class Takeover:
         self._searches = 0
         """Searches of the journal in progress, or waiting for entries that could not be read."""
         self._not_searched: list[str] = []
-        """Names of dead receivers, or writers, whose series are ours and have not been found."""
+        """Names of dead receivers and workers with journal entries that are still to be read."""
 
     def at_start(self) -> list[Recovered]:
         """Return the open series of no living receiver. Raises OSError."""

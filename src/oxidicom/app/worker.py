@@ -126,7 +126,7 @@ class Reporter:
 
 
 class Worker:
-    """One worker on its loop; `run` returns when the control process has told it to drain."""
+    """One worker on its loop; `run` returns after the control process has sent `Drain`."""
 
     def __init__(self, setup: WorkerSetup, channel_fd: int) -> None:
         self._setup = setup
@@ -143,7 +143,7 @@ class Worker:
         self._data_plane: DataPlane | None = None
 
     async def run(self) -> int:
-        """Receive until told to drain; return the exit status."""
+        """Receive until `Drain` comes and associations have ended; return the exit status."""
         settings = self._setup.settings
         try:
             self._data_plane = data_plane = DataPlane(
@@ -243,7 +243,7 @@ def _exactly(end: socket.socket, length: int) -> bytes:
 
 
 def main() -> None:
-    """Run a worker on the channel whose file descriptor is the first argument."""
+    """Run a worker; the first command-line argument is the file descriptor of its channel."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # A terminal's Ctrl-C reaches the whole process group; the control process decides.
         signal.signal(number, signal.SIG_IGN)

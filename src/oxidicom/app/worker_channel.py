@@ -19,7 +19,7 @@ CHANNEL_PAUSE_S: Final = 0.02
 """Seconds for which nothing is read once `may_read` has said no."""
 
 SEND_BUFFER_BYTES: Final = 1 << 20
-"""Bytes of kernel buffer asked for; the system may allow fewer."""
+"""Requested size of the kernel's send buffer; the system may allow less."""
 
 
 class WorkerChannel:

@@ -33,7 +33,7 @@ from oxidicom.ulid import new_ulid
 MAX_UNPROCESSED_REPORTS: Final = 20_000
 """While the control plane has more reports to process, no worker's channel is read."""
 WORKER_EXIT_S: Final = 1.0
-"""Seconds for a process to exit whose channel is closed, before it is killed. At shutdown the
+"""Seconds for a process to exit after its channel was closed, before it is killed. At shutdown the
 supervisor does not wait for that beyond the workers' share (ShutdownBudget)."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -114,7 +114,7 @@ class WorkerProcess:
         self._process.kill()
 
     async def exit_status(self) -> int:
-        """Return the exit status of a process whose channel is closed; -N if signal N ended it."""
+        """Return the exit status once the channel is closed; -N if signal N ended the process."""
         try:
             return await asyncio.to_thread(self._process.wait, WORKER_EXIT_S)
         except subprocess.TimeoutExpired:
