@@ -55,7 +55,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         """By number; a worker that died is missing until it is replaced."""
         self._replacing: list[asyncio.Task[None]] = []
-        """One task for each worker's number; done once the receiver drains and the worker has ended."""
+        """One task for each worker; done when the receiver drains and the worker has ended."""
         self._draining = asyncio.Event()
 
     # ---- start ---------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Supervisor:
             worker = replacement
 
     async def _replace(self, number: int, backoff: Backoff) -> WorkerProcess | None:
-        """Start another worker of this number after a delay; None if the receiver drains by then."""
+        """Start a worker of this number after a delay; None if the receiver drains by then."""
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._draining.wait(), backoff.failed())
