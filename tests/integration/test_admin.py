@@ -45,7 +45,7 @@ BODIES = ("/", "/livez", "/readyz", "/metrics", "/status", "/status/history")
 
 
 class Page:
-    """What the endpoint of a receiver says."""
+    """A client of the admin endpoint of a receiver."""
 
     def __init__(self, receiver: Receiver) -> None:
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{receiver.admin_port}", timeout=20)
@@ -54,7 +54,7 @@ class Page:
         return self.client.get(path)
 
     def ready(self) -> tuple[int, dict[str, str]]:
-        """The status code, and states by check."""
+        """Return the status code, and the states of the checks by name."""
         answer = self.get("/readyz")
         readiness = msgspec.json.decode(answer.content, type=Readiness)
         assert readiness.ready == (answer.status_code == 200)
@@ -71,7 +71,7 @@ class Page:
         wait_until(lambda: self.ready()[1].get(check) == state, f"{check} to be {state}", 90)
 
     def frame(self) -> str:
-        """The first event."""
+        """Return the first event."""
         with self.client.stream("GET", "/events") as stream:
             return next(line for line in stream.iter_lines() if line.startswith("data: "))
 
@@ -91,7 +91,7 @@ def abort_amid(receiver: Receiver) -> None:
 
 
 @BOTH
-def test_what_happens_is_told_without_the_patient(tmp_path: Path, workers: str) -> None:
+def test_the_status_shows_events_without_patient_data(tmp_path: Path, workers: str) -> None:
     series = Instance().series
     instances = [Instance(series=series, number=number, **PATIENT) for number in (1, 2, 3)]
     with running(tmp_path, OXIDICOM_WORKERS=workers) as (receiver, page):
@@ -137,7 +137,7 @@ def test_what_happens_is_told_without_the_patient(tmp_path: Path, workers: str) 
 
 
 @BOTH
-def test_it_says_that_we_end_and_ends_last(tmp_path: Path, workers: str) -> None:
+def test_the_endpoint_shows_the_drain_and_ends_last(tmp_path: Path, workers: str) -> None:
     instance = Instance(pixels=200_000)
     data_set = instance.encode(EXPLICIT)
     with running(tmp_path, OXIDICOM_WORKERS=workers) as (receiver, page):
@@ -160,7 +160,7 @@ def test_it_says_that_we_end_and_ends_last(tmp_path: Path, workers: str) -> None
             peer.send(p_data(pdv(1, data_set[9000:], command=False, last=True)))
             assert peer.response().status == 0
             peer.release()
-            # To the stream's regular end: one that is cut would raise.
+            # Until the regular end of the stream; an incomplete one would raise.
             *_, last = (line for line in lines if line.startswith("data: "))
             status = msgspec.json.decode(last.removeprefix("data: "), type=ReceiverStatus)
             assert not status.ready
@@ -168,8 +168,8 @@ def test_it_says_that_we_end_and_ends_last(tmp_path: Path, workers: str) -> None
 
 
 @BOTH
-def test_storage_that_hangs(tmp_path: Path, workers: str) -> None:
-    """With one process its own loop hangs, too: the instance is written on it."""
+def test_the_endpoint_responds_while_storage_hangs(tmp_path: Path, workers: str) -> None:
+    """With one process, its loop hangs as well: the instance is written on it."""
     root = tmp_path / "files"
     root.mkdir()
     with storage_faults(tmp_path, root) as faults:
@@ -204,7 +204,7 @@ def detail(status: ReceiverStatus, name: str) -> str:
     return next(check.detail for check in status.checks if check.name == name)
 
 
-def test_brokers_that_are_away_are_degraded(tmp_path: Path, private_redis: StartRedis) -> None:
+def test_unreachable_brokers_are_degraded(tmp_path: Path, private_redis: StartRedis) -> None:
     redis = private_redis()
     instance = Instance()
     with running(
@@ -234,7 +234,7 @@ def test_brokers_that_are_away_are_degraded(tmp_path: Path, private_redis: Start
             assert (status.outbox.pending, status.totals.series_registered) == (0, 1)
 
 
-def test_a_broker_that_hangs(tmp_path: Path, private_redis: StartRedis) -> None:
+def test_a_broker_that_hangs_is_degraded(tmp_path: Path, private_redis: StartRedis) -> None:
     with private_redis() as redis:
         redis.freeze()
         with running(tmp_path / "files", OXIDICOM_CELERY_BROKER=f"{redis.url}/0") as (_, page):
@@ -246,7 +246,9 @@ def test_a_broker_that_hangs(tmp_path: Path, private_redis: StartRedis) -> None:
             page.wait_for_state("broker", "ok")
 
 
-def test_brokers_that_are_well(tmp_path: Path, rabbitmq: RabbitMQ, nats_server: NatsServer) -> None:
+def test_reachable_brokers_are_ok(
+    tmp_path: Path, rabbitmq: RabbitMQ, nats_server: NatsServer
+) -> None:
     with running(
         tmp_path,
         OXIDICOM_WORKERS="2",
@@ -267,7 +269,7 @@ def test_brokers_that_are_well(tmp_path: Path, rabbitmq: RabbitMQ, nats_server: 
 
 
 @BOTH
-def test_a_port_in_use(tmp_path: Path, workers: str) -> None:
+def test_an_admin_port_in_use_is_an_operator_error(tmp_path: Path, workers: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         receiver = Receiver(tmp_path, OXIDICOM_ADMIN_PORT=str(port), OXIDICOM_WORKERS=workers)
@@ -278,7 +280,7 @@ def test_a_port_in_use(tmp_path: Path, workers: str) -> None:
     assert "OXIDICOM_ADMIN_PORT" in record["fault"]
 
 
-def test_a_worker_that_died_is_missed(tmp_path: Path) -> None:
+def test_a_dead_worker_degrades_the_workers_check(tmp_path: Path) -> None:
     with running(tmp_path, OXIDICOM_WORKERS="2") as (receiver, page):
         page.wait_for_state("workers", "ok")
         receiver.workers()[0].kill()
@@ -286,7 +288,9 @@ def test_a_worker_that_died_is_missed(tmp_path: Path) -> None:
         page.wait_for_state("workers", "ok")
 
 
-def test_nobody_who_receives_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_livez_fails_when_no_receiving_process_responds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     settings, _ = load({"OXIDICOM_FILES_ROOT": str(tmp_path), "OXIDICOM_ADMIN_PORT": "0"})
     admin = AdminEndpoint(settings)
     now = 0.0
@@ -297,7 +301,7 @@ def test_nobody_who_receives_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     now = RECEIVER_DEAD_AFTER_S
     assert admin.restart_reason() == "no receiving process has responded for 60 s"
     admin.draining = True
-    assert admin.restart_reason() is None, "workers have ended then"
+    assert admin.restart_reason() is None, "workers end during the drain"
     admin.close()
 
 
@@ -319,7 +323,7 @@ print([name for name in sys.modules if name.startswith(ours)])
 """
 
 
-def test_nothing_of_it_is_there_without_a_port(tmp_path: Path) -> None:
+def test_without_a_port_the_endpoint_is_not_loaded(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORTED, str(tmp_path)],
         env={"PYTHONPATH": str(PROJECT / "src")},

@@ -1,4 +1,4 @@
-"""The admin port's HTTP, on a real port: what it answers, and whom it does not wait for."""
+"""The HTTP server of the admin endpoint on a real port: responses and time limits of clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INTERVAL_S = 0.02
 
 
 class Admin:
-    """A server, its board, and a client."""
+    """A server, its status board and a client."""
 
     def __init__(self) -> None:
         self.bench = Bench()
@@ -90,11 +90,11 @@ async def test_routes(admin: Admin) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/livez/", "/page/index.html", "/../server.py"])
-async def test_nothing_else(admin: Admin, path: str) -> None:
+async def test_other_paths_are_not_found(admin: Admin, path: str) -> None:
     assert (await admin.get(path)).status_code == 404
 
 
-async def test_only_get_and_head(admin: Admin) -> None:
+async def test_only_get_and_head_are_allowed(admin: Admin) -> None:
     for path in ("/", "/livez", "/readyz", "/metrics", "/status", "/status/history", "/events"):
         assert (await admin.client.post(path, content=b"x")).status_code == 405
         head = await admin.client.head(path)
@@ -111,7 +111,7 @@ async def test_headers(admin: Admin, path: str) -> None:
     assert not [name for name in headers if name.startswith("access-control-")]
 
 
-def test_the_page_s_own_scripts_may_run(
+def test_the_policy_allows_the_scripts_of_the_page(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     page = tmp_path_factory.mktemp("page") / "index.html"
@@ -122,7 +122,7 @@ def test_the_page_s_own_scripts_may_run(
     assert "script-src 'sha256-bhHHL3z2vDgxUt0W3dWQOrprscmda2Y5pLsLg4GF+pI='" in policy
 
 
-async def test_not_ready_and_not_alive(admin: Admin) -> None:
+async def test_readyz_and_livez_fail_with_503(admin: Admin) -> None:
     admin.bench.health.states["storage"] = "failed"
     answer = await admin.get("/readyz")
     assert answer.status_code == 503
@@ -133,7 +133,7 @@ async def test_not_ready_and_not_alive(admin: Admin) -> None:
     assert (answer.status_code, answer.text) == (503, admin.restart_reason)
 
 
-async def test_a_bug_is_told_in_the_log(
+async def test_an_error_in_a_request_is_logged(
     admin: Admin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(admin.bench.board, "history", lambda: 1 / 0)
@@ -142,7 +142,7 @@ async def test_a_bug_is_told_in_the_log(
     assert (await admin.get("/livez")).status_code == 200
 
 
-async def test_a_bug_in_one_second_is_not_the_end(
+async def test_an_error_in_an_update_does_not_end_the_updates(
     admin: Admin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sample, continued = admin.bench.board.sample, asyncio.Event()
@@ -159,7 +159,7 @@ async def test_a_bug_in_one_second_is_not_the_end(
     monkeypatch.setattr(admin.bench.board, "sample", fails_first)
     async with asyncio.timeout(10):
         await continued.wait()
-    assert [record.name for record in caplog.records] == ["oxidicom.admin"], "told once"
+    assert [record.name for record in caplog.records] == ["oxidicom.admin"], "logged once"
 
 
 # ---- events --------------------------------------------------------------------------------
@@ -178,7 +178,9 @@ async def test_events(admin: Admin) -> None:
     await admin.until_clients(0)
 
 
-async def test_one_frame_is_made_for_all(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_frame_is_encoded_once_for_all_clients(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = 0
     status = admin.bench.board.status
 
@@ -197,14 +199,14 @@ async def test_one_frame_is_made_for_all(admin: Admin, monkeypatch: pytest.Monke
         while frames < 3:
             await admin.streams.next()
             frames += 1
-        # The loop may have made another one before we saw the last; five clients share each.
+        # A further frame may have been encoded in the meantime; five clients share each.
         assert frames <= made - before < 5 * frames
         for stream in streams:
             assert await anext(stream.aiter_lines()) == ": "
 
 
 @pytest.mark.both_loops
-async def test_streams_end_when_we_do(admin: Admin) -> None:
+async def test_streams_end_with_the_server(admin: Admin) -> None:
     async with admin.client.stream("GET", "/events") as stream:
         lines = stream.aiter_lines()
         await anext(lines)
@@ -215,7 +217,9 @@ async def test_streams_end_when_we_do(admin: Admin) -> None:
     await asyncio.wait_for(admin.running, 10)
 
 
-async def test_not_too_many_look_on(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_event_clients_is_bounded(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server, "MAX_EVENT_CLIENTS", 2)
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(2):
@@ -226,7 +230,9 @@ async def test_not_too_many_look_on(admin: Admin, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.both_loops
-async def test_who_does_not_read_is_dropped(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_read_is_disconnected(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(events, "EVENT_WRITE_TIMEOUT_S", 0.1)
     monkeypatch.setattr(connections, "PROGRESS_CHECK_INTERVAL_S", 0.1)
     monkeypatch.setattr(admin.server, "_encode", lambda _: bytes(1 << 20))
@@ -238,7 +244,7 @@ async def test_who_does_not_read_is_dropped(admin: Admin, monkeypatch: pytest.Mo
         await admin.until_clients(1)
         await admin.until_clients(0)
         await admin.client.aclose()
-        # Nor does linger what it was sent.
+        # What was sent to it does not linger either.
         assert await admin.last_connection_closed()
 
 
@@ -247,7 +253,7 @@ async def test_who_does_not_read_is_dropped(admin: Admin, monkeypatch: pytest.Mo
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("said", [b"", b"GET /livez HTTP/1.1\r\nHost:", b"\r\n\r\n"])
-async def test_who_says_nothing_whole_is_closed(
+async def test_a_connection_without_a_complete_request_is_closed(
     admin: Admin, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     monkeypatch.setattr(connections, "PROGRESS_CHECK_INTERVAL_S", 0.05)
@@ -258,7 +264,9 @@ async def test_who_says_nothing_whole_is_closed(
     writer.close()
 
 
-async def test_who_looks_on_is_not_closed(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_event_stream_is_not_closed_as_idle(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "PROGRESS_CHECK_INTERVAL_S", INTERVAL_S)
     async with admin.client.stream("GET", "/events") as stream:
         lines = stream.aiter_lines()
@@ -267,7 +275,9 @@ async def test_who_looks_on_is_not_closed(admin: Admin, monkeypatch: pytest.Monk
 
 
 @pytest.mark.both_loops
-async def test_idle_clients_make_room(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_oldest_idle_connection_is_closed_when_there_are_too_many(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 5)
     idle: list[Any] = [await admin.connect() for _ in range(20)]
     assert (await admin.get("/livez")).status_code == 200

@@ -1,4 +1,4 @@
-"""deploy/otel-collector.yaml is whole, and a receiver that does as its comments say reaches it."""
+"""deploy/otel-collector.yaml is consistent, and receivers configured by its comments reach it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.receiver import PROJECT, Receiver
 FILE = PROJECT / "deploy" / "otel-collector.yaml"
 
 PROTOCOLS = {"grpc": "grpc", "http": "http/protobuf"}
-"""As the collector names them, and as OTEL_EXPORTER_OTLP_PROTOCOL does."""
+"""Names of the protocols in the collector's configuration and in OTEL_EXPORTER_OTLP_PROTOCOL."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def configuration() -> dict[str, Any]:
 
 
 def environments() -> list[dict[str, str]]:
-    """Each block of variables in the comments."""
+    """Return each block of variables in the comments."""
     blocks = re.split(r"\n#\n", FILE.read_text())
     found = [dict(re.findall(r"^#     (\w+)=(\S+)$", block, re.MULTILINE)) for block in blocks]
     return [each for each in found if "OTEL_EXPORTER_OTLP_ENDPOINT" in each]
@@ -37,7 +37,7 @@ def environments() -> list[dict[str, str]]:
 
 @contextlib.contextmanager
 def collector_as(configuration: dict[str, Any]) -> Iterator[dict[str, Collector]]:
-    """What is configured, on free ports: by the port that is named there."""
+    """Start collectors on free ports, keyed by the ports of the configuration."""
     with contextlib.ExitStack() as stack:
         yield {
             receiver["endpoint"].rpartition(":")[2]: stack.enter_context(
@@ -47,7 +47,7 @@ def collector_as(configuration: dict[str, Any]) -> Iterator[dict[str, Collector]
         }
 
 
-def test_pipelines_refer_to_what_is_defined_and_nothing_is_left_over(
+def test_pipelines_use_every_defined_component_and_no_other(
     configuration: dict[str, Any],
 ) -> None:
     assert configuration.keys() == {
@@ -70,13 +70,13 @@ def test_no_port_is_taken_twice(configuration: dict[str, Any]) -> None:
     assert len(ports) == len(set(ports)) == 4
 
 
-def test_both_protocols_are_shown() -> None:
+def test_both_protocols_are_configured() -> None:
     protocols = [each.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc") for each in environments()]
     assert protocols == list(PROTOCOLS.values())
 
 
 @pytest.mark.parametrize("environment", environments(), ids=lambda each: "-".join(sorted(each)))
-def test_a_receiver_reaches_it_as_the_comments_say(
+def test_a_receiver_reaches_the_collector_as_the_comments_say(
     configuration: dict[str, Any], environment: dict[str, str], tmp_path: Path
 ) -> None:
     host, _, port = environment["OTEL_EXPORTER_OTLP_ENDPOINT"].rpartition(":")

@@ -1,5 +1,5 @@
-"""deploy/grafana/oxidicom.json: a receiver really has every metric and label that it asks for, in
-the collector's names and in those of /metrics."""
+"""A receiver has every metric and label that deploy/grafana/oxidicom.json queries, under the
+collector's names and under those of /metrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OF_PROMETHEUS: Final = {"instance", "le"}
 _UNITS: Final = {"s": "seconds", "By": "bytes"}
 
 Names = dict[str, set[str]]
-"""Labels by name of metric, as Prometheus has it."""
+"""Labels by the name of the metric in Prometheus."""
 
 
 def dashboard() -> dict[str, Any]:
@@ -39,7 +39,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def expressions() -> dict[str, list[str]]:
-    """Of the panels' queries, by row."""
+    """Return the queries of the panels by row."""
     found: dict[str, list[str]] = {}
     for panel in dashboard()["panels"]:
         if panel["type"] == "row":
@@ -62,8 +62,8 @@ def labels_in(query: str) -> set[str]:
 
 
 def in_prometheus_names(instruments: dict[str, Any]) -> Names:
-    """As the collector's exporter makes them (OpenTelemetry's "Prometheus and OpenMetrics
-    Compatibility"): dots, units and kinds. Histograms as native ones and as classic ones."""
+    """Return the names that the collector's exporter gives (OpenTelemetry's "Prometheus and
+    OpenMetrics Compatibility"), of histograms both native and classic ones."""
     names: Names = defaultdict(set)
     for metric in instruments.values():
         kind = metric.WhichOneof("data")
@@ -99,7 +99,7 @@ class Exported(NamedTuple):
 
 
 def send(receiver: Receiver) -> None:
-    """Two series, one of which is refused."""
+    """Send two series, one of which is refused."""
     good, bad = Instance(), Instance(StudyDate="tomorrow")
     with RawPeer(receiver.port) as peer:
         peer.associate()
@@ -118,12 +118,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
             OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
             OXIDICOM_ADMIN_PORT="0",
-            # Nobody answers there, which counts as asked.
+            # No PACS listens there; the query counts all the same.
             OXIDICOM_PACS_ADDRESS="RAWPEER=127.0.0.1:9",
         )
         with receiver:
             send(receiver)
-        # What waits in the outbox is looked at when it starts, and then from time to time.
+        # The outbox folder is read at the start and then at intervals.
         with receiver:
             send(receiver)
             pages: list[str] = []
@@ -138,7 +138,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
 
 
 def documented() -> dict[str, tuple[str, set[str], str]]:
-    """Unit, labels and name in Prometheus of each metric in docs/telemetry.md."""
+    """Return unit, labels and Prometheus name of each metric in docs/telemetry.md."""
     text = (PROJECT / "docs" / "telemetry.md").read_text()
     rows = re.findall(r"^\| `(oxidicom\.[\w.]+)` \|(.*)\|$", text, re.MULTILINE)
     cells = {name: [cell.strip() for cell in rest.split("|")] for name, rest in rows}
@@ -164,7 +164,7 @@ def test_every_metric_is_exported_with_its_labels(exported: Exported) -> None:
 
 
 def test_every_metric_is_shown(exported: Exported) -> None:
-    """Of ours; those of the process have dashboards of their own."""
+    """This holds for metrics of oxidicom; those of the process have dashboards of their own."""
     shown = metrics_in([query for queries in expressions().values() for query in queries])
     names = exported.by_otlp.keys() | exported.on_page.keys()
     ours = {name for name in names if name.startswith("oxidicom_")}
@@ -181,14 +181,14 @@ def test_the_docs_name_every_metric(exported: Exported) -> None:
         assert exported.by_otlp[prometheus] == labels, name
 
 
-def test_every_query_is_one() -> None:
+def test_every_query_of_the_dashboard_is_valid() -> None:
     for query in [each for queries in expressions().values() for each in queries]:
         promql_parser.parse(query.replace("$__rate_interval", "5m"))
     with pytest.raises(ValueError, match="unclosed"):
         promql_parser.parse("sum by (le (rate(x[5m]))")
 
 
-def test_percentiles_are_of_native_and_of_classic_histograms() -> None:
+def test_percentiles_work_with_native_and_classic_histograms() -> None:
     queries = [each for queries in expressions().values() for each in queries]
     percentiles = [query for query in queries if "histogram_quantile" in query]
     assert len(percentiles) == 15
@@ -199,7 +199,7 @@ def test_percentiles_are_of_native_and_of_classic_histograms() -> None:
         assert "by (le)" in classic
 
 
-def test_it_is_a_dashboard() -> None:
+def test_the_dashboard_has_what_grafana_needs() -> None:
     loaded = dashboard()
     assert loaded["schemaVersion"] >= 41
     assert [variable["name"] for variable in loaded["templating"]["list"]] == [

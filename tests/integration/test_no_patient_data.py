@@ -1,5 +1,7 @@
-"""No value of a patient leaves the process but in files and registrations (decision 39): one rich
-conversation, much of it unfortunate, and then a search through everything that was said."""
+"""Patient data leave the process only in files and registrations (decision 39).
+
+One conversation with many kinds of errors, and then a search through all output.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ from tests.support.receiver import PROJECT, Receiver, wait_until
 from tests.support.task_queue import TaskQueue
 
 MARKER: Final = "Zwiebelmarker"
-"""In every text of a patient."""
+"""Part of every text about the patient."""
 
 BIRTH, STUDY_DATE, OTHER_DATE = "19121203", "20191217", "19340817"
 
@@ -49,7 +51,7 @@ ERROR_COMMENT = 0x00000902
 
 
 class Patient(Instance):
-    """Whose every text holds the marker, wherever a data set has room for one."""
+    """A patient whose texts hold the marker in every element of a data set that can hold it."""
 
     def __init__(self, **values: Any) -> None:
         keywords = (
@@ -81,10 +83,10 @@ class Scene(NamedTuple):
     collector: Collector
     progress: LonkSubscriber
     responses: list[Response]
-    """C-STORE-RSPs."""
+    """Return the C-STORE-RSPs."""
 
 
-# ---- everything that is said: one line for each kind of output -------------------------------
+# ---- outputs: one line for each kind ---------------------------------------------------------
 
 
 def answers_to_peers(scene: Scene) -> str:
@@ -102,7 +104,7 @@ def lonk(scene: Scene) -> str:
 
 
 def refusals(scene: Scene) -> str:
-    """What the outbox says of those that CUBE will never take."""
+    """Return the output of the outbox commands about refused entries."""
     files = (scene.receiver.state / "outbox").glob("*.refused")
     return "\n".join(json.loads(path.read_text())["refusal"]["reason"] for path in files)
 
@@ -116,7 +118,7 @@ def exports(scene: Scene) -> str:
 
 
 def page(path: str) -> Callable[[Scene], str]:
-    """Of the admin endpoint; of one that never ends, the first event."""
+    """Return a response of the admin endpoint, or the first event of an event stream."""
 
     def look(scene: Scene) -> str:
         url = f"http://127.0.0.1:{scene.receiver.admin_port}{path}"
@@ -187,7 +189,7 @@ def converse(scene: Scene) -> None:
 
 
 def unfortunate() -> Iterator[Instance]:
-    """Many are refused; all are sent. UIDs of study and series are told on purpose."""
+    """Send instances, many of which are refused. UIDs of studies and series may be shown."""
     for keyword in (
         *("StudyDate", "PatientBirthDate", "PatientSex", "PatientAge"),
         *("SeriesNumber", "InstanceNumber", "SpecificCharacterSet", "SOPInstanceUID"),
@@ -203,7 +205,7 @@ def unfortunate() -> Iterator[Instance]:
 
 
 def without_storage(scene: Scene, peer: RawPeer, patient: Instance) -> None:
-    """A file stands where the patient's folder was, and the system says so with its name."""
+    """Replace the patient's folder by a file, whose name is part of the system's error."""
     folder = scene.receiver.path_of(patient.sop_instance).parents[2]
     assert MARKER in folder.name
     away = folder.rename(scene.receiver.root / "away")
@@ -214,7 +216,7 @@ def without_storage(scene: Scene, peer: RawPeer, patient: Instance) -> None:
 
 
 def associated(scene: Scene) -> RawPeer:
-    """With the login of somebody."""
+    """Log in with a user name and a password."""
     name = struct.pack(">H", len(MARKER)) + MARKER.encode()
     peer = RawPeer(scene.receiver.port)
     peer.associate(calling=b"MODALITY 1", user_items=item(0x58, b"\2\0" + name + name))
@@ -222,7 +224,7 @@ def associated(scene: Scene) -> RawPeer:
 
 
 def break_off(scene: Scene) -> None:
-    """Associations that end as they should not, each with a patient's data in the last bytes."""
+    """End associations by errors, each with patient data in the last bytes."""
     marker = MARKER.encode() * 50
     data = Patient().encode(EXPLICIT)
     command = c_store_rq("1.2.840.10008.5.1.4.1.1.2", "1.2.3")
@@ -254,7 +256,7 @@ def break_off(scene: Scene) -> None:
 
 
 def over_tls(scene: Scene, authority: Authority, stranger: Authority) -> None:
-    """No handshake, a certificate in a patient's name, and none."""
+    """Connect without a handshake, with a certificate in a patient's name, and without one."""
     with RawPeer(scene.receiver.tls_port) as peer:
         peer.send(MARKER.encode() * 50)
         peer.finish_sending()
@@ -292,7 +294,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def said_in(scene: Scene) -> dict[str, str]:
-    """Ends the receiver."""
+    """End the receiver."""
     said = {name: look(scene) for name, look in WHILE_IT_RUNS.items()}
     scene.receiver.stop()
     return said | {name: look(scene) for name, look in IN_THE_END.items()}
@@ -304,18 +306,18 @@ UNFORTUNATE = {
     *("Python warning", "error in a destructor", "Invalid value: …", "wrong arguments …"),
     *("Executing … took … seconds", "registration delivery failed; retrying"),
 }
-"""What the log has of it: it did happen."""
+"""Messages in the log that show that the scene took place."""
 
 
 def quoting(resource: str, body: dict[str, Any]) -> Reply | None:
-    """A CUBE whose every complaint is of a patient."""
+    """A CUBE whose errors all hold patient data."""
     text = json.dumps(body)
     if misfortunes.QUOTED in text:
         return Reply(400, {"PatientName": [f"{MARKER} is no name"], "detail": text, MARKER: text})
     return None
 
 
-def test_over_http_with_tls(
+def test_no_patient_data_leaves_over_http_with_tls(
     tmp_path: Path, nats_server: NatsServer, environment: dict[str, str]
 ) -> None:
     authority = found_authority(tmp_path / "ours")
@@ -353,7 +355,7 @@ def test_over_http_with_tls(
     assert all(line.startswith("{") for line in receiver.lines), "every line is a record"
 
 
-def test_by_a_broker_with_two_workers(
+def test_no_patient_data_leaves_by_a_broker_with_two_workers(
     tmp_path: Path, rabbitmq: RabbitMQ, nats_server: NatsServer, environment: dict[str, str]
 ) -> None:
     root = tmp_path / "files"
@@ -380,6 +382,6 @@ def test_by_a_broker_with_two_workers(
             tasks = queue.take_all()
     said["headers of tasks"] = json.dumps([(task.headers, task.properties) for task in tasks])
     del said["refusals"]
-    assert any(MARKER in json.dumps(task.body) for task in tasks), "this is where it belongs"
+    assert any(MARKER in json.dumps(task.body) for task in tasks), "registrations hold patient data"
     assert_nothing_private(said)
     assert {record["message"] for record in receiver.log()} >= UNFORTUNATE

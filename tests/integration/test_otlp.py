@@ -1,4 +1,4 @@
-"""Exports to a real endpoint over both protocols, and to endpoints that are dead."""
+"""Exports to a real endpoint over both protocols, and to endpoints that do not work."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def collector(protocol: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Collec
 
 
 class Exporting(Observers):
-    """What the control plane makes of the exporting observers."""
+    """The exporting observers, and the tallies that the control plane would keep."""
 
     def __init__(self, protocol: str) -> None:
         observers, self.trace = start(enabled=True, protocol=protocol, service_version="9.8.7")
@@ -85,8 +85,8 @@ def started(protocol: str) -> Exporting:
 
 
 def feed(telemetry: Exporting) -> None:
-    """Two associations that carry one series, a third that fails; the series, then its twin that
-    the broker refuses."""
+    """Send the events of two associations that carry one series, of a third one that fails, and of
+    two registrations, one of which fails."""
     telemetry.association_began(AssociationTally(began("A1")))
     telemetry.association_began(AssociationTally(began("A2")))
     for number in (1, 2):
@@ -233,7 +233,7 @@ def test_metrics(collector: Collector, protocol: str) -> None:
         ("explicit_bucket_histogram", "histogram"),
     ],
 )
-def test_buckets_are_the_environments_to_choose(
+def test_the_environment_chooses_the_histogram_aggregation(
     monkeypatch: pytest.MonkeyPatch, wanted: str, kind: str
 ) -> None:
     name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
@@ -262,7 +262,7 @@ def test_no_patient_data(collector: Collector, protocol: str, log: io.StringIO) 
     assert SERIES.patient_age not in values
 
 
-def test_environment_of_the_sdk(
+def test_the_environment_variables_of_the_sdk_apply(
     collector: Collector, protocol: str, monkeypatch: pytest.MonkeyPatch, log: io.StringIO
 ) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "receiver-3")
@@ -300,7 +300,7 @@ def test_environment_of_the_sdk(
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "{0}", "OTEL_TRACES_EXPORTER": "zipkin"}, False, True),
     ],
 )
-def test_which_signals(
+def test_the_environment_selects_the_signals(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], traces: bool, metrics: bool
 ) -> None:
     with otlp.http_collector() as collector:
@@ -324,7 +324,7 @@ def test_a_protocol_for_one_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(http.traces), len(http.metrics)) == (0, 1)
 
 
-def test_exports_without_being_asked(
+def test_signals_are_exported_at_intervals(
     collector: Collector, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
@@ -361,7 +361,7 @@ def test_shutdown_is_bounded(
     assert "telemetry export failed" in warnings[0]["message"]
 
 
-def test_refusal_is_one_warning_with_its_reason(
+def test_a_refused_export_is_one_warning_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, log: io.StringIO
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
@@ -377,8 +377,10 @@ def test_refusal_is_one_warning_with_its_reason(
     assert "401" in warning["reason"]
 
 
-def test_reports_do_not_wait_nor_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dead endpoint, which an export tries for seconds; far more spans than the queue holds."""
+def test_events_neither_block_nor_pile_up_while_the_endpoint_is_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An export to a dead endpoint takes seconds; there are far more spans than the queue holds."""
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "64")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "32")
     with otlp.refusing_endpoint() as address:

@@ -1,7 +1,7 @@
-"""The status page in Chromium, beside a whole receiver that a study arrives at.
+"""The status page in Chromium, served by a real receiver while a study arrives.
 
-What the browser logs, asks for and forbids is collected while each test runs. The pictures are
-left in build/screenshots.
+Console messages, requests and policy violations of the browser are collected during each test.
+Screenshots are written to build/screenshots.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.support.receiver import PROJECT, Receiver
 PAGE = PROJECT / "src" / "oxidicom" / "admin" / "page" / "index.html"
 SCREENSHOTS = PROJECT / "build" / "screenshots"
 HOSTILE = b"<img src=x id=h>"
-"""An AE title is any sixteen characters (PS3.5 6.2); as markup, this one would ask for x."""
+"""An AE title is any sixteen characters (PS3.5 6.2); as markup, this one would load x."""
 
 PHONE = (360, 740)
 LAPTOP = (1280, 800)
@@ -60,7 +60,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    """Its PACS CT1 says that each series has 40 instances."""
+    """Start a receiver whose PACS CT1 answers 40 instances to each count query."""
     with (
         scripted_pacs(answering(40)) as pacs,
         Receiver(
@@ -73,7 +73,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 
 class Viewer:
-    """Someone who looks at a receiver's page; `complaints` is what the console says of errors."""
+    """A browser with the page of a receiver; `complaints` are the errors in its console."""
 
     def __init__(
         self, browser: Browser, size: tuple[int, int] = LAPTOP, theme: str | None = None
@@ -123,12 +123,12 @@ class Viewer:
         )
 
     def wait_for_height(self, selector: str, pixels: int) -> None:
-        """Wait until what is drawn is higher than that many pixels."""
+        """Wait until the plot is higher than that many pixels."""
         height = "s => document.querySelector(s[0]).getBoundingClientRect().height > s[1]"
         self.page.wait_for_function(height, arg=[selector, pixels], polling=100)
 
     def fits(self) -> bool:
-        """Nothing to scroll to on the right."""
+        """Return whether the page fits without horizontal scrolling."""
         width = "document.documentElement.scrollWidth <= window.innerWidth"
         return bool(self.page.evaluate(width))
 
@@ -142,7 +142,7 @@ def send(peer: RawPeer, series: str, numbers: range) -> None:
         assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
 
 
-def test_a_study_arrives(browser: Browser, receiver: Receiver) -> None:
+def test_the_page_shows_a_study_that_arrives(browser: Browser, receiver: Receiver) -> None:
     series = Instance().series
     viewer = Viewer(browser)
     viewer.open(receiver)
@@ -171,7 +171,7 @@ def test_a_study_arrives(browser: Browser, receiver: Receiver) -> None:
         for plot in ("plot-instances", "plot-bytes"):
             line = viewer.part(plot).locator(".line")
             expect(line).to_have_attribute("d", re.compile("M.*L"))
-            # The rates of what has arrived are drawn a second after its count.
+            # Rates are drawn one second after the counts.
             viewer.wait_for_height(f"#{plot} .line", 5)
         viewer.picture("arriving")
 
@@ -195,7 +195,7 @@ def test_a_study_arrives(browser: Browser, receiver: Receiver) -> None:
     viewer.leave()
 
 
-def test_a_receiver_that_is_restarted(browser: Browser, tmp_path: Path) -> None:
+def test_the_page_reconnects_to_a_restarted_receiver(browser: Browser, tmp_path: Path) -> None:
     with Receiver(tmp_path, OXIDICOM_ADMIN_PORT=str(free_port())) as receiver:
         viewer = Viewer(browser, theme="light")
         viewer.open(receiver)
@@ -206,12 +206,12 @@ def test_a_receiver_that_is_restarted(browser: Browser, tmp_path: Path) -> None:
         receiver.start()
         expect(viewer.state).to_have_text("ready")
         expect(viewer.part("stale")).to_be_hidden()
-        # Nothing but that nobody answered, in the words of the moment it happened in.
+        # The only errors are failed connections; browsers name them differently.
         assert all(line.startswith("Failed to load resource") for line in viewer.complaints)
         viewer.leave()
 
 
-def test_a_theme_is_kept(browser: Browser, receiver: Receiver) -> None:
+def test_the_page_keeps_the_selected_theme(browser: Browser, receiver: Receiver) -> None:
     viewer = Viewer(browser)
     viewer.open(receiver)
 
@@ -237,7 +237,7 @@ def test_a_theme_is_kept(browser: Browser, receiver: Receiver) -> None:
 
 
 def bad_night(now: float) -> model.ReceiverStatus:
-    """As much as is ever shown, of the longest names and numbers."""
+    """Return a status with the longest lists, names and numbers."""
     series = [
         model.Series(
             pacs_name=f"MODALITY_{number:07}",
@@ -300,7 +300,7 @@ def bad_night(now: float) -> model.ReceiverStatus:
     )
 
 
-def test_a_bad_night(browser: Browser) -> None:
+def test_the_page_fits_every_screen_with_many_failures(browser: Browser) -> None:
     viewer = Viewer(browser)
     page = viewer.page
 

@@ -1,4 +1,4 @@
-"""Spans, metrics and logs of a real process at a real collector, without patient data (39)."""
+"""Spans, metrics and logs of a real process at a real collector hold no patient data (39)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.raw_peer import EXPLICIT, RawPeer, abort
 from tests.support.receiver import Receiver
 
 MARKER = "Zwiebelmarker"
-"""In every text of a patient; must show up nowhere."""
+"""Part of every text about the patient; it must not be exported."""
 
 
 def marked(**values: str) -> Instance:
@@ -24,7 +24,7 @@ def marked(**values: str) -> Instance:
 
 
 @pytest.mark.parametrize("protocol", COLLECTORS)
-def test_what_leaves_the_process(tmp_path: Path, protocol: str) -> None:
+def test_exported_data_hold_no_patient_data(tmp_path: Path, protocol: str) -> None:
     good, bad = marked(), marked(StudyDate=f"{MARKER}")
     with (
         COLLECTORS[protocol]() as collector,
@@ -58,13 +58,13 @@ def test_what_leaves_the_process(tmp_path: Path, protocol: str) -> None:
     assert released.end_time_unix_nano > released.start_time_unix_nano
     assert released.status.code != 2
     assert aborted.status.code == 2, "an error"
-    assert collector.metrics, "metrics came too"
+    assert collector.metrics, "metrics were exported as well"
     for private in (MARKER, "19121212", "20191213", "2019-12-13"):
         assert private not in log
         assert private.encode() not in collector.raw
 
 
-def test_no_collector_is_no_trouble(tmp_path: Path) -> None:
+def test_reception_works_without_a_collector(tmp_path: Path) -> None:
     instance = marked()
     with Receiver(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as receiver:
         with RawPeer(receiver.port) as peer:

@@ -1,4 +1,4 @@
-"""A trace that begins with an association goes on in CUBE, over every transport, by the outbox."""
+"""A trace that begins with an association continues in CUBE, over every transport."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def receiver_of(root: Path, collector: Collector, **environment: str | None) -> 
 
 
 def send(receiver: Receiver) -> str:
-    """One series, whose UID is returned."""
+    """Send one series and return its UID."""
     instance = Instance()
     with RawPeer(receiver.port) as peer:
         peer.associate()
@@ -49,7 +49,7 @@ def send(receiver: Receiver) -> str:
 
 
 class Traces:
-    """What a collector knows, once everybody has flushed."""
+    """The spans at a collector after all processes have flushed."""
 
     def __init__(self, collector: Collector) -> None:
         self.spans = collector.spans()
@@ -71,7 +71,7 @@ class Traces:
 
 
 def traceparent(span: Any) -> str:
-    """Without its flags, which spans are exported without."""
+    """Return the traceparent without its flags, which exported spans do not have."""
     return f"00-{span.trace_id.hex()}-{span.span_id.hex()}-"
 
 
@@ -85,7 +85,7 @@ def broker(request: pytest.FixtureRequest) -> Broker:
 def worker(
     broker: Broker, collector: Collector, tmp_path: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """CUBE's, traced by OpenTelemetry's own instrumentation."""
+    """Run a Celery worker like CUBE's, traced by OpenTelemetry's own instrumentation."""
     (tmp_path / "calls").mkdir()
     environment = {
         f"{PREFIX}BROKER": broker.url,
@@ -113,10 +113,10 @@ def worker(
         sys.stderr.write(output.read_text(errors="replace")[-2000:])
 
 
-def test_a_workers_span_is_the_child_of_ours(
+def test_the_span_of_a_celery_worker_is_a_child_of_the_registration(
     broker: Broker, worker: subprocess.Popen[bytes], collector: Collector, tmp_path: Path
 ) -> None:
-    """Of the registration; also where that waited in the outbox for the next start."""
+    """This also holds for a registration that waited in the outbox for the next start."""
     root = tmp_path / "files"
     root.mkdir()
     with receiver_of(root, collector) as receiver:
@@ -131,7 +131,7 @@ def test_a_workers_span_is_the_child_of_ours(
         with collector.arrived:
             assert collector.arrived.wait_for(
                 lambda: len(Traces(collector).named(RUN)) == 2, timeout=30
-            ), "the tasks were run, and told of"
+            ), "the tasks were run and traced"
         wait_until(lambda: receiver.outbox() == [], "an empty outbox")
         receiver.stop()
     traces = Traces(collector)
@@ -145,7 +145,9 @@ def test_a_workers_span_is_the_child_of_ours(
 
 
 @pytest.mark.parametrize("by", ["series", "instance"])
-def test_over_http_it_is_a_header(collector: Collector, tmp_path: Path, by: str) -> None:
+def test_over_http_the_traceparent_is_a_header(
+    collector: Collector, tmp_path: Path, by: str
+) -> None:
     with (
         Cube() as cube,
         receiver_of(
@@ -174,7 +176,7 @@ def test_over_http_it_is_a_header(collector: Collector, tmp_path: Path, by: str)
     assert all(int(each[-2:], 16) & 1 for each in told), "sampled"
 
 
-def test_what_the_log_tells_of_an_association_names_its_span(
+def test_log_lines_of_an_association_have_its_trace_and_span_id(
     collector: Collector, tmp_path: Path
 ) -> None:
     bad = Instance(StudyDate="tomorrow")
@@ -191,7 +193,7 @@ def test_what_the_log_tells_of_an_association_names_its_span(
         assert (line["trace_id"], line["span_id"]) == (span.trace_id.hex(), span.span_id.hex())
 
 
-def test_without_telemetry_nothing_is_added(tmp_path: Path) -> None:
+def test_without_telemetry_messages_have_no_traceparent(tmp_path: Path) -> None:
     with Receiver(tmp_path) as receiver:
         send(receiver)
         [entry] = receiver.wait_for_outbox(1)

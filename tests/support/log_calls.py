@@ -1,4 +1,4 @@
-"""Every call of `event` in the sources: messages, levels and names of fields, by their syntax."""
+"""Finds every call of `event` in the sources: messages, levels and fields, by the syntax tree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SOURCE: Final = Path(__file__).parents[2] / "src" / "oxidicom"
 METHODS: Final = frozenset(
     ("debug", "info", "warning", "warn", "error", "exception", "critical", "log")
 )
-"""Of a logger, which nobody calls but `event`."""
+"""Methods of a logger, which only `event` may call."""
 
 _WITH_ERROR: Final = ("exception", "traceback")
 
@@ -20,9 +20,9 @@ _WITH_ERROR: Final = ("exception", "traceback")
 class LogCall(NamedTuple):
     where: str
     messages: frozenset[str]
-    """Empty if they are no constants."""
+    """Empty if they are not constants."""
     levels: frozenset[str]
-    """Empty if they are no constants."""
+    """Empty if they are not constants."""
     fields: frozenset[str]
     optional: frozenset[str]
 
@@ -40,7 +40,7 @@ def log_calls(source: Path = SOURCE) -> list[LogCall]:
 
 
 def direct_calls(source: Path = SOURCE) -> list[str]:
-    """Where a logger is called by its own methods."""
+    """Return the places that call methods of a logger."""
     return [
         f"{path.relative_to(source)}:{call.lineno}"
         for path in sorted(source.rglob("*.py"))
@@ -53,7 +53,7 @@ def direct_calls(source: Path = SOURCE) -> list[str]:
 
 
 def _functions(module: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Those that are in no other function."""
+    """Yield the functions and methods of a module, without nested ones."""
     for holder in ast.walk(module):
         if isinstance(holder, (ast.Module, ast.ClassDef)):
             for each in holder.body:
@@ -94,7 +94,7 @@ def _constants(message: ast.expr) -> Iterator[str]:
 
 
 def _keys_of(value: ast.expr, function: ast.AST, module: ast.Module) -> set[str]:
-    """Of what is given as `**value`: a name's assignment, or what a function returns."""
+    """Return the keys of a `**value`: of a name's assignment, or of what a function returns."""
     if isinstance(value, ast.Name):
         assigned = [
             each.value

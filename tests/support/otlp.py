@@ -1,4 +1,4 @@
-"""A real OTLP endpoint, over gRPC or HTTP, and records to feed what exports to it."""
+"""A real OTLP endpoint over gRPC or HTTP, and records for the observers that export to it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Point(NamedTuple):
 
 
 class Collector:
-    """All that was exported to one endpoint; filled from the server's threads."""
+    """Everything that was exported to one endpoint; filled by the threads of the server."""
 
     def __init__(self) -> None:
         self.endpoint = ""
@@ -70,7 +70,7 @@ class Collector:
         ]
 
     def points(self) -> dict[str, list[Point]]:
-        """The last export's data points, by metric."""
+        """Return the data points of the last export by metric."""
         return {
             metric.name: [
                 Point(attributes(point), _value(point, metric.WhichOneof("data")))
@@ -142,7 +142,7 @@ _REQUESTS: dict[str, Any] = {
 
 @contextlib.contextmanager
 def http_collector(status: int = 200) -> Iterator[Collector]:
-    """Answers each export by `status`; takes it whatever that is."""
+    """Start a collector that takes each export and answers with `status`."""
     collector = Collector()
 
     class Handler(BaseHTTPRequestHandler):
@@ -171,7 +171,7 @@ COLLECTORS = {"grpc": grpc_collector, "http/protobuf": http_collector}
 
 @contextlib.contextmanager
 def refusing_endpoint() -> Iterator[str]:
-    """Nobody listens, and nobody else will while this lasts."""
+    """Reserve a port on which nothing listens."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -179,7 +179,7 @@ def refusing_endpoint() -> Iterator[str]:
 
 @contextlib.contextmanager
 def silent_endpoint() -> Iterator[str]:
-    """Connections succeed, answers never come."""
+    """Start an endpoint that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
@@ -187,10 +187,10 @@ def silent_endpoint() -> Iterator[str]:
 # ---- records -------------------------------------------------------------------------------
 
 T0 = 1_800_000_000_000_000_000
-"""Nanoseconds since the epoch."""
+"""A time in nanoseconds since the epoch."""
 
 PATIENT = "Zwiebelmarker"
-"""In every patient field of `SERIES`; must show up nowhere."""
+"""Part of every patient attribute of `SERIES`; it must not be exported."""
 
 SERIES = SeriesInfo(
     calling_ae_title="MODALITY 1",

@@ -1,4 +1,4 @@
-"""Readiness checks: they answer at once, whatever hangs behind them."""
+"""Health checks return at once, even while storage or a broker hangs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Relay:
 
 
 class Bench:
-    """A Health whose surroundings are as a test wants them; all well at first."""
+    """Health checks with inputs that a test can set; at first all are ok."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -45,7 +45,7 @@ class Bench:
         self.liveness.beat(1)
 
     def watched(self, answer: object) -> PeriodicProbe[object]:
-        watched = PeriodicProbe[object](unasked, str, lambda: self.now)
+        watched = PeriodicProbe[object](never_run, str, lambda: self.now)
         watched.result = answer
         return watched
 
@@ -68,7 +68,7 @@ class Bench:
         return check.state, check.detail
 
 
-async def unasked() -> object:
+async def never_run() -> object:
     raise AssertionError
 
 
@@ -81,18 +81,18 @@ def states(checks: list[Check]) -> dict[str, str]:
     return {check.name: check.state for check in checks}
 
 
-def test_all_is_well(bench: Bench) -> None:
+def test_all_checks_are_ok(bench: Bench) -> None:
     assert states(bench.health.checks()) == dict.fromkeys(
         ("draining", "workers", "storage", "space", "broker"), "ok"
     )
 
 
-def test_draining(bench: Bench) -> None:
+def test_a_draining_receiver_is_not_ready(bench: Bench) -> None:
     bench.draining = True
     assert bench.check("draining")[0] == "failed"
 
 
-def test_workers(bench: Bench) -> None:
+def test_silent_workers_degrade_and_without_any_worker_the_check_fails(bench: Bench) -> None:
     bench.workers = 2
     assert bench.check("workers") == ("degraded", "1 of 2 receiving processes responding")
     bench.liveness.beat(2)
@@ -104,7 +104,7 @@ def test_workers(bench: Bench) -> None:
     assert bench.liveness.silence() == WORKER_SILENT_AFTER_S
 
 
-def test_storage(bench: Bench) -> None:
+def test_storage_that_cannot_be_written_fails(bench: Bench) -> None:
     bench.storage.result = StorageState("the files root cannot be written: EIO", None, None)
     assert bench.check("storage") == ("failed", "the files root cannot be written: EIO")
     assert bench.check("space") == ("degraded", "unknown")
@@ -112,7 +112,7 @@ def test_storage(bench: Bench) -> None:
     assert bench.check("storage")[0] == "failed"
 
 
-def test_space(bench: Bench) -> None:
+def test_less_space_than_the_minimum_fails(bench: Bench) -> None:
     bench.min_free_space = 10 << 30
     assert bench.check("space") == ("ok", "10.0 GiB free in the files root")
     bench.min_free_space += 1
@@ -125,11 +125,11 @@ def test_space(bench: Bench) -> None:
     )
 
 
-def test_broker(bench: Bench) -> None:
+def test_a_broker_that_fails_degrades(bench: Bench) -> None:
     assert bench.check("broker") == ("ok", "not configured; registrations stay in the outbox")
     bench.registers = True
     assert bench.check("broker") == ("ok", "accepting registrations"), (
-        "nobody is asked, as with CUBE"
+        "without a probe, as with CUBE"
     )
     bench.broker = bench.watched(None)  # type: ignore[assignment]
     assert bench.check("broker") == ("ok", "accepting registrations")
@@ -147,7 +147,7 @@ def test_lonk_publisher(bench: Bench) -> None:
     assert bench.check("nats")[0] == "degraded"
 
 
-def test_outbox_store(bench: Bench) -> None:
+def test_the_outbox_status_combines_relay_and_folder(bench: Bench) -> None:
     outbox = bench.health.outbox()
     assert (outbox.pending, outbox.refused, outbox.oldest_at) == (3, 2, 5.0)
     bench.registers = True
@@ -158,53 +158,55 @@ def test_outbox_store(bench: Bench) -> None:
     assert bench.health.outbox().pending == 7
 
 
-class Asked:
-    """Answers when it is told to; `asked` says that it was asked."""
+class ControlledProbe:
+    """A probe that ends when the test gives its result; `started` is set when it starts."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.answers: asyncio.Queue[str | Exception] = asyncio.Queue()
-        self.times = 0
+        self.started = asyncio.Event()
+        self.results: asyncio.Queue[str | Exception] = asyncio.Queue()
+        self.starts = 0
 
     async def __call__(self) -> str:
-        self.times += 1
-        self.asked.set()
-        answer = await self.answers.get()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        self.starts += 1
+        self.started.set()
+        result = await self.results.get()
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    async def answer(self, answer: str | Exception) -> None:
-        """Return when it is asked again."""
-        self.asked.clear()
-        self.answers.put_nowait(answer)
-        await asyncio.wait_for(self.asked.wait(), 5)
+    async def finish(self, result: str | Exception) -> None:
+        """End the probe with a result, and return when the next one has started."""
+        self.started.clear()
+        self.results.put_nowait(result)
+        await asyncio.wait_for(self.started.wait(), 5)
 
 
-async def watch(monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Awaitable[str]]) -> Bench:
+async def bench_with_probe(
+    monkeypatch: pytest.MonkeyPatch, probe: Callable[[], Awaitable[str]]
+) -> Bench:
     monkeypatch.setattr(module, "PROBE_INTERVAL_S", 0.0)
     bench = Bench()
-    bench.storage = PeriodicProbe(ask, lambda error: f"failed: {error}", lambda: bench.now)
+    bench.storage = PeriodicProbe(probe, lambda error: f"failed: {error}", lambda: bench.now)
     return bench
 
 
-async def test_one_question_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = Asked()
-    bench = await watch(monkeypatch, ask)
+async def test_only_one_probe_runs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = ControlledProbe()
+    bench = await bench_with_probe(monkeypatch, probe)
     watched = bench.storage
     running = asyncio.create_task(watched.run())
-    await asyncio.wait_for(ask.asked.wait(), 5)
+    await asyncio.wait_for(probe.started.wait(), 5)
     assert watched.overdue() is None
     bench.now += 60
     assert watched.overdue() == 60
     assert bench.check("storage") == ("failed", "not responding for 60 s")
-    assert ask.times == 1
-    await ask.answer("well")
-    answers = [watched.result]
+    assert probe.starts == 1
+    await probe.finish("ok")
+    results = [watched.result]
     assert watched.overdue() is None
-    await ask.answer(ValueError("unwell"))
-    answers.append(watched.result)
-    assert answers == ["well", "failed: unwell"]
+    await probe.finish(ValueError("no disk"))
+    results.append(watched.result)
+    assert results == ["ok", "failed: no disk"]
     running.cancel()
 
 
@@ -218,14 +220,14 @@ def files(root: Path) -> list[Path]:
 
 
 async def probe(folders: dict[str, Path], root: Path) -> StorageState:
-    probing = StorageProbe(folders, root, Counts)
+    storage_probe = StorageProbe(folders, root, Counts)
     try:
-        return await probing.run()
+        return await storage_probe.run()
     finally:
-        probing.close()
+        storage_probe.close()
 
 
-async def test_the_probe_leaves_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
+async def test_the_storage_probe_leaves_no_files(folders: dict[str, Path], tmp_path: Path) -> None:
     answer = await probe(folders, tmp_path)
     assert answer.fault is None
     assert answer.free
@@ -233,7 +235,9 @@ async def test_the_probe_leaves_nothing(folders: dict[str, Path], tmp_path: Path
     assert files(tmp_path) == []
 
 
-async def test_a_folder_that_cannot_be_written(folders: dict[str, Path], tmp_path: Path) -> None:
+async def test_the_storage_probe_names_a_folder_that_cannot_be_written(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     folders["the state folder"].symlink_to("/proc")
     answer = await probe(folders, tmp_path)
     assert answer.fault is not None
@@ -241,7 +245,7 @@ async def test_a_folder_that_cannot_be_written(folders: dict[str, Path], tmp_pat
     assert "/proc" not in answer.fault
 
 
-async def test_storage_that_hangs_holds_up_nobody(
+async def test_a_storage_probe_that_hangs_does_not_block_the_loop(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thaw = threading.Event()
@@ -254,16 +258,16 @@ async def test_storage_that_hangs_holds_up_nobody(
         return real(path)
 
     monkeypatch.setattr(os, "statvfs", statvfs)
-    probing = StorageProbe(folders, tmp_path, Counts)
-    running_probe = asyncio.ensure_future(probing.run())
+    storage_probe = StorageProbe(folders, tmp_path, Counts)
+    running_probe = asyncio.ensure_future(storage_probe.run())
     await asyncio.to_thread(hung.wait, 5)
     assert not running_probe.done()
     thaw.set()
     assert (await asyncio.wait_for(running_probe, 5)).free
-    probing.close()
+    storage_probe.close()
 
 
-async def test_a_heart_beats_at_once_and_for_as_long_as_it_may(
+async def test_a_heartbeat_is_sent_at_once_and_then_at_intervals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("oxidicom.admin.liveness.HEARTBEAT_INTERVAL_S", 0.001)
@@ -276,7 +280,7 @@ async def test_a_heart_beats_at_once_and_for_as_long_as_it_may(
         if beats == 3:
             enough.set()
 
-    heart = Heartbeat(beat)
+    heartbeat = Heartbeat(beat)
     assert beats == 1
     await asyncio.wait_for(enough.wait(), 5)
-    heart.stop()
+    heartbeat.stop()

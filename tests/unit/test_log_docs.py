@@ -1,4 +1,4 @@
-"""docs/logs.md against the sources: every message, its levels and fields, and nothing else."""
+"""docs/logs.md lists exactly the messages of the sources, with their levels and fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.log_calls import LogCall, direct_calls, log_calls
 DOCS = Path(__file__).parents[2] / "docs" / "logs.md"
 
 BESIDE = {"log lines dropped"}
-"""Written past `event`, by what writes the lines themselves."""
+"""Messages that are written without `event`, by the handler of the lines."""
 
 ALWAYS = {"timestamp", "level", "logger", "message"}
 
@@ -26,7 +26,7 @@ def rows(heading: str) -> Iterator[list[str]]:
 
 
 def documented() -> dict[str, tuple[set[str], set[str], set[str]]]:
-    """Levels, fields and optional fields by message."""
+    """Return levels, fields and optional fields by message."""
     return {
         message: (
             set(levels.split(" / ")),
@@ -43,7 +43,7 @@ def calls() -> list[LogCall]:
 
 
 def test_every_message_is_a_constant_with_constant_levels(calls: list[LogCall]) -> None:
-    assert len(calls) > 50, "they were found"
+    assert len(calls) > 50, "the calls were found"
     assert [call.where for call in calls if not call.messages or not call.levels] == []
     assert [where for where in direct_calls() if not where.startswith("logevents.py:")] == []
 

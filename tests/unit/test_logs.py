@@ -35,7 +35,7 @@ logger = logging.getLogger("oxidicom.test")
 
 @pytest.fixture(autouse=True)
 def restore() -> Iterator[None]:
-    # Whoever asks a PACS silences it.
+    # Count queries silence this logger.
     logging.getLogger("pydicom").setLevel(logging.NOTSET)
     yield
     root = logging.getLogger()
@@ -71,7 +71,7 @@ def test_fields_of_every_record() -> None:
     assert lines[1]["a"] == 1
 
 
-# ---- forms ---------------------------------------------------------------------------------
+# ---- formats -------------------------------------------------------------------------------
 
 
 def test_console_line() -> None:
@@ -98,7 +98,7 @@ def test_console_line() -> None:
 
 
 def hand(name: str, template: str, *arguments: object) -> None:
-    """A record for our handler alone: pytest's own would stumble over one that is wrong."""
+    """Give a record to this package's handler only: pytest's own raises for an invalid one."""
     [handler] = [h for h in logging.getLogger().handlers if isinstance(h, BoundedStreamHandler)]
     handler.handle(logging.LogRecord(name, logging.WARNING, __file__, 1, template, arguments, None))
 
@@ -107,7 +107,7 @@ def _utc(stamp: str) -> float:
     return datetime.fromisoformat(stamp).replace(tzinfo=UTC).timestamp()
 
 
-def test_console_levels_line_up() -> None:
+def test_console_levels_are_aligned() -> None:
     def record() -> None:
         for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
             event(logger, level, "x")
@@ -117,7 +117,7 @@ def test_console_levels_line_up() -> None:
 
 
 @pytest.mark.parametrize("hostile", ["a\nb", "a\r\x1b[31mb", "a\x9b31mb", "a\u2028b", "a\u202eb"])
-def test_console_cannot_be_forged(hostile: str) -> None:
+def test_console_lines_cannot_be_forged(hostile: str) -> None:
     text = console(lambda: event(logger, logging.INFO, hostile, aet=hostile))
     assert text.isascii()
     assert len(text.splitlines()) == 1
@@ -130,7 +130,7 @@ def test_console_keeps_readable_text_and_survives_surrogates() -> None:
 
 
 @pytest.mark.parametrize("format", ["console", "json"])
-def test_fields_are_cut(format: Literal["console", "json"]) -> None:
+def test_long_fields_are_cut(format: Literal["console", "json"]) -> None:
     stream = io.StringIO()
     logs.configure("info", format, stream)
     event(logger, logging.INFO, "series complete", SeriesInstanceUID="1." * 32768)
@@ -152,7 +152,7 @@ def test_json_line() -> None:
     }
 
 
-def test_json_keeps_its_own_names_and_is_json() -> None:
+def test_json_lines_are_valid_and_keep_reserved_names() -> None:
     class Strange:
         def __str__(self) -> str:
             raise RuntimeError
@@ -181,7 +181,7 @@ def test_json_keeps_its_own_names_and_is_json() -> None:
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
-def test_colour_only_on_a_terminal(
+def test_colours_are_used_only_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, no_color: str, coloured: bool
 ) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
@@ -213,12 +213,12 @@ def test_levels() -> None:
     assert "ours-debug" in console(record, "TRACE")
 
 
-def test_unknown_level_is_the_operators_fault() -> None:
+def test_an_unknown_level_is_an_operator_error() -> None:
     with pytest.raises(OperatorError, match="loud"):
         logs.configure("loud", "json")
 
 
-def test_configuring_again_replaces() -> None:
+def test_a_further_configuration_replaces_the_first() -> None:
     first = io.StringIO()
     logs.configure("info", "json", first)
     second = console(lambda: event(logger, logging.INFO, "once"))
@@ -235,7 +235,9 @@ def test_configuring_again_replaces() -> None:
         ("oxidicomx", ("%s", MARKER)),
     ],
 )
-def test_values_in_messages_of_others_are_withheld(name: str, arguments: tuple[str, ...]) -> None:
+def test_values_in_messages_of_other_packages_are_withheld(
+    name: str, arguments: tuple[str, ...]
+) -> None:
     def record() -> None:
         hand(name, *arguments)
 
@@ -244,12 +246,12 @@ def test_values_in_messages_of_others_are_withheld(name: str, arguments: tuple[s
     assert MARKER not in text
 
 
-def test_messages_of_others_in_full_with_phi_allowed() -> None:
+def test_messages_of_other_packages_are_complete_if_phi_is_allowed() -> None:
     text = console(lambda: hand("pydicom", "Invalid %s", MARKER), log_phi=True)
     assert f"pydicom: Invalid {MARKER}" in text
 
 
-def test_the_constant_part_of_messages_of_others_is_kept() -> None:
+def test_the_constant_part_of_messages_of_other_packages_is_kept() -> None:
     def record() -> None:
         logging.getLogger("asyncio").error("Invalid value for %s: %-5.2f%%", MARKER, 1.0)
 
@@ -257,7 +259,7 @@ def test_the_constant_part_of_messages_of_others_is_kept() -> None:
 
 
 @pytest.mark.parametrize("name", [MARKER, "Lee", "name", "record", "text"])
-def test_a_message_that_is_no_literal_is_withheld(name: str) -> None:
+def test_a_message_that_is_not_a_literal_is_withheld(name: str) -> None:
     def record() -> None:
         foreign = logging.getLogger("pydicom")
         foreign.warning(f"Invalid value {name}")
@@ -291,7 +293,7 @@ def record_chain() -> None:
         event(logger, logging.ERROR, "it failed", exc_info=error, cause=error, at=1)
 
 
-def test_exceptions_tell_type_and_place_but_no_values() -> None:
+def test_exceptions_are_logged_with_type_and_place_but_without_values() -> None:
     [line] = json_lines(record_chain)
     assert MARKER not in json.dumps(line)
     assert line["exception"] == line["cause"] == "ValueError"
@@ -302,20 +304,20 @@ def test_exceptions_tell_type_and_place_but_no_values() -> None:
     assert re.search(r'File ".*test_logs\.py", line \d+, in raise_chain', trace)
 
 
-def test_exceptions_in_full_with_phi_allowed() -> None:
+def test_exceptions_are_complete_if_phi_is_allowed() -> None:
     [line] = json_lines(record_chain, log_phi=True)
     assert line["exception"] == f"ValueError: bad name {MARKER}"
     assert PATH in line["traceback"]
 
 
-def test_console_traceback_is_indented_below() -> None:
+def test_a_console_traceback_is_indented_below_its_line() -> None:
     head, *trace = console(record_chain).splitlines()
     assert head.endswith("oxidicom.test: it failed cause=ValueError at=1 exception=ValueError")
     assert trace
     assert all(line.startswith("    ") for line in trace)
 
 
-def test_exceptions_as_arguments_and_of_others() -> None:
+def test_exceptions_as_arguments_are_described_without_values() -> None:
     def record() -> None:
         try:
             raise ValueError(MARKER)
@@ -329,7 +331,7 @@ def test_exceptions_as_arguments_and_of_others() -> None:
     assert MARKER not in text
 
 
-def test_groups_and_loops_of_exceptions_end() -> None:
+def test_tracebacks_of_groups_and_cycles_of_exceptions_end() -> None:
     def record() -> None:
         first, second = KeyError(MARKER), TimeoutError(110, "x", PATH)
         first.__cause__, second.__cause__ = second, first
@@ -360,7 +362,7 @@ def test_describe(error: BaseException, text: str) -> None:
     assert describe(error) == text
 
 
-def test_describe_certificate_trouble() -> None:
+def test_describe_certificate_errors() -> None:
     error = ssl.SSLCertVerificationError(1, "x")
     error.reason = "CERTIFICATE_VERIFY_FAILED"
     error.verify_message = "self-signed certificate"
@@ -369,10 +371,10 @@ def test_describe_certificate_trouble() -> None:
     )
 
 
-# ---- strays --------------------------------------------------------------------------------
+# ---- uncaught ------------------------------------------------------------------------------
 
 
-async def test_loop_errors_without_the_callbacks_arguments() -> None:
+async def test_loop_errors_are_logged_without_arguments_of_callbacks() -> None:
     def callback(name: str) -> None:
         raise ValueError(name)
 
@@ -407,7 +409,7 @@ open("/nowhere/{MARKER}")
 """
 
 
-def test_strays() -> None:
+def test_warnings_and_uncaught_errors_are_logged_without_values() -> None:
     done = subprocess.run([sys.executable, "-c", STRAYS], capture_output=True, text=True)
     assert done.returncode == 1
     assert MARKER not in done.stdout + done.stderr
@@ -439,7 +441,7 @@ def pipe() -> Iterator[tuple[int, io.TextIOWrapper]]:
             stream.close()
 
 
-def test_a_stalled_reader_costs_lines_not_time() -> None:
+def test_a_stalled_reader_costs_lines_but_no_time() -> None:
     with pipe() as (reading, stream):
         logs.configure("info", "json", stream)
         before = time.monotonic()
@@ -457,7 +459,7 @@ def test_a_stalled_reader_costs_lines_not_time() -> None:
     assert last["message"] == "afterwards"
 
 
-def test_a_torn_line_ends_before_the_next() -> None:
+def test_an_incomplete_line_is_ended_before_the_next() -> None:
     with pipe() as (reading, stream):
         logs.configure("info", "json", stream)
         event(logger, logging.INFO, "x" * 10_000)
@@ -470,7 +472,7 @@ def test_a_torn_line_ends_before_the_next() -> None:
     assert [json.loads(line)["message"] for line in whole] == ["log lines dropped", "next"]
 
 
-def test_long_lines_reach_a_slow_reader_whole() -> None:
+def test_long_lines_reach_a_slow_reader_complete() -> None:
     with pipe() as (reading, stream):
         logs.configure("info", "json", stream)
         got = bytearray()
@@ -486,7 +488,7 @@ def test_long_lines_reach_a_slow_reader_whole() -> None:
     assert json.loads(got)["message"] == "x" * 20_000
 
 
-def test_a_reader_that_is_gone_is_nobodys_trouble() -> None:
+def test_a_reader_that_is_gone_raises_no_error() -> None:
     with pipe() as (reading, stream):
         logs.configure("info", "console", stream)
         os.close(reading)
@@ -499,7 +501,7 @@ def test_a_reader_that_is_gone_is_nobodys_trouble() -> None:
     event(logger, logging.INFO, "to nothing")
 
 
-def test_a_descriptor_that_is_another_files_now_is_left_alone(tmp_path: Path) -> None:
+def test_a_reused_descriptor_is_not_written_to(tmp_path: Path) -> None:
     with open(tmp_path / "log", "w") as stream:
         logs.configure("info", "console", stream)
         descriptor = stream.fileno()
@@ -515,7 +517,7 @@ def test_messages_with_wrong_arguments_are_still_logged(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == ""
 
 
-def test_lines_of_many_threads_stay_whole() -> None:
+def test_lines_of_several_threads_are_not_mixed() -> None:
     with pipe() as (reading, stream):
         logs.configure("info", "json", stream)
         got = bytearray()
@@ -556,7 +558,7 @@ def test_lines_of_many_threads_stay_whole() -> None:
         ("cc-abc-def-01-what-a-later-version-adds", {"trace_id": "abc", "span_id": "def"}),
     ],
 )
-def test_no_traceparent_keeps_a_line_from_being_told(
+def test_an_invalid_traceparent_does_not_keep_a_line_from_the_log(
     traceparent: str | None, fields: dict[str, str]
 ) -> None:
     assert trace_fields(traceparent) == fields

@@ -1,4 +1,5 @@
-"""Observers of the control plane: each is told, none harms another, none costs what it ignores."""
+"""Observers of the control plane: each receives every event, none affects another, and events that
+none receives cost nothing."""
 
 from __future__ import annotations
 
@@ -108,7 +109,7 @@ def test_without_tracing_no_traceparent_is_known() -> None:
 
 
 class Webhook(Observer):
-    """What a further observer takes: a class with the methods for its events."""
+    """An example of a further observer: a class with the methods for its events."""
 
     def __init__(self) -> None:
         self.posted: list[dict[str, object]] = []

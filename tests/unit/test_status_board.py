@@ -1,4 +1,4 @@
-"""The numbers of the admin endpoint: reports and a clock in, a ReceiverStatus and metrics out."""
+"""The status board: events and a clock in, a ReceiverStatus and metrics out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from oxidicom.ports import (
 from oxidicom.series.tracker import SeriesTracker
 
 EPOCH = 1_000_000.0
-"""Wall time less the clock's."""
+"""Difference between wall time and the clock, in seconds."""
 
 
 class Health:
@@ -55,7 +55,7 @@ class Health:
 
 
 class Bench:
-    """A board and the tracker that it reads, told of everything as the control plane does."""
+    """A status board and its tracker, with the events that the control plane would send."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -75,7 +75,7 @@ class Bench:
 
     @property
     def status(self) -> ReceiverStatus:
-        """By way of its JSON, which is what others see."""
+        """Return the status after a round trip through JSON."""
         return msgspec.json.decode(msgspec.json.encode(self.board.status()), type=ReceiverStatus)
 
     def samples(self) -> dict[str, float]:
@@ -163,7 +163,7 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_nothing_yet(bench: Bench) -> None:
+def test_the_status_of_a_new_receiver_is_empty(bench: Bench) -> None:
     status = bench.status
     assert (status.version, status.aet, status.workers) == ("1.2.3", "ChRIS", 1)
     assert status.started_at == status.now == EPOCH + 100
@@ -173,7 +173,7 @@ def test_nothing_yet(bench: Bench) -> None:
     assert status.totals == type(status.totals)()
 
 
-def test_an_association_and_what_it_brings(bench: Bench) -> None:
+def test_an_open_association_is_listed_with_its_counts(bench: Bench) -> None:
     bench.began()
     bench.now += 1
     bench.stored(series_of(), 1)
@@ -229,7 +229,7 @@ def test_a_series_from_reception_to_registration(bench: Bench) -> None:
 def test_a_refusal_is_listed_once_as_a_failure(
     bench: Bench, outcome: RegistrationOutcome, failures: list[str]
 ) -> None:
-    """`registration_resolved` lists that of a registration which the outbox has."""
+    """A refusal by CUBE is listed by `registration_resolved`."""
     bench.began()
     bench.stored(series_of(), 1)
     bench.ended()
@@ -242,7 +242,7 @@ def test_a_refusal_is_listed_once_as_a_failure(
 @pytest.mark.parametrize(
     ("refusal", "state"), [(None, "registered"), ("it is too long", "refused")]
 )
-def test_a_series_that_waits_until_its_broker_is_back(
+def test_a_waiting_series_is_updated_when_its_registration_leaves_the_outbox(
     bench: Bench, refusal: str | None, state: str
 ) -> None:
     bench.began()
@@ -260,7 +260,7 @@ def test_a_series_that_waits_until_its_broker_is_back(
     assert (totals.series_registered, totals.series_refused) == counted
 
 
-def test_associations_that_end_otherwise(bench: Bench) -> None:
+def test_an_aborted_association_is_a_failure(bench: Bench) -> None:
     bench.began()
     bench.ended(error="aborted by the peer")
     (failure,) = bench.status.failures
@@ -287,7 +287,7 @@ def test_equal_failures_in_a_row_are_counted(bench: Bench) -> None:
     assert bench.status.failures[1].at == EPOCH + bench.now
 
 
-def test_a_check_that_turns_bad_is_a_failure_once(bench: Bench) -> None:
+def test_a_check_that_fails_is_recorded_once_as_a_failure(bench: Bench) -> None:
     bench.board.sample()
     for state in ("failed", "failed", "ok", "failed"):
         bench.health.states["storage"] = state
@@ -301,7 +301,7 @@ def test_a_check_that_turns_bad_is_a_failure_once(bench: Bench) -> None:
     ]
     assert not bench.status.ready
     bench.health.states.update(storage="ok", draining="ok")
-    assert bench.status.ready, "a broker that is away keeps nobody from sending"
+    assert bench.status.ready, "an unreachable broker does not keep the receiver from receiving"
 
 
 def test_rates_and_history(bench: Bench) -> None:
@@ -320,7 +320,7 @@ def test_rates_and_history(bench: Bench) -> None:
     assert samples[-1] == (EPOCH + bench.now, 0, 0, 1)
 
 
-def test_lists_are_bounded_and_begin_with_the_latest(bench: Bench) -> None:
+def test_lists_are_bounded_and_latest_first(bench: Bench) -> None:
     for number in range(MAX_LISTED + 5):
         bench.now += 1
         bench.began(str(number))
@@ -341,7 +341,7 @@ def test_lists_are_bounded_and_begin_with_the_latest(bench: Bench) -> None:
     assert len(bench.status.recent_series) == MAX_RECENT_SERIES
 
 
-def test_what_peers_choose_is_cut_and_made_text(bench: Bench) -> None:
+def test_texts_that_peers_choose_are_cut_and_made_valid(bench: Bench) -> None:
     bench.began(title="\udcff" + "x" * 300)
     hostile = msgspec.structs.replace(
         series_of(modality="\udcff" * 300), series_instance_uid="1" * 70_000
@@ -355,7 +355,7 @@ def test_what_peers_choose_is_cut_and_made_text(bench: Bench) -> None:
     assert len(status.failures[0].reason) == 200
 
 
-def test_nothing_of_the_patient(bench: Bench) -> None:
+def test_the_status_holds_no_patient_data(bench: Bench) -> None:
     bench.began()
     bench.stored(series_of(), 1)
     bench.ended()
@@ -365,7 +365,7 @@ def test_nothing_of_the_patient(bench: Bench) -> None:
 
 
 def calls(bench: Bench) -> int:
-    """Into Python functions, for one ReceiverStatus."""
+    """Return the number of calls of Python functions for one ReceiverStatus."""
     entered = 0
 
     def count(frame: FrameType, kind: str, argument: object) -> None:
@@ -383,7 +383,7 @@ def calls(bench: Bench) -> int:
     return entered
 
 
-def test_a_status_costs_no_more_with_many_series_but_a_comparison_each(bench: Bench) -> None:
+def test_a_status_costs_one_comparison_more_for_each_open_series(bench: Bench) -> None:
     bench.began()
     for number in range(1000):
         bench.stored(series_of(number), number)
@@ -437,7 +437,7 @@ def test_metrics(bench: Bench) -> None:
     assert samples["process_resident_memory_bytes"] > 1e6
 
 
-def test_peers_cannot_make_metrics_grow(bench: Bench) -> None:
+def test_the_number_of_metrics_is_bounded_whatever_peers_send(bench: Bench) -> None:
     before = len(bench.samples())
     for number in range(300):
         bench.began(str(number), title=f"TITLE{number}", address=f"10.0.0.{number}")

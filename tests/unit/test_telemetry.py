@@ -104,7 +104,9 @@ def test_a_span_ends_no_earlier_than_it_began(
     ]
 
 
-def test_a_span_tells_of_tls(spans: tracing.Spans, exporter: InMemorySpanExporter) -> None:
+def test_the_span_of_an_encrypted_association_has_the_tls_version(
+    spans: tracing.Spans, exporter: InMemorySpanExporter
+) -> None:
     spans.association_began(AssociationTally(began("A")._replace(tls="TLSv1.3")))
     spans.association_began(AssociationTally(began("B")))
     for name in "AB":
@@ -113,7 +115,7 @@ def test_a_span_tells_of_tls(spans: tracing.Spans, exporter: InMemorySpanExporte
     assert [each and each.get("tls") for each in told] == ["TLSv1.3", None]
 
 
-def test_a_series_is_the_child_of_an_association_that_is_still_open(
+def test_the_span_of_a_series_is_a_child_of_an_open_association(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
     spans.association_began(AssociationTally(began("A")))
@@ -124,7 +126,7 @@ def test_a_series_is_the_child_of_an_association_that_is_still_open(
     assert series.parent.span_id == association.context.span_id
 
 
-def test_associations_that_never_end_do_not_pile_up(
+def test_spans_of_associations_that_never_end_are_bounded(
     spans: tracing.Spans, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracing, "MAX_TRACKED", 2)
@@ -137,7 +139,7 @@ def test_associations_that_never_end_do_not_pile_up(
     assert len(exporter.get_finished_spans()) == 1
 
 
-def test_parents_are_forgotten_in_the_end(
+def test_spans_of_ended_associations_are_bounded(
     spans: tracing.Spans, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracing, "MAX_ENDED", 2)
@@ -170,7 +172,7 @@ def asked(**changes: Any) -> CountQueryResult:
     )._replace(**changes)
 
 
-def test_a_pacs_that_was_asked(spans: tracing.Spans, exporter: InMemorySpanExporter) -> None:
+def test_the_spans_of_a_count_query(spans: tracing.Spans, exporter: InMemorySpanExporter) -> None:
     spans.association_began(AssociationTally(began(ULID)))
     spans.count_query_ended(asked())
     spans.association_ended(ended(ULID))
@@ -204,12 +206,14 @@ def test_a_pacs_that_was_asked(spans: tracing.Spans, exporter: InMemorySpanExpor
     ]
 
 
-def test_a_pacs_that_did_not_answer(spans: tracing.Spans, exporter: InMemorySpanExporter) -> None:
+def test_the_spans_of_a_count_query_without_an_answer(
+    spans: tracing.Spans, exporter: InMemorySpanExporter
+) -> None:
     spans.count_query_ended(asked(expected=None, status=None, error="no answer in time"))
     spans.count_query_ended(asked(error="status A700H", status=0xA700))
     spans.count_query_ended(asked(expected=None, status=None, error="dropped", began_ns=None))
     findscu, outer, after_count, counted, dropped = exporter.get_finished_spans()
-    assert outer.parent is None, "nobody knows the association"
+    assert outer.parent is None, "the association is unknown"
     for span in (findscu, outer):
         assert span.status.description == "no answer in time"
         assert span.events == ()
@@ -218,7 +222,7 @@ def test_a_pacs_that_did_not_answer(spans: tracing.Spans, exporter: InMemorySpan
     assert dropped.name == "getset_number_of_series_related_instances"
 
 
-def test_a_registration_says_what_was_expected(
+def test_the_span_of_a_registration_has_the_expected_count(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
     register(spans, expected=4)
@@ -227,7 +231,7 @@ def test_a_registration_says_what_was_expected(
     assert told == [4, None]
 
 
-def test_reports_of_unknown_associations_are_harmless(
+def test_the_end_of_an_unknown_association_is_ignored(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
     spans.association_ended(ended("?"))
@@ -246,7 +250,7 @@ def pushed(spans: tracing.Spans, **changes: Any) -> str | None:
     return traceparent
 
 
-def test_a_push_under_the_first_generations_name(
+def test_the_span_of_an_http_registration_has_the_name_of_the_first_generation(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
     spans.association_began(AssociationTally(began("A")))
@@ -274,7 +278,7 @@ def test_a_push_under_the_first_generations_name(
     assert (shown.attributes or {})["fname"] == "SERVICES/PACS/…"
 
 
-def test_custom_metadata_and_the_end_of_pushing(
+def test_the_spans_of_custom_metadata_and_of_a_whole_series_over_http(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
     pushed(spans, metadata=("OxidicomAttemptedPushCount", "4"))
@@ -296,7 +300,7 @@ def test_custom_metadata_and_the_end_of_pushing(
     assert refused_one.status.status_code is StatusCode.ERROR
 
 
-def test_what_goes_along_names_the_span(
+def test_a_traceparent_identifies_its_span(
     spans: tracing.Spans, exporter: InMemorySpanExporter
 ) -> None:
     spans.association_began(AssociationTally(began("A")))
@@ -324,14 +328,14 @@ def test_what_goes_along_names_the_span(
     assert trace_fields(None) == {}
 
 
-def test_what_is_not_sampled_says_so() -> None:
+def test_the_traceparent_of_a_span_that_is_not_sampled_says_so() -> None:
     spans = tracing.Spans(TracerProvider(sampler=ALWAYS_OFF).get_tracer("oxidicom"))
     traceparent = spans.begin_registration(completed(), T0)
     assert traceparent is not None
     assert int(traceparent[-2:], 16) & 1 == 0
 
 
-def test_registrations_and_pushes_that_never_end_do_not_pile_up(
+def test_spans_of_registrations_that_never_end_are_bounded(
     spans: tracing.Spans, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracing, "MAX_TRACKED", 2)
@@ -345,7 +349,7 @@ def test_registrations_and_pushes_that_never_end_do_not_pile_up(
     assert len(exporter.get_finished_spans()) == 4
 
 
-def test_text_of_peers_is_exportable() -> None:
+def test_texts_of_peers_are_cut_and_made_valid_utf_8() -> None:
     assert exportable("A\udc80Ü" + "x" * 1000, 256) == "A?Ü" + "x" * 253
 
 
@@ -377,7 +381,7 @@ def read(reader: InMemoryMetricReader, name: str) -> list[tuple[dict[str, Any], 
     return [(dict(p.attributes or {}), p.value) for p in metric.data.data_points]  # type: ignore[union-attr]
 
 
-def test_open_associations_go_up_and_down(
+def test_the_number_of_open_associations_goes_up_and_down(
     measurements: metrics.Measurements, reader: InMemoryMetricReader
 ) -> None:
     measurements.association_began(AssociationTally(began("A")))
@@ -389,7 +393,7 @@ def test_open_associations_go_up_and_down(
     assert read(reader, "oxidicom.associations") == [({"aet": "MODALITY 1", "result": "ok"}, 1)]
 
 
-def test_series_that_were_asked_for(
+def test_count_queries_are_counted_by_result(
     measurements: metrics.Measurements, reader: InMemoryMetricReader
 ) -> None:
     for expected in (3, 0, None):
@@ -413,7 +417,7 @@ def histogram(reader: InMemoryMetricReader, name: str) -> list[tuple[dict[str, A
     ]
 
 
-def test_how_long_and_how_large(
+def test_durations_and_sizes_are_histograms(
     measurements: metrics.Measurements,
     reader: InMemoryMetricReader,
     monkeypatch: pytest.MonkeyPatch,
@@ -447,7 +451,7 @@ def test_how_long_and_how_large(
     }
 
 
-def test_peers_cannot_make_time_series_at_will(
+def test_the_number_of_time_series_is_bounded_whatever_peers_send(
     measurements: metrics.Measurements, reader: InMemoryMetricReader
 ) -> None:
     for number in range(metrics.MAX_TITLES + 50):
@@ -465,7 +469,7 @@ def test_peers_cannot_make_time_series_at_will(
 # ---- failures ------------------------------------------------------------------------------
 
 
-def test_a_span_that_cannot_be_begun_is_logged_once(
+def test_an_error_at_the_begin_of_a_span_is_logged_once(
     spans: tracing.Spans, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **named: object) -> None:
@@ -511,7 +515,7 @@ def test_an_export_that_hangs_at_shutdown_is_broken_off_within_the_time_limit() 
     assert quick.calls == ["shut down", "broken off"]
 
 
-def test_an_outage_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_and_its_end_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "oxidicom")
     now = 0.0
     outage = otlp.Outage(reason=lambda: "UNAVAILABLE", clock=lambda: now)
@@ -541,7 +545,7 @@ def test_an_outage_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture
     assert told() == ["WARNING"]
 
 
-def test_the_sdk_keeps_its_reasons_ready_and_its_secrets_back(
+def test_the_log_of_the_sdk_gives_reasons_without_secrets(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log = otlp.SdkLog()
