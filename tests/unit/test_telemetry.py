@@ -142,7 +142,7 @@ def test_spans_of_associations_that_never_end_are_bounded(
 def test_spans_of_ended_associations_are_bounded(
     spans: tracing.Spans, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracing, "MAX_ENDED", 2)
+    monkeypatch.setattr(tracing, "MAX_ENDED_ASSOCIATIONS", 2)
     for name in ("A", "B", "C"):
         spans.association_began(AssociationTally(began(name)))
         spans.association_ended(ended(name))

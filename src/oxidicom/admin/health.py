@@ -69,7 +69,7 @@ class PeriodicProbe(Generic[T]):
         return duration if duration > PROBE_TIMEOUT_S else None
 
 
-class OutboxCounts(Protocol):
+class OutboxFolderCounts(Protocol):
     """Entries in the outbox folder."""
 
     @property
@@ -82,11 +82,13 @@ class OutboxCounts(Protocol):
 
 
 class StorageState(NamedTuple):
+    """The result of one probe of the storage."""
+
     fault: str | None
     """Why the first unusable folder cannot be written; None if all can."""
     free: int | None
     """Free bytes of the file system of the files root; None if unknown."""
-    outbox: OutboxCounts | None
+    outbox: OutboxFolderCounts | None
     """None if the outbox folder cannot be read."""
 
 
@@ -101,7 +103,7 @@ class StorageProbe:
         self,
         folders: Mapping[str, Path],
         root: Path,
-        read_outbox: Callable[[], OutboxCounts],
+        read_outbox: Callable[[], OutboxFolderCounts],
     ) -> None:
         self._folders = folders
         self._root = root
@@ -120,7 +122,7 @@ class StorageProbe:
     def _probe(self) -> StorageState:
         fault: str | None = None
         free: int | None = None
-        outbox: OutboxCounts | None = None
+        outbox: OutboxFolderCounts | None = None
         for (label, folder), name in zip(self._folders.items(), self._names, strict=True):
             try:
                 _write(folder, name)
@@ -149,7 +151,7 @@ def _write(folder: Path, name: str) -> None:
 
 
 class DeliveryState(Protocol):
-    """What the outbox relay tells of its deliveries."""
+    """The state of the outbox relay."""
 
     @property
     def depth(self) -> int: ...
@@ -159,10 +161,10 @@ class DeliveryState(Protocol):
 
 
 class HealthChecks:
-    """Computes the checks of `/readyz` and `/status` from what others have found out.
+    """Computes the checks of `/readyz` and `/status` from the results of probes and counters.
 
-    `registers` says whether a broker or CUBE is configured. `broker` is None if the broker is not
-    probed. `nats` tells whether NATS is connected, None if it is not configured. All callables
+    `registers` is whether a broker or CUBE is configured. `broker` is None if the broker is not
+    probed. `nats` returns whether NATS is connected, None if it is not configured. All callables
     return at once.
     """
 

@@ -55,7 +55,7 @@ MAX_FAILURES: Final = 50
 MAX_HISTORY_SAMPLES: Final = 600
 """Samples of the history, one a second."""
 MAX_REGISTERING_SERIES: Final = 10_000
-"""Series whose registration is tracked."""
+"""Series in registration at the same time; beyond, the oldest is forgotten."""
 
 FailureKind = Literal["association", "instance", "registration", "storage", "broker"]
 
@@ -133,10 +133,13 @@ class StatusBoard(Observer):
         self.associations: Counter[str] = Counter(ok=0, error=0)
         """Associations that have ended, by result."""
         self.instances: Counter[int] = Counter({0: 0})
-        """Instances answered, by DIMSE status."""
+        """Instances answered, by DIMSE status; 0 is Success."""
         self.bytes = 0
+        """Bytes of the data sets of stored instances."""
         self.latencies = [0] * (len(STORE_LATENCY_BUCKETS_S) + 1)
+        """Stored instances by bucket of store latency; the last one has no upper bound."""
         self.latency_sum = 0.0
+        """Sum of all store latencies in seconds."""
         self.registered: Counter[str] = Counter(ok=0, error=0)
         self.lonk_messages_dropped = 0
 
@@ -218,6 +221,10 @@ class StatusBoard(Observer):
     def record_failure(
         self, kind: FailureKind, who: str, reason: str, status: str | None = None
     ) -> None:
+        """Add a failure to the list, or count it if it repeats the latest one.
+
+        `who` names the association, sender or check that failed; `status` is a C-STORE status.
+        """
         failure = model.Failure(
             at=self._wall(), kind=kind, who=who, reason=_text(reason, 200), status=status
         )

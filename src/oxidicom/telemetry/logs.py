@@ -39,9 +39,17 @@ LEVELS: Final = {
     "off": logging.CRITICAL + 10,
 }
 
-_NAMES: Final = {logging.WARNING: "WARN"}
-_COLOURS: Final = {"DEBUG": "34", "INFO": "32", "WARN": "33", "ERROR": "31", "CRITICAL": "1;31"}
-_RESERVED: Final = frozenset({"timestamp", "level", "logger", "message", "exception", "traceback"})
+_LEVEL_NAMES: Final = {logging.WARNING: "WARN"}
+_LEVEL_COLOURS: Final = {
+    "DEBUG": "34",
+    "INFO": "32",
+    "WARN": "33",
+    "ERROR": "31",
+    "CRITICAL": "1;31",
+}
+_RESERVED_FIELDS: Final = frozenset(
+    {"timestamp", "level", "logger", "message", "exception", "traceback"}
+)
 _MAX_FRAMES: Final = 40
 _MAX_ERRORS: Final = 8
 """Exceptions of one chain or group that are written."""
@@ -49,8 +57,8 @@ _MAX_ERRORS: Final = 8
 MAX_FIELD_CHARS: Final = 1024
 """Characters of one field; a peer may send a UID of 64 KiB."""
 
-_BARE: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
-_CONVERSION: Final = re.compile(r"%(?:\(\w+\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
+_UNQUOTED: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
+_FORMAT_CONVERSION: Final = re.compile(r"%(?:\(\w+\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
 _LOOP_MESSAGES: Final = (
     "Exception in callback",
     "Exception in default exception handler",
@@ -151,7 +159,7 @@ class ConsoleFormatter(logging.Formatter):
         stamp, padded, name = _timestamp(record), f"{level:>5}", record.name
         if self._colour:
             stamp, name = f"\x1b[2m{stamp}\x1b[0m", f"\x1b[2m{name}\x1b[0m"
-            padded = f"\x1b[{_COLOURS.get(level, '0')}m{padded}\x1b[0m"
+            padded = f"\x1b[{_LEVEL_COLOURS.get(level, '0')}m{padded}\x1b[0m"
         parts = [f"{stamp} {padded} {name}: {_printable(_message(record, self._phi))}"]
         fields = dict(_fields(record, self._phi))
         error = _error(record)
@@ -181,7 +189,7 @@ class JsonFormatter(logging.Formatter):
             "message": _message(record, self._phi),
         }
         for key, value in _fields(record, self._phi):
-            line[f"{key}_" if key in _RESERVED else key] = value
+            line[f"{key}_" if key in _RESERVED_FIELDS else key] = value
         error = _error(record)
         if error is not None:
             line["exception"] = describe(error, phi=self._phi)
@@ -195,7 +203,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 
 def _level(record: logging.LogRecord) -> str:
-    return _NAMES.get(record.levelno, record.levelname)
+    return _LEVEL_NAMES.get(record.levelno, record.levelname)
 
 
 def _is_ours(name: str) -> bool:
@@ -215,7 +223,7 @@ def _message(record: logging.LogRecord, phi: bool) -> str:
         except (TypeError, ValueError, KeyError):
             return template
     if record.args:
-        return _CONVERSION.sub("…", template)
+        return _FORMAT_CONVERSION.sub("…", template)
     return template if _is_literal_in_source(template, record) else f"… ({_place(record)})"
 
 
@@ -295,7 +303,7 @@ def _quoted(value: object) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     text = value if isinstance(value, str) else str(value)
-    if _BARE.fullmatch(text):
+    if _UNQUOTED.fullmatch(text):
         return text
     return json.dumps(text, ensure_ascii=not text.isprintable())
 

@@ -175,6 +175,8 @@ class Outage:
 
 
 class _OutageLoggingSpanExporter(SpanExporter):
+    """Reports the result of each export to `outage`; fails once it is shut down."""
+
     def __init__(self, exporter: SpanExporter, outage: Outage) -> None:
         self._exporter = exporter
         self._outage = outage
@@ -197,6 +199,8 @@ class _OutageLoggingSpanExporter(SpanExporter):
 
 
 class _OutageLoggingMetricExporter(MetricExporter):
+    """Reports the result of each export to `outage`; fails once it is shut down."""
+
     def __init__(self, exporter: MetricExporter, outage: Outage) -> None:
         # The reader takes these two from its exporter, which read them from the environment.
         super().__init__(exporter._preferred_temporality, exporter._preferred_aggregation)

@@ -42,7 +42,7 @@ from oxidicom.ulid import uuid_of
 MAX_TRACKED: Final = 4096
 """Open spans of one kind. Beyond, the end of the oldest is assumed to have been lost."""
 
-MAX_ENDED: Final = 4096
+MAX_ENDED_ASSOCIATIONS: Final = 4096
 """Ended associations whose spans may still get children; about 1 KiB each. A series that registers
 after its association is forgotten gets a span without a parent."""
 
@@ -50,10 +50,13 @@ MAX_ATTRIBUTE_CHARS: Final = 256
 """Characters of an attribute that a peer chooses."""
 
 _MAX_LINKS: Final = 32
+"""Links from a registration to the associations that carried its series."""
 
 
 @dataclass(slots=True)
 class _OpenAssociation:
+    """The span of an open association, and the counts that become its attributes."""
+
     span: Span
     tally: AssociationTally
 
@@ -110,7 +113,7 @@ class Spans(Observer, TraceContext):
         _set_status(span, error)
         span.end(max(tally.began.wall_ns, wall_ns))
         self._ended[association_id] = span.get_span_context()
-        if len(self._ended) > MAX_ENDED:
+        if len(self._ended) > MAX_ENDED_ASSOCIATIONS:
             self._ended.popitem(last=False)
 
     def of_association(self, association_id: str) -> str | None:
