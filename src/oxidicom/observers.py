@@ -117,7 +117,9 @@ class HttpSeriesRegistration(NamedTuple):
     """One attempt to register all instances of a complete series over HTTP, successful or not."""
 
     association_id: str | None
+    """ULID of the first association that carried the series; None if unknown."""
     association_uuid: str
+    """UUID of the same association; the task id of the outbox entry if unknown."""
     started_ns: int
     ended_ns: int
     error: str | None
@@ -134,11 +136,14 @@ class Observer:
     def association_began(self, association: AssociationTally) -> None:
         """Receive the counts of a new association, which the control plane keeps up to date."""
 
-    def instance_stored(self, report: InstanceStored) -> None: ...
+    def instance_stored(self, report: InstanceStored) -> None:
+        """Receive a stored instance, already counted in the tally of its association."""
 
-    def instance_refused(self, report: InstanceRefused) -> None: ...
+    def instance_refused(self, report: InstanceRefused) -> None:
+        """Receive a refused instance, already counted in the tally of its association."""
 
-    def association_ended(self, report: AssociationEnded) -> None: ...
+    def association_ended(self, report: AssociationEnded) -> None:
+        """Receive the end of an association, after its last instance."""
 
     def series_progressed(self, progress: SeriesProgress) -> None:
         """Receive the number of distinct instances after a new one was stored."""
@@ -284,7 +289,7 @@ class Observers(Observer):
 
 
 class FailureLog:
-    """Logs the errors of observers, the first one of each method only."""
+    """Logs the first error of each method of an observer."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
@@ -303,16 +308,21 @@ class TraceContext:
     """
 
     def of_association(self, association_id: str) -> str | None:
-        """Return the one of an association's span, which may have ended."""
+        """Return the `traceparent` of an association's span, even if that has ended."""
         return None
 
     def begin_registration(self, completed: SeriesCompleted, started_ns: int) -> str | None:
-        """Open the span of a registration, which `Observer.series_registered` ends."""
+        """Open the span of a registration and return its `traceparent`.
+
+        `Observer.series_registered` ends the span.
+        """
         return None
 
     def begin_http_registration(self, association_id: str | None, started_ns: int) -> str | None:
-        """Open the span of an HTTP registration. `Observer.http_registration_ended` ends it; its
-        record holds what this returns."""
+        """Open the span of an HTTP registration and return its `traceparent`.
+
+        `Observer.http_registration_ended` ends the span of the `traceparent` in its record.
+        """
         return None
 
 
