@@ -39,7 +39,7 @@ _NAMES_BEYOND_PYDICOM: Final = {
 }
 
 _STICKY: Final = "\0"
-"""A space at which no line ends."""
+"""Replaces a space at which no line may break."""
 
 _ENCODINGS: Final = {
     constants.Encoding.IMPLICIT_LE: "implicit VR, little endian",
@@ -67,6 +67,7 @@ def block(name: str, document: str) -> str:
 
 
 def renewed(document: str) -> str:
+    """Return the document with every table generated anew."""
     for name, table in tables().items():
         begin, end = _markers(name)
         start = document.index(begin) + len(begin)
@@ -122,13 +123,13 @@ def _identity() -> str:
 def _limits() -> str:
     kib = f"{constants.MAX_ASSOCIATE_RQ_LENGTH // 1024} KiB"
     rows = [
-        ("Maximum PDU length that we ask for", *_setting("scp_max_pdu_length")),
+        ("Maximum PDU length that peers may use", *_setting("scp_max_pdu_length")),
         ("Associations at once", *_setting("max_associations")),
         ("Asynchronous operations", Policy().max_operations, "fixed"),
         ("ARTIM", *_setting("artim_timeout")),
-        ("Silence between two messages", *_setting("idle_timeout")),
+        ("Time without data between two messages", *_setting("idle_timeout")),
         (
-            "Least data amid a message",
+            "Least data within a message",
             f"{timeouts.LEAST_BYTES // 1024} KiB in {timeouts.WINDOW:g} s",
             "fixed",
         ),
@@ -136,7 +137,7 @@ def _limits() -> str:
         ("Length of a command set", f"{constants.MAX_COMMAND_LENGTH // 1024} KiB", "fixed"),
         ("Length of a P-DATA-TF, PDV, data set or element", "none", "never held in memory"),
         (
-            "Requests that are not whole yet, all peers",
+            "Incomplete requests, all peers",
             f"{listener.REQUEST_MEMORY >> 20} MiB",
             "fixed",
         ),
@@ -148,11 +149,14 @@ def _limits() -> str:
 
 def _query_limits() -> str:
     rows = (
-        ("Time for one question, association included", f"{count_query.COUNT_QUERY_LIMIT_S:g} s"),
-        ("Matches read of one question", find.MAX_MATCHES),
+        (
+            "Time for one count query, association included",
+            f"{count_query.COUNT_QUERY_LIMIT_S:g} s",
+        ),
+        ("Matches read in one count query", find.MAX_MATCHES),
         ("Data received in one association", f"{find.MAX_RECEIVE_BYTES >> 20} MiB"),
         ("Associations at once, all PACS", count_queries.MAX_QUERY_THREADS),
-        ("Questions that wait", count_queries.MAX_WAITING_QUERIES),
+        ("Count queries that wait", count_queries.MAX_WAITING_QUERIES),
     )
     return _table(("Limit", "Value"), rows)
 
