@@ -79,7 +79,7 @@ def lines_of(text: str) -> list[dict[str, Any]]:
 def test_nothing_there(run: Run) -> None:
     assert run("list") == (0, "0 pending, 0 refused, 0 corrupt\n", "")
     assert run("list", "--json") == (0, "", "")
-    assert run("retry", "--all") == (0, "nothing to put back\n", "")
+    assert run("retry", "--all") == (0, "there is nothing to requeue\n", "")
 
 
 def test_pending_ones_need_nobody(run: Run, outbox: Outbox) -> None:
@@ -133,11 +133,11 @@ def test_patient_data_only_if_asked_for(run: Run, outbox: Outbox, how: list[str]
 
 def test_every_field_of_a_series_is_judged() -> None:
     """A new one is a patient's until somebody says that it is not."""
-    from oxidicom.cli.outbox import _HARMLESS
+    from oxidicom.cli.outbox import _FIELDS_WITHOUT_PHI
     from oxidicom.ports import SeriesInfo
 
     fields = {field.name for field in msgspec.structs.fields(SeriesInfo)}
-    assert fields == set(PATIENT) | _HARMLESS
+    assert fields == set(PATIENT) | _FIELDS_WITHOUT_PHI
 
 
 def test_show(run: Run, outbox: Outbox) -> None:
@@ -151,7 +151,7 @@ def test_show(run: Run, outbox: Outbox) -> None:
             "series_instance_uid:  1.2.3",
             "ndicom:               42",
             f"task_id:              {entry.task_id}",
-            "patient data are hidden; --phi shows them",
+            "patient data are not shown; --phi shows them",
         ):
             assert line in out.splitlines()
 
@@ -171,7 +171,7 @@ def test_names_that_are_none_or_several(run: Run, outbox: Outbox, folder: Path) 
     for name, says in (
         ("ffff", "no entry ffff in"),
         ("", "no entry"),
-        ("abcdef", "is the beginning of 2 entries"),
+        ("abcdef", "is the beginning of 2 names"),
         ("\x1b[2Jxx", "no entry \\x1b[2Jxx"),
     ):
         for command in ("show", "retry"):

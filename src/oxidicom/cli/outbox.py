@@ -1,4 +1,4 @@
-"""Show registrations that no broker has confirmed, and put refused ones back."""
+"""Show registrations that no broker has confirmed, and requeue refused ones."""
 
 from __future__ import annotations
 
@@ -34,45 +34,47 @@ from oxidicom.notify.outbox_inspect import (
 )
 from oxidicom.settings import Settings
 
-EXIT_NEEDS_YOU: Final = 3
+EXIT_NEEDS_OPERATOR: Final = 3
 
-_LEAST_PREFIX: Final = 4
-_SHOWN: Final = 12
-"""Characters of a name; 48 bits tell any outbox's entries apart."""
+_MIN_PREFIX_LENGTH: Final = 4
+"""Characters of a name that an operator must give at least."""
 
-_HARMLESS: Final = frozenset(
+_SHOWN_NAME_LENGTH: Final = 12
+"""Characters of a name that are shown: 48 bits tell the entries of any outbox apart."""
+
+_FIELDS_WITHOUT_PHI: Final = frozenset(
     ("calling_ae_title", "pacs_name", "study_instance_uid", "series_instance_uid", "modality")
 )
-"""Of a series; all else is a patient's."""
+"""Fields of a series that are shown without --phi; all others are patient data."""
 
-_PATIENT: Final = ("patient_id", "patient_name", "study_date")
-"""What `list --phi` adds to a line."""
+_LISTED_PHI_FIELDS: Final = ("patient_id", "patient_name", "study_date")
+"""Fields that `list --phi` adds to a line."""
 
 _LIST: Final = f"""\
 exit status:
-  0   no entry needs you; pending ones are the receiver's
+  0   no entry needs an operator; the receiver delivers pending ones
   1   the state folder cannot be used
-  2   arguments or settings at fault
-  {EXIT_NEEDS_YOU}   there are refused or corrupt entries: see show, then retry
+  2   the arguments or the settings are invalid
+  {EXIT_NEEDS_OPERATOR}   there are refused or corrupt entries: use show, then retry
 """
 _SHOW: Final = """\
 exit status:
-  0   shown
+  0   every entry was shown
   1   no such entry, or the state folder cannot be used
-  2   arguments or settings at fault
+  2   the arguments or the settings are invalid
 """
 _RETRY: Final = """\
-Nothing that is pending is replaced: it is at least as new. A receiver that runs finds the
-entry within seconds, 30 at most; one that does not, at its start.
+A pending entry is never replaced, because it is at least as new. A running receiver finds the
+requeued entry within seconds, 30 at most; otherwise the receiver finds it when it starts.
 
 exit status:
-  0   all are pending, or settled by a newer registration of the series
-  1   one could not be put back, or the state folder cannot be used
-  2   arguments or settings at fault
+  0   every entry is pending, or replaced by a newer registration of its series
+  1   an entry could not be requeued, or the state folder cannot be used
+  2   the arguments or the settings are invalid
 """
 _OUTBOX: Final = """\
-The state folder is that of `serve` in the same environment, whether it runs or not. NAME is
-what `list` shows, or its beginning. Exit statuses: see `oxidicom outbox list --help`.
+The state folder is that of `serve` in the same environment, whether it runs or not. NAME is a
+name that `list` shows, or its beginning. For the exit statuses see `oxidicom outbox list --help`.
 """
 
 
@@ -80,26 +82,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     set_epilog(parser, _OUTBOX)
     actions = parser.add_subparsers(title="actions", metavar="action", dest="action", required=True)
 
-    def action(name: str, line: str, more: str) -> argparse.ArgumentParser:
+    def action(name: str, line: str, epilog: str) -> argparse.ArgumentParser:
         made = actions.add_parser(name, help=line, description=line, allow_abbrev=False)
-        set_epilog(made, more)
+        set_epilog(made, epilog)
         return made
 
-    listing = action("list", "Pending, refused and corrupt entries, oldest first.", _LIST)
+    listing = action("list", "List pending, refused and corrupt entries, oldest first.", _LIST)
     add_json(listing)
-    listing.add_argument("--phi", action="store_true", help="with patient data")
+    listing.add_argument("--phi", action="store_true", help="print patient data, too")
 
-    showing = action("show", "One entry whole, and why it was refused or is corrupt.", _SHOW)
+    showing = action(
+        "show", "Show everything of an entry, and why it was refused or is corrupt.", _SHOW
+    )
     showing.add_argument("names", metavar="NAME", nargs="+")
     add_json(showing)
-    showing.add_argument("--phi", action="store_true", help="with patient data")
+    showing.add_argument("--phi", action="store_true", help="print patient data, too")
 
-    retrying = action("retry", "Put refused entries back to pending.", _RETRY)
+    retrying = action("retry", "Requeue refused entries: make them pending again.", _RETRY)
     which = retrying.add_mutually_exclusive_group(required=True)
     which.add_argument("names", metavar="NAME", nargs="*", default=[])
-    which.add_argument("--refused", action="store_true", help="all that are refused")
+    which.add_argument("--refused", action="store_true", help="requeue every refused entry")
     which.add_argument(
-        "--all", action="store_true", help="corrupt ones too, where they can be read by now"
+        "--all", action="store_true", help="requeue corrupt entries, too, if they can be read now"
     )
     add_json(retrying)
 
@@ -112,8 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if not settings.state_dir.is_dir():
             raise OperatorError(
-                f"there is no state folder {settings.state_dir}; set OXIDICOM_FILES_ROOT and "
-                "OXIDICOM_STATE_DIR as for `serve`"
+                f"the state folder {settings.state_dir} does not exist; set OXIDICOM_FILES_ROOT"
+                " and OXIDICOM_STATE_DIR as for `serve`"
             )
         actions = {"list": _list, "show": _show, "retry": _retry}
         return actions[arguments.action](arguments, settings, settings.state_dir / "outbox")
@@ -142,7 +146,7 @@ def _list(arguments: argparse.Namespace, settings: Settings, folder: Path) -> in
             print(_summary(found, now, phi=arguments.phi))
     if not arguments.json:
         print(", ".join(f"{count[state]} {state.value}" for state in EntryState))
-    return EXIT_NEEDS_YOU if count[EntryState.REFUSED] or count[EntryState.CORRUPT] else 0
+    return EXIT_NEEDS_OPERATOR if count[EntryState.REFUSED] or count[EntryState.CORRUPT] else 0
 
 
 def _summary(found: OutboxFile, now: float, *, phi: bool) -> str:
@@ -161,18 +165,18 @@ def _summary(found: OutboxFile, now: float, *, phi: bool) -> str:
             tries = str(refusal.attempts)
             more += [refusal.reason] if found.state is EntryState.REFUSED else []
         if phi:
-            more += [f"{name}={getattr(series, name) or ''}" for name in _PATIENT]
+            more += [f"{name}={getattr(series, name) or ''}" for name in _LISTED_PHI_FIELDS]
     if found.note is not None:
         more.append(found.note)
-    name = found.name[:_SHOWN]
+    name = found.name[:_SHOWN_NAME_LENGTH]
     return _line(found.state.value, age, name, ndicom, tries, pacs_name, uid, "  ".join(more))
 
 
 def _line(*columns: str) -> str:
     state, age, name, ndicom, tries, pacs_name, uid, more = map(printable, columns)
     return (
-        f"{state:<8} {age:>4}  {name:<{_SHOWN}}  {ndicom:>6}  {tries:>5}  {pacs_name:<16}  "
-        f"{uid}  {more}"
+        f"{state:<8} {age:>4}  {name:<{_SHOWN_NAME_LENGTH}}  {ndicom:>6}  {tries:>5}"
+        f"  {pacs_name:<16}  {uid}  {more}"
     ).rstrip()
 
 
@@ -215,20 +219,20 @@ def _print_whole(found: OutboxFile, now: float, *, phi: bool) -> None:
         elif key not in ("pacs_name", "series_instance_uid", "ndicom"):
             _print_field(key, value)
     if found.entry is not None and not phi:
-        print("patient data are hidden; --phi shows them")
+        print("patient data are not shown; --phi shows them")
 
 
 def _print_field(name: str, value: object) -> None:
     if value is None:
         return
     if name.endswith("_at") and isinstance(value, float):
-        with contextlib.suppress(ValueError, OverflowError, OSError):  # a time that is none
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # not a valid time
             value = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(value))
     print(f"{name + ':':<21} {printable(str(value))}")
 
 
 def _as_json(found: OutboxFile, now: float, *, phi: bool) -> dict[str, Any]:
-    """Flat what `list` is asked for, then the registration."""
+    """Return the JSON object of an entry: first what `list` shows, then the registration."""
     data: dict[str, Any] = {
         "name": found.name,
         "state": found.state.value,
@@ -244,7 +248,7 @@ def _as_json(found: OutboxFile, now: float, *, phi: bool) -> dict[str, Any]:
     series: dict[str, Any] = msgspec.to_builtins(entry.registration.series)
     registration = msgspec.to_builtins(entry.registration)
     registration["series"] = {
-        field: value for field, value in series.items() if phi or field in _HARMLESS
+        field: value for field, value in series.items() if phi or field in _FIELDS_WITHOUT_PHI
     }
     return data | {
         "pacs_name": entry.registration.series.pacs_name,
@@ -285,14 +289,14 @@ def _retry(arguments: argparse.Namespace, settings: Settings, folder: Path) -> i
             print_json({"name": path.stem, "ok": outcome.succeeded, **what})
             status = status if outcome.succeeded else EXIT_FAULT
         elif outcome.succeeded:
-            print(f"{path.stem[:_SHOWN]}: {outcome.value}")
+            print(f"{path.stem[:_SHOWN_NAME_LENGTH]}: {outcome.value}")
         else:
             found = inspect(path) if outcome is RequeueOutcome.CORRUPT else None
             note = f": {found.note}" if found is not None else ""
-            print_error(f"{path.stem[:_SHOWN]} {outcome.value}{note}")
+            print_error(f"{path.stem[:_SHOWN_NAME_LENGTH]} {outcome.value}{note}")
             status = EXIT_FAULT
     if not wanted and not status and not arguments.json:
-        print("nothing to put back")
+        print("there is nothing to requeue")
     return status
 
 
@@ -307,15 +311,18 @@ def _inspect_all(files: Iterable[Path]) -> Iterator[OutboxFile]:
 
 
 def _named(folder: Path, name: str) -> list[Path]:
-    """All files of the one entry that is meant; none if that is not clear, which is said."""
+    """Return the files of the entry with this name; print an error and return none if no entry or
+    several entries have it."""
     stem = Path(name).stem
-    found = entry_files(folder, stem) if len(stem) >= _LEAST_PREFIX else []
+    found = entry_files(folder, stem) if len(stem) >= _MIN_PREFIX_LENGTH else []
     names = {path.stem for path in found}
     if stem in names:
         return [path for path in found if path.stem == stem]
     if len(names) > 1:
-        print_error(f"{printable(name)} is the beginning of {len(names)} entries: say more of it")
+        print_error(
+            f"{printable(name)} is the beginning of {len(names)} names: give more characters"
+        )
         return []
     if not found:
-        print_error(f"no entry {printable(name)} in {folder}: see `oxidicom outbox list`")
+        print_error(f"there is no entry {printable(name)} in {folder}: see `oxidicom outbox list`")
     return found
