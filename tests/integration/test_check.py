@@ -95,7 +95,7 @@ def fault(findings: list[Finding]) -> str:
 
 
 class TestCommand:
-    def test_all_well(self, check: Check, tmp_path: Path) -> None:
+    def test_no_fault_gives_status_0(self, check: Check, tmp_path: Path) -> None:
         answer = check()
         assert answer.status == 0
         assert answer.line("storage").startswith("storage   ok ")
@@ -137,7 +137,7 @@ class TestCommand:
         assert settings["OXIDICOM_CELERY_BROKER"].startswith("amqp://user:***@127.0.0.1:")
         assert "sesame" not in answer.out
 
-    def test_every_fault_is_told_at_once(self, check: Check, tmp_path: Path) -> None:
+    def test_every_fault_is_reported_at_once(self, check: Check, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with socket.create_server(("127.0.0.1", 0)) as taken:
             answer = check(
@@ -150,7 +150,7 @@ class TestCommand:
         for subject in ("storage", "broker", "NATS", "listener"):
             assert " FAULT " in answer.line(subject)
 
-    def test_storage_that_hangs_is_a_fault_and_does_not_hang_us(
+    def test_storage_that_hangs_is_a_fault_and_does_not_block_the_command(
         self, check: Check, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         released = threading.Event()
@@ -173,12 +173,12 @@ class TestCommand:
 
 
 class TestStorage:
-    def test_nothing_stays_behind(self, tmp_path: Path) -> None:
+    def test_no_file_or_folder_is_left_behind(self, tmp_path: Path) -> None:
         root = tmp_path / "not" / "there" / "yet"
         assert only(probe_storage(Settings(files_root=root))).verdict is Verdict.OK
         assert list(tmp_path.iterdir()) == []
 
-    def test_what_was_there_stays_as_it_was(self, tmp_path: Path) -> None:
+    def test_existing_files_and_folders_are_not_changed(self, tmp_path: Path) -> None:
         for folder in (".oxidicom/tmp", "SERVICES/PACS/AET"):
             (tmp_path / folder).mkdir(parents=True)
         before = sorted(tmp_path.rglob("*"))
@@ -192,7 +192,7 @@ class TestStorage:
         assert finding.verdict is Verdict.OK
 
     @pytest.mark.parametrize("below", [".oxidicom", "SERVICES", "SERVICES/PACS"])
-    def test_no_link_below_it_may(self, below: str, tmp_path: Path) -> None:
+    def test_a_link_below_the_root_is_a_fault(self, below: str, tmp_path: Path) -> None:
         root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
         elsewhere.mkdir()
         (root / below).parent.mkdir(parents=True)
@@ -235,7 +235,7 @@ class TestStorage:
         ],
     )
     @pytest.mark.parametrize("call", ["open", "write", "fsync"])
-    def test_whatever_the_system_says(
+    def test_errors_of_the_system_are_explained(
         self,
         call: str,
         number: int,
@@ -281,12 +281,12 @@ class TestListener:
         return Settings(files_root=Path("/data"), listener_host=host, listener_port=port)
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
-    def test_free(self, host: str) -> None:
+    def test_a_free_port(self, host: str) -> None:
         finding = only(probe_listener(self.settings(host, free_port())))
         assert finding.verdict is Verdict.OK
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-    def test_taken(self, host: str) -> None:
+    def test_a_port_in_use_is_a_fault(self, host: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             text = fault(probe_listener(self.settings(host, taken.getsockname()[1])))
         assert "is in use" in text
@@ -307,7 +307,7 @@ class TestListener:
         assert f"127.0.0.1:{port} is in use" in admin.text
         assert "OXIDICOM_ADMIN_PORT" in admin.text
 
-    def test_somebody_else_s_address(self) -> None:
+    def test_an_address_of_another_machine_is_a_fault(self) -> None:
         text = fault(probe_listener(self.settings("192.0.2.1", 0)))
         assert "not an address of this machine" in text
         assert "OXIDICOM_LISTENER_HOST" in text
@@ -393,7 +393,7 @@ class TestNoBroker:
         ],
         ids=["closes", "ssh", "http"],
     )
-    def test_something_else(
+    def test_a_server_with_another_protocol_is_a_fault(
         self,
         behave: Callable[[socket.socket], None],
         probe: Callable[[int], list[Finding]],
@@ -448,7 +448,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @needs_nats
 class TestNats:
-    def test_well(self, tmp_path: Path, check: Check) -> None:
+    def test_a_server_that_works(self, tmp_path: Path, check: Check) -> None:
         with NatsServer(tmp_path / "nats") as server:
             answer = check(OXIDICOM_NATS_ADDRESS=server.address)
         assert answer.status == 0
@@ -514,7 +514,7 @@ def cube_settings(url: str, *, password: str = PASSWORD, ca: Path | None = None)
 
 
 class TestCube:
-    def test_well(self, check: Check) -> None:
+    def test_a_server_that_works(self, check: Check) -> None:
         with Cube() as cube:
             answer = check(CHRIS_URL=cube.url, CHRIS_USERNAME=USERNAME, CHRIS_PASSWORD=PASSWORD)
         assert answer.status == 0
@@ -529,7 +529,7 @@ class TestCube:
             ("series", "/api/v1/pacs/series/", Reply(404)),
         ],
     )
-    def test_a_cube_of_another_time(
+    def test_a_cube_without_the_resource_is_a_fault(
         self, check: Check, register: str, path: str, reply: Reply
     ) -> None:
         other = {"instance": "series", "series": "instance"}[register]
@@ -542,7 +542,7 @@ class TestCube:
         assert "set another OXIDICOM_HTTP_REGISTER" in wrong.line("CUBE")
         assert right.status == 0
 
-    def test_nothing_is_said_of_it_where_it_is_not_asked_for(self, check: Check) -> None:
+    def test_without_cubes_url_there_is_no_finding(self, check: Check) -> None:
         answer = check()
         assert "\nCUBE " not in answer.out
         assert "CHRIS_URL" in answer.line("broker")
@@ -562,23 +562,23 @@ class TestCube:
             (503, "answers 503: CUBE, or a proxy in front of it, has an error"),
         ],
     )
-    def test_what_it_answers(self, status: int, words: str) -> None:
+    def test_http_statuses_are_explained(self, status: int, words: str) -> None:
         with Cube() as cube:
             cube.always = Reply(status, b"", {"Location": "http://elsewhere.invalid/"})
             assert words in fault(probe_cube(cube_settings(cube.url)))
 
-    def test_nobody_there(self) -> None:
+    def test_a_refused_connection_is_a_fault(self) -> None:
         port = free_port()
         text = fault(probe_cube(cube_settings(f"http://127.0.0.1:{port}/api/v1/")))
         assert f"nothing listens at 127.0.0.1:{port}" in text
         assert "CHRIS_URL" in text
 
-    def test_silence(self, short_limit: float) -> None:
+    def test_a_server_that_does_not_answer_is_a_fault(self, short_limit: float) -> None:
         with server_that(lambda connection: None) as port:
             text = fault(probe_cube(cube_settings(f"http://127.0.0.1:{port}/")))
         assert "does not answer within" in text
 
-    def test_another_language(self) -> None:
+    def test_a_server_that_does_not_speak_http_is_a_fault(self) -> None:
         with server_that(lambda connection: connection.sendall(b"220 mail\r\n\r\n")) as port:
             text = fault(probe_cube(cube_settings(f"http://127.0.0.1:{port}/")))
         assert "does not speak HTTP" in text
@@ -607,14 +607,14 @@ class TestPacs:
         return probe_pacs(Settings(files_root=Path("/data"), pacs_addresses=addresses))
 
     @pytest.mark.skipif(ORTHANC is None, reason="no Orthanc here")
-    def test_well(self, tmp_path: Path, check: Check) -> None:
+    def test_a_server_that_works(self, tmp_path: Path, check: Check) -> None:
         with Orthanc(tmp_path).running() as orthanc:
             address = f"ORTHANC=127.0.0.1:{orthanc.dicom_port}"
             answer = check(OXIDICOM_PACS_ADDRESS=address)
         assert answer.status == 0
         assert answer.line("PACS") == f"PACS      ok       {address} answers a C-ECHO"
 
-    def test_away(self, check: Check) -> None:
+    def test_an_unreachable_pacs_is_a_warning(self, check: Check) -> None:
         address = f"ORTHANC=127.0.0.1:{free_port()}"
         answer = check(OXIDICOM_PACS_ADDRESS=address)
         assert answer.status == 0
@@ -622,13 +622,13 @@ class TestPacs:
         assert "connection refused" in answer.line("PACS")
         assert "OXIDICOM_PACS_ADDRESS" in answer.line("PACS")
 
-    def test_silent_ones_at_once(self, short_limit: float) -> None:
+    def test_pacs_that_hang_are_tested_at_once(self, short_limit: float) -> None:
         with server_that(lambda connection: None) as port:
             findings = self.probe(port, port, port)
         assert [finding.verdict for finding in findings] == [Verdict.WARNING] * 3
         assert all("gave no complete answer within" in finding.text for finding in findings)
 
-    def test_a_name_server_that_hangs(
+    def test_a_name_server_that_hangs_does_not_block_the_command(
         self, short_limit: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         released = threading.Event()

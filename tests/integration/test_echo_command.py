@@ -38,7 +38,7 @@ def oxidicom(capsys: pytest.CaptureFixture[str]) -> Oxidicom:
     return Oxidicom(capsys)
 
 
-def test_a_receiver_that_is_well(receiver: Receiver, oxidicom: Oxidicom) -> None:
+def test_a_receiver_answers(receiver: Receiver, oxidicom: Oxidicom) -> None:
     done = oxidicom("echo", "127.0.0.1", receiver.port, "--calling", "CT1")
     assert (done.status, done.err) == (0, "")
     first, second = done.out.splitlines()
@@ -46,7 +46,7 @@ def test_a_receiver_that_is_well(receiver: Receiver, oxidicom: Oxidicom) -> None
     assert second.startswith("C-ECHO answered in ")
 
 
-def test_json_of_several_echoes(receiver: Receiver, oxidicom: Oxidicom) -> None:
+def test_json_has_the_time_of_every_echo(receiver: Receiver, oxidicom: Oxidicom) -> None:
     found = oxidicom("echo", "localhost", receiver.port, "--count", 3, "--json").json
     assert found["ok"] is True
     assert len(found["echo_ms"]) == 3
@@ -148,7 +148,7 @@ def test_an_error_names_its_fault_and_its_cause(
     assert "; " in told.err, "what to do"
 
 
-def test_nobody_there(oxidicom: Oxidicom) -> None:
+def test_a_refused_connection_is_an_error(oxidicom: Oxidicom) -> None:
     port = free_port()
     done = oxidicom("echo", "127.0.0.1", port)
     assert (done.status, done.out) == (1, "")
@@ -159,7 +159,7 @@ def test_nobody_there(oxidicom: Oxidicom) -> None:
 
 
 @pytest.mark.parametrize("host", ["a" * 70, ".example.org", "a..b"])
-def test_a_name_that_none_can_have(oxidicom: Oxidicom, host: str) -> None:
+def test_an_impossible_host_name_is_an_error(oxidicom: Oxidicom, host: str) -> None:
     done = oxidicom("echo", host, 104)
     assert (done.status, done.out) == (1, "")
     assert f"the name in {host}:104 does not resolve" in done.err
@@ -178,7 +178,9 @@ def test_a_name_that_none_can_have(oxidicom: Oxidicom, host: str) -> None:
         (("localhost", "11111", "--key", __file__), "--key has no effect without --cert"),
     ],
 )
-def test_arguments_at_fault(arguments: tuple[str, ...], words: str, oxidicom: Oxidicom) -> None:
+def test_invalid_arguments_give_status_2(
+    arguments: tuple[str, ...], words: str, oxidicom: Oxidicom
+) -> None:
     done = oxidicom("echo", *arguments)
     assert (done.status, done.out) == (2, "")
     assert words in done.err

@@ -27,7 +27,7 @@ def send(receiver: Receiver, count: int) -> str:
     return series
 
 
-def test_a_series_that_is_short(tmp_path: Path) -> None:
+def test_a_series_with_too_few_instances_is_a_warning(tmp_path: Path) -> None:
     with (
         scripted_pacs(answering(5)) as pacs,
         http_collector() as collector,

@@ -44,7 +44,7 @@ def data_set(instance: Instance, transfer_syntax: str = EXPLICIT) -> pydicom.Dat
 
 
 @pytest.mark.parametrize("transfer_syntax", [IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED])
-def test_store(receiver: Receiver, transfer_syntax: str) -> None:
+def test_instances_of_pynetdicom_are_stored(receiver: Receiver, transfer_syntax: str) -> None:
     association = associate(receiver, transfer_syntax)
     instances = [Instance(pixels=size) for size in (2, 30_000, 300_000)]
     for instance in instances:
@@ -106,7 +106,7 @@ def test_rejected_context(receiver: Receiver) -> None:
     association.release()
 
 
-def test_other_services_are_not_recognised(receiver: Receiver, tmp_path: Path) -> None:
+def test_other_services_are_unrecognized_operations(receiver: Receiver, tmp_path: Path) -> None:
     from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
 
     with Receiver(tmp_path, OXIDICOM_SCP_PROMISCUOUS="true") as promiscuous:
@@ -122,7 +122,7 @@ def test_other_services_are_not_recognised(receiver: Receiver, tmp_path: Path) -
         association.release()
 
 
-def test_abort_keeps_what_was_acknowledged(receiver: Receiver) -> None:
+def test_an_abort_keeps_acknowledged_instances(receiver: Receiver) -> None:
     instance = Instance()
     association = associate(receiver)
     assert association.send_c_store(data_set(instance)).Status == 0

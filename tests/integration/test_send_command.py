@@ -116,7 +116,7 @@ def test_pydicoms_samples_arrive(receiver: Receiver, oxidicom: Oxidicom) -> None
     }
 
 
-def test_more_kinds_than_one_association_can_propose(
+def test_more_contexts_than_one_association_can_propose(
     receiver: Receiver, tmp_path: Path, oxidicom: Oxidicom
 ) -> None:
     others = {"1.2.840.10008.1.1", "1.2.840.10008.1.3.10"}  # verification, a DICOMDIR
@@ -202,7 +202,7 @@ def aborting_every_third(number: int, event: Any) -> int:
 
 @pytest.mark.parametrize("associations", [1, 2])
 @pytest.mark.parametrize("mood", [refusing_every_third, aborting_every_third])
-def test_what_fails_is_sent_again(
+def test_failed_instances_are_sent_again(
     tmp_path: Path, mood: Callable[[int, Any], int], associations: int
 ) -> None:
     instances = [Instance() for _ in range(10)]
@@ -234,7 +234,7 @@ def sent_to(
     return sending.tally, failed
 
 
-def test_what_finally_fails_is_listed_and_sent_from_the_list(
+def test_files_that_failed_are_listed_and_sent_from_the_list(
     tmp_path: Path, oxidicom: Oxidicom
 ) -> None:
     good, bad = [Instance() for _ in range(5)], [Instance() for _ in range(3)]
@@ -282,7 +282,7 @@ def test_a_peer_that_always_aborts_is_given_up(tmp_path: Path) -> None:
     assert tally.associations <= 8
 
 
-def test_one_instance_that_the_peer_does_not_bear_is_one(tmp_path: Path) -> None:
+def test_an_instance_that_makes_the_peer_abort_does_not_end_the_others(tmp_path: Path) -> None:
     instances = [Instance() for _ in range(6)]
     files_in(tmp_path, instances)
 
@@ -300,7 +300,7 @@ def test_one_instance_that_the_peer_does_not_bear_is_one(tmp_path: Path) -> None
     assert "aborted" in why
 
 
-def test_a_list_that_cannot_be_written_ends_it(tmp_path: Path) -> None:
+def test_a_list_that_cannot_be_written_ends_the_command(tmp_path: Path) -> None:
     files_in(tmp_path, [Instance() for _ in range(6)])
 
     def full(path: Path, why: str) -> None:
@@ -314,7 +314,7 @@ def test_a_list_that_cannot_be_written_ends_it(tmp_path: Path) -> None:
             assert sending.wait(60)
 
 
-def test_nobody_there(tmp_path: Path, oxidicom: Oxidicom) -> None:
+def test_a_refused_connection_is_an_error(tmp_path: Path, oxidicom: Oxidicom) -> None:
     files_in(tmp_path / "files", [Instance() for _ in range(20)])
     listed = tmp_path / "failed.txt"
     done = oxidicom(
@@ -366,7 +366,9 @@ def test_an_interruption_lists_what_was_not_sent(tmp_path: Path) -> None:
 # ---- arguments and files that are at fault -------------------------------------------------------
 
 
-def test_files_that_cannot_be_sent(receiver: Receiver, tmp_path: Path, oxidicom: Oxidicom) -> None:
+def test_files_that_cannot_be_sent_are_named(
+    receiver: Receiver, tmp_path: Path, oxidicom: Oxidicom
+) -> None:
     (tmp_path / "text").write_text("hello")
     peer = ("127.0.0.1", receiver.port)
     done = oxidicom("send", tmp_path / "text", tmp_path / "missing", *peer)
@@ -390,7 +392,9 @@ def test_files_that_cannot_be_sent(receiver: Receiver, tmp_path: Path, oxidicom:
         ),
     ],
 )
-def test_arguments_at_fault(arguments: tuple[str, ...], words: str, oxidicom: Oxidicom) -> None:
+def test_invalid_arguments_give_status_2(
+    arguments: tuple[str, ...], words: str, oxidicom: Oxidicom
+) -> None:
     done = oxidicom("send", *arguments)
     assert (done.status, done.out) == (2, "")
     assert words in done.err

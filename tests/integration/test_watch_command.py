@@ -120,7 +120,7 @@ def test_a_series_of_our_receiver(nats_server: NatsServer, tmp_path: Path) -> No
     assert heard[0]["at"] > 1e9
 
 
-def test_messages_as_the_reference_has_them(nats_server: NatsServer) -> None:
+def test_messages_of_the_reference_are_shown(nats_server: NatsServer) -> None:
     """Its error texts, a count without a limit of rate, and payloads that nobody knows."""
     with watching("--nats", nats_server.url, "--json", "--aet", "MR.1") as watch:
         watch.says("listening to oxidicom.MR_1.*")
@@ -149,7 +149,7 @@ def test_messages_as_the_reference_has_them(nats_server: NatsServer) -> None:
     ]
 
 
-def test_it_waits_for_nats_and_comes_back(tmp_path: Path) -> None:
+def test_it_waits_for_nats_and_connects_again(tmp_path: Path) -> None:
     if find_program(NatsServer.program) is None:
         pytest.skip("nats-server is not installed")
     server = NatsServer(tmp_path / "nats")
@@ -165,7 +165,7 @@ def test_it_waits_for_nats_and_comes_back(tmp_path: Path) -> None:
         assert watch.interrupt() == 130
 
 
-def test_a_reader_that_has_enough_ends_it(nats_server: NatsServer) -> None:
+def test_a_closed_pipe_on_stdout_ends_it(nats_server: NatsServer) -> None:
     reader, writer = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "oxidicom", "watch", "--json", "--nats", nats_server.url],
@@ -193,7 +193,7 @@ def test_a_reader_that_has_enough_ends_it(nats_server: NatsServer) -> None:
         (("--rows", "0"), "rows must be a whole number from 1"),
     ],
 )
-def test_arguments_at_fault(
+def test_invalid_arguments_give_status_2(
     arguments: tuple[str, ...],
     words: str,
     capsys: pytest.CaptureFixture[str],

@@ -41,7 +41,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize("argv", [[], ["serve"]])
-def test_serve_is_what_happens_without_a_command(
+def test_serve_runs_without_a_command(
     argv: list[str],
     app: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
@@ -93,7 +93,7 @@ def test_a_fault_of_the_machine_is_status_1_and_no_traceback(
     ]
 
 
-def test_an_interrupt_is_no_traceback(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_prints_no_traceback(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(settings: Settings, warnings: list[str]) -> int:
         raise KeyboardInterrupt
 
@@ -238,7 +238,7 @@ def test_a_command_loads_what_it_needs_itself(command: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
-def test_a_reader_that_has_enough_is_no_traceback() -> None:
+def test_a_closed_pipe_on_stdout_prints_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:

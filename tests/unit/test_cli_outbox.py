@@ -76,13 +76,13 @@ def lines_of(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_nothing_there(run: Run) -> None:
+def test_an_empty_outbox_lists_nothing(run: Run) -> None:
     assert run("list") == (0, "0 pending, 0 refused, 0 corrupt\n", "")
     assert run("list", "--json") == (0, "", "")
     assert run("retry", "--all") == (0, "there is nothing to requeue\n", "")
 
 
-def test_pending_ones_need_nobody(run: Run, outbox: Outbox) -> None:
+def test_pending_entries_give_status_0(run: Run, outbox: Outbox) -> None:
     outbox.put(new_entry(numbered(7, 12)))
     status, out, err = run("list")
     assert (status, err) == (0, "")
@@ -96,7 +96,7 @@ def test_pending_ones_need_nobody(run: Run, outbox: Outbox) -> None:
     assert summary == "1 pending, 0 refused, 0 corrupt"
 
 
-def test_the_list_says_who_is_needed(run: Run, outbox: Outbox, folder: Path) -> None:
+def test_refused_and_corrupt_entries_give_status_3(run: Run, outbox: Outbox, folder: Path) -> None:
     refused(outbox, with_patient())
     (folder / f"{'0' * 40}.corrupt").write_bytes(b"{")
     status, out, _ = run("list")
@@ -119,7 +119,7 @@ def test_the_list_says_who_is_needed(run: Run, outbox: Outbox, folder: Path) -> 
 
 
 @pytest.mark.parametrize("how", [[], ["--json"]])
-def test_patient_data_only_if_asked_for(run: Run, outbox: Outbox, how: list[str]) -> None:
+def test_patient_data_are_shown_with_phi_only(run: Run, outbox: Outbox, how: list[str]) -> None:
     name = refused(outbox, with_patient()).name
     outbox.put(with_patient("1.2.4"))
     for command in (["list"], ["show", name], ["retry", name]):
@@ -131,7 +131,7 @@ def test_patient_data_only_if_asked_for(run: Run, outbox: Outbox, how: list[str]
     assert {"Muster^Max", "P77-4711"} <= set(patient_data_in(out))
 
 
-def test_every_field_of_a_series_is_judged() -> None:
+def test_every_field_of_a_series_is_patient_data_or_not() -> None:
     """A new one is a patient's until somebody says that it is not."""
     from oxidicom.cli.outbox import _FIELDS_WITHOUT_PHI
     from oxidicom.ports import SeriesInfo
@@ -140,7 +140,7 @@ def test_every_field_of_a_series_is_judged() -> None:
     assert fields == set(PATIENT) | _FIELDS_WITHOUT_PHI
 
 
-def test_show(run: Run, outbox: Outbox) -> None:
+def test_show_prints_an_entry_without_patient_data(run: Run, outbox: Outbox) -> None:
     entry = refused(outbox, with_patient())
     for name in (entry.name, entry.name[:12], f"{entry.name}.refused"):
         status, out, err = run("show", name)
@@ -156,7 +156,7 @@ def test_show(run: Run, outbox: Outbox) -> None:
             assert line in out.splitlines()
 
 
-def test_show_says_what_is_corrupt(run: Run, folder: Path) -> None:
+def test_show_says_why_an_entry_is_corrupt(run: Run, folder: Path) -> None:
     folder.mkdir()
     (folder / f"{'a' * 40}.corrupt").write_bytes(b'{"registration":{}}')
     status, out, _ = run("show", "a" * 12)
@@ -164,7 +164,9 @@ def test_show_says_what_is_corrupt(run: Run, folder: Path) -> None:
     assert "note:                 Object missing required field `series`" in out
 
 
-def test_names_that_are_none_or_several(run: Run, outbox: Outbox, folder: Path) -> None:
+def test_a_name_of_no_entry_or_of_several_is_an_error(
+    run: Run, outbox: Outbox, folder: Path
+) -> None:
     refused(outbox, with_patient())
     for last in "12":
         (folder / f"abcdef{last}.corrupt").write_bytes(b"{")
@@ -192,7 +194,7 @@ def test_a_senders_control_characters_do_not_reach_the_terminal(run: Run, outbox
 
 
 @pytest.mark.parametrize("how", ["name", "--refused", "--all"])
-def test_retry(run: Run, outbox: Outbox, how: str) -> None:
+def test_retry_requeues_refused_entries(run: Run, outbox: Outbox, how: str) -> None:
     entry = refused(outbox, with_patient())
     status, out, err = run("retry", entry.name[:10] if how == "name" else how)
     assert (status, out, err) == (0, f"{entry.name[:12]}: pending again\n", "")
@@ -202,7 +204,7 @@ def test_retry(run: Run, outbox: Outbox, how: str) -> None:
     assert (status, out) == (0, f"{entry.name[:12]}: is pending already\n")
 
 
-def test_retry_as_json(run: Run, outbox: Outbox) -> None:
+def test_retry_prints_json(run: Run, outbox: Outbox) -> None:
     entry = refused(outbox, with_patient())
     status, out, err = run("retry", "--refused", "--json")
     assert (status, err) == (0, "")
@@ -212,7 +214,7 @@ def test_retry_as_json(run: Run, outbox: Outbox) -> None:
     assert run("retry", "--refused", "--json") == (0, "", "")
 
 
-def test_retry_beside_a_newer_one(run: Run, outbox: Outbox) -> None:
+def test_retry_never_replaces_a_newer_entry(run: Run, outbox: Outbox) -> None:
     entry = refused(outbox, with_patient())
     newer = with_patient()
     outbox.put(newer)
@@ -222,7 +224,9 @@ def test_retry_beside_a_newer_one(run: Run, outbox: Outbox) -> None:
     assert list(outbox.pending()) == [newer]
 
 
-def test_retry_of_corrupt_ones(run: Run, outbox: Outbox, folder: Path) -> None:
+def test_retry_requeues_corrupt_entries_that_can_be_read(
+    run: Run, outbox: Outbox, folder: Path
+) -> None:
     good = refused(outbox, with_patient())
     (folder / f"{'0' * 40}.corrupt").write_bytes(b"{")
     assert run("retry", "--refused")[0] == 0
@@ -236,13 +240,13 @@ def test_retry_of_corrupt_ones(run: Run, outbox: Outbox, folder: Path) -> None:
     "arguments",
     [[], ["retry"], ["retry", "--all", "--refused"], ["retry", "abcd", "--all"], ["show"]],
 )
-def test_arguments_at_fault(run: Run, arguments: list[str]) -> None:
+def test_invalid_arguments_give_status_2(run: Run, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(*arguments)
     assert caught.value.code == 2
 
 
-def test_settings_and_folders_at_fault(
+def test_invalid_settings_give_status_2_and_missing_folders_status_1(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OXIDICOM_STATE_DIR", str(tmp_path / "elsewhere"))
@@ -259,7 +263,7 @@ def test_settings_and_folders_at_fault(
 
 
 @pytest.mark.parametrize("action", ["list", "show", "retry"])
-def test_help_says_the_exit_statuses(
+def test_help_has_the_exit_statuses(
     run: Run, action: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

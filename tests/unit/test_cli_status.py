@@ -109,7 +109,7 @@ def oxidicom(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     return Oxidicom(capsys)
 
 
-def test_the_tables_tell_it_all(oxidicom: Oxidicom) -> None:
+def test_the_tables_have_every_part_of_the_status(oxidicom: Oxidicom) -> None:
     with endpoint(answering(STATUS)) as url:
         done = oxidicom("status", "--url", url)
     assert (done.status, done.err) == (0, "")
@@ -131,7 +131,7 @@ def test_the_tables_tell_it_all(oxidicom: Oxidicom) -> None:
     assert "\x1b" not in done.out
 
 
-def test_json_is_the_answer_itself(oxidicom: Oxidicom) -> None:
+def test_json_is_the_answer_of_the_endpoint(oxidicom: Oxidicom) -> None:
     with endpoint(answering(STATUS)) as url:
         done = oxidicom("status", "--url", url, "--json")
     assert msgspec.json.decode(done.out, type=ReceiverStatus) == STATUS
@@ -145,7 +145,7 @@ def test_not_ready_is_status_1(oxidicom: Oxidicom) -> None:
     assert quiet == (1, "", "")
 
 
-def test_quiet_and_ready(oxidicom: Oxidicom, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quiet_prints_nothing(oxidicom: Oxidicom, monkeypatch: pytest.MonkeyPatch) -> None:
     with endpoint(answering(STATUS)) as url:
         monkeypatch.setenv("OXIDICOM_ADMIN_PORT", url.rpartition(":")[2])
         monkeypatch.setenv("OXIDICOM_ADMIN_HOST", "0.0.0.0")
@@ -160,20 +160,22 @@ def test_quiet_and_ready(oxidicom: Oxidicom, monkeypatch: pytest.MonkeyPatch) ->
         ((200, b'{"version": "9"}'), "is it another version?"),
     ],
 )
-def test_answers_of_somebody_else(answer: Answer, words: str, oxidicom: Oxidicom) -> None:
+def test_answers_of_another_server_are_an_error(
+    answer: Answer, words: str, oxidicom: Oxidicom
+) -> None:
     with endpoint(lambda path: answer) as url:
         done = oxidicom("status", "--url", url)
     assert (done.status, done.out) == (1, "")
     assert words in done.err
 
 
-def test_a_name_that_none_can_have(oxidicom: Oxidicom) -> None:
+def test_an_impossible_host_name_is_an_error(oxidicom: Oxidicom) -> None:
     done = oxidicom("status", "--url", "http://a..b:9180")
     assert (done.status, done.out) == (1, "")
     assert "no answer from http://a..b:9180: " in done.err
 
 
-def test_nobody_there(oxidicom: Oxidicom) -> None:
+def test_a_refused_connection_is_an_error(oxidicom: Oxidicom) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = oxidicom("status", "--url", url)
     assert (done.status, done.out) == (1, "")
@@ -190,13 +192,15 @@ def test_nobody_there(oxidicom: Oxidicom) -> None:
         (("--url", "http://localhost", "--watch", "--quiet"), "not allowed with"),
     ],
 )
-def test_arguments_at_fault(arguments: tuple[str, ...], words: str, oxidicom: Oxidicom) -> None:
+def test_invalid_arguments_give_status_2(
+    arguments: tuple[str, ...], words: str, oxidicom: Oxidicom
+) -> None:
     done = oxidicom("status", *arguments)
     assert (done.status, done.out) == (2, "")
     assert words in done.err
 
 
-def test_watching_goes_on_when_it_vanishes(
+def test_watching_continues_while_the_endpoint_is_unreachable(
     oxidicom: Oxidicom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ended by Ctrl-C, here in the pause after the third look."""
@@ -219,7 +223,9 @@ def test_watching_goes_on_when_it_vanishes(
     assert "HTTP status 503" in done.err
 
 
-def test_the_address_is_the_settings(oxidicom: Oxidicom, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_comes_from_the_settings(
+    oxidicom: Oxidicom, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Any free port (0) is known to the receiver's log only."""
     monkeypatch.setenv("OXIDICOM_ADMIN_PORT", "0")
     assert oxidicom("status").status == 2

@@ -33,7 +33,7 @@ def same_pydicom(document: str) -> bool:
 
 
 @pytest.mark.parametrize("name", list(tables()))
-def test_generated_tables_are_the_codes(document: str, same_pydicom: bool, name: str) -> None:
+def test_generated_tables_match_the_code(document: str, same_pydicom: bool, name: str) -> None:
     if same_pydicom or name not in DEPENDS_ON_PYDICOM:
         assert block(name, document) == tables()[name], RENEW
     else:
@@ -78,7 +78,7 @@ def test_results_of_contexts(document: str) -> None:
         assert f"the result is {result}" in prose
 
 
-def test_required_tags_are_those_that_are_said_to_be(document: str) -> None:
+def test_required_tags_match_the_code(document: str) -> None:
     assert set(REQUIRED) == {
         *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
         *("SOPClassUID", "PatientID", "StudyDate"),

@@ -88,7 +88,7 @@ async def bench() -> AsyncIterator[Bench]:
     bench.queries.close()
 
 
-async def test_the_answer(bench: Bench) -> None:
+async def test_a_query_gives_its_answer_to_the_caller_and_the_observer(bench: Bench) -> None:
     bench.queries.stored(series(), "A")
     assert await bench.answers(1) == [5]
     assert bench.pacs.questions == [CountQuery(PACS, "ChRIS", series().study_instance_uid, "1.2.1")]
@@ -110,13 +110,13 @@ async def test_the_answer(bench: Bench) -> None:
     assert asked.asked_ns <= asked.began_ns <= asked.ended_ns
 
 
-async def test_who_has_no_address_is_not_asked(bench: Bench) -> None:
+async def test_a_sender_without_a_pacs_address_is_not_queried(bench: Bench) -> None:
     bench.queries.stored(series(title="pacs"), "A")
     assert await bench.queries.answer(SeriesKey("pacs", "1.2.1")) is None
     assert bench.pacs.questions == []
 
 
-async def test_once_per_reception(bench: Bench) -> None:
+async def test_each_reception_of_a_series_makes_one_query(bench: Bench) -> None:
     for association in ("A", "B", "A"):
         bench.queries.stored(series(), association)
     assert await bench.answers(1) == [5]
@@ -132,7 +132,7 @@ async def test_once_per_reception(bench: Bench) -> None:
     assert [asked.association_id for asked in bench.asked] == ["A", "D"]
 
 
-async def test_an_answer_that_comes_after_completion(bench: Bench) -> None:
+async def test_an_answer_may_come_after_the_series_is_complete(bench: Bench) -> None:
     bench.pacs.free.clear()
     bench.queries.stored(series(), "A")
     await bench.pacs.wait_for_questions(1)
@@ -142,7 +142,7 @@ async def test_an_answer_that_comes_after_completion(bench: Bench) -> None:
     assert await asyncio.wait_for(waiting, 10) == 5
 
 
-async def test_so_many_at_once_and_no_more(bench: Bench) -> None:
+async def test_the_number_of_queries_at_once_is_bounded(bench: Bench) -> None:
     bench.pacs.free.clear()
     numbers = range(3 * MAX_QUERY_THREADS)
     for number in numbers:
@@ -179,7 +179,7 @@ async def test_a_pacs_that_hangs_leaves_the_others_a_thread() -> None:
     queries.close()
 
 
-async def test_the_oldest_of_too_many_is_dropped(
+async def test_the_oldest_of_too_many_waiting_queries_is_dropped(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_WAITING_QUERIES", 3)
@@ -197,7 +197,7 @@ async def test_the_oldest_of_too_many_is_dropped(
     assert await bench.answers(*late[2:]) == [5, 5, 5]
 
 
-async def test_whoever_waits_may_stop(bench: Bench) -> None:
+async def test_a_waiting_caller_may_be_cancelled(bench: Bench) -> None:
     bench.pacs.free.clear()
     bench.queries.stored(series(), "A")
     with pytest.raises(TimeoutError):
@@ -207,7 +207,9 @@ async def test_whoever_waits_may_stop(bench: Bench) -> None:
     assert await bench.answers(1) == [5]
 
 
-async def test_nobody_waits_beyond_the_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_caller_waits_no_longer_than_the_limit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A name server that hangs, or a queue before it, is not the PACS' time."""
     monkeypatch.setattr(module, "COUNT_QUERY_LIMIT_S", 0.05)
     bench.pacs.free.clear()
@@ -217,14 +219,14 @@ async def test_nobody_waits_beyond_the_limit(bench: Bench, monkeypatch: pytest.M
     await bench.pacs.wait_for_questions(1)
 
 
-async def test_a_finder_that_raises_is_one_that_found_nothing(bench: Bench) -> None:
+async def test_a_finder_that_raises_gives_no_count(bench: Bench) -> None:
     bench.pacs.answer = ValueError("Doe^Jane")
     bench.queries.stored(series(), "A")
     assert await bench.answers(1) == [None]
     assert [asked.error for asked in bench.asked] == ["ValueError"]
 
 
-async def test_trouble_is_told_once_and_its_end_too(
+async def test_an_error_is_logged_once_and_so_is_its_end(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "oxidicom.query")
@@ -240,7 +242,7 @@ async def test_trouble_is_told_once_and_its_end_too(
     assert "Zwiebelmarker" not in str([vars(record) for record in caplog.records])
 
 
-async def test_the_end_waits_for_nobody(bench: Bench) -> None:
+async def test_closing_does_not_wait_for_queries_in_progress(bench: Bench) -> None:
     bench.pacs.free.clear()
     for number in range(MAX_QUERY_THREADS + 1):
         bench.queries.stored(series(number), "A")
@@ -262,7 +264,7 @@ async def test_the_end_waits_for_nobody(bench: Bench) -> None:
     assert bench.asked == []
 
 
-async def test_what_is_remembered_has_a_bound(
+async def test_the_number_of_completed_queries_is_bounded(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_COMPLETED_QUERIES", 2)

@@ -65,7 +65,7 @@ def without_element(data: bytes, element: int) -> bytes:
     return data[:start] + data[start + 8 + length :]
 
 
-def test_uids_that_file_meta_information_lacks_are_the_data_sets(tmp_path: Path) -> None:
+def test_uids_missing_in_the_file_meta_information_come_from_the_data_set(tmp_path: Path) -> None:
     instance = Instance()
     data = without_element(without_element(part_10(instance, IMPLICIT), 2), 3)
     found, _ = recognize(written(tmp_path, data))
@@ -102,12 +102,12 @@ def test_long_file_meta_information(tmp_path: Path) -> None:
         *("preamble alone", "cut", "no transfer syntax", "DICOMDIR"),
     ],
 )
-def test_what_is_no_instance(tmp_path: Path, data: bytes) -> None:
+def test_other_files_are_not_dicom(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(NotDicomError):
         recognize(written(tmp_path, data))
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(NotDicomError, match="regular"):
         recognize(tmp_path / "pipe")
@@ -131,7 +131,7 @@ def test_folders_are_entered_and_patterns_expanded(tmp_path: Path) -> None:
     assert not any(each.named for each in below)
 
 
-def test_nothing_is_looked_for_before_it_is_asked_for(tmp_path: Path) -> None:
+def test_files_are_searched_only_as_they_are_requested(tmp_path: Path) -> None:
     written(tmp_path, b"", "first")
     found = candidates([str(tmp_path), str(tmp_path / "later")])
     assert next(found).path == tmp_path / "first"
@@ -140,7 +140,7 @@ def test_nothing_is_looked_for_before_it_is_asked_for(tmp_path: Path) -> None:
     assert tmp_path / "later" / "second" in {each.path for each in found}
 
 
-def test_a_list_of_files_holds_any_name() -> None:
+def test_a_list_of_files_can_hold_any_name() -> None:
     names = ["a.dcm", "with space", " begins so", "#1", '"quoted"', "two\nlines", "\udcff", "ü"]
     file = io.StringIO()
     for name in names:

@@ -18,7 +18,7 @@ def context(sop_class: str) -> Context:
     return Context(sop_class, ("1.2",))
 
 
-def test_what_fits_the_association_comes_first() -> None:
+def test_instances_of_proposed_contexts_are_taken_first() -> None:
     backlog = SendQueue()
     for sop_class in ("CT", "MR", "CT", "US"):
         backlog.put(item(sop_class))
@@ -26,7 +26,7 @@ def test_what_fits_the_association_comes_first() -> None:
     assert [each.data_set.sop_class for each in taken if each] == ["MR", "US", "CT", "CT"]
 
 
-def test_what_waits_is_proposed_before_what_was_seen() -> None:
+def test_contexts_of_waiting_instances_are_proposed_before_earlier_ones() -> None:
     backlog = SendQueue(limit=1000)
     for number in range(MAX_CONTEXTS + 2):
         backlog.put(item(f"class {number}"))
@@ -38,7 +38,7 @@ def test_what_waits_is_proposed_before_what_was_seen() -> None:
     assert context("class 1") not in contexts
 
 
-def test_it_ends_when_nothing_can_come_back() -> None:
+def test_the_queue_ends_when_no_instance_can_come_back() -> None:
     backlog = SendQueue()
     backlog.put(item("CT"))
     first = backlog.take()
@@ -58,7 +58,7 @@ def test_it_ends_when_nothing_can_come_back() -> None:
     assert not backlog.put(item("CT"))
 
 
-def test_whoever_fills_it_waits_for_room() -> None:
+def test_filling_the_queue_waits_for_room() -> None:
     backlog = SendQueue(limit=1)
     backlog.put(item("CT", 1))
     put: list[bool] = []

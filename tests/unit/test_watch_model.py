@@ -69,7 +69,7 @@ def test_a_series_counts_up_and_is_done() -> None:
     assert board.rows(90.0) == []
 
 
-def test_a_series_that_comes_again_begins_anew() -> None:
+def test_a_series_that_is_received_again_starts_from_zero() -> None:
     board = WatchModel(10)
     for heard in (count("1", 9), LonkMessage("CT1", "1", LonkKind.ERROR, error="bad"), done("1")):
         board.add(heard, 0.0)
@@ -78,7 +78,7 @@ def test_a_series_that_comes_again_begins_anew() -> None:
     assert (row.count, row.done, row.error) == (1, False, None)
 
 
-def test_rows_are_bounded_and_what_is_done_goes_first() -> None:
+def test_rows_are_bounded_and_series_that_are_done_are_dropped_first() -> None:
     board = WatchModel(2)
     board.add(count("old", 1), 0.0)
     board.add(done("done"), 1.0)
@@ -88,7 +88,7 @@ def test_rows_are_bounded_and_what_is_done_goes_first() -> None:
     assert [row.uid for row in board.rows(3.0)] == ["new", "newer"]
 
 
-def test_the_screen_shows_it_without_control_characters() -> None:
+def test_the_screen_shows_no_control_characters() -> None:
     text = io.StringIO()
     console = Console(file=text, width=120, height=20, force_terminal=False)
     screen = WatchScreen(10, console)
