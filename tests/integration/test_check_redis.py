@@ -37,7 +37,8 @@ def told(url: str, verdict: Verdict = Verdict.FAULT, ca: Path | None = None) -> 
 
 def test_well(server: RedisServer) -> None:
     assert (
-        told(server.url, Verdict.OK) == f"{server.address} lets us in; queue main2 has 0 messages"
+        told(server.url, Verdict.OK)
+        == f"{server.address} accepts our login; queue main2 has 0 messages"
     )
     with admin(server, 3) as client:
         client.lpush(QUEUE, "one", "two")
@@ -99,7 +100,7 @@ def test_a_server_that_takes_no_writes(server: RedisServer) -> None:
         client.replicaof("127.0.0.1", free_port())
         assert "name the primary in OXIDICOM_CELERY_BROKER" in told(server.url)
         client.replicaof("NO", "ONE")
-        assert "lets us in" in told(server.url, Verdict.OK)
+        assert "accepts our login" in told(server.url, Verdict.OK)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_tls(private_redis: StartRedis, tmp_path: Path) -> None:
         *("--tls-port", str(port), "--tls-auth-clients", "no"),
         *("--tls-cert-file", str(ours.certificate), "--tls-key-file", str(ours.key)),
     ):
-        assert "lets us in" in told(f"rediss://localhost:{port}", Verdict.OK, ours.ca)
+        assert "accepts our login" in told(f"rediss://localhost:{port}", Verdict.OK, ours.ca)
         for url, ca in (
             (f"rediss://localhost:{port}", None),
             (f"rediss://localhost:{port}", other.ca),

@@ -161,7 +161,7 @@ def _series_cells(series: Series | RecentSeries) -> tuple[str, str, str, str]:
 
 
 def _failures(status: ReceiverStatus) -> Table:
-    table = _table("FAILURE", "AGO", "WHO", "", "REASON")
+    table = _table("FAILURE", "AGO", "SOURCE", "", "REASON")
     for each in status.failures[:_MAX_ROWS]:
         table.add_row(
             each.kind,

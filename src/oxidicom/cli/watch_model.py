@@ -27,6 +27,7 @@ class Row:
         self._counts: deque[tuple[float, int]] = deque()
 
     def add(self, message: LonkMessage, now: float) -> None:
+        """Take a message of this series into account."""
         self.changed_at = now
         if message.kind is LonkKind.COUNT and message.ndicom is not None:
             if self.done or message.ndicom < self.count:  # the series is received again
@@ -60,6 +61,7 @@ class WatchModel:
         """Messages of each kind since the start."""
 
     def add(self, message: LonkMessage, now: float) -> None:
+        """Take a message of any series into account."""
         key = message.calling_ae_title, message.series_instance_uid
         row = self._rows.get(key)
         if row is None:

@@ -220,7 +220,7 @@ class Association:
             self._connection.expect_answer()
 
     def release(self) -> None:
-        """Send A-RELEASE-RQ, wait a moment for the answer, whatever it is, and close."""
+        """Send A-RELEASE-RQ, wait up to 2 seconds for any answer, and close."""
         connection = self._connection
         if not connection.is_open:
             return

@@ -48,7 +48,7 @@ class Peer(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Bounds on one whole association, whatever the peer does."""
+    """Bounds on one whole association; the peer cannot exceed them."""
 
     seconds: float = math.inf
     """From the first connection attempt to the last response. Only the look-up of the host's name
@@ -71,7 +71,7 @@ class PduConnection:
         self._peer = peer
         self._limits = limits
         self._end = time.monotonic() + limits.seconds
-        self._answer_deadline = self._end
+        self._answer_deadline = self._deadline()
         self._received = bytearray()
         self._received_total = 0
         self._socket_timeout = math.inf
@@ -198,6 +198,7 @@ class PduConnection:
         return taken
 
     def _waiting_abort(self) -> ScuError | None:
+        self.expect_answer()
         try:
             self.receive(4)
         except ScuError as error:

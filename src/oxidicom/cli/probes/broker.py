@@ -44,7 +44,7 @@ def probe_broker(settings: Settings) -> list[Finding]:
         text = asyncio.run(_in_time(call))
     except Exception as error:
         return [Finding("broker", Verdict.FAULT, probe.explain(error, server))]
-    return [Finding("broker", Verdict.OK, f"{server.where} lets us in; {text}")]
+    return [Finding("broker", Verdict.OK, f"{server.where} accepts our login; {text}")]
 
 
 async def _in_time(call: Awaitable[str]) -> str:

@@ -94,7 +94,9 @@ def _refusal(error: RedisError, where: str, variable: str) -> str | None:
         case ReadOnlyError():
             return f"{where} is a replica and takes no writes: name the primary in {variable}"
         case OutOfMemoryError():
-            return f"{where} has no memory left: raise its maxmemory, or see why nobody consumes"
+            return (
+                f"{where} has no memory left: raise its maxmemory, or check why no worker consumes"
+            )
         case MovedError() | ClusterCrossSlotError() | ClusterDownError():
             return f"{where} is a Redis Cluster, which Celery cannot use: correct {variable}"
     for words, advice in _ADVICE.items():
@@ -107,6 +109,6 @@ _ADVICE: Final = {
     "db index": "has no such database: correct the number in {variable}",
     "misconf": "takes no writes, as it cannot save to its disk: see its log",
     "max number of clients": "has no room for one more client: raise its maxclients",
-    "protected mode": "lets nobody in from another machine: set a password there and in {variable}",
+    "protected mode": "refuses other machines: set a password there and in {variable}",
     "unknown command": "does not allow the commands of a queue: have its administrator allow LPUSH",
 }
