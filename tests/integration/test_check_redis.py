@@ -110,8 +110,8 @@ def test_a_server_that_takes_no_writes(server: RedisServer) -> None:
         ("-LOADING Redis is loading the dataset in memory", "still loading its data"),
         ("-MISCONF Redis is configured to save RDB snapshots, but", "cannot save to its disk"),
         ("-DENIED Redis is running in protected mode because", "set a password there"),
-        ("-ERR whatever", "does not speak Redis as we do"),
-        ("+OK", "does not speak Redis as we do"),
+        ("-ERR whatever", "does not speak Redis:"),
+        ("+OK", "does not speak Redis:"),
     ],
 )
 def test_answers(answer: str, words: str) -> None:
