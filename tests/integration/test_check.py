@@ -1,4 +1,4 @@
-"""`oxidicom check` against real folders, ports, and brokers that answer, refuse or keep silent."""
+"""`oxidicom check` with real folders and ports, and brokers that answer, refuse or hang."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Check = Callable[..., Answer]
 def check(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Check:
-    """Runs the command with a good environment, but for what the test gives it."""
+    """Runs the command with a valid environment, changed by what the test sets."""
 
     def run(*arguments: str, **environ: str) -> Answer:
         for name in os.environ:
@@ -364,7 +364,7 @@ PROBES = [
 
 @pytest.mark.parametrize(("probe", "variable"), PROBES)
 class TestNoBroker:
-    """Every way of not being there is told in words, with what to set, and without a secret."""
+    """Every failed connection is explained with what to set, and without a secret."""
 
     def test_refused(self, probe: Callable[[int], list[Finding]], variable: str) -> None:
         port = free_port()
@@ -436,7 +436,7 @@ needs_nats = pytest.mark.skipif(find_program("nats-server") is None, reason="no 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """One that vouches for itself and 127.0.0.1, and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test"
@@ -600,7 +600,7 @@ class TestCube:
 
 
 class TestPacs:
-    """One that is away is a warning: it costs a count, and nothing else."""
+    """An unreachable PACS is a warning: it costs the count and nothing else."""
 
     def probe(self, *ports: int) -> list[Finding]:
         addresses = tuple(PacsAddress("ORTHANC", "127.0.0.1", port) for port in ports)

@@ -1,4 +1,4 @@
-"""DCMTK as a sender, and as the judge of the scripted peer."""
+"""DCMTK as a sender, and as a receiver of what the scripted peer sends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 
 def run(*command: str) -> str:
-    """What it printed, on both streams; it must succeed."""
+    """Run a program that must succeed; return what it printed on both streams."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False
     )
@@ -52,7 +52,7 @@ def send(receiver: Receiver, *arguments: str, tool: str = "storescu") -> str:
 
 
 def write_files(folder: Path, count: int, transfer_syntax: str = EXPLICIT) -> list[Instance]:
-    """One series of Part 10 files."""
+    """Write one series of Part 10 files."""
     series = Instance().series
     instances = [
         Instance(series=series, number=number, pixels=10_000) for number in range(1, count + 1)
@@ -63,7 +63,7 @@ def write_files(folder: Path, count: int, transfer_syntax: str = EXPLICIT) -> li
 
 
 def assert_same(receiver: Receiver, instances: list[Instance], folder: Path) -> None:
-    """Each stored data set means what was sent, whatever encoding the sender chose."""
+    """Check that each stored data set has the meaning of the sent one, in any encoding."""
     for instance in instances:
         path = receiver.path_of(instance.sop_instance)
         sent = pydicom.dcmread(folder / f"{instance.sop_instance}.dcm")
@@ -77,7 +77,7 @@ def assert_same(receiver: Receiver, instances: list[Instance], folder: Path) -> 
 
 
 def dump(path: Path) -> str:
-    """DCMTK's own reading, from the data set on, without what only the encoding decides."""
+    """Return DCMTK's dump of the data set, without what depends on the encoding only."""
     lines = run("dcmdump", "-q", "+L", "+R", "100000", str(path)).splitlines()
     start = next(index for index, line in enumerate(lines) if line.startswith("(0008,"))
     return "\n".join(lines[start:])

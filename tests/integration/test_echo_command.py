@@ -1,4 +1,4 @@
-"""`oxidicom echo` against our receiver, DCMTK, and peers that do what peers should not."""
+"""`oxidicom echo` against our receiver, DCMTK, and peers that violate the protocol."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_over_tls_with_a_certificate_of_ours(
 def test_tls_that_fails(
     receiver: Receiver, ours: Authority, oxidicom: Oxidicom, arguments: tuple[str, ...]
 ) -> None:
-    """An authority that is not trusted; a peer that wants a certificate of ours."""
+    """The authority is not trusted, or the peer requires a certificate of ours."""
     filled = [each.format(ca=ours.ca) for each in arguments]
     found = oxidicom("echo", "localhost", receiver.tls_port, "--json", *filled).json
     assert (found["ok"], found["fault"]) == (False, "tls")

@@ -16,7 +16,7 @@ MARKER = "Zwiebelmarker"
 
 
 def send(receiver: Receiver, count: int) -> str:
-    """So many instances of a new series, from RAWPEER; its UID."""
+    """Send `count` instances of a new series from RAWPEER; return its UID."""
     series = Instance().series
     with RawPeer(receiver.port) as peer:
         peer.associate(calling=b"RAWPEER")

@@ -96,7 +96,7 @@ def test_orthanc_gives_the_count_of_a_series(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(DCMQRSCP is None, reason="DCMTK is not installed")
 def test_dcmtk_finds_the_series_without_a_count(tmp_path: Path) -> None:
-    """Its archive finds the series but counts nothing, as its own findscu shows."""
+    """Its archive finds the series without a count, as its own findscu shows."""
     instances = series_of(4)
     files = tmp_path / "files"
     files.mkdir()

@@ -1,4 +1,4 @@
-"""`oxidicom send` to our receiver, DCMTK, and peers that refuse, abort and vanish."""
+"""`oxidicom send` to our receiver, to DCMTK, and to peers that refuse, abort and disappear."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_over_tls(receiver: Receiver, ours: Authority, tmp_path: Path, oxidicom:
 
 @pytest.mark.skipif(find_program("storescp") is None, reason="DCMTK is not installed")
 def test_dcmtk_receives(tmp_path: Path, oxidicom: Oxidicom) -> None:
-    """Its PDUs of 16 KiB, and its refusal of a transfer syntax that it was not told of."""
+    """It uses PDUs of 16 KiB and refuses a transfer syntax that it is not configured for."""
     instances = [Instance(pixels=size) for size in (10, 40_000, 300_000)]
     files_in(tmp_path / "files", instances)
     unheard_of = "1.2.826.0.1.3680043.8.498.9.1"
@@ -219,7 +219,7 @@ def test_failed_instances_are_sent_again(
 def sent_to(
     port: int, folder: Path, *, retries: int, associations: int
 ) -> tuple[SendTally, list[tuple[Path, str]]]:
-    """Without the command's pauses."""
+    """Send without the pauses of the command."""
     failed: list[tuple[Path, str]] = []
     sending = Sending(
         Peer("127.0.0.1", port, "ANY-SCP", "TEST", 10.0),

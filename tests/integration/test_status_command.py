@@ -1,4 +1,4 @@
-"""`oxidicom status` of a receiver that runs, through its admin endpoint."""
+"""`oxidicom status` of a running receiver, through its admin endpoint."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def test_a_receiver_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def cpu_of_children() -> float:
-    """Of those that have ended."""
+    """Return the number of associations that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

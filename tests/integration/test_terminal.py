@@ -1,4 +1,4 @@
-"""What the commands draw on a terminal, and that they do not where they should not."""
+"""The commands draw on a terminal, and print plain text with NO_COLOR."""
 
 from __future__ import annotations
 

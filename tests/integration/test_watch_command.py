@@ -32,7 +32,7 @@ STUCK = 60.0
 
 
 class Watching:
-    """`oxidicom watch` in a process of its own; what it says, a line at a time."""
+    """`oxidicom watch` in a process of its own; its output is read a line at a time."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         self.process = subprocess.Popen(
@@ -121,7 +121,7 @@ def test_a_series_of_our_receiver(nats_server: NatsServer, tmp_path: Path) -> No
 
 
 def test_messages_of_the_reference_are_shown(nats_server: NatsServer) -> None:
-    """Its error texts, a count without a limit of rate, and payloads that nobody knows."""
+    """It has other error texts, sends every count, and may send unknown payloads."""
     with watching("--nats", nats_server.url, "--json", "--aet", "MR.1") as watch:
         watch.says("listening to oxidicom.MR_1.*")
         publish(

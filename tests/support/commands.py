@@ -1,4 +1,4 @@
-"""`oxidicom …` within the test's process."""
+"""Runs `oxidicom …` within the test's process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from oxidicom.cli import main
 
 
 class Done(NamedTuple):
+    """The result of a command."""
+
     status: int
     out: str
     err: str
 
     @property
     def json(self) -> dict[str, Any]:
-        """The one object on stdout."""
+        """The one JSON object on stdout."""
         value: dict[str, Any] = json.loads(self.out)
         return value
 
 
 class Oxidicom:
-    """Callable with the arguments of a command line."""
+    """Runs the command line that it is called with."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys

@@ -1,4 +1,4 @@
-"""Somebody to ask: a scripted PACS, whose every octet is the script's choice, and DCMTK's own."""
+"""PACS to query: a scripted one, which controls every byte, and DCMTK's archive."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ STUDY_UID, SERIES_UID, COUNT = 0x0020000D, 0x0020000E, 0x00201209
 
 
 class Request(NamedTuple):
-    """An A-ASSOCIATE-RQ."""
+    """The parts of an A-ASSOCIATE-RQ that tests compare."""
 
     called: str
     calling: str
     contexts: dict[int, tuple[str, list[str]]]
-    """Abstract syntax and transfer syntaxes by id."""
+    """Abstract syntax and transfer syntaxes by presentation context id."""
 
 
 class PacsSide(RawPeer):
-    """One accepted connection."""
+    """The PACS' side of one accepted connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
@@ -70,7 +70,7 @@ class PacsSide(RawPeer):
         return Request(called, calling, contexts)
 
     def accept(self, transfer_syntax: str = EXPLICIT, result: int = 0) -> Request:
-        """Read the request; `result` is that of its one context (PS3.8 table 9-18)."""
+        """Read and accept a request; `result` is that of its one context (PS3.8 table 9-18)."""
         request = self.request()
         self.transfer_syntax = transfer_syntax
         context = struct.pack(">BxBx", 1, result) + item(0x40, transfer_syntax.encode())
@@ -84,7 +84,7 @@ class PacsSide(RawPeer):
         self.send(pdu(RJ, bytes((0, 1, 1, 7))))
 
     def question(self) -> bytes:
-        """The identifier of a C-FIND-RQ."""
+        """Read a C-FIND-RQ and return its identifier."""
         received = {True: b"", False: b""}
         while True:
             body = self.expect(P_DATA_TF)
@@ -119,7 +119,7 @@ class PacsSide(RawPeer):
         self.released()
 
     def idle(self, seconds: float) -> None:
-        """Between octets; ends early, by OSError, when the connection does."""
+        """Pause; raises OSError as soon as the connection ends."""
         self.socket.settimeout(seconds)
         with contextlib.suppress(TimeoutError):
             if not self.socket.recv(65536):
@@ -131,7 +131,7 @@ class PacsSide(RawPeer):
 
 
 def answering(count: int) -> Script:
-    """A PACS that has so many instances of whatever series it is asked for."""
+    """Return the script of a PACS that has `count` instances of every series."""
 
     def script(pacs: PacsSide) -> None:
         pacs.accept()
@@ -164,12 +164,12 @@ class ScriptedPacs:
         self.port = port
         self.connections = 0
         self.faults: list[BaseException] = []
-        """Of scripts; what comes of our going away is none."""
+        """Errors of scripts, without those of connections that the test has closed."""
 
 
 @contextlib.contextmanager
 def scripted_pacs(script: Script) -> Iterator[ScriptedPacs]:
-    """Each connection is treated so, one after the other, and held open until the end."""
+    """Run a PACS that runs `script` for each connection in turn and closes them at the end."""
     held: list[socket.socket] = []
 
     def serve() -> None:
@@ -210,7 +210,7 @@ DCMQRSCP = find_program("dcmqrscp")
 
 @contextlib.contextmanager
 def dcmqrscp(folder: Path) -> Iterator[int]:
-    """DCMTK's archive, empty; the port where anybody may store and ask, as `QRSCP`."""
+    """Run DCMTK's archive, empty, as `QRSCP`; yield its port. Every peer may store and query."""
     assert DCMQRSCP is not None
     port = free_port()
     storage = folder / "archive"

@@ -1,4 +1,4 @@
-"""A command on a terminal, 100 columns wide: what it draws."""
+"""Runs a command on a terminal of 100 columns and reads what it draws."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def drawn(
     timeout: float = 60,
     **environment: str,
 ) -> tuple[int, str]:
-    """Exit status, and all that was drawn, without colours and movements of the cursor.
+    """Return the exit status, and the text drawn, without colours and cursor movements.
 
-    Ctrl-C as soon as `interrupt` is content with what is drawn so far.
+    Ctrl-C is sent as soon as `interrupt` returns True for the text drawn so far.
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
@@ -50,7 +50,7 @@ def drawn(
     interrupted = False
     deadline = time.monotonic() + timeout
     try:
-        with contextlib.suppress(OSError):  # Linux's way to say that the other side is closed
+        with contextlib.suppress(OSError):  # on Linux, reading fails when the other side is closed
             while data := os.read(ours, 65536):
                 text += data.decode("utf-8", "replace")
                 if not interrupted and interrupt(_CONTROL.sub("", text)):

@@ -33,7 +33,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """In place of the application, which is tested elsewhere; tests give it `run`."""
+    """Replace the application, which is tested elsewhere; tests set its `run`."""
     module = ModuleType("oxidicom.app")
     monkeypatch.setitem(sys.modules, "oxidicom.app", module)
     monkeypatch.setattr(oxidicom, "app", module, raising=False)
@@ -228,7 +228,7 @@ def test_small_commands_do_not_load_the_brokers_libraries() -> None:
 
 @pytest.mark.parametrize("command", ["serve", "status"])
 def test_a_command_loads_what_it_needs_itself(command: str) -> None:
-    """What starts often, or must start fast, does not pay for the others."""
+    """Commands that start often, or must start fast, do not load what only others need."""
     done = python(
         "import sys; from oxidicom.cli import _parser; "
         f"_parser(['{command}']).parse_args(['{command}']);"

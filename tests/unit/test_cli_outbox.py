@@ -1,4 +1,4 @@
-"""`oxidicom outbox`: what it says, what it does, and with what exit status."""
+"""`oxidicom outbox`: its output, its effect and its exit statuses."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_patient_data_are_shown_with_phi_only(run: Run, outbox: Outbox, how: lis
 
 
 def test_every_field_of_a_series_is_patient_data_or_not() -> None:
-    """A new one is a patient's until somebody says that it is not."""
+    """A new field counts as patient data until it is listed as harmless."""
     from oxidicom.cli.outbox import _FIELDS_WITHOUT_PHI
     from oxidicom.ports import SeriesInfo
 

@@ -1,4 +1,4 @@
-"""`oxidicom status` of an endpoint that answers whatever a test wants."""
+"""`oxidicom status` against an endpoint whose answers the test chooses."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ Answer = tuple[int, bytes]
 
 @contextlib.contextmanager
 def endpoint(answer: Callable[[str], Answer]) -> Iterator[str]:
-    """A server of HTTP; `answer` gets the path."""
+    """Run an HTTP server; `answer` is called with the path."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -203,7 +203,7 @@ def test_invalid_arguments_give_status_2(
 def test_watching_continues_while_the_endpoint_is_unreachable(
     oxidicom: Oxidicom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ended by Ctrl-C, here in the pause after the third look."""
+    """Ctrl-C ends it; here it comes in the pause after the third query."""
     looks = 0
 
     def pause(seconds: float) -> None:
@@ -226,7 +226,7 @@ def test_watching_continues_while_the_endpoint_is_unreachable(
 def test_the_address_comes_from_the_settings(
     oxidicom: Oxidicom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any free port (0) is known to the receiver's log only."""
+    """Port 0 means any free port, which only the receiver's log has."""
     monkeypatch.setenv("OXIDICOM_ADMIN_PORT", "0")
     assert oxidicom("status").status == 2
     port = free_port()

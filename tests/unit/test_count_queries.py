@@ -1,4 +1,5 @@
-"""Who is asked, when, by how many threads, and that nobody has to wait (decision 43)."""
+"""Count queries: when a PACS is queried, on how many threads, and that nothing waits for it
+(decision 43)."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def key(number: int = 1) -> SeriesKey:
 
 
 class FakePacs:
-    """A finder that answers when it is told to."""
+    """A finder that answers when the test lets it."""
 
     def __init__(self) -> None:
         self.questions: list[CountQuery] = []
@@ -210,7 +211,7 @@ async def test_a_waiting_caller_may_be_cancelled(bench: Bench) -> None:
 async def test_a_caller_waits_no_longer_than_the_limit(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name server that hangs, or a queue before it, is not the PACS' time."""
+    """The time in the queue, and that of a name server, count as well."""
     monkeypatch.setattr(module, "COUNT_QUERY_LIMIT_S", 0.05)
     bench.pacs.free.clear()
     bench.queries.stored(series(), "A")

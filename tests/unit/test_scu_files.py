@@ -1,4 +1,4 @@
-"""Which files `send` takes for DICOM, and what it knows of them."""
+"""Which files `send` recognizes as DICOM, and what it reads from them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_bare_data_set(tmp_path: Path, transfer_syntax: str) -> None:
 
 
 def without_element(data: bytes, element: int) -> bytes:
-    """Of the file meta information; all here are short UIs."""
+    """Return an element of the file meta information with a UID as its value."""
     start = data.index(bytes((2, 0, element, 0)) + b"UI")
     length = int.from_bytes(data[start + 6 : start + 8], "little")
     return data[:start] + data[start + 8 + length :]
@@ -73,7 +73,7 @@ def test_uids_missing_in_the_file_meta_information_come_from_the_data_set(tmp_pa
 
 
 def test_long_file_meta_information(tmp_path: Path) -> None:
-    """Private information (0002,0102) that does not fit into what is read at first."""
+    """Private information (0002,0102) can be longer than the first read."""
     instance = Instance()
     data = part_10(instance, EXPLICIT)
     end = len(data) - len(instance.encode(EXPLICIT))

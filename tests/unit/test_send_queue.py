@@ -1,4 +1,4 @@
-"""Which of the waiting instances an association takes, and when nobody waits any more."""
+"""Which of the waiting instances an association takes, and when the queue has ended."""
 
 from __future__ import annotations
 

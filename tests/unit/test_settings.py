@@ -1,4 +1,4 @@
-"""Every setting, by every name, and everything that can be wrong with it (decisions 1 to 7)."""
+"""Every setting under every name, with valid and invalid values (decisions 1 to 7)."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def settings_of(environ: Mapping[str, str]) -> Settings:
 
 
 def beside(name: str) -> dict[str, str]:
-    """What must be set where `name` is."""
+    """Return the variables that must be set together with `name`."""
     if name in TLS or name == "OXIDICOM_TLS_CLIENT_CA":
         return {"OXIDICOM_TLS_PORT": "off"}
     return LOGIN if name == "CHRIS_URL" else {}
@@ -697,7 +697,7 @@ class TestMarkdownTable:
 
 
 def test_syncing_takes_more_threads_than_cores() -> None:
-    """They wait for the device; the operator's own number stands."""
+    """Syncing threads wait for the device. A number that the operator sets is kept."""
     synced = settings_of({**ROOT, "OXIDICOM_FSYNC": "true"})
     assert synced.writer_threads == max(16, os.cpu_count() or 1)
     assert {each.name for each in effective(synced) if not each.is_default} == {

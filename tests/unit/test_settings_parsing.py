@@ -1,4 +1,4 @@
-"""The laws of durations and sizes."""
+"""Properties of durations and sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of `oxidicom watch`, and the messages they are made of."""
+"""The rows of `oxidicom watch`, and the decoding of the messages that they show."""
 
 from __future__ import annotations
 
