@@ -47,6 +47,8 @@ WELL_FORMED = re.compile(r"(?:(?P<chapter>\d{1,2})|(?P<annex>[A-Z]{1,2}))(?:\.\d
 LINK = re.compile(r"\[[^\]]*\]\((?P<page>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 NAMED_FILE = re.compile(r"`(?P<path>[a-z_]+(?:/[a-z_0-9]+)*\.(?:pyx|pxd|py))(?:::\w+)?`")
 SECTION_FLAGS = re.MULTILINE | re.DOTALL | re.IGNORECASE
+NAMED_IDENTIFIER = re.compile(r"`(_*[A-Za-z]*(?:[a-z][A-Z]|[A-Za-z]_)\w*)`")
+"""A class, function or constant: a name with two words in it."""
 NAMED_PAGE = re.compile(r"\bdocs/[a-z_-]+\.md\b")
 
 
@@ -163,6 +165,12 @@ def missing_files(text: str) -> list[str]:
     ]
 
 
+def missing_names(text: str, source: str) -> list[str]:
+    """Return each identifier in backticks that is no word of `source`."""
+    words = set(re.findall(r"\w+", source))
+    return sorted(set(NAMED_IDENTIFIER.findall(text)) - words)
+
+
 # ---- the repository ------------------------------------------------------------------------
 
 
@@ -234,6 +242,18 @@ def test_files_that_a_page_names_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     assert NAMED_FILE.search(text)
     assert missing_files(text) == []
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_identifiers_that_a_page_names_exist(page: str) -> None:
+    source = "\n".join(
+        path.read_text()
+        for path in cited_files()
+        if path.suffix in {".py", ".pyx", ".pxd"} and path != Path(__file__)
+    )
+    text = (ROOT / page).read_text()
+    assert NAMED_IDENTIFIER.search(text)
+    assert missing_names(text, source) == []
 
 
 def test_pages_that_the_source_names_exist() -> None:
@@ -353,6 +373,14 @@ def test_missing_files_are_found() -> None:
         "store/sunk.py",
         "unit/test_togs.py",
     ]
+
+
+def test_missing_identifiers_are_found() -> None:
+    source = "class WritePolicy:\nWRITE_LIMIT_S = 1\ndef _make_plane(): ...\n"
+    text = "`WritePolicy`, `WRITE_LIMIT_S`, `_make_plane`, `word`, `a.b`, `x-y` and `{}`"
+    assert missing_names(text.format("WritePolicy"), source) == []
+    assert missing_names(text.format("WritePolice"), source) == ["WritePolice"]
+    assert missing_names(text.format("WRITE_LIMIT"), source) == ["WRITE_LIMIT"]
 
 
 def test_promises_of_other_titles_are_found() -> None:
