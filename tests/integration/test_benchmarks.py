@@ -1,4 +1,4 @@
-"""A tiny run of the benchmarks from end to end: oxidicom, and one that lies."""
+"""A tiny run of the benchmarks from end to end: oxidicom, and a receiver that lies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from benchmarks import __main__ as benchmarks
 from benchmarks.receivers import Receiver, oxidicom
 
-# Says Success and forgets.
+# A receiver that answers Success and stores nothing.
 LIAR = """
 import sys
 from pynetdicom import AE, evt
@@ -38,7 +38,7 @@ def of(report: dict[str, Any], receiver: str, row: str) -> dict[str, Any]:
     return summary
 
 
-def test_a_run_says_what_was_measured_and_who_lied(
+def test_a_run_reports_figures_and_the_receiver_that_lied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def found(settings: dict[str, str], work: Path) -> tuple[list[Receiver], list[object]]:
@@ -51,7 +51,7 @@ def test_a_run_says_what_was_measured_and_who_lied(
     root.mkdir()
     arguments = ["--quick", "--rounds", "1", "--rows", "open-50"]
     status = benchmarks.main([*arguments, "--root", str(root), "--out", str(out)])
-    assert status == 1  # there was a lie
+    assert status == 1  # a receiver lied
     assert list(root.iterdir()) == []
     report = json.loads((out / "report.json").read_text())
     for row in ("4x20k", "open-50"):
@@ -74,7 +74,7 @@ def test_a_run_says_what_was_measured_and_who_lied(
     assert f"FAILED: {error}" in (out / "report.md").read_text()
 
 
-def test_a_sweep_is_of_oxidicom_with_each_value(
+def test_a_sweep_runs_oxidicom_with_each_value(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["sweep", "OXIDICOM_WRITE_MODE=inline,threads", "--quick", "--rounds", "1"]

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: what was acknowledged is there, and is registered (decision 32)."""
+"""kill -9 at any moment: what was acknowledged is stored and registered (decision 32)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.task_queue import TaskQueue
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Iterator[Receiver]:
-    """For the test to start."""
+    """Return a receiver that the test starts itself."""
     receiver = Receiver(tmp_path, OXIDICOM_SERIES_SETTLE="1h", OXIDICOM_RECOVERY_SETTLE="1s")
     with contextlib.ExitStack() as stack:
         stack.push(receiver)
@@ -33,7 +33,7 @@ def receiver(stopped: Receiver) -> Receiver:
 
 
 class Load:
-    """Senders that go on until the receiver dies, each with a series of its own."""
+    """Senders that continue until the receiver dies, each with a series of its own."""
 
     def __init__(self, port: int, senders: int) -> None:
         self._port = port
@@ -105,7 +105,7 @@ def test_killed_under_load(
 
 
 def check_files(receiver: Receiver, load: Load) -> None:
-    """All that was acknowledged, and nothing that is not whole."""
+    """Check that everything acknowledged is stored, and nothing incomplete is."""
     stored = {path.name.partition("-")[2].removesuffix(".dcm"): path for path in receiver.files()}
     acknowledged = {each.sop_instance for done in load.acknowledged for each in done}
     assert acknowledged <= set(stored)
@@ -113,7 +113,7 @@ def check_files(receiver: Receiver, load: Load) -> None:
         assert stored_data_set(path) == load.sent[sop_instance]
 
 
-def test_half_an_instance_is_swept(receiver: Receiver) -> None:
+def test_an_incomplete_instance_is_removed_at_the_next_start(receiver: Receiver) -> None:
     instance = Instance(pixels=3_000_000)
     data_set = instance.encode(EXPLICIT)
     with RawPeer(receiver.port) as peer:
@@ -179,7 +179,7 @@ def test_outbox_survives(stopped: Receiver, rabbitmq: RabbitMQ) -> None:
 
 
 def test_crash_after_crash(receiver: Receiver) -> None:
-    # Recovery itself may die: the journal goes only after the outbox has the series.
+    # A crash during recovery: journal entries are removed only after the outbox has the series.
     instance = Instance()
     with RawPeer(receiver.port) as peer:
         peer.associate()

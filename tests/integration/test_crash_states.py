@@ -1,5 +1,5 @@
-"""What a crash may leave between two steps (docs/guarantees.md, crash matrix), made by hand: what
-the next start makes of it."""
+"""States that a crash may leave between two steps (docs/guarantees.md, crash matrix), made by hand,
+and what the next start does with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from tests.support.task_queue import TaskQueue
 
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[Receiver]:
-    """Whatever is open is completed at the start after the next kill, and not before."""
+    """Return a receiver that completes open series at the start after the next kill, and not
+    before."""
     receiver = Receiver(tmp_path, OXIDICOM_SERIES_SETTLE="1h", OXIDICOM_RECOVERY_SETTLE="0s")
     with receiver:
         yield receiver

@@ -83,7 +83,7 @@ def dump(path: Path) -> str:
     return "\n".join(lines[start:])
 
 
-# ---- the scripted peer is right ----------------------------------------------------------------
+# ---- the scripted peer is correct --------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -105,7 +105,7 @@ def storescp(folder: Path) -> Iterator[int]:
         process.wait()
 
 
-def test_storescp_takes_what_the_scripted_peer_sends(tmp_path: Path) -> None:
+def test_storescp_accepts_what_the_scripted_peer_sends(tmp_path: Path) -> None:
     with storescp(tmp_path) as port:
         for transfer_syntax in ENCODINGS:
             instance = Instance(pixels=40_000)
@@ -128,7 +128,7 @@ def test_storescp_takes_what_the_scripted_peer_sends(tmp_path: Path) -> None:
 # ---- DCMTK sends to us ---------------------------------------------------------------------------
 
 
-def test_echoscu(receiver: Receiver) -> None:
+def test_echoscu_is_answered(receiver: Receiver) -> None:
     output = run("echoscu", "-v", "--repeat", "5", "127.0.0.1", str(receiver.port))
     assert output.count("Received Echo Response (Success)") == 5
 
@@ -138,7 +138,7 @@ def test_echoscu_proposes_128_contexts(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("proposal", ["-x=", "-xe", "-xb", "-xi", "-xd", "-R", "+C"])
-def test_storescu(receiver: Receiver, tmp_path: Path, proposal: str) -> None:
+def test_files_of_storescu_are_stored(receiver: Receiver, tmp_path: Path, proposal: str) -> None:
     # Without -R it proposes all its storage classes, about 128 contexts.
     instances = write_files(tmp_path, 3)
     send(receiver, proposal, "+sd", str(tmp_path))
@@ -155,34 +155,36 @@ def test_storescu_sends_files_of_every_encoding(
 
 
 @pytest.mark.parametrize("length", ["4096", "131072"])
-def test_storescu_with_other_pdu_lengths(receiver: Receiver, tmp_path: Path, length: str) -> None:
+def test_storescu_may_use_other_pdu_lengths(
+    receiver: Receiver, tmp_path: Path, length: str
+) -> None:
     (instance,) = write_files(tmp_path, 1)
     send(receiver, "-pdu", length, "--max-send-pdu", length, "+sd", str(tmp_path))
     assert_same(receiver, [instance], tmp_path)
 
 
-def test_storescu_with_user_identity(receiver: Receiver, tmp_path: Path) -> None:
+def test_storescu_may_send_a_user_identity(receiver: Receiver, tmp_path: Path) -> None:
     (instance,) = write_files(tmp_path, 1)
     send(receiver, "-usr", "someone", "-pwd", "secret", "-rsp", "+sd", str(tmp_path))
     assert_same(receiver, [instance], tmp_path)
     assert "secret" not in "\n".join(receiver.lines)
 
 
-def test_storescu_that_aborts_after_sending(receiver: Receiver, tmp_path: Path) -> None:
+def test_files_of_a_storescu_that_aborts_are_registered(receiver: Receiver, tmp_path: Path) -> None:
     instances = write_files(tmp_path, 2)
     send(receiver, "--abort", "+sd", str(tmp_path))
     assert_same(receiver, instances, tmp_path)
     assert receiver.wait_for_registration(instances[0].series)["ndicom"] == 2
 
 
-def test_storescu_repeats(receiver: Receiver, tmp_path: Path) -> None:
+def test_a_repeated_storescu_replaces_files(receiver: Receiver, tmp_path: Path) -> None:
     instances = write_files(tmp_path, 4)
     send(receiver, "--repeat", "3", "+sd", str(tmp_path))
     assert_same(receiver, instances, tmp_path)
     assert receiver.wait_for_registration(instances[0].series)["ndicom"] == 4
 
 
-def test_dcmsend(receiver: Receiver, tmp_path: Path) -> None:
+def test_files_of_dcmsend_are_stored(receiver: Receiver, tmp_path: Path) -> None:
     instances = write_files(tmp_path, 10)
     output = send(receiver, "-v", "+sd", str(tmp_path), tool="dcmsend")
     assert "with status SUCCESS" in output
@@ -190,7 +192,7 @@ def test_dcmsend(receiver: Receiver, tmp_path: Path) -> None:
     assert receiver.wait_for_registration(instances[0].series)["ndicom"] == 10
 
 
-def test_senders_at_once(receiver: Receiver, tmp_path: Path) -> None:
+def test_several_senders_at_once_are_served(receiver: Receiver, tmp_path: Path) -> None:
     folders = [tmp_path / str(number) for number in range(6)]
     sent = {}
     for folder in folders:

@@ -1,4 +1,4 @@
-"""Orthanc sends stored series to us, as a PACS does."""
+"""Orthanc sends stored series to the receiver, as a PACS does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_echo(orthanc: Orthanc) -> None:
     assert orthanc.call("/modalities/oxidicom/echo", b"{}") == {}
 
 
-def test_series_is_stored_and_registered(
+def test_a_series_of_orthanc_is_stored_and_registered(
     orthanc: Orthanc, receiver: Receiver, tmp_path: Path
 ) -> None:
     instances = series_of(5)
@@ -60,7 +60,9 @@ def test_series_is_stored_and_registered(
     assert registration["series"]["pacs_name"] == "ORTHANC"
 
 
-def test_two_series_at_once(orthanc: Orthanc, receiver: Receiver, tmp_path: Path) -> None:
+def test_two_series_of_orthanc_at_once_are_registered(
+    orthanc: Orthanc, receiver: Receiver, tmp_path: Path
+) -> None:
     both = [series_of(8), series_of(8)]
     identifiers = [{orthanc.upload(instance) for instance in series} for series in both]
     failures: list[int] = []
@@ -80,7 +82,7 @@ def test_two_series_at_once(orthanc: Orthanc, receiver: Receiver, tmp_path: Path
         assert receiver.wait_for_registration(series[0].series)["ndicom"] == 8
 
 
-def test_series_that_orthanc_splits_is_registered_once(
+def test_a_series_that_orthanc_splits_is_registered_once(
     orthanc: Orthanc, receiver: Receiver
 ) -> None:
     instances = series_of(6)

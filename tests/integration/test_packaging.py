@@ -1,5 +1,5 @@
-"""The sdist, built from nothing but the sources, and the wheel that is built from it, hold what
-they must; the wheel runs, without a compiler on any Linux of its tag, and in the image."""
+"""The sdist, built from the sources alone, and the wheel built from it have the right contents; the
+wheel runs without a compiler on any Linux of its tag, and in the image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ print(pathlib.Path(oxidicom.__file__).parent)
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """Standard output; a failure shows all that the command said."""
+    """Run a command and return its standard output; a failure shows all of its output."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run(
         [str(part) for part in command],
@@ -51,7 +51,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 def build(kind: str, tree: Path, output: Path) -> Path:
-    """By the hook that pip itself calls (PEP 517); `kind` is wheel or sdist."""
+    """Build a wheel or an sdist by the hook that pip itself calls (PEP 517)."""
     output.mkdir(exist_ok=True)
     hook = f"import setuptools.build_meta as hooks; hooks.build_{kind}({str(output)!r})"
     run(sys.executable, "-c", hook, cwd=tree)
@@ -61,7 +61,7 @@ def build(kind: str, tree: Path, output: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources as a clone has them: nothing generated, nothing compiled."""
+    """Return the sources as a clone has them: nothing generated, nothing compiled."""
     tree = tmp_path_factory.mktemp("tree") / "oxidicom"
     tree.mkdir()
     generated = shutil.ignore_patterns("*.so", "*.c", "__pycache__", "*.egg-info")
@@ -79,7 +79,7 @@ def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As pip makes it of an sdist; what is compiled takes half of these tests' time."""
+    """Build the wheel as pip does from an sdist; compiling takes half of these tests' time."""
     unpacked = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
         archive.extractall(unpacked, filter="data")
@@ -88,8 +88,8 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def install(package: Path, folder: Path, **environment: str) -> Path:
-    """Python of a fresh environment that holds `package`, and finds what it depends on where the
-    tests themselves do; nothing is fetched."""
+    """Return the Python of a new environment that holds `package`, and finds its dependencies where
+    the tests themselves do; nothing is downloaded."""
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     paths = {"base": str(folder), "platbase": str(folder)}
@@ -151,7 +151,7 @@ def test_the_wheel_runs(wheel: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def audited(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By the program that `make wheel` ends with."""
+    """Return the wheel as the program makes it with which `make wheel` ends."""
     folder = tmp_path_factory.mktemp("audited")
     run(ROOT / "tools" / "audited-wheel", wheel, folder, cwd=folder, PYTHON=sys.executable)
     (audited,) = folder.iterdir()
@@ -164,7 +164,7 @@ def test_an_audited_wheel_says_where_it_runs(audited: Path) -> None:
     with zipfile.ZipFile(audited) as archive:
         (metadata,) = (name for name in archive.namelist() if name.endswith("/WHEEL"))
         assert f"-manylinux_2_{tag[1]}_" in archive.read(metadata).decode()
-        # Nothing but the C library is linked to, so nothing is carried along.
+        # Only the C library is linked to, so that no library is copied into the wheel.
         assert not [name for name in archive.namelist() if ".libs/" in name]
 
 
@@ -231,7 +231,7 @@ def test_the_image_receives_is_healthy_and_ends_as_process_1(image: Path, tmp_pa
 
 
 def from_json(keyword: str) -> list[str]:
-    """The words of an instruction that names a program without a shell."""
+    """Return the words of an instruction that names a program without a shell."""
     (told,) = of_image(keyword)
     words: list[str] = json.loads(told[told.index("[") :])
     return words

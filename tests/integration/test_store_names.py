@@ -29,7 +29,7 @@ from tests.support.storing import (
 def receiver(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Receiver]:
-    """Both ways to write keep the same rules."""
+    """Yield a receiver for each write mode: both keep the same rules."""
     with Receiver(
         tmp_path_factory.mktemp("files"),
         OXIDICOM_WRITE_MODE=request.param,
@@ -40,7 +40,7 @@ def receiver(
 
 @pytest.fixture
 def peer(receiver: Receiver) -> Iterator[RawPeer]:
-    """An association of AE title PACS1; the test's failures leave it open and working."""
+    """Yield an association of AE title PACS1; failures of a test leave it open."""
     with RawPeer(receiver.port) as peer:
         peer.associate(calling=b"PACS1")
         yield peer
@@ -170,7 +170,7 @@ def test_characters_that_hold_a_backslash_stay_whole(receiver: Receiver) -> None
     assert receiver.wait_for_registration(instance.series)["series"]["patient_name"] == name
 
 
-def test_senders_of_the_same_instances_at_once(receiver: Receiver) -> None:
+def test_senders_of_the_same_instances_at_once_leave_one_file_each(receiver: Receiver) -> None:
     series = new_uid()
     uids = [new_uid() for _ in range(20)]
 
@@ -194,7 +194,7 @@ def test_senders_of_the_same_instances_at_once(receiver: Receiver) -> None:
 
 
 def test_uids_far_too_long(peer: RawPeer, receiver: Receiver) -> None:
-    # The path holds a hash of the one; the file name is cut for the other (25).
+    # The path has a hash of the one; the file name is cut for the other (decision 25).
     long = "1." * 700 + "1"
     instance = Instance(series=long, sop_instance=long)
     before = set(receiver.files())

@@ -42,7 +42,7 @@ ENCODINGS = [IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED]
 def receiver(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Receiver]:
-    """Both ways to write keep the same rules."""
+    """Yield a receiver for each write mode: both keep the same rules."""
     with Receiver(
         tmp_path_factory.mktemp("files"),
         OXIDICOM_WRITE_MODE=request.param,
@@ -53,7 +53,7 @@ def receiver(
 
 @pytest.fixture
 def peer(receiver: Receiver) -> Iterator[RawPeer]:
-    """An association of AE title PACS1; the test's failures leave it open and working."""
+    """Yield an association of AE title PACS1; failures of a test leave it open."""
     with RawPeer(receiver.port) as peer:
         peer.associate(calling=b"PACS1")
         yield peer
@@ -66,7 +66,8 @@ PeerOf = Callable[[str], RawPeer]
 
 @pytest.fixture
 def peer_of(receiver: Receiver) -> Iterator[PeerOf]:
-    """An association whose context 1 is CT Image Storage in the given transfer syntax."""
+    """Return a function that opens an association whose context 1 is CT Image Storage in a transfer
+    syntax."""
     with contextlib.ExitStack() as stack:
 
         def associated(transfer_syntax: str) -> RawPeer:
@@ -137,7 +138,7 @@ def test_padding_of_uids_is_no_mismatch(peer: RawPeer, receiver: Receiver, paddi
     assert stored_data_set(path) == data_set
 
 
-def test_promiscuous_stores_what_it_does_not_know(tmp_path: Path) -> None:
+def test_promiscuous_stores_unknown_classes_and_syntaxes(tmp_path: Path) -> None:
     instance = Instance(sop_class="1.2.3.4.5")
     with (
         Receiver(tmp_path, OXIDICOM_SCP_PROMISCUOUS="true") as receiver,
@@ -153,7 +154,7 @@ def test_promiscuous_stores_what_it_does_not_know(tmp_path: Path) -> None:
         assert meta.MediaStorageSOPClassUID == "1.2.3.4.5"
 
 
-def test_synced_files_are_the_same_files(tmp_path: Path) -> None:
+def test_syncing_does_not_change_files(tmp_path: Path) -> None:
     instances = [Instance(pixels=size) for size in (100, 100_000, 3_000_000)]
     with Receiver(tmp_path, OXIDICOM_FSYNC="true") as receiver, RawPeer(receiver.port) as peer:
         peer.associate()
@@ -166,7 +167,7 @@ def test_synced_files_are_the_same_files(tmp_path: Path) -> None:
 
 
 def odd_but_readable() -> Iterator[object]:
-    """Elements in front of the wanted ones that a reader must step over."""
+    """Yield elements before the wanted ones that a reader must skip."""
     yield pytest.param([(0x00081140, "SQ", [[], [], []])], True, id="empty items")
     yield pytest.param([(0x00080000, "UL", b"\4\0\0\0")], False, id="group length")
     yield pytest.param([(0x00090010, "LO", b"ACME")], False, id="private block")
@@ -178,7 +179,7 @@ def odd_but_readable() -> Iterator[object]:
 
 @pytest.mark.parametrize("transfer_syntax", ENCODINGS)
 @pytest.mark.parametrize(("before", "undefined"), list(odd_but_readable()))
-def test_what_stands_before_the_wanted_elements(
+def test_elements_before_the_wanted_ones_are_skipped(
     peer_of: PeerOf,
     receiver: Receiver,
     transfer_syntax: str,

@@ -1,6 +1,7 @@
 """Every vector of the reference over the wire: the file, the task, the progress messages.
 
-What decisions.md changes is changed in `amended`, with the number of the decision.
+Where docs/decisions.md differs from the reference, `amended` changes the vector and names the
+decision.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def bench(
 
 
 def amended(vector: dict[str, Any]) -> dict[str, Any]:
-    """The vector as decisions.md has it."""
+    """Return the vector as docs/decisions.md changes it."""
     vector = copy.deepcopy(vector)
     by_name = {each["name"]: each for each in VECTORS["vectors"]}
     expected: dict[str, Any] = vector["expected"]
@@ -64,34 +65,34 @@ def amended(vector: dict[str, Any]) -> dict[str, Any]:
         expected["celery_kwargs"]["path"] = expected["path"].rpartition("/")[0]
 
     match vector["name"]:
-        case "StudyDate with dots (old ACR-NEMA form) rejected":  # 24
+        case "StudyDate with dots (old ACR-NEMA form) rejected":  # decision 24
             vector["expected"] = expected = copy.deepcopy(by_name["all fields"]["expected"])
             rename("20240131", "2024.01.31")
-        case "PatientID sent as UN in Explicit VR":  # 24
+        case "PatientID sent as UN in Explicit VR":  # decision 24
             vector["expected"] = expected = copy.deepcopy(by_name["all fields"]["expected"])
-        case "StudyDate too short":  # 36
+        case "StudyDate too short":  # decision 36
             error = "Illegal value for tag StudyDate"
             expected |= {"error": error, "lonk_payload_hex": lonk.error(error).hex()}
-        case "numbers: slash in InstanceNumber":  # 25
+        case "numbers: slash in InstanceNumber":  # decision 25
             rename("/01/2-", "/01_2-")
-        case "numbers: traversal in SeriesNumber":  # 25
+        case "numbers: traversal in SeriesNumber":  # decision 25
             rename("../../x-", ".._.._x-")
-        case "AE title dot-dot":  # 25, 26
+        case "AE title dot-dot":  # decisions 25, 26
             rename("/../", "/_/")
             expected["celery_kwargs"]["pacs_name"] = "_"
-        case "AE title with double underscore":  # 26
+        case "AE title with double underscore":  # decision 26
             expected["celery_kwargs"]["pacs_name"] = "A_B"
-        case "leading backslash gives empty first value":  # 34
+        case "leading backslash gives empty first value":  # decision 34
             expected["celery_kwargs"] |= {"AccessionNumber": None, "StudyDescription": None}
-        case "ISO 2022 with empty first charset value":  # 24
+        case "ISO 2022 with empty first charset value":  # decision 24
             expected["celery_kwargs"]["PatientName"] = "Yamada^Tarou=山田^太郎"
             rename("P1-Yamada_Tarou_B_3ED_B_BB_O_B-", "P1-Yamada_Tarou_-")
     return vector
 
 
 def with_own_title(vector: dict[str, Any], number: int) -> dict[str, Any]:
-    """PACS1 becomes a title of the vector's own: nearly all of them are of one series, and one
-    series of one PACS has one folder (26)."""
+    """Replace PACS1 by a title of the vector's own: nearly all vectors are of one series, and one
+    series of one PACS has one folder (decision 26)."""
     if vector["input"]["calling_ae_title"] != "PACS1":
         return vector
     renamed: dict[str, Any] = json.loads(json.dumps(vector).replace("PACS1", f"PACS1-{number}"))
@@ -225,7 +226,7 @@ def test_store_response_is_the_references_octet_for_octet(bench: Bench) -> None:
 
 
 def send(bench: Bench, instances: list[tuple[Instance, int]]) -> None:
-    """Each with the status expected of it, in one association."""
+    """Send instances in one association, each with its expected status."""
     with RawPeer(bench.receiver.port) as peer:
         peer.associate(CONTEXTS)
         for message_id, (instance, status) in enumerate(instances, 1):
@@ -294,21 +295,21 @@ def test_sequence_without_rate_limit(
             peer.store(instance.sop_instance, instance.encode(EXPLICIT), sop_class=MR_IMAGE_STORAGE)
         peer.release()
         subject = lonk.subject("RAWPEER", instances[0].series, root="unlimited")
-        # No broker confirms, so done waits for its 2 s (36).
+        # No broker confirms, so done waits for its 2 s (decision 36).
         assert progress.wait_for(subject) == payloads
         (entry,) = receiver.outbox()
         assert entry["ndicom"] == 3
 
 
-def test_same_instance_twice_counts_once(bench: Bench) -> None:
+def test_the_same_instance_twice_counts_once(bench: Bench) -> None:
     (instance,) = series_of(1)
     send(bench, [(instance, 0), (instance, 0)])
     payloads = bench.progress.wait_for(lonk.subject("RAWPEER", instance.series))
-    assert payloads == [lonk.count(1), lonk.count(1), DONE]  # 29
+    assert payloads == [lonk.count(1), lonk.count(1), DONE]  # decision 29
     assert registered(bench) == [1]
 
 
-def test_three_instances_second_lacks_study_date(bench: Bench) -> None:
+def test_an_instance_without_study_date_does_not_affect_the_others(bench: Bench) -> None:
     expected, _ = sequence("three instances, second lacks StudyDate")
     first, second, third = series_of(3)
     second.values["StudyDate"] = None
@@ -322,12 +323,12 @@ def test_three_instances_second_lacks_study_date(bench: Bench) -> None:
     assert registered(bench) == expected["celery_ndicom"]
 
 
-def test_series_of_which_nothing_was_stored(bench: Bench) -> None:
+def test_a_series_without_instances_is_not_registered(bench: Bench) -> None:
     (instance,) = series_of(1)
     instance.values["PatientID"] = None
     (other,) = series_of(1)
     send(bench, [(instance, CANNOT_UNDERSTAND), (other, 0)])
     bench.progress.wait_for(lonk.subject("RAWPEER", other.series))
-    assert registered(bench) == [1], "only the other one (30)"
+    assert registered(bench) == [1], "only the other one (decision 30)"
     error = lonk.error("DICOM file does not have the required tag: PatientID")
     assert bench.progress.payloads(lonk.subject("RAWPEER", instance.series)) == [error]
