@@ -37,7 +37,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 @pytest.fixture(autouse=True)
 def next_association_works(receiver: Receiver) -> Iterator[None]:
-    """One peer's trouble is its own: after each test here the next peer is served."""
+    """Check after each test that the next peer is served (promise 6)."""
     yield
     with RawPeer(receiver.port) as peer:
         peer.associate(ECHO)
@@ -71,7 +71,7 @@ def test_time_limits(tmp_path: Path) -> None:
             assert body[2] == 2
             assert 1.3 < time.monotonic() - started < 1.5 + BUSY_MACHINE_S
             idle.expect_close()
-        # Activity between messages starts the idle time anew.
+        # Each message starts the idle time again.
         with RawPeer(receiver.port) as active:
             active.associate(ECHO)
             for message_id in range(1, 5):
@@ -88,7 +88,7 @@ def test_two_thousand_bare_connections_cost_nothing(receiver: Receiver) -> None:
         for _ in range(2000):
             socket.create_connection(("127.0.0.1", receiver.port), 10).close()
         peer.echo(2)
-        # Earlier associations may still be told of; none of the 2,000 is, above debug (8).
+        # Earlier associations may be logged late; none of the 2,000 is, above debug (decision 8).
         assert len(receiver.lines) - lines < 5
         peer.release()
 

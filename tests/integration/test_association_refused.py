@@ -38,7 +38,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 @pytest.fixture(autouse=True)
 def next_association_works(receiver: Receiver) -> Iterator[None]:
-    """One peer's trouble is its own: after each test here the next peer is served."""
+    """Check after each test that the next peer is served (promise 6)."""
     yield
     with RawPeer(receiver.port) as peer:
         peer.associate(ECHO)
@@ -129,7 +129,7 @@ def test_malformed_request_is_aborted(receiver: Receiver, body: bytes) -> None:
         peer.expect_abort(2, 6)
 
 
-def test_answer_survives_what_the_peer_still_sends(receiver: Receiver) -> None:
+def test_an_abort_arrives_though_the_peer_still_sends(receiver: Receiver) -> None:
     # Closing with unread bytes would reset the connection and destroy the A-ABORT.
     with RawPeer(receiver.port) as peer:
         peer.send(pdu(0x2A, b"", length=100_000_000))
@@ -149,7 +149,9 @@ def test_answer_survives_what_the_peer_still_sends(receiver: Receiver) -> None:
         pytest.param(pdu(RELEASE_RP, bytes(4)), id="A-RELEASE-RP"),
     ],
 )
-def test_unexpected_pdu_in_an_association(receiver: Receiver, unexpected: bytes) -> None:
+def test_an_unexpected_pdu_in_an_association_is_aborted(
+    receiver: Receiver, unexpected: bytes
+) -> None:
     with RawPeer(receiver.port) as peer:
         peer.associate(ECHO)
         peer.send(unexpected)
@@ -165,7 +167,7 @@ def test_rejected_and_unknown_contexts_are_not_usable(receiver: Receiver) -> Non
             peer.expect_abort(2, 6)
 
 
-def test_limit_of_associations(tmp_path: Path) -> None:
+def test_one_more_association_than_the_limit_is_rejected(tmp_path: Path) -> None:
     with (
         Receiver(tmp_path, OXIDICOM_LISTENER_THREADS="2") as receiver,
         RawPeer(receiver.port),  # bare connections do not count

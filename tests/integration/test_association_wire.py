@@ -1,4 +1,4 @@
-"""What an association may be like, over a real port (PS3.8; decisions 9, 11 to 13)."""
+"""Associations that are accepted, over a real port (PS3.8; decisions 9, 11 to 13)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 @pytest.fixture(autouse=True)
 def next_association_works(receiver: Receiver) -> Iterator[None]:
-    """One peer's trouble is its own: after each test here the next peer is served."""
+    """Check after each test that the next peer is served (promise 6)."""
     yield
     with RawPeer(receiver.port) as peer:
         peer.associate(ECHO)
@@ -61,7 +61,7 @@ def user_items(body: bytes) -> dict[int, bytes]:
     return dict(items(user_information(body)))
 
 
-def test_acceptance_echoes_titles_and_tells_who_we_are(receiver: Receiver) -> None:
+def test_the_acceptance_repeats_titles_and_names_the_implementation(receiver: Receiver) -> None:
     with RawPeer(receiver.port) as peer:
         body = peer.associate(calling=b"SOMEBODY", called=b"WHOEVER")
         peer.release()
@@ -74,7 +74,9 @@ def test_acceptance_echoes_titles_and_tells_who_we_are(receiver: Receiver) -> No
     assert told[0x55] == b"OXIDICOM_PY_1"
 
 
-def test_first_acceptable_transfer_syntax_of_the_requester_wins(receiver: Receiver) -> None:
+def test_the_first_acceptable_transfer_syntax_of_the_requestor_is_accepted(
+    receiver: Receiver,
+) -> None:
     results = accept(
         receiver,
         Context(1, CT_IMAGE_STORAGE, [EXPLICIT, IMPLICIT]),
@@ -92,7 +94,7 @@ def test_first_acceptable_transfer_syntax_of_the_requester_wins(receiver: Receiv
     }
 
 
-def test_what_is_unknown_is_rejected_context_by_context(receiver: Receiver) -> None:
+def test_unknown_syntaxes_are_rejected_in_each_context(receiver: Receiver) -> None:
     results = accept(
         receiver,
         Context(1, "1.2.3", [IMPLICIT]),
@@ -222,7 +224,7 @@ def test_roles_identity_and_window_are_answered(receiver: Receiver) -> None:
     assert 0 <= performed <= 8
 
 
-def test_identity_without_a_wish_for_a_response_gets_none(receiver: Receiver) -> None:
+def test_an_identity_that_requests_no_response_gets_none(receiver: Receiver) -> None:
     with RawPeer(receiver.port) as peer:
         body = peer.associate(user_items=item(0x58, b"\x02\x00\x00\x04user\x00\x06secret"))
         peer.release()

@@ -212,7 +212,7 @@ class TestStorage:
         assert "not a folder" in text
         assert "OXIDICOM_FILES_ROOT" in text
 
-    def test_too_little_free_space(self, tmp_path: Path) -> None:
+    def test_too_little_free_space_refuses_the_instance(self, tmp_path: Path) -> None:
         text = fault(probe_storage(Settings(files_root=tmp_path, min_free_space=1 << 62)))
         assert "OXIDICOM_MIN_FREE_SPACE" in text
 

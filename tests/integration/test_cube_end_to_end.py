@@ -1,6 +1,6 @@
 """The whole receiver registers over HTTP, in the first generation's environment (decisions 40–43).
 
-Expectations are written by hand from the reference's part B.
+Expectations are written by hand from the first generation's behaviour.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def test_instances_are_registered_before_their_series_is_complete(
 def test_several_workers_register_every_instance(tmp_path: Path, cube: Cube) -> None:
     uid = Instance().series
     instances = [Instance(series=uid, number=number) for number in range(1, 9)]
-    more = {"OXIDICOM_WORKERS": "2", "OXIDICOM_SERIES_SETTLE": None}  # by default a second
+    more = {"OXIDICOM_WORKERS": "2", "OXIDICOM_SERIES_SETTLE": None}  # the default is one second
     with first_generation(tmp_path, cube.url, **more) as receiver:
         for instance in instances:
             send(receiver, instance)

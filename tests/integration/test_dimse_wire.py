@@ -41,14 +41,15 @@ STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 def receiver(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Receiver]:
-    """Both ways to write keep the same rules."""
+    """Yield a receiver for each write mode: both keep the same rules."""
     with Receiver(tmp_path_factory.mktemp("files"), OXIDICOM_WRITE_MODE=request.param) as receiver:
         yield receiver
 
 
 @pytest.fixture(autouse=True)
 def next_association_works(receiver: Receiver) -> Iterator[None]:
-    """Whatever a peer did, the next one stores, and nothing half is left."""
+    """Check after each test that the next association stores, and that nothing incomplete is
+    left."""
     yield
     instance = Instance()
     with RawPeer(receiver.port) as peer:
@@ -61,18 +62,18 @@ def next_association_works(receiver: Receiver) -> Iterator[None]:
 
 @pytest.fixture
 def peer(receiver: Receiver) -> Iterator[RawPeer]:
-    """An association with CT Image Storage (1) and Verification (3)."""
+    """Yield an association with CT Image Storage (1) and Verification (3)."""
     with RawPeer(receiver.port) as peer:
         peer.associate()
         yield peer
 
 
-def test_data_without_command(peer: RawPeer) -> None:
+def test_data_without_a_command_is_aborted(peer: RawPeer) -> None:
     peer.send(p_data(pdv(1, b"data", command=False, last=True)))
     peer.expect_abort(2, 6)
 
 
-def test_new_command_amid_data(peer: RawPeer, receiver: Receiver) -> None:
+def test_a_command_within_a_data_set_is_aborted(peer: RawPeer, receiver: Receiver) -> None:
     instance = Instance()
     peer.send(p_data(pdv(1, request(instance), command=True, last=True)))
     peer.send(p_data(pdv(1, instance.encode(EXPLICIT), command=False, last=False)))
@@ -82,7 +83,7 @@ def test_new_command_amid_data(peer: RawPeer, receiver: Receiver) -> None:
         receiver.path_of(instance.sop_instance)
 
 
-def test_data_on_another_context_than_its_command(receiver: Receiver) -> None:
+def test_data_on_another_context_than_its_command_is_aborted(receiver: Receiver) -> None:
     instance = Instance()
     contexts = [Context(1, CT_IMAGE_STORAGE, [EXPLICIT]), Context(5, CT_IMAGE_STORAGE, [IMPLICIT])]
     with RawPeer(receiver.port) as peer:
@@ -103,7 +104,7 @@ def incomplete_requests() -> Iterator[object]:
 
 
 @pytest.mark.parametrize("command", list(incomplete_requests()))
-def test_store_request_without_what_it_needs(peer: RawPeer, command: bytes) -> None:
+def test_an_incomplete_store_request_is_aborted(peer: RawPeer, command: bytes) -> None:
     peer.send(p_data(pdv(1, command, command=True, last=True)))
     peer.expect_abort(2, 6)
 
@@ -187,12 +188,12 @@ def test_echo_carries_class_and_its_own_message_id(peer: RawPeer) -> None:
     peer.release()
 
 
-def test_echo_on_a_storage_context(peer: RawPeer) -> None:
+def test_an_echo_on_a_storage_context_is_answered(peer: RawPeer) -> None:
     peer.send(p_data(pdv(1, c_echo_rq(4), command=True, last=True)))
     assert peer.response().message_id == 4
 
 
-def test_store_response_names_what_was_stored(peer: RawPeer) -> None:
+def test_a_store_response_names_the_stored_instance(peer: RawPeer) -> None:
     instance = Instance()
     response = peer.store(instance.sop_instance, instance.encode(EXPLICIT), message_id=513)
     assert response.text(0x0002) == instance.sop_class
@@ -211,7 +212,7 @@ def test_requests_may_be_pipelined(peer: RawPeer, receiver: Receiver) -> None:
             for message_id, instance in instances.items()
         )
     )
-    # In any order, as PS3.7 D.3.3.3 lets those that work asynchronously.
+    # In any order, which PS3.7 D.3.3.3 allows for asynchronous operations.
     waiting = dict(instances)
     while waiting:
         response = peer.response()

@@ -1,4 +1,4 @@
-"""Memory does not follow the size of an instance or the number of senders (promise 5)."""
+"""Memory does not grow with the size of an instance or the number of senders (promise 5)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tests.support.receiver import Receiver, data_set_offset, wait_until
 SHARED_MEMORY = Path("/dev/shm")
 
 LIMIT = 150 << 20
-"""Bytes resident, all of the receiver's processes together."""
+"""Greatest resident memory in bytes of all of the receiver's processes together."""
 
 GIB = 1 << 30
 
 RECORD = bytes(range(251)) * 522
-"""One PDV's worth of pixels, under the 131072 bytes of a PDU; its length is no power of two."""
+"""The pixels of one PDV, less than the 131072 bytes of a PDU; the length is no power of two."""
 
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """In memory, so that the test measures the receiver and not the disk."""
+    """Yield a folder in memory, so that the test measures the receiver and not the disk."""
     if not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free < 4 * GIB:
         pytest.skip("needs 4 GiB free in /dev/shm")
     folder = Path(tempfile.mkdtemp(dir=SHARED_MEMORY, prefix="oxidicom-test-"))
@@ -113,7 +113,7 @@ def test_associations_leave_nothing_behind(root: Path) -> None:
         some()
         files, memory = receiver.open_files(), receiver.peak_memory()
         some()
-        # The last few still hear of their peers' end.
+        # The last few connections may not have been closed yet.
         wait_until(lambda: receiver.open_files() <= files + 2, "connections closed")
         assert receiver.peak_memory() - memory < 8 << 20
 

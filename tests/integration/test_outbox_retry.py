@@ -87,7 +87,7 @@ def test_a_refused_entry_is_retried_without_a_restart(
         assert "Doe" not in shown.stdout + listed.stdout
         assert "Doe^Jane" in outbox(receiver, "show", entry["name"], "--phi").stdout
 
-        # Not yet corrected: it is refused once more, and still there.
+        # The cause is not corrected yet: the entry is refused again, and kept.
         asked = len(cube.requests)
         assert outbox(receiver, "retry", "--refused").returncode == 0
         cube.wait_for(lambda: len(cube.requests) > asked, "another attempt")
@@ -138,7 +138,7 @@ def test_entries_of_a_dead_receiver_are_found_by_one_that_runs(tmp_path: Path, c
         cube.wait_for_taken(1)
         left = new_entry(numbered(1, 3))
         folder = receiver.state / "outbox"
-        # Under another name first: it must be old when it comes in sight.
+        # Under another name first: the entry must be old when it appears.
         Outbox(tmp_path / "aside", sync=False).put(left)
         written = tmp_path / "aside" / f"{left.name}.json"
         os.utime(written, (0, 0))

@@ -1,4 +1,5 @@
-"""OXIDICOM_MAX_ASSOCIATIONS_PER_PEER: what one address may have of the whole receiver."""
+"""OXIDICOM_MAX_ASSOCIATIONS_PER_PEER limits the associations of one address over the whole
+receiver."""
 
 from __future__ import annotations
 
@@ -21,14 +22,15 @@ def peer_from(stack: ExitStack, receiver: Receiver, address: str) -> RawPeer:
 
 
 def open_of(peers: list[RawPeer]) -> list[RawPeer]:
-    """Those whose connection the receiver has not closed; nothing has been sent on any."""
+    """Return the peers whose connection the receiver has not closed; nothing has been sent on
+    any."""
     ready = {peer for peer in peers if select.select([peer.socket], [], [], 0)[0]}
     assert {peer.socket.recv(1, socket.MSG_PEEK) for peer in ready} <= {b""}, "EOF, and no reset"
     return [peer for peer in peers if peer not in ready]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_one_more_association_is_refused_for_the_moment(tmp_path: Path, workers: str) -> None:
+def test_one_more_association_is_rejected_as_transient(tmp_path: Path, workers: str) -> None:
     with (
         Receiver(
             tmp_path, OXIDICOM_WORKERS=workers, OXIDICOM_MAX_ASSOCIATIONS_PER_PEER="3"
@@ -52,7 +54,7 @@ def test_one_more_association_is_refused_for_the_moment(tmp_path: Path, workers:
         again = peer_from(stack, receiver, "127.0.0.1")
         again.associate(ECHO)
         again.echo()
-        # A dropped connection frees its place, too.
+        # A closed connection no longer counts, either.
         peers[1].close()
 
         def admitted() -> bool:
@@ -64,7 +66,7 @@ def test_one_more_association_is_refused_for_the_moment(tmp_path: Path, workers:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_connections_that_do_not_associate(tmp_path: Path, workers: str) -> None:
+def test_connections_that_do_not_associate_are_limited(tmp_path: Path, workers: str) -> None:
     with (
         Receiver(
             tmp_path, OXIDICOM_WORKERS=workers, OXIDICOM_MAX_ASSOCIATIONS_PER_PEER="1"
@@ -75,7 +77,7 @@ def test_connections_that_do_not_associate(tmp_path: Path, workers: str) -> None
         sender.associate(ECHO)
         lines = len(receiver.lines)
         bare = [peer_from(stack, receiver, "127.0.0.1") for _ in range(BARE_CONNECTIONS + 200)]
-        # At once: ARTIM is thirty seconds.
+        # At once, and not by ARTIM, which is thirty seconds.
         wait_until(lambda: len(open_of(bare)) <= BARE_CONNECTIONS, "those beyond to be closed", 10)
         if workers == "1":  # several take in what order they like
             assert open_of(bare) == bare[:BARE_CONNECTIONS]
@@ -87,7 +89,7 @@ def test_connections_that_do_not_associate(tmp_path: Path, workers: str) -> None
         assert len(receiver.lines) - lines < 5, "quietly"
 
 
-def test_a_worker_that_died_holds_no_place(tmp_path: Path) -> None:
+def test_associations_of_a_dead_worker_do_not_count(tmp_path: Path) -> None:
     with (
         Receiver(
             tmp_path, OXIDICOM_WORKERS="2", OXIDICOM_MAX_ASSOCIATIONS_PER_PEER="2"

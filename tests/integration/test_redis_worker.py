@@ -86,7 +86,7 @@ async def test_a_worker_that_is_shut_down_leaves_the_rest_in_cubes_queue(
     with admin(server) as client:
         assert client.hlen("unacked") == 0
 
-    # And the next worker takes what the first one put back.
+    # And the next worker runs what the first one put back.
     again = tmp_path / "again"
     again.mkdir()
     async with cube_worker(server, QUEUE, again, "threads") as worker:

@@ -57,7 +57,9 @@ def series_of(count: int) -> list[Instance]:
     return [Instance(series=series, number=number) for number in range(1, count + 1)]
 
 
-def test_over_two_associations_in_turn(receiver: Receiver, progress: LonkSubscriber) -> None:
+def test_a_series_over_two_associations_in_turn_is_registered_once(
+    receiver: Receiver, progress: LonkSubscriber
+) -> None:
     instances = series_of(2)
     for instance in instances:
         with RawPeer(receiver.port) as peer:
@@ -69,7 +71,7 @@ def test_over_two_associations_in_turn(receiver: Receiver, progress: LonkSubscri
     assert receiver.wait_for_registration(instances[0].series)["ndicom"] == 2
 
 
-def test_open_association_keeps_the_series_open(
+def test_an_open_association_keeps_the_series_open(
     receiver: Receiver, progress: LonkSubscriber
 ) -> None:
     first, second = series_of(2)
@@ -89,7 +91,9 @@ def test_open_association_keeps_the_series_open(
     assert receiver.wait_for_registration(first.series)["ndicom"] == 2
 
 
-def test_associations_at_once(receiver: Receiver, progress: LonkSubscriber) -> None:
+def test_a_series_over_associations_at_once_is_registered_once(
+    receiver: Receiver, progress: LonkSubscriber
+) -> None:
     instances = series_of(40)
 
     def send(share: list[Instance]) -> None:
@@ -127,7 +131,7 @@ def test_abort_and_resend_is_one_reception(receiver: Receiver, progress: LonkSub
     assert receiver.wait_for_registration(instances[0].series)["ndicom"] == 3
 
 
-def test_two_pacs_with_one_series_are_two(receiver: Receiver, progress: LonkSubscriber) -> None:
+def test_one_series_of_two_pacs_is_two_series(receiver: Receiver, progress: LonkSubscriber) -> None:
     (instance,) = series_of(1)
     for title in ("ONE", "TWO"):
         with RawPeer(receiver.port) as peer:
@@ -144,10 +148,10 @@ def test_two_pacs_with_one_series_are_two(receiver: Receiver, progress: LonkSubs
     assert sorted(entries) == ["ONE", "TWO"]
 
 
-def test_registration_counts_what_lies_in_the_folder(
+def test_the_registration_counts_the_files_of_the_folder(
     receiver: Receiver, progress: LonkSubscriber
 ) -> None:
-    # CUBE compares with the folder, so an earlier reception's files count (29).
+    # CUBE compares with the folder, so an earlier reception's files count (decision 29).
     first, second, third = series_of(3)
     with RawPeer(receiver.port) as peer:
         peer.associate()
@@ -163,11 +167,11 @@ def test_registration_counts_what_lies_in_the_folder(
         peer.release()
     subject = lonk.subject("RAWPEER", first.series, ROOT)
     progress.wait_for_count(subject, DONE, 2)
-    # The newer registration replaces the older one that is still in the outbox (32).
+    # The newer registration replaces the older one that is still in the outbox (decision 32).
     assert receiver.wait_for_registration(first.series)["ndicom"] == 3
 
 
-def test_order_of_two_series_in_one_association(
+def test_two_series_in_one_association_complete_in_order(
     receiver: Receiver, progress: LonkSubscriber
 ) -> None:
     one, two = series_of(5), series_of(5)
@@ -183,7 +187,7 @@ def test_order_of_two_series_in_one_association(
         assert receiver.wait_for_registration(series[0].series)["ndicom"] == 5
 
 
-def test_instances_of_other_names_are_warned_of(
+def test_a_warning_counts_instances_of_another_folder(
     receiver: Receiver, progress: LonkSubscriber
 ) -> None:
     first, second = series_of(2)
@@ -199,6 +203,6 @@ def test_instances_of_other_names_are_warned_of(
         for record in receiver.log()
         if record["level"] == "WARN" and record.get("SeriesInstanceUID") == first.series
     ]
-    # With how many they are (26), and without their names (39).
+    # With their number (decision 26), and without their names (decision 39).
     assert any(1 in record.values() for record in warnings), warnings
     assert "Other" not in "".join(receiver.lines)

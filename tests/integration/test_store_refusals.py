@@ -1,6 +1,6 @@
-"""Instances that are not stored, and what their senders learn (decisions 21, 22, 35).
+"""Instances that are not stored, and the responses to their senders (decisions 21, 22, 35).
 
-The fixture's echo shows that the association goes on.
+The fixture's echo shows that the association continues.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tests.support.storing import (
 def receiver(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Receiver]:
-    """Both ways to write keep the same rules."""
+    """Yield a receiver for each write mode: both keep the same rules."""
     with Receiver(
         tmp_path_factory.mktemp("files"),
         OXIDICOM_WRITE_MODE=request.param,
@@ -52,7 +52,7 @@ def receiver(
 
 @pytest.fixture
 def peer(receiver: Receiver) -> Iterator[RawPeer]:
-    """An association of AE title PACS1; the test's failures leave it open and working."""
+    """Yield an association of AE title PACS1; failures of a test leave it open."""
     with RawPeer(receiver.port) as peer:
         peer.associate(calling=b"PACS1")
         yield peer
@@ -72,7 +72,7 @@ def peer(receiver: Receiver) -> Iterator[RawPeer]:
     ],
 )
 @pytest.mark.parametrize("how", ["absent", "empty"])
-def test_required_tag_missing(
+def test_a_missing_required_tag_refuses_the_instance(
     peer: RawPeer, receiver: Receiver, keyword: str, tag: int, how: str
 ) -> None:
     instance = Instance()
@@ -93,7 +93,7 @@ def test_required_tag_missing(
 
 
 @pytest.mark.parametrize("date", ["202401", "20240231", "31012024", "2024/01/31", "yesterday"])
-def test_illegal_study_date(peer: RawPeer, date: str) -> None:
+def test_an_illegal_study_date_refuses_the_instance(peer: RawPeer, date: str) -> None:
     response = store(peer, Instance(StudyDate=date))
     comment = assert_refused(response, CANNOT_UNDERSTAND, 0x00080020)
     assert comment == "Illegal value for tag StudyDate", "and not the value"
@@ -118,7 +118,7 @@ def test_uids_must_be_the_commands(peer: RawPeer) -> None:
         pytest.param(element_header(0x00081140, "SQ", 0xFFFFFFFF) * 3, id="sequence cut"),
     ],
 )
-def test_garbage(peer: RawPeer, data_set: bytes) -> None:
+def test_a_data_set_that_cannot_be_parsed_is_refused(peer: RawPeer, data_set: bytes) -> None:
     response = peer.store(new_uid(), data_set)
     assert response.status == CANNOT_UNDERSTAND
     assert 0 < len(response.text(ERROR_COMMENT)) <= 64
@@ -126,7 +126,7 @@ def test_garbage(peer: RawPeer, data_set: bytes) -> None:
     assert store(peer, good).status == 0
 
 
-def test_too_little_free_space(tmp_path: Path) -> None:
+def test_too_little_free_space_refuses_the_instance(tmp_path: Path) -> None:
     with (
         Receiver(tmp_path, OXIDICOM_MIN_FREE_SPACE="1000TiB") as receiver,
         RawPeer(receiver.port) as peer,
@@ -138,7 +138,7 @@ def test_too_little_free_space(tmp_path: Path) -> None:
         peer.release()
 
 
-def test_other_failures_of_ours(tmp_path: Path) -> None:
+def test_other_failures_are_processing_failures(tmp_path: Path) -> None:
     (tmp_path / "SERVICES").write_text("a file where a folder belongs")
     with Receiver(tmp_path) as receiver, RawPeer(receiver.port) as peer:
         peer.associate()
@@ -150,7 +150,7 @@ def test_other_failures_of_ours(tmp_path: Path) -> None:
         wait_until(lambda: not receiver.leftovers(), "nothing left behind")
 
 
-def test_journal_that_cannot_be_written_refuses(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_be_written_refuses_the_instance(tmp_path: Path) -> None:
     instance = Instance()
     with Receiver(tmp_path) as receiver, RawPeer(receiver.port) as peer:
         peer.associate()
@@ -165,7 +165,7 @@ def test_journal_that_cannot_be_written_refuses(tmp_path: Path) -> None:
         assert receiver.wait_for_registration(instance.series)["ndicom"] == 1
 
 
-def test_outbox_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
+def test_an_outbox_that_cannot_be_written_is_retried(tmp_path: Path) -> None:
     instance = Instance()
     with Receiver(tmp_path) as receiver, RawPeer(receiver.port) as peer:
         outbox = receiver.state / "outbox"
@@ -188,7 +188,7 @@ def test_outbox_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_file_system(tmp_path: Path) -> Iterator[Path]:
-    """2 MiB, all of it the receiver's."""
+    """Mount a file system of 2 MiB, all of it for the receiver."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
@@ -198,7 +198,7 @@ def small_file_system(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_full_disk(small_file_system: Path) -> None:
+def test_a_full_disk_refuses_the_instance(small_file_system: Path) -> None:
     with Receiver(small_file_system) as receiver, RawPeer(receiver.port) as peer:
         peer.associate()
         fits, again = Instance(pixels=500_000), Instance(pixels=500_000)
@@ -210,7 +210,7 @@ def test_full_disk(small_file_system: Path) -> None:
         peer.release()
 
 
-def test_no_file_handle_left(receiver: Receiver) -> None:
+def test_exhausted_file_handles_refuse_the_instance(receiver: Receiver) -> None:
     first, second = Instance(), Instance(pixels=200_000)
     process = psutil.Process(receiver.process.pid)
     limit = process.rlimit(psutil.RLIMIT_NOFILE)
@@ -236,7 +236,7 @@ def test_no_file_handle_left(receiver: Receiver) -> None:
         peer.release()
 
 
-def test_folders_removed_under_our_feet(receiver: Receiver) -> None:
+def test_folders_that_are_removed_are_made_again(receiver: Receiver) -> None:
     series = new_uid()
     instances = [Instance(series=series, number=number) for number in range(1, 4)]
     with RawPeer(receiver.port) as peer:

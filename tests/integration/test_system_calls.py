@@ -26,12 +26,13 @@ from tests.support.receiver import Receiver
 INSTANCES = 200
 
 EACH = ("openat", "writev", "openat2", "renameat", "sendto")
-"""Exactly once for an instance: a file made, written whole, its folder, its name, the response."""
+"""Calls that occur exactly once for an instance: a file made, written whole, its folder, its name,
+the response."""
 
 
 @contextmanager
 def counted(pid: int, into: Path) -> Iterator[None]:
-    """Calls of all threads, in `into` once it is over."""
+    """Count the calls of all threads, and write them to `into` at the end."""
     strace = subprocess.Popen(
         ["strace", "-f", "-c", "-U", "name,calls", "-o", str(into), "-p", str(pid)],
         stderr=subprocess.PIPE,
@@ -55,7 +56,7 @@ def counted(pid: int, into: Path) -> Iterator[None]:
 def test_a_small_instance_takes_a_dozen_system_calls(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    # One more than are counted: of the last call the peer knows before strace does.
+    # One more than are counted: the peer knows of the last call before strace does.
     instances = [Instance(series="1.2.826.8", number=n) for n in range(INSTANCES + 6)]
     with Receiver(root, OXIDICOM_WRITE_MODE="inline") as receiver, RawPeer(receiver.port) as sender:
         sender.associate([Context(1, CT_IMAGE_STORAGE, [EXPLICIT])])

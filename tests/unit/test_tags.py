@@ -1,4 +1,4 @@
-"""Text, charsets, dates and ages (decision 24; reference A4)."""
+"""Text, character sets, dates and ages (decision 24)."""
 
 from __future__ import annotations
 
