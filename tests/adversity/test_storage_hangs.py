@@ -27,6 +27,8 @@ MAX_ECHO_S: Final = 0.05
 """Seconds by which trouble of one association may delay another (promise 6)."""
 MAX_RARE_ECHO_S: Final = 0.5
 """Seconds that a rare echo may take on a machine with other work."""
+MAX_ECHO_IF_SHORT_S: Final = 5.0
+"""The same in the short form; an echo that waits for the storage would never be answered."""
 
 SENDERS, INSTANCES = 8, 6
 PIXELS: Final = 3_000_000
@@ -58,11 +60,11 @@ class Sender(threading.Thread):
 
 def echo_for(receiver: Receiver, seconds: float) -> list[float]:
     """Return the seconds that each echo on one association, and each new association, took."""
-    took = []
+    took: list[float] = []
     end = time.monotonic() + seconds
     with RawPeer(receiver.port) as peer:
         peer.associate()
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(took) < 10:
             began = time.perf_counter()
             peer.echo()
             took.append(time.perf_counter() - began)
@@ -76,14 +78,16 @@ def echo_for(receiver: Receiver, seconds: float) -> list[float]:
     return took
 
 
-def check_echoes(took: list[float]) -> None:
-    """Check that nearly all took less than 50 ms; other work of the machine may delay a few."""
+def check_echoes(took: list[float], *, long: bool) -> None:
+    """Check that nearly all took less than 50 ms; other work of the machine may delay a few.
+
+    The short form runs beside other tests: it is only to see that none waits for the storage.
+    """
     took = sorted(took)
     print(f"{len(took)} echoes: median {took[len(took) // 2] * 1e3:.2f} ms, ", end="")
     print(f"95 % {took[len(took) * 95 // 100] * 1e3:.2f} ms, longest {took[-1] * 1e3:.1f} ms")
-    assert len(took) >= 10
-    assert took[len(took) * 95 // 100] < MAX_ECHO_S
-    assert took[-1] < MAX_RARE_ECHO_S
+    assert took[len(took) * 95 // 100] < (MAX_ECHO_S if long else MAX_RARE_ECHO_S)
+    assert took[-1] < (MAX_RARE_ECHO_S if long else MAX_ECHO_IF_SHORT_S)
 
 
 def settings(mode: str) -> dict[str, str]:
@@ -141,7 +145,7 @@ def hang(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hang]:
 
 
 def test_hanging_storage_does_not_delay_others_and_loses_nothing(
-    hang: Hang, seconds: float
+    hang: Hang, seconds: float, long: bool
 ) -> None:
     receiver, hung = hang
     senders = [Sender(receiver.port) for _ in range(SENDERS)]
@@ -156,7 +160,7 @@ def test_hanging_storage_does_not_delay_others_and_loses_nothing(
         sender.join(60)
         assert sender.acknowledged == sender.instances
     print(f"{grown / 1e6:.0f} MB more while it hung")
-    check_echoes(took)
+    check_echoes(took, long=long)
     assert grown < 2 * BUFFER_MEMORY
     for sender in senders:
         for instance in sender.instances:
@@ -167,7 +171,7 @@ def test_hanging_storage_does_not_delay_others_and_loses_nothing(
 
 
 def test_instances_of_lost_associations_are_removed_when_storage_answers_again(
-    hang: Hang, seconds: float
+    hang: Hang, seconds: float, long: bool
 ) -> None:
     """Their peers close the connections while storage hangs."""
     receiver, hung = hang
@@ -186,7 +190,7 @@ def test_instances_of_lost_associations_are_removed_when_storage_answers_again(
         with hung:
             for peer in peers:
                 peer.close()
-            check_echoes(echo_for(receiver, seconds / 4))
+            check_echoes(echo_for(receiver, seconds / 4), long=long)
             assert len(receiver.leftovers()) == len(instances)
     wait_until(lambda: not receiver.leftovers(), "no temporary files")
     assert receiver.files() == []

@@ -24,6 +24,7 @@ from oxidicom.ports import SeriesInfo
 from tests.support.brokers import Gate, NatsServer
 from tests.support.ports import free_port
 from tests.support.registrations import registration
+from tests.support.timing import WAIT_LIMIT_S
 
 pytestmark = pytest.mark.both_loops
 
@@ -86,7 +87,7 @@ class Reasons(logging.Handler):
         logging.getLogger("oxidicom.lonk").removeHandler(self)
 
 
-async def until(condition: Callable[[], object], limit: float = 10) -> None:
+async def until(condition: Callable[[], object], limit: float = WAIT_LIMIT_S) -> None:
     async with asyncio.timeout(limit):
         while not condition():  # noqa: ASYNC110 (what is waited for has no event)
             await asyncio.sleep(0.002)
@@ -181,7 +182,7 @@ async def test_dev_sleep_follows_every_message_but_not_a_flush(nats_server: Nats
             lonk.final(one, 5)
         began = clock()
         assert await lonk.flush(10)
-        assert clock() - began < 5
+        assert clock() - began < 25, "a flush does not sleep a thousand times"
 
 
 async def test_a_server_that_starts_later_gets_the_queued_messages(tmp_path: Path) -> None:

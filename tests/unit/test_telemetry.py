@@ -30,6 +30,7 @@ from oxidicom.observers import (
 from oxidicom.ports import CountQueryResult
 from oxidicom.telemetry import metrics, otlp, start, tracing
 from tests.support.otlp import SERIES, T0, began, completed, ended, registered, stored
+from tests.support.timing import BUSY_MACHINE_S
 
 NOTHING_IMPORTED = """
 import sys
@@ -509,8 +510,8 @@ def test_an_export_that_hangs_at_shutdown_is_broken_off_within_the_time_limit() 
         ]
     )
     began_at = time.monotonic()
-    observers.shutdown(0.5)
-    assert time.monotonic() - began_at < 2
+    observers.shutdown(2.0)
+    assert time.monotonic() - began_at < 2 + BUSY_MACHINE_S
     assert hanging.calls == ["broken off", "shut down"]
     assert quick.calls == ["shut down", "broken off"]
 
