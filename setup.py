@@ -34,6 +34,7 @@ extensions = [
         "_group_sync",
         "_writer",
         "_dimse",
+        "_peer_socket",
         "_fastpath",
         "_receiver",
     )

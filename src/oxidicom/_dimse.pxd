@@ -1,10 +1,10 @@
-# C-STORE-RQ and C-STORE-RSP as nearly every peer writes and reads them (PS3.7 9.3.1).
+# C-STORE-RQ, C-STORE-RSP, file names and file headers in the form that nearly every peer uses.
 from libc.stdint cimport uint8_t, uint32_t
 
 cdef enum:
-    UID_ROOM = 64           # PS3.5 9.1
-    NAME_ROOM = UID_ROOM + 15   # of a file's name: number, "-", UID, ".dcm", NUL
-    RESPONSE_ROOM = 320     # a C-STORE-RSP of two such UIDs has 208 at most
+    UID_ROOM = 64           # bytes (PS3.5 9.1)
+    NAME_ROOM = UID_ROOM + 15   # bytes of a file name: number, "-", UID, ".dcm", NUL
+    RESPONSE_ROOM = 320     # bytes; a C-STORE-RSP of two such UIDs has 208 at most
 
 
 cdef struct Uid:
@@ -26,3 +26,11 @@ cdef bint is_uid(const uint8_t *value, int size, Uid *uid) noexcept nogil
 cdef bint read_number(const uint8_t *value, int size, uint32_t *number) noexcept nogil
 cdef int write_name(char *name, uint32_t instance_number, Uid *uid) noexcept nogil
 cdef str text_of(Uid *uid)
+
+
+cdef class HeaderTemplate:
+    cdef bytes before, after
+    cdef Py_ssize_t room            # bytes of the SOP Instance UID, padding included
+    cdef Py_ssize_t size            # bytes of the whole header
+
+    cdef void write(self, char *out, const char *uid, Py_ssize_t size) noexcept

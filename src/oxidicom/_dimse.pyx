@@ -1,11 +1,13 @@
 # cython: language_level=3
-"""What of DIMSE and of names the fast path reads and writes for every instance: C-STORE-RQ,
-C-STORE-RSP, the two values that tell an instance from others of its series, its file's name.
+"""C-STORE-RQ, C-STORE-RSP, the file name and the file header of an instance, compiled.
 
-Each reader knows the usual only, and says so of all else; wire.dimse and store.identity know
-everything, and agree with it (a test).
+Each reader understands the common form only and says so of any other value; `wire.dimse` and
+`store.identity` try these functions first and have the general form for everything else. A property
+test checks that both agree.
 """
 
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcmp, memcpy
 
 cdef enum:
@@ -27,9 +29,9 @@ cdef enum:
     NO_DATA_SET = 0x0101
     P_DATA_TF = 0x04
     LAST_FRAGMENT_OF_COMMAND = 3
-    HEADERS = 12            # of a PDU and its PDV
+    HEADERS = 12            # bytes of the headers of a PDU and its PDV
 
-    LONGEST_NUMBER = 9      # digits: any such number fits into 32 bits
+    MAX_NUMBER_DIGITS = 9   # any such number fits into 32 bits
 
 
 cdef inline int little_endian_16(const uint8_t *p) noexcept nogil:
@@ -41,7 +43,7 @@ cdef inline uint32_t little_endian_32(const uint8_t *p) noexcept nogil:
 
 
 cdef bint read_uid(const uint8_t *value, uint32_t size, Uid *uid) noexcept nogil:
-    """False: it is not plainly digits and dots (PS3.5 9.1), but for its padding (decision 9)."""
+    """Return False unless it is digits and dots (PS3.5 9.1), padding aside (decision 9)."""
     cdef uint32_t i
     while size and (value[size - 1] == 0 or value[size - 1] == c' '):
         size -= 1
@@ -56,8 +58,10 @@ cdef bint read_uid(const uint8_t *value, uint32_t size, Uid *uid) noexcept nogil
 
 
 cdef bint read_store_command(const uint8_t *p, Py_ssize_t size, StoreCommand *out) noexcept nogil:
-    """Read a C-STORE-RQ of the usual elements in any order (PS3.7 table 9.3-1). False: it is not
-    that, though it may be a good command."""
+    """Read a C-STORE-RQ of its common elements in any order (PS3.7 table 9.3-1).
+
+    Return False for any other command, which may be a good one all the same.
+    """
     cdef const uint8_t *end = p + size
     cdef uint32_t length
     cdef int element
@@ -96,21 +100,21 @@ cdef bint read_store_command(const uint8_t *p, Py_ssize_t size, StoreCommand *ou
 
 
 cdef bint is_uid(const uint8_t *value, int size, Uid *uid) noexcept nogil:
-    """Whether a value is this UID, padding aside."""
+    """Return whether a value is this UID, padding aside."""
     while size > uid.size and value[size - 1] == 0:
         size -= 1
     return size == uid.size and memcmp(value, uid.text, size) == 0
 
 
 cdef bint read_number(const uint8_t *value, int size, uint32_t *number) noexcept nogil:
-    """False: it is not plainly a number of some digits."""
+    """Return False unless it is a number of at most nine digits, spaces aside."""
     cdef int i
     while size > 0 and value[size - 1] == c' ':
         size -= 1
     while size > 0 and value[0] == c' ':
         value += 1
         size -= 1
-    if not 0 < size <= LONGEST_NUMBER:
+    if not 0 < size <= MAX_NUMBER_DIGITS:
         return False
     number[0] = 0
     for i in range(size):
@@ -121,8 +125,8 @@ cdef bint read_number(const uint8_t *value, int size, uint32_t *number) noexcept
 
 
 cdef int write_name(char *name, uint32_t instance_number, Uid *uid) noexcept nogil:
-    """The name of an instance's file (store.paths), ended by a NUL; its length."""
-    cdef char digits[LONGEST_NUMBER]
+    """Write the name of an instance's file (store.paths) and a NUL; return its length in bytes."""
+    cdef char digits[MAX_NUMBER_DIGITS]
     cdef int count = 0
     cdef char *p = name
     while instance_number or count < 4:
@@ -175,7 +179,7 @@ cdef str text_of(Uid *uid):
 
 
 cdef int write_store_response(uint8_t *out, int context_id, StoreCommand *command) noexcept nogil:
-    """A Success in one PDU and PDV (PS3.7 9.3.1.2, PS3.8 9.3.5); its size in bytes."""
+    """Write a Success in one PDU and PDV (PS3.7 9.3.1.2, PS3.8 9.3.5); return its size in bytes."""
     cdef uint8_t *group = out + HEADERS
     cdef uint8_t *p = put_header(group, GROUP_LENGTH, 4) + 4
     cdef uint8_t *first = p
@@ -200,33 +204,80 @@ cdef int write_store_response(uint8_t *out, int context_id, StoreCommand *comman
     return <int> size
 
 
-# ---- for tests ---------------------------------------------------------------------------------
+# ---- for Python ---------------------------------------------------------------------------------
 
 
-def usual_store_command(bytes command not None):
-    """(message id, SOP class, SOP instance) of a usual C-STORE-RQ, else None."""
+def read_store_request(bytes command not None):
+    """Return (message id, SOP class, SOP instance) of a common C-STORE-RQ, else None."""
     cdef StoreCommand read
     if not read_store_command(command, len(command), &read):
         return None
     return read.message_id, text_of(&read.sop_class), text_of(&read.sop_instance)
 
 
-def success(int context_id, bytes command not None):
-    """The P-DATA-TF that answers a usual C-STORE-RQ."""
-    cdef StoreCommand read
+def success_response(int message_id, str sop_class not None, str sop_instance not None):
+    """Return the command set of a C-STORE-RSP of Success; None where a UID is not common."""
+    cdef StoreCommand command
     cdef uint8_t response[RESPONSE_ROOM]
-    if not read_store_command(command, len(command), &read):
-        raise ValueError("not a usual C-STORE-RQ")
-    return response[:write_store_response(response, context_id, &read)]
+    cdef int size
+    if not set_uid(&command.sop_class, sop_class) or not set_uid(&command.sop_instance, sop_instance):
+        return None
+    command.message_id = message_id
+    size = write_store_response(response, 0, &command)
+    return response[HEADERS:size]
 
 
-def usual_file_name(bytes number not None, bytes uid not None):
-    """Of raw values of InstanceNumber and SOPInstanceUID; None where one of them is not usual."""
+def file_name(bytes number, bytes uid):
+    """Return (UID, file name) by raw values of InstanceNumber and SOPInstanceUID.
+
+    None where one of the values is None or not common.
+    """
     cdef char name[NAME_ROOM]
     cdef uint32_t instance_number
     cdef Uid instance
-    if not read_uid(uid, len(uid), &instance):
+    cdef int size
+    if number is None or uid is None or not read_uid(uid, len(uid), &instance):
         return None
     if not read_number(number, len(number), &instance_number):
         return None
-    return name[:write_name(name, instance_number, &instance)].decode("ascii")
+    size = write_name(name, instance_number, &instance)
+    return text_of(&instance), name[:size].decode("ascii")
+
+
+@cython.final
+cdef class HeaderTemplate:
+    """The file header of instances that differ in their SOP Instance UIDs only (PS3.10 7.1).
+
+    `before` and `after` are what precedes and follows the UID, `room` its padded length in bytes.
+    """
+
+    def __init__(self, bytes before not None, Py_ssize_t room, bytes after not None):
+        self.before = before
+        self.after = after
+        self.room = room
+        self.size = len(before) + room + len(after)
+
+    cdef void write(self, char *out, const char *uid, Py_ssize_t size) noexcept:
+        """Write `self.size` bytes to `out`; `size` is `room` or one less."""
+        cdef Py_ssize_t before = PyBytes_GET_SIZE(self.before)
+        memcpy(out, PyBytes_AS_STRING(self.before), before)
+        out += before
+        if size < self.room:
+            out[size] = 0
+        memcpy(out, uid, size)
+        memcpy(out + self.room, PyBytes_AS_STRING(self.after), PyBytes_GET_SIZE(self.after))
+
+    def header(self, bytes uid not None):
+        """Return the whole header; raises ValueError for a UID of another padded length."""
+        cdef bytes whole
+        if len(uid) + (len(uid) & 1) != self.room:
+            raise ValueError(f"a UID of {len(uid)} bytes in a header for {self.room}")
+        whole = PyBytes_FromStringAndSize(NULL, self.size)
+        self.write(PyBytes_AS_STRING(whole), uid, len(uid))
+        return whole
+
+
+cdef bint set_uid(Uid *uid, str text) except -1:
+    """Return False for what is not a common UID."""
+    cdef bytes value = text.encode("latin-1", "replace")
+    return read_uid(value, len(value), uid) and uid.size == len(value)

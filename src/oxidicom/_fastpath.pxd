@@ -1,10 +1,11 @@
-# The usual way of a usual instance, from the receive buffer to its final name and its response.
+# The fast path of a common C-STORE, from the receive buffer to its final name and its response.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from oxidicom._dataset cimport SeriesFingerprint, Walker
-from oxidicom._dimse cimport StoreCommand, Uid
-from oxidicom._pdu cimport Consumer, Framer
+from oxidicom._dimse cimport HeaderTemplate, StoreCommand, Uid
 from oxidicom._group_sync cimport FolderSync
+from oxidicom._pdu cimport Consumer
+from oxidicom._peer_socket cimport PeerSocket
 from oxidicom._writer cimport Gather, PartFile
 
 cdef class Destination:
@@ -20,22 +21,19 @@ cdef class Destination:
 
 
 cdef class StoreFastPath(Consumer):
-    cdef object storage, owner, policy, completions, clock, reports, stored_report
+    cdef object storage, owner, policy, completions, clock, reports
     cdef object association, association_id
     cdef object contexts
     cdef object numbers             # of temporary files
     cdef bytes prefix
     cdef list unremoved             # names of temporary files that could not be removed
     cdef int root_fd
-    cdef bint sync, scarce          # free space is to be looked at
-    cdef public int fd              # of the socket, -1: everything goes by the owner
-    cdef public bint direct         # nothing waits in the transport: responses may pass it
-    cdef public Framer framer       # of the association
-    cdef readonly int64_t messages
-    cdef bint handed_over           # since the present receive began
+    cdef bint fsync, limits_space   # there is a least free space
+    cdef PeerSocket peer_socket
+    cdef readonly int64_t begun     # instances
 
-    cdef int served_context         # the latest that was looked up; -1: none
-    cdef int served_encoding        # its, or UNSERVED
+    cdef int latest_context         # that was looked up; -1: none
+    cdef int latest_encoding        # its, or UNSERVED
     cdef Walker walker
     cdef Gather gather
     cdef PartFile part
@@ -43,29 +41,25 @@ cdef class StoreFastPath(Consumer):
 
     # The instance under way
     cdef int context_id
-    cdef int encoding
     cdef StoreCommand command
-    cdef bint checked               # there is space
-    cdef int64_t size
+    cdef bint space_checked
+    cdef int64_t size               # bytes of its data set so far
 
-    # The latest instance's header is nearly this one's
+    # Of the latest instance, whose header differs from this one's in the UID only, as a rule
+    cdef HeaderTemplate header
     cdef int header_context
     cdef Uid header_class
-    cdef int header_instance_size
-    cdef bytes before_instance
-    cdef bytes after_instance
 
     cdef bint may_begin(self)
     cdef int encoding_of(self, int context_id) except -2
     cdef int begin(self, int context_id, int encoding) except -1
     cdef int write_header(self) except -1
     cdef int find_header(self) except -1
-    cdef int write_gathered(self) except -1
     cdef bint has_space(self) except -1
-    cdef int finish(self, object buffer) except -1
-    cdef bint is_usual(self) except -1
-    cdef Destination destination_of_this(self)
+    cdef int finish(self) except -1
+    cdef bint is_instance_of_command(self) except -1
+    cdef Destination find_destination(self)
     cdef bint store(self, Destination to) except -1
-    cdef int tell_stored(self, Destination to, double began) except -1
-    cdef int hand_over(self, bint under_way) except -1
+    cdef int report_stored(self, Destination to, double began) except -1
+    cdef int hand_over(self, bint complete) except -1
     cdef int respond(self) except -1

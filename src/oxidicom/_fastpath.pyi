@@ -1,15 +1,16 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 from oxidicom._dataset import Walker
-from oxidicom._pdu import Consumer, Framer
+from oxidicom._pdu import Consumer
+from oxidicom._peer_socket import PeerSocket
 
 @final
 class Destination:
-    """A series' folder as the instances of one association find it; made once `walker` has read
-    one of them, whose series-level values those that follow must share.
+    """The folder of a series as the instances of one association find it.
 
-    `folder` has `series`, `path`, `files`, `placing`, `unregistered` and `stored`
+    `walker` has just read the first of them; those that follow must have the same series-level
+    values. `folder` has `series`, `path`, `files`, `placing`, `unregistered`, `stored` and `sync`
     (store.folders.SeriesFolder); `sop_class` is a UID.
     """
 
@@ -17,29 +18,22 @@ class Destination:
 
 @final
 class StoreFastPath(Consumer):
-    """The usual instances of one association, all in one thread (ports.FastPath).
+    """The common instances of one association, all on one thread (ports.FastPath).
 
     `storage` is a store.storage.Storage, `owner` a ports.FastPathOwner; `contexts` are
-    ports.UsableContext by presentation context id.
+    ports.UsableContext by presentation context id; responses go to `peer_socket`.
     """
 
-    fd: int
-    """Descriptor of the peer's socket, to which responses go at once; -1: by `owner.send`."""
-    direct: bool
-    """Nothing waits in the transport. To be cleared when something is written to it."""
-    framer: Framer
-    """The association's."""
-    messages: int
-    """Commands taken so far."""
+    @property
+    def begun(self) -> int:
+        """Instances that took the fast path, at least as far as it handed them over."""
 
     def __init__(
         self,
         storage: Any,
         association: Any,
-        owner: Any,
         contexts: Mapping[int, Any],
-        stored_report: Callable[..., object],
+        peer_socket: PeerSocket,
+        owner: Any,
     ) -> None: ...
-    def flush(self) -> None: ...
-    def discard(self) -> None: ...
     def close(self) -> None: ...

@@ -20,9 +20,9 @@ cdef enum:
     COMMAND_SET = 1
     LAST_FRAGMENT = 2
 
-    MAX_ASSOCIATE_RQ_LENGTH = 256 * 1024
-    MAX_COMMAND_LENGTH = 256 * 1024
-    HEADER_LENGTH = 6   # of a PDU, and of a PDV with its message control header
+    MAX_ASSOCIATE_RQ_LENGTH = 256 * 1024    # bytes
+    MAX_COMMAND_LENGTH = 256 * 1024         # bytes
+    HEADER_LENGTH = 6   # bytes of a PDU header, and of a PDV header with its control header
 
 
 cdef enum State:
@@ -53,18 +53,20 @@ cdef class Violation:
 
 
 cdef class Consumer:
-    # Takes what is usual straight from the buffer, so that no event is made of it.
+    # Takes common messages straight from the buffer, so that no event is made of them.
     cdef readonly bint active       # a data set is under way, and comes here
-    cdef list receive(self, bytearray buffer, Py_ssize_t nbytes)
     cdef int on_command(self, int context_id, const uint8_t *command, Py_ssize_t size) except -1
     cdef int on_fragment(self, int context_id, object buffer, const uint8_t *base,
                          Py_ssize_t start, Py_ssize_t stop, bint last) except -1
+    cdef int on_receive_end(self) except -1
 
 
 cdef class Framer:
     cdef State state
-    cdef Consumer consumer          # during a feed
-    cdef object buffer              # likewise
+    cdef Consumer consumer          # attached, or None
+    cdef public bint offering       # messages are offered to the consumer first
+    cdef readonly int64_t commands  # command sets so far, which tells one message from the next
+    cdef object buffer              # during a feed
     cdef bint requested             # an A-ASSOCIATE-RQ has come
     cdef readonly bint associated   # it came with an earlier feed, so that P-DATA-TF may follow
     cdef readonly uint32_t max_length
@@ -83,16 +85,18 @@ cdef class Framer:
     cdef bytearray command          # fragments of a command set so far, or None
     cdef int command_context
 
+    cdef void die(self) noexcept
     cdef bint is_mid_message(self) noexcept
-    cdef list take(self, object buffer, Py_ssize_t start, Py_ssize_t stop, Consumer consumer)
+    cdef bint is_served_by_consumer(self) noexcept
+    cdef list take(self, object buffer, Py_ssize_t start, Py_ssize_t stop)
     cdef int run(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t end, list events) except -1
     cdef int on_header(self, const uint8_t *h, list events) except -1
     cdef int on_pdu_header(self, const uint8_t *h, list events) except -1
     cdef int on_pdv_header(self, const uint8_t *h, list events) except -1
     cdef str pdv_fault(self)
     cdef int on_fragment(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1
-    cdef bint consumed(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last,
-                       list events) except -1
+    cdef bint is_consumed(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last,
+                          list events) except -1
     cdef int on_pdv_end(self, list events) except -1
     cdef int on_command(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last, list events) except -1
     cdef int deliver_command(self, const uint8_t *command, Py_ssize_t size, list events) except -1

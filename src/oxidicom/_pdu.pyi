@@ -29,7 +29,7 @@ class Violation:
     def __init__(self, reason: int, text: str) -> None: ...
 
 class Consumer:
-    """What takes the usual before it becomes an event; compiled ones only (see `_pdu.pxd`)."""
+    """Takes common messages before they become events; only compiled ones (see `_pdu.pxd`)."""
 
     @property
     def active(self) -> bool:
@@ -43,9 +43,20 @@ class Framer:
     max_length: int
     strict: bool
     def __init__(self, max_length: int = 0, strict: bool = False) -> None: ...
+    offering: bool
+    """Messages are offered to the consumer first. Cleared by the framer when it makes events, to be
+    set when they are handled and no message of theirs is under way."""
+
+    @property
+    def commands(self) -> int:
+        """Command sets received, which tells one message from the next."""
+
     def close(self) -> None: ...
+    def attach(self, consumer: Any) -> None: ...
+    @property
+    def consuming(self) -> bool:
+        """A data set is under way that the consumer takes."""
+
     @property
     def mid_message(self) -> bool: ...
-    def feed(
-        self, buffer: ReadableBuffer, start: int, stop: int, consumer: Any = None
-    ) -> list[FramerEvent]: ...
+    def feed(self, buffer: ReadableBuffer, start: int, stop: int) -> list[FramerEvent]: ...

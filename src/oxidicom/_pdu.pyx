@@ -75,22 +75,22 @@ cdef class Violation:
 
 
 cdef class Consumer:
-    """What a `Framer` hands command sets and fragments to before it makes events of them.
+    """Takes command sets and fragments from the `Framer` that it is attached to.
 
-    `on_command` and `on_fragment` return whether it was taken; what is not, becomes an event.
-    Nothing is offered while events wait, so that all happens in the order of arrival. A consumer
+    `on_command` and `on_fragment` return whether it was taken; anything else becomes an event.
+    Nothing is offered while events wait, so that all happens in the order of arrival.
+    `on_receive_end` is called before the buffer is reused, if a data set is under way. A consumer
     may close the framer.
     """
-
-    cdef list receive(self, bytearray buffer, Py_ssize_t nbytes):
-        """Feed a framer of its own the first `nbytes` of `buffer`. None: all was taken."""
-        raise NotImplementedError
 
     cdef int on_command(self, int context_id, const uint8_t *command, Py_ssize_t size) except -1:
         return 0
 
     cdef int on_fragment(self, int context_id, object buffer, const uint8_t *base,
                          Py_ssize_t start, Py_ssize_t stop, bint last) except -1:
+        return 0
+
+    cdef int on_receive_end(self) except -1:
         return 0
 
 
@@ -113,34 +113,54 @@ cdef class Framer:
         self.body = None
 
     def close(self):
-        """Whatever else arrives is dropped."""
+        """Drop whatever else arrives, and detach the consumer."""
+        self.die()
+        self.consumer = None
+
+    cdef void die(self) noexcept:
         self.state = DEAD
         self.body = None
         self.command = None
 
+    def attach(self, Consumer consumer not None):
+        """Offer messages to `consumer` from here on."""
+        if self.state != DEAD:
+            self.consumer = consumer
+            self.offering = True
+
+    @property
+    def consuming(self):
+        """A data set is under way that the consumer takes."""
+        return self.consumer is not None and self.consumer.active
+
     @property
     def mid_message(self):
-        """A PDU or a command set has begun and not ended."""
+        """A PDU, a command set or the consumer's data set has begun and not ended."""
         return self.is_mid_message()
 
     cdef bint is_mid_message(self) noexcept:
         return self.state != DEAD and (
             self.state != PDU_HEADER or self.header_have > 0 or self.command is not None
+            or (self.consumer is not None and self.consumer.active)
         )
 
-    def feed(self, buffer not None, Py_ssize_t start, Py_ssize_t stop, Consumer consumer=None):
-        """Return the events that bytes [start, stop) of `buffer` complete, in order; those that
-        `consumer` takes are none.
+    cdef bint is_served_by_consumer(self) noexcept:
+        """Return whether the last feed made no event and the next one is offered too."""
+        return self.offering and self.consumer is not None
 
-        Raises ValueError where the range is not inside the buffer, and what the consumer raises.
+    def feed(self, buffer not None, Py_ssize_t start, Py_ssize_t stop):
+        """Return the events that bytes [start, stop) of `buffer` complete, in order.
+
+        There is no event of what the consumer takes. Once there are events, nothing is offered to
+        the consumer until `offering` is set again. Raises ValueError where the range is not inside
+        the buffer, and whatever the consumer raises.
         """
-        return self.take(buffer, start, stop, consumer)
+        return self.take(buffer, start, stop)
 
-    cdef list take(self, object buffer, Py_ssize_t start, Py_ssize_t stop, Consumer consumer):
+    cdef list take(self, object buffer, Py_ssize_t start, Py_ssize_t stop):
         cdef Py_buffer view
         cdef list events = []
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
-        self.consumer = consumer
         self.buffer = buffer
         try:
             if start < 0 or stop < start or stop > view.len:
@@ -148,8 +168,11 @@ cdef class Framer:
             self.run(<const uint8_t *> view.buf, start, stop, events)
             # The request is answered now: what came with it came too early (PS3.8 9.2, Sta3).
             self.associated = self.requested
+            if events:
+                self.offering = False
+            if self.consumer is not None and self.consumer.active and self.state != DEAD:
+                self.consumer.on_receive_end()
         finally:
-            self.consumer = None
             self.buffer = None
             PyBuffer_Release(&view)
         return events
@@ -264,15 +287,15 @@ cdef class Framer:
         last = self.fragment_left == 0 and (self.control & LAST_FRAGMENT) != 0
         if self.control & COMMAND_SET:
             self.on_command(base, p, n, last, events)
-        elif not self.consumed(base, p, n, last, events):
+        elif not self.is_consumed(base, p, n, last, events):
             events.append(Data(self.context_id, p, p + n, last))
         if self.fragment_left == 0:
             return self.on_pdv_end(events)
         return 0
 
-    cdef bint consumed(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last,
-                       list events) except -1:
-        if self.consumer is None or not self.consumer.active or events:
+    cdef bint is_consumed(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last,
+                          list events) except -1:
+        if not self.offering or self.consumer is None or not self.consumer.active or events:
             return False
         return self.consumer.on_fragment(self.context_id, self.buffer, base, p, p + n, last)
 
@@ -304,13 +327,14 @@ cdef class Framer:
         return 0
 
     cdef int deliver_command(self, const uint8_t *command, Py_ssize_t size, list events) except -1:
-        if self.consumer is not None and not events and size:
+        self.commands += 1
+        if self.offering and self.consumer is not None and not events and size:
             if self.consumer.on_command(self.context_id, command, size):
                 return 0
         events.append(CommandSet(self.context_id, b"" if size == 0 else command[:size]))
         return 0
 
     cdef int violated(self, int reason, str text, list events) except -1:
-        self.close()
+        self.die()  # the events before this one may still ask whether the consumer is active
         events.append(Violation(reason, text))
         return 0

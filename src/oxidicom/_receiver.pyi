@@ -1,37 +1,48 @@
-from typing import Any
-
-from oxidicom._pdu import FramerEvent
+from oxidicom._pdu import Framer, FramerEvent
+from oxidicom._peer_socket import PeerSocket
 from oxidicom.buffers import BufferPool
 
 class BufferedReceiver:
+    """Receives into the pool's buffer and frames what has come; a subclass handles the events.
+
+    Neither of the two calls that a loop makes for a receive leads into Python while a consumer,
+    attached to the framer, takes all that comes.
+    """
+
     pool: BufferPool
-    consumer: Any
-    """A `_pdu.Consumer`: takes what is usual of what comes next; None while nothing can be."""
+    framer: Framer
+    """To be set before the first receive, like `peer_socket`."""
+
+    peer_socket: PeerSocket
+    handles_every_receive: bool
+    """`on_receive` is called even if the consumer took all."""
+
     received: int
-    """Bytes, of the whole connection."""
+    """Bytes of the whole connection."""
 
     long_turn_ns: int
-    """After so much work others have their turn."""
+    """Nanoseconds of work after which other connections have their turn."""
 
     worked_ns: int
-    """Since others had it; a short receive that left nothing to read takes half a turn off."""
+    """Nanoseconds of work since others had their turn; a short receive that left nothing to read
+    takes half a turn off."""
 
     rested_ns: int
-    """When others had it last, by the monotonic clock."""
+    """When others had their turn last, nanoseconds of the monotonic clock."""
 
     window: int
-    """Bytes that the next receive may bring; more than a buffer's size is as good as it."""
+    """Bytes that the next receive may bring; limited by the size of a buffer."""
 
     def get_buffer(self, sizehint: int) -> bytearray | memoryview: ...
     def buffer_updated(self, nbytes: int) -> None: ...
-    def on_receive(self, nbytes: int, found: list[FramerEvent] | None) -> None:
-        """Handle `nbytes` new bytes in the pool's buffer.
+    def on_receive(self, nbytes: int, framed: list[FramerEvent]) -> None:
+        """Handle what the framer has made of `nbytes` new bytes in the pool's buffer.
 
-        `found` holds the framer's events that the consumer did not take; None without a consumer.
+        Called unless a consumer took all and awaits more; the buffer is reused afterwards.
         """
 
     def on_long_turn(self, rare: bool) -> None:
-        """Others have waited for longer than they should; `rare`: not in the last second before."""
+        """Let other connections have their turn; `rare`: this one had none within a second."""
 
     def on_bug(self, error: BaseException) -> None:
-        """A consumer broke."""
+        """Handle an exception of the framer or its consumer."""

@@ -1,34 +1,35 @@
 # cython: language_level=3
-"""The two calls that an event loop makes for every receive (asyncio.BufferedProtocol), compiled:
-where all is usual, neither leads into Python."""
+"""The two calls that an event loop makes for every receive (asyncio.BufferedProtocol), compiled."""
 
 from libc.stdint cimport int64_t
 
 from oxidicom._writer cimport now_ns
 
 cdef int64_t LONG_TURN_NS = 4_000_000
-"""After so much work of one connection others have their turn (promise 6: 50 ms)."""
+"""Nanoseconds of work of one connection after which others have their turn (promise 6: 50 ms)."""
 
-cdef Py_ssize_t NARROW = 8 * 1024
-"""Bytes: some 100 of the smallest messages, which take 2 to 3 ms."""
+cdef Py_ssize_t MIN_WINDOW_BYTES = 8 * 1024
+"""Bytes of the smallest window: some 100 of the smallest messages, which take 2 to 3 ms."""
 
-cdef int64_t RARE_NS = 1_000_000_000
-"""Whose last long turn is so long ago need not stand in the row of those who have one after the
-other: it may have been another thread's doing, or storage's."""
+cdef int64_t RARE_TURN_NS = 1_000_000_000
+"""Nanoseconds since the last long turn after which another one counts as rare.
+
+A connection with a rare long turn does not queue behind those that have one after the other: a
+busy thread or slow storage may have caused it."""
 
 
 cdef class BufferedReceiver:
-    """Receives into the pool's buffer. A subclass handles in `on_receive` what no consumer takes.
+    """See the stub for the public face.
 
-    A full buffer is 60 us of copying amid a large instance, but may as well hold thousands of
-    messages, 60 ms of work: so a receive is first narrow, and wider where that goes quickly.
+    A full buffer takes 60 us within a large instance, but may as well hold thousands of messages,
+    which take 60 ms: so a receive is narrow at first, and wider while it is processed quickly.
     """
 
     def __cinit__(self, *arguments, **keywords):
         self.long_turn_ns = LONG_TURN_NS
         self.worked_ns = 0
         self.rested_ns = 0
-        self.window = NARROW
+        self.window = MIN_WINDOW_BYTES
 
     def get_buffer(self, sizehint):
         cdef bytearray buffer = self.pool.current
@@ -42,33 +43,33 @@ cdef class BufferedReceiver:
         cdef bint filled = nbytes >= self.window
         cdef int64_t took
         self.received += nbytes
-        self.take_in(nbytes)
+        self.process(nbytes)
         took = now_ns() - began
         if took > self.long_turn_ns:
-            self.window = NARROW
+            self.window = MIN_WINDOW_BYTES
         elif filled and took < self.long_turn_ns // 4:
             self.window *= 2
         if not filled and took < self.long_turn_ns // 4:
-            # Nothing is left to read, and it was little. Such receives do not add up, or who sends
-            # now and then would stand in the row of those that flood.
+            # Nothing is left to read, and it was little. Such receives do not add up, or a peer that
+            # sends now and then would queue behind those that flood.
             self.worked_ns = max(0, self.worked_ns + took - self.long_turn_ns // 2)
             return
         # A loop hands over many buffers in a row.
         self.worked_ns += took
         if self.worked_ns > self.long_turn_ns:
             self.worked_ns = 0
-            self.on_long_turn(began - self.rested_ns > RARE_NS)
+            self.on_long_turn(began - self.rested_ns > RARE_TURN_NS)
             self.rested_ns = began
 
-    cdef int take_in(self, Py_ssize_t nbytes) except -1:
-        if self.consumer is None:
-            self.on_receive(nbytes, None)
-            return 0
+    cdef int process(self, Py_ssize_t nbytes) except -1:
+        cdef list framed
         try:
-            found = self.consumer.receive(self.pool.current, nbytes)
+            framed = self.framer.take(self.pool.current, 0, nbytes)
         except Exception as error:
             self.on_bug(error)
             return 0
-        if found is not None:
-            self.on_receive(nbytes, found)
+        if self.handles_every_receive or not self.framer.is_served_by_consumer():
+            self.on_receive(nbytes, framed)
+        elif self.framer.is_mid_message():
+            self.peer_socket.acknowledge()
         return 0

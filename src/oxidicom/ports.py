@@ -215,7 +215,7 @@ class Registration(msgspec.Struct, frozen=True):
 
 
 class AssociationContext(NamedTuple):
-    """What storing needs to know of the association."""
+    """What storing needs to know of an association."""
 
     association_id: str
     calling_ae_title: str
@@ -233,40 +233,46 @@ class StoreRequest(NamedTuple):
 
 
 class StoreOutcome(NamedTuple):
-    """How one C-STORE ended; status 0 is Success (PS3.4 B.2.3)."""
+    """The result of one C-STORE; status 0 is Success (PS3.4 B.2.3)."""
 
     request: StoreRequest
     status: int
     comment: str | None = None
     offending: int | None = None
+    """Tag of the offending element, gggg << 16 | eeee."""
 
 
 class SinkOwner(Protocol):
-    """The association that feeds a sink. Called on the loop's thread, perhaps from within a call
-    to the sink."""
+    """The association that feeds a sink. Its methods are called on the loop's thread, perhaps from
+    within a call to the sink."""
 
     def instance_done(self, outcome: StoreOutcome) -> None: ...
 
     def buffer_released(self, buffer: bytearray) -> None:
-        """A buffer that `flush` kept may be reused."""
+        """Take back a buffer that `flush` kept: it may be reused."""
 
 
 class InstanceSink(Protocol):
-    """One instance in reception: `feed`* with a `flush` before each reuse of the buffer, then
-    `finish` or `discard` once, and nothing more. What the data set holds never makes it raise.
+    """Receives the fragments of one instance.
+
+    `feed` is called any number of times, with a `flush` before each reuse of the buffer, then
+    `finish` or `discard` once, and nothing after that. No data set makes a method raise.
     """
 
     def feed(self, buffer: bytearray, start: int, stop: int) -> None:
-        """Bytes [start, stop) of `buffer` are the next fragment; valid until `flush`."""
+        """Take bytes [start, stop) of `buffer`, the next fragment; valid until `flush`."""
 
     def flush(self, buffer: bytearray) -> bool:
-        """False: the sink keeps `buffer` until it calls `buffer_released`."""
+        """Return False to keep `buffer` until the sink calls `buffer_released`."""
 
     def finish(self, buffer: bytearray) -> bool:
-        """The last fragment was fed; `instance_done` follows. Returns as `flush` does."""
+        """End the instance, whose last fragment was fed; `instance_done` follows.
+
+        Returns as `flush` does.
+        """
 
     def discard(self) -> None:
-        """The instance will never be complete: nothing of it remains, no outcome follows."""
+        """Remove an instance that will never be complete; no outcome follows."""
 
 
 class UsableContext(Protocol):
@@ -278,67 +284,53 @@ class UsableContext(Protocol):
     def encoding(self) -> Encoding: ...
 
 
+class HandOver(NamedTuple):
+    """An instance that the fast path has begun and the general path continues."""
+
+    request: StoreRequest
+    received: Any
+    """What the store has made of the fragments so far, for `InstanceStore.begin`."""
+    complete: bool
+    """The last fragment was received."""
+
+
 class FastPathOwner(SinkOwner, Protocol):
-    """The association that lends its usual instances to an `FastPath`."""
+    """The association whose common instances a fast path takes."""
 
-    def send(self, data: bytes) -> None: ...
-
-    def nothing_waits(self) -> bool:
-        """Whether all that was sent has left the transport."""
-
-    def adopt(
-        self,
-        context_id: int,
-        message_id: int,
-        sop_class_uid: str,
-        sop_instance_uid: str,
-        begun: Any,
-        under_way: bool,
-    ) -> None:
-        """Go on with an instance that the lane has begun; if it is not `under_way`, all of it
-        was fed and `finish_adopted` follows."""
-
-    def finish_adopted(self, buffer: bytearray) -> None: ...
+    def on_hand_over(self, hand_over: HandOver) -> None:
+        """Continue an instance in a sink; may close the fast path."""
 
 
 class FastPath(Protocol):
-    """Takes the usual instances of an association straight from its framer (`_pdu.Consumer`), and
-    answers them; whatever is not usual it leaves to sinks."""
+    """Takes the common instances of an association from its framer (`_pdu.Consumer`), stores and
+    answers them. It hands over an instance that turns out to be none of these."""
 
-    framer: Any
-    fd: int
-    direct: bool
-    messages: int
-
-    @property
-    def active(self) -> bool:
-        """An instance is under way here."""
-
-    def flush(self) -> None:
-        """Before the receive buffer is reused, unless the lane itself received into it."""
-
-    def discard(self) -> None: ...
-
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Discard the instance under way, if there is one; the association has ended."""
 
 
 class InstanceStore(Protocol):
     def fast_path(
         self,
         association: AssociationContext,
-        owner: FastPathOwner,
         contexts: Mapping[int, UsableContext],
+        peer_socket: Any,
+        owner: FastPathOwner,
     ) -> FastPath | None:
-        """`contexts`: by presentation context id."""
+        """Return a fast path to attach to the association's framer, or None.
 
-    def adopt(
-        self, association: AssociationContext, request: StoreRequest, owner: SinkOwner, begun: Any
-    ) -> InstanceSink:
-        """A sink for what the fast path has begun."""
+        `contexts` are by presentation context id; responses go to `peer_socket`, a
+        `_peer_socket.PeerSocket`.
+        """
 
     def begin(
-        self, association: AssociationContext, request: StoreRequest, owner: SinkOwner
-    ) -> InstanceSink: ...
+        self,
+        association: AssociationContext,
+        request: StoreRequest,
+        owner: SinkOwner,
+        received: Any = None,
+    ) -> InstanceSink:
+        """Return a sink for a new instance, or for the rest of one that was handed over."""
 
     def association_ended(self, association_id: str) -> None: ...
 

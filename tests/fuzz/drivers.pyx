@@ -220,15 +220,18 @@ cdef Log framed(const Input *given, bint consumed):
     cdef Framer framer = Framer(advertised[given.flags >> 2 & 3], bool(given.flags & 1))
     cdef bint associated = not given.flags & 2
     cdef Log log = Log.__new__(Log)
-    cdef Consumer consumer = log if consumed else None
     cdef Py_ssize_t start = 0
     cdef int i
     if associated:
-        framer.take(REQUEST, 0, len(REQUEST), None)
+        framer.take(REQUEST, 0, len(REQUEST))
+    if consumed:
+        framer.attach(log)
     for i in range(given.parts):
         log.part = part_of(given.payload + start, given.ends[i] - start)
         start = given.ends[i]
-        for event in framer.take(log.part, 0, log.part.size, consumer):
+        found = framer.take(log.part, 0, log.part.size)
+        framer.offering = True
+        for event in found:
             log.add_event(event)
             if not associated and isinstance(event, Pdu) and (<Pdu> event).type == A_ASSOCIATE_RQ:
                 # What comes in the same receive comes too early, so here the cuts matter.
@@ -238,7 +241,7 @@ cdef Log framed(const Input *given, bint consumed):
             raise AssertionError("more is kept than has come")
         if log.ended and framer.is_mid_message():
             raise AssertionError("something is under way after the end")
-    log.ended = False
+    log.ended = log.active = False
     log.add(END, 0, framer.is_mid_message(), b"", 0)
     return log
 
@@ -349,7 +352,7 @@ def walk_read(bytes data):
 
 
 def command_read(bytes data):
-    """What the fast path makes of a command set: as _dimse.usual_store_command."""
+    """What the fast path makes of a command set: as _dimse.read_store_request."""
     cdef Part part = part_of(data, len(data))
     cdef StoreCommand read
     if not read_store_command(part.at, part.size, &read):
@@ -377,7 +380,7 @@ def command(bytes data):
 
 
 def file_name_read(bytes data):
-    """The name on the fast path, as _dimse.usual_file_name, or None."""
+    """The name on the fast path, as _dimse.file_name, or None."""
     cdef bytes number_value, uid_value
     number_value, _, uid_value = data.partition(b"\\")
     cdef Part number = part_of(number_value, len(number_value))

@@ -1,6 +1,7 @@
 # Part of drivers.pyx: the fast path, its storage and its files real, what surrounds it in miniature.
 
 from oxidicom._fastpath cimport Destination, StoreFastPath
+from oxidicom._peer_socket cimport PeerSocket
 from oxidicom._writer cimport PartFile
 
 from collections import namedtuple
@@ -12,7 +13,7 @@ import tempfile
 
 from oxidicom.errors import PeerError
 from oxidicom.store.identity import read_series
-from oxidicom.store.part10 import around_instance, file_header
+from oxidicom.store.part10 import header_template, file_header
 
 Context = namedtuple("Context", "transfer_syntax encoding")
 CONTEXTS = {
@@ -45,7 +46,7 @@ class Storage:
     association_id = "A"
     calling_ae_title = CALLING
     prefix = b"fuzz-"
-    header_around = staticmethod(around_instance)
+    header_template = staticmethod(header_template)
 
     def __init__(self):
         root = tempfile.mkdtemp(prefix="oxidicom-fuzz-", dir="/dev/shm")
@@ -105,10 +106,10 @@ cdef class Association:
         self.told = []
         self.answered = True
         self.framer = Framer(0, False)
-        self.framer.take(REQUEST, 0, len(REQUEST), None)
+        self.framer.take(REQUEST, 0, len(REQUEST))
         storage.begin(self.on_stored)
-        self.fast_path = StoreFastPath(storage, storage, self, CONTEXTS, tuple)
-        self.fast_path.framer = self.framer
+        self.fast_path = StoreFastPath(storage, storage, CONTEXTS, PeerSocket(self, -1), self)
+        self.framer.attach(self.fast_path)
 
     # ---- what the fast_path calls -------------------------------------------------------------
 
@@ -121,26 +122,25 @@ cdef class Association:
         self.answered = False
         self.tell()
 
-    def send(self, data):
+    def write(self, data):
         context_id, *usual = self.told[-1][:4]
         if self.answered or data != p_data(context_id, encode_store_response(*usual), 0):
             raise AssertionError("not the answer to what was stored")
         self.answered = True
 
-    def nothing_waits(self):
-        return False
-
-    def adopt(self, context_id, message_id, sop_class, sop_instance, begun, under_way):
-        cdef PartFile part = begun[1]
-        part.write(begun[2])
-        self.request = context_id, message_id, sop_class, sop_instance
-        self.data = self.content(self.storage.parts_fd, part.path)
+    def on_hand_over(self, hand_over):
+        walker, part, gather, size, _ = hand_over.received
+        request = hand_over.request
+        (<PartFile> part).write(gather)
+        self.request = request[:4]
+        self.data = self.content(self.storage.parts_fd, (<PartFile> part).path)
         part.discard()
-        if len(self.data) != begun[3]:
+        if len(self.data) != size:
             raise AssertionError("handed over short")
-
-    def finish_adopted(self, buffer):
-        self.tell()
+        if hand_over.complete:
+            self.tell()
+        else:
+            self.framer.offering = False
 
     cdef bytes content(self, int folder_fd, name):
         """The data set in a file of the request's, which is removed."""
@@ -162,16 +162,11 @@ cdef class Association:
     # ---- what came -----------------------------------------------------------------------
 
     cdef int receive(self, bytearray buffer, Py_ssize_t size) except -1:
-        """As net.protocol does: by the fast_path, while no instance is on the general way."""
-        if self.request is None:
-            found = self.fast_path.receive(buffer, size)
-        else:
-            found = self.framer.take(buffer, 0, size, None)
-        for event in found or ():
+        """As net.protocol does."""
+        for event in self.framer.take(buffer, 0, size):
             if not self.over:
                 self.on_event(event, buffer)
-        if not self.over:
-            self.fast_path.flush()
+        self.framer.offering = self.request is None
         return 0
 
     cdef int on_event(self, object event, bytearray buffer) except -1:
@@ -207,8 +202,8 @@ cdef class Association:
         """By whatever is no message in its turn."""
         self.over = True
         self.request = None
-        self.fast_path.discard()
         self.framer.close()
+        self.fast_path.close()
         return 0
 
 
@@ -232,7 +227,7 @@ cdef list associated(const Input *given, int slow):
         _storage.writes_inline = not slow >> (i & 7) & 1
         association.receive(buffer, size)
     if association.fast_path.active:
-        association.fast_path.hand_over(True)
+        association.fast_path.hand_over(complete=False)
     if association.request is not None:
         association.told.append((*association.request, association.data, "cut"))
     association.told.append((association.over, association.framer.is_mid_message()))

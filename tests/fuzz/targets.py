@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from oxidicom._dimse import success, usual_file_name, usual_store_command
+from oxidicom._dimse import file_name as common_file_name
+from oxidicom._dimse import read_store_request, success_response
 from oxidicom._pdu import CommandSet, Data, Framer, Pdu, Violation
-from oxidicom.constants import APPLICATION_CONTEXT, Encoding, PduType
+from oxidicom.constants import APPLICATION_CONTEXT, CommandField, Encoding, PduType
 from oxidicom.errors import AssociationRejectedError, PeerError
 from oxidicom.store.paths import instance_file_name
 from oxidicom.store.tags import text_of
 from oxidicom.wire.dimse import (
-    _any_command,
     decode_command,
-    encode_store_response,
+    decode_general_command,
+    encode_response,
     encode_unsupported_response,
 )
 from oxidicom.wire.items import decode_associate_rq, encode_associate_ac
 from oxidicom.wire.negotiation import Policy, negotiate
-from oxidicom.wire.pdus import p_data
 from tests.fuzz.connection import any_bytes, conversation
 from tests.fuzz.inputs import cut, flags_cuts_payload
 from tests.support import raw_peer as peer
@@ -119,34 +119,35 @@ def request(data: bytes) -> None:
 
 
 def command(data: bytes) -> None:
-    """The general decoder, its fast path and the fast path's agree (PS3.7 6.3)."""
-    usual = usual_store_command(data)
+    """The compiled reader and writer agree with the general decoder and encoder (PS3.7 6.3)."""
+    store_request = read_store_request(data)
     try:
         decoded = decode_command(data)
     except PeerError as error:
         assert error.reason == 6  # noqa: PT017
-        assert usual is None
+        assert store_request is None
         return
-    assert decoded == _any_command(data)
+    assert decoded == decode_general_command(data)
     peer.parse_command_set(encode_unsupported_response(decoded))
-    if usual is None:
+    if store_request is None:
         return
     assert (decoded.field, decoded.has_data_set) == (peer.C_STORE_RQ, True)
-    assert usual == (decoded.message_id, decoded.sop_class_uid, decoded.sop_instance_uid)
-    response = encode_store_response(*usual)
-    assert success(len(data) & 0xFF, data) == p_data(len(data) & 0xFF, response, 0)
+    assert store_request == (decoded.message_id, decoded.sop_class_uid, decoded.sop_instance_uid)
+    response = encode_response(CommandField.C_STORE_RSP, *store_request)
+    assert success_response(*store_request) == response
 
 
 def file_name(data: bytes) -> None:
-    """A file's name is the same on the fast path and off it (decision 27)."""
+    """A file name is the same in its compiled and in its general form (decision 27)."""
     number, _, uid = data.partition(b"\\")
-    name = usual_file_name(number, uid)
+    named = common_file_name(number, uid)
     instance = text_of("SOPInstanceUID", uid, "UI")
-    if name is None or instance is None:
-        assert name is None
+    if named is None or instance is None:
+        assert named is None
         return
+    uid_text = instance.strip(" \0")
     plain = text_of("InstanceNumber", number, "IS")
-    assert name == instance_file_name(plain, instance.strip(" \0"))
+    assert named == (uid_text, instance_file_name(plain, uid_text))
 
 
 # ---- data sets ---------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from oxidicom.constants import DimseStatus
 from oxidicom.ports import StoreOutcome
-from oxidicom.wire.acceptor import Acceptor
+from oxidicom.wire.acceptor import State
 from oxidicom.wire.events import Associated, Data, Ended, Event, Output, StoreBegan
 from oxidicom.wire.negotiation import Policy
 from tests.support import raw_peer as peer
+from tests.support.acceptor import FramingAcceptor
 from tests.support.raw_peer import Context, p_data, pdu, pdv
 
 CT = peer.CT_IMAGE_STORAGE
@@ -108,7 +109,7 @@ def streams(draw: st.DrawFn) -> list[bytes]:
 class Checker:
     """That events come in an order that makes sense, and refer to bytes that are there."""
 
-    def __init__(self, acceptor: Acceptor) -> None:
+    def __init__(self, acceptor: FramingAcceptor) -> None:
         self.acceptor = acceptor
         self.associated = False
         self.storing: StoreBegan | None = None
@@ -141,12 +142,12 @@ class Checker:
 @settings(max_examples=400, deadline=None)
 @given(POLICIES, streams())
 def test_any_bytes_are_events_or_the_end(policy: Policy, receives: list[bytes]) -> None:
-    acceptor = Acceptor(policy)
+    acceptor = FramingAcceptor(policy)
     checker = Checker(acceptor)
     for receive in receives:
         for event in acceptor.receive(receive, 0, len(receive)):
             checker.see(event, len(receive))
-        assert acceptor.closing == checker.ended
+        assert (acceptor.state is State.CLOSING) == checker.ended
     for event in acceptor.eof():
         checker.see(event, 0)
     assert checker.ended
@@ -157,15 +158,17 @@ def test_any_bytes_are_events_or_the_end(policy: Policy, receives: list[bytes]) 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300))
 def test_noise_ends_a_connection_or_waits_for_more(noise: bytes) -> None:
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     events = acceptor.receive(noise, 0, len(noise))
-    assert [type(event) for event in events] == ([Ended] if acceptor.closing else [])
+    assert [type(event) for event in events] == (
+        [Ended] if (acceptor.state is State.CLOSING) else []
+    )
 
 
 def test_what_is_kept_of_a_connection_is_bounded() -> None:
     """A peer that claims the most and sends a lot, in small pieces that never end."""
     request = peer.associate_rq(CONTEXTS)
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     acceptor.receive(request, 0, len(request))
     endless = b"".join(
         [
@@ -183,7 +186,7 @@ def test_what_is_kept_of_a_connection_is_bounded() -> None:
         assert acceptor.mid_message
         assert tracemalloc.get_traced_memory()[0] < 600_000
 
-        acceptor = Acceptor(Policy())
+        acceptor = FramingAcceptor(Policy())
         acceptor.receive(request, 0, len(request))
         opening = store + pieces
         acceptor.receive(opening, 0, len(opening))

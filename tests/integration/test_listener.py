@@ -516,7 +516,7 @@ async def test_a_peer_that_half_closes_gets_its_late_response(start: Start) -> N
     await bench.until(lambda: [sink.finished for sink in bench.store.sinks] == [True, True])
     (connection,) = bench.listener._connections
     async with asyncio.timeout(10):
-        while not connection._half_closed:  # noqa: ASYNC110  nobody tells of it
+        while connection._peer_sends:  # noqa: ASYNC110  there is no event for it
             await asyncio.sleep(0.01)
     assert not bench.ends
     for sink in bench.store.sinks:

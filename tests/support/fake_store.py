@@ -70,14 +70,16 @@ class Store:
         """Called when a sink is finished."""
 
     def fast_path(self, *arguments: object) -> None:
-        """All goes by sinks."""
-
-    def adopt(self, *arguments: object) -> Sink:
-        raise AssertionError("there is no fast path")
+        """Every instance takes the general path."""
 
     def begin(
-        self, association: AssociationContext, request: StoreRequest, owner: SinkOwner
+        self,
+        association: AssociationContext,
+        request: StoreRequest,
+        owner: SinkOwner,
+        received: object = None,
     ) -> Sink:
+        assert received is None
         assert association.calling_ae_title == "RAWPEER"
         sink = self.make(request, owner, keeps=self.keeps, late=self.late)
         sink.changed = self.changed

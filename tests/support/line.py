@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from oxidicom.buffers import BufferPool
+from oxidicom.net.connection_state import ConnectionState
 from oxidicom.net.protocol import AssociationProtocol
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import InstanceStore, Report, SeriesInfo, SeriesKey
@@ -42,9 +43,9 @@ class Journal:
 
 
 class WithoutFastPath(Storage):
-    """All goes the general way."""
+    """Every instance takes the general path."""
 
-    def fast_path(self, *arguments: Any) -> None:  # type: ignore[override]
+    def fast_path(self, *arguments: Any) -> None:
         return None
 
 
@@ -171,8 +172,8 @@ class Line:
     @property
     def fast(self) -> int:
         """Instances that took the fast path, or began to."""
-        fast_path = self.protocol._fast_path
-        return 0 if fast_path is None else fast_path.messages
+        fast_path: Any = self.protocol._fast_path
+        return 0 if fast_path is None else fast_path.begun
 
     def files(self) -> dict[str, bytes]:
         """Of the whole root, the folder of temporary files included."""
@@ -184,7 +185,8 @@ class Line:
 
     def close(self) -> None:
         self.transport.closing = True
-        self.protocol.connection_lost(None)
+        if self.protocol.state is not ConnectionState.CLOSED:
+            self.protocol.connection_lost(None)
         self.executors.stop(5)
         self.storage.close()
         self.ours.close()

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from oxidicom.constants import AbortReason, DimseStatus, Encoding
 from oxidicom.errors import AssociationRejectedError
 from oxidicom.ports import StoreOutcome, StoreRequest
-from oxidicom.wire.acceptor import Acceptor, State
+from oxidicom.wire.acceptor import State
 from oxidicom.wire.events import Associated, Data, Ended, Event, Output, StoreBegan
 from oxidicom.wire.items import AssociateRequest
 from oxidicom.wire.negotiation import Policy
 from tests.support import raw_peer as peer
+from tests.support.acceptor import FramingAcceptor
 from tests.support.raw_peer import Context, p_data, parse_command_set, pdu, pdv
 
 CT = peer.CT_IMAGE_STORAGE
@@ -45,7 +46,7 @@ def refused(reason: int) -> bytes:
     return bytes((7, 0, 0, 0, 0, 4, 0, 0, 2, reason))
 
 
-def receive(acceptor: Acceptor, stream: bytes) -> list[Seen]:
+def receive(acceptor: FramingAcceptor, stream: bytes) -> list[Seen]:
     """Data as ("data", bytes, last), all else as it is."""
     return [
         ("data", stream[event.start : event.stop], event.last) if isinstance(event, Data) else event
@@ -53,20 +54,20 @@ def receive(acceptor: Acceptor, stream: bytes) -> list[Seen]:
     ]
 
 
-def established(policy: Policy | None = None) -> Acceptor:
-    acceptor = Acceptor(policy or Policy())
+def established(policy: Policy | None = None) -> FramingAcceptor:
+    acceptor = FramingAcceptor(policy or Policy())
     acceptor.receive(RQ, 0, len(RQ))
     assert acceptor.state is State.ESTABLISHED
     return acceptor
 
 
-def amid_data() -> Acceptor:
+def amid_data() -> FramingAcceptor:
     acceptor = established()
     receive(acceptor, command(STORE) + data(b"some", last=False))
     return acceptor
 
 
-def amid_skipped_data() -> Acceptor:
+def amid_skipped_data() -> FramingAcceptor:
     acceptor = established()
     receive(acceptor, command(find_rq()) + data(b"some", last=False))
     return acceptor
@@ -97,9 +98,9 @@ def ended(events: Sequence[Seen]) -> Ended:
     return event
 
 
-def assert_over(acceptor: Acceptor) -> None:
+def assert_over(acceptor: FramingAcceptor) -> None:
     """Sta13: nothing comes of anything."""
-    assert acceptor.closing
+    assert acceptor.state is State.CLOSING
     assert not acceptor.mid_message
     for stream in (RQ, command(STORE), peer.release_rq(), peer.abort(), pdu(9, b"")):
         assert receive(acceptor, stream) == []
@@ -110,7 +111,7 @@ def assert_over(acceptor: Acceptor) -> None:
 
 
 def test_a_request_is_answered_and_then_told() -> None:
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     answer, told = receive(acceptor, RQ)
     assert isinstance(answer, Output)
     assert answer.data[0] == 2
@@ -125,7 +126,7 @@ def test_a_request_is_answered_and_then_told() -> None:
 
 
 def test_a_request_of_another_protocol_version_is_rejected() -> None:
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     end = ended(receive(acceptor, peer.associate_rq([], version=2)))
     assert end.last_words == bytes((3, 0, 0, 0, 0, 4, 0, 1, 2, 2))
     assert end.error is not None
@@ -140,7 +141,7 @@ def test_whoever_admits_may_reject_for_reasons_of_his_own() -> None:
         asked.append(request.calling_ae_title)
         raise AssociationRejectedError(2, 3, 2, "full")
 
-    acceptor = Acceptor(Policy(), admit)
+    acceptor = FramingAcceptor(Policy(), admit)
     end = ended(receive(acceptor, RQ))
     assert end == Ended("rejected: full", bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 2)))
     assert asked == ["RAWPEER"]
@@ -149,19 +150,19 @@ def test_whoever_admits_may_reject_for_reasons_of_his_own() -> None:
 
 @pytest.mark.parametrize("body", [b"", bytes(67), RQ[6:-1], RQ[6:] + b"\x20"])
 def test_a_malformed_request_is_an_invalid_parameter(body: bytes) -> None:
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     assert ended(receive(acceptor, pdu(1, body))).last_words == refused(6)
     assert_over(acceptor)
 
 
 def test_a_request_longer_than_any_is_refused_at_its_header() -> None:
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     assert ended(receive(acceptor, pdu(1, b"", 256 * 1024 + 1))).last_words == refused(6)
 
 
 @pytest.mark.parametrize("kind", [2, 3, 4, 6])
 def test_a_wrong_first_pdu_is_unexpected(kind: int) -> None:
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     assert ended(receive(acceptor, pdu(kind, bytes(4)))).last_words == refused(2)
     assert_over(acceptor)
 
@@ -170,11 +171,11 @@ def test_a_wrong_first_pdu_is_unexpected(kind: int) -> None:
     "first", [b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x00\xa5\x01", bytes(6)]
 )
 def test_what_is_no_pdu_is_unrecognized(first: bytes) -> None:
-    assert ended(receive(Acceptor(Policy()), first)).last_words == refused(1)
+    assert ended(receive(FramingAcceptor(Policy()), first)).last_words == refused(1)
 
 
 def test_a_release_before_association_is_answered() -> None:
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     end = ended(receive(acceptor, peer.release_rq()))
     assert end.last_words == RELEASE
     assert end.error == "never associated"
@@ -182,13 +183,13 @@ def test_a_release_before_association_is_answered() -> None:
 
 
 def test_an_abort_before_association_just_closes() -> None:
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     assert ended(receive(acceptor, peer.abort())).last_words == b""
     assert_over(acceptor)
 
 
 def test_eof_before_association() -> None:
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     (end,) = acceptor.eof()
     assert isinstance(end, Ended)
     assert end.last_words == b""
@@ -196,7 +197,7 @@ def test_eof_before_association() -> None:
 
 
 def test_our_abort_before_association() -> None:
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     assert acceptor.abort(AbortReason.NOT_SPECIFIED, "bug") == Ended("bug", refused(0))
     assert_over(acceptor)
 
@@ -206,7 +207,7 @@ def test_our_abort_before_association() -> None:
 
 @pytest.mark.parametrize("kind", [1, 2, 3, 6])
 @pytest.mark.parametrize("state", [established, amid_data, amid_skipped_data])
-def test_unexpected_pdus_of_an_association(kind: int, state: Callable[[], Acceptor]) -> None:
+def test_unexpected_pdus_of_an_association(kind: int, state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
     stream = RQ if kind == 1 else pdu(kind, bytes(4))
     assert ended(receive(acceptor, stream)).last_words == refused(2)
@@ -214,14 +215,14 @@ def test_unexpected_pdus_of_an_association(kind: int, state: Callable[[], Accept
 
 
 @pytest.mark.parametrize("state", [established, amid_data, amid_skipped_data])
-def test_unrecognized_pdus_of_an_association(state: Callable[[], Acceptor]) -> None:
+def test_unrecognized_pdus_of_an_association(state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
     assert ended(receive(acceptor, pdu(8, bytes(4)))).last_words == refused(1)
     assert_over(acceptor)
 
 
 def test_two_requests_in_one_segment_are_one_association_and_an_abort() -> None:
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     answer, told, end = receive(acceptor, RQ + RQ)
     assert isinstance(answer, Output)
     assert isinstance(told, Associated)
@@ -236,7 +237,7 @@ def test_a_release_is_no_error_and_lets_responses_go_first() -> None:
 
 
 @pytest.mark.parametrize("state", [amid_data, amid_skipped_data])
-def test_a_release_amid_a_message_is_unexpected(state: Callable[[], Acceptor]) -> None:
+def test_a_release_amid_a_message_is_unexpected(state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
     assert ended(receive(acceptor, peer.release_rq())).last_words == refused(2)
     assert_over(acceptor)
@@ -255,21 +256,21 @@ def test_a_release_amid_a_command_is_unexpected() -> None:
 
 
 @pytest.mark.parametrize("state", [established, amid_data, amid_skipped_data])
-def test_an_abort_by_the_peer(state: Callable[[], Acceptor]) -> None:
+def test_an_abort_by_the_peer(state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
     assert receive(acceptor, peer.abort(2, 6)) == [Ended("aborted by peer (source 2, reason 6)")]
     assert_over(acceptor)
 
 
 @pytest.mark.parametrize("state", [established, amid_data, amid_skipped_data])
-def test_eof_ends_but_responses_may_still_be_read(state: Callable[[], Acceptor]) -> None:
+def test_eof_ends_but_responses_may_still_be_read(state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
     assert acceptor.eof() == [Ended("connection closed by peer", waits=True)]
     assert_over(acceptor)
 
 
 @pytest.mark.parametrize("state", [established, amid_data, amid_skipped_data])
-def test_our_abort(state: Callable[[], Acceptor]) -> None:
+def test_our_abort(state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
     assert acceptor.abort(AbortReason.NOT_SPECIFIED, "idle") == Ended("idle", refused(0))
     assert_over(acceptor)
@@ -315,7 +316,7 @@ def test_a_response_is_due_even_where_the_release_came_with_the_data_set() -> No
 
 def test_responses_keep_to_the_peers_maximum_length() -> None:
     request = peer.associate_rq([Context(1, CT, [peer.EXPLICIT])], max_length=40)
-    acceptor = Acceptor(Policy())
+    acceptor = FramingAcceptor(Policy())
     receive(acceptor, request)
     response = acceptor.store_response(StoreOutcome(REQUEST, DimseStatus.SUCCESS))
     joined = b""
@@ -351,9 +352,9 @@ def test_pipelined_messages_come_in_order() -> None:
 
 def test_messages_are_counted() -> None:
     acceptor = established()
-    assert acceptor.messages == 0
+    assert acceptor.framer.commands == 0
     receive(acceptor, command(STORE) + data(b"one") + command(peer.c_echo_rq(), 3))
-    assert acceptor.messages == 2
+    assert acceptor.framer.commands == 2
 
 
 @given(st.lists(st.integers(0, 2000)))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from oxidicom.buffers import BufferPool
 from oxidicom.errors import InstanceError
-from oxidicom.net.protocol import Phase
+from oxidicom.net.connection_state import ConnectionState
 from oxidicom.ports import InstanceRefused, InstanceStored, Report
 from oxidicom.store.write_policy import TOO_SLOW_CALL_NS, WritePolicy
 from tests.support import raw_peer as peer
@@ -312,7 +312,7 @@ def test_an_end_amid_an_instance_leaves_nothing(make: Make, end: bytes) -> None:
         line.receive(end)
     else:
         line.protocol.eof_received()
-    assert line.protocol.phase is Phase.CLOSING
+    assert line.protocol.state is ConnectionState.CLOSING
     assert not [name for name in line.files() if name.endswith(".part")]
     assert not [name for name in line.files() if f"{SERIES[0]}.2" in name]
 
@@ -338,13 +338,13 @@ def test_draining_aborts_after_the_instance_in_flight(make: Make) -> None:
     line = prepared(make)
     whole = message(instance(2))
     line.receive(whole[:300])
-    line.protocol.abort_at_rest("shutting down")
+    line.protocol.abort_when_at_rest("shutting down")
     assert line.taken() == b""
     line.receive(whole[300:])
     sent = line.taken()
     assert statuses(sent[:-10]) == [0]
     assert sent[-10:] == bytes((7, 0, 0, 0, 0, 4, 0, 0, 2, 0))
-    assert line.protocol.phase is Phase.CLOSING
+    assert line.protocol.state is ConnectionState.CLOSING
 
 
 # ---- the law ----------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ def seen(line: Line) -> tuple[object, ...]:
         line.files(),
         [plain(report) for report in line.reports],
         len(line.journal.entries),
-        line.protocol.phase,
+        line.protocol.state,
         line.transport.closing,
     )
 

@@ -12,8 +12,9 @@ import pytest
 
 from oxidicom.buffers import BUFFER_SIZE, BufferPool
 from oxidicom.errors import AssociationRejectedError
+from oxidicom.net.connection_state import ConnectionState
 from oxidicom.net.flow import PENDING, SHARE
-from oxidicom.net.protocol import AssociationProtocol, Phase
+from oxidicom.net.protocol import AssociationProtocol
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import (
     AssociationBegan,
@@ -153,7 +154,7 @@ class Line:
 
     def associate(self) -> None:
         self.receive(RQ)
-        assert self.protocol.phase is Phase.ESTABLISHED
+        assert self.protocol.state is ConnectionState.ESTABLISHED
         (answer,) = self.taken()
         assert answer[0] == 2
 
@@ -181,7 +182,7 @@ class Line:
 def line() -> Iterator[Line]:
     line = Line()
     yield line
-    if line.protocol.phase is not Phase.CLOSED:
+    if line.protocol.state is not ConnectionState.CLOSED:
         line.lose()
     assert line.host.events.count("opened") == line.host.events.count("closed") == 1
     began = [r for r in line.host.reported if isinstance(r, AssociationBegan)]
@@ -218,7 +219,7 @@ def test_an_association_from_beginning_to_end(line: Line) -> None:
     assert line.taken() == [RELEASE_RP]
     assert line.transport.eof
     assert not line.transport.closing, "until the peer closes"
-    assert line.protocol.phase is Phase.CLOSING
+    assert line.protocol.state is ConnectionState.CLOSING
     assert line.host.events == ["opened", "associated", "ended"]
     began, end = line.host.reported
     assert isinstance(began, AssociationBegan)
@@ -238,28 +239,18 @@ def test_the_socket_has_its_options(line: Line) -> None:
     assert line.ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
-def test_acknowledgement_is_quick_amid_a_message_only(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_are_acknowledged_at_once_within_a_message_only(line: Line) -> None:
     line.associate()
-    real = line.protocol._socket
-    options: list[int] = []
 
-    class Recorder:
-        def setsockopt(self, level: int, option: int, value: int) -> None:
-            options.append(option)
-            real.setsockopt(level, option, value)
+    def is_acknowledged_at_once(data: bytes) -> bool:
+        line.ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        line.receive(data)
+        return bool(line.ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK))
 
-        detach = real.detach
-
-    monkeypatch.setattr(line.protocol, "_socket", Recorder())
     message = store(1000)
-    line.receive(message[:5])
-    assert options == [socket.TCP_QUICKACK]
-    line.receive(message[5:500])
-    assert options == [socket.TCP_QUICKACK] * 2
-    line.receive(message[500:])
-    assert options == [socket.TCP_QUICKACK] * 2
+    assert is_acknowledged_at_once(message[:5])
+    assert is_acknowledged_at_once(message[5:500])
+    assert not is_acknowledged_at_once(message[500:])
 
 
 def test_a_connection_that_never_associates_is_nobodys_business(
@@ -279,7 +270,7 @@ def test_probes_are_not_logged_above_debug(
 ) -> None:
     with caplog.at_level(logging.INFO):
         line.receive(first)
-    assert line.protocol.phase is Phase.CLOSING
+    assert line.protocol.state is ConnectionState.CLOSING
     assert not caplog.records
 
 
@@ -326,7 +317,7 @@ def test_a_release_waits_for_the_responses_that_are_due(line: Line) -> None:
     line.associate()
     line.receive(store() + store(message_id=2) + peer.release_rq())
     assert line.taken() == []
-    assert line.protocol.phase is Phase.ESTABLISHED
+    assert line.protocol.state is ConnectionState.AWAITING_OUTCOMES
     line.receive(store(message_id=3))
     assert len(line.store.sinks) == 2, "what comes after a release is dropped"
     line.store.sinks[1].done()
@@ -411,7 +402,7 @@ def test_an_abort_by_the_peer_closes_without_a_word(line: Line) -> None:
     line.associate()
     line.receive(store() + store(1000, 2)[:500])
     line.receive(peer.abort(0, 0), 3)
-    assert line.protocol.phase is Phase.ESTABLISHED, "those bytes were amid a fragment"
+    assert line.protocol.state is ConnectionState.ESTABLISHED, "those bytes were amid a fragment"
     line.receive(store(1000, 2)[510:] + peer.abort(0, 0))
     assert line.taken() == []
     assert line.transport.closing
@@ -645,7 +636,7 @@ def test_abort_at_rest_waits_for_the_instance_in_flight(line: Line) -> None:
     line.associate()
     message = store(1000)
     line.receive(message[:500])
-    line.protocol.abort_at_rest("shutting down")
+    line.protocol.abort_when_at_rest("shutting down")
     assert line.taken() == []
     line.receive(message[500:])
     line.store.sinks[0].done()
@@ -660,7 +651,7 @@ def test_abort_at_rest_amid_several_instances_of_one_receive(line: Line) -> None
     line.associate()
     message = store(1000)
     line.receive(message[:500])
-    line.protocol.abort_at_rest("shutting down")
+    line.protocol.abort_when_at_rest("shutting down")
     line.receive(message[500:] + store(message_id=2) + store(message_id=3))
     response, last_words = line.taken()
     assert message_ids([response]) == [1]
@@ -673,14 +664,14 @@ def test_abort_at_rest_gives_way_to_a_release(line: Line) -> None:
     line.associate()
     message = store(1000)
     line.receive(message[:500])
-    line.protocol.abort_at_rest("shutting down")
+    line.protocol.abort_when_at_rest("shutting down")
     line.receive(message[500:] + peer.release_rq())
     assert line.taken()[-1] == RELEASE_RP
 
 
 def test_abort_at_rest_of_one_that_rests(line: Line) -> None:
     line.associate()
-    line.protocol.abort_at_rest("shutting down")
+    line.protocol.abort_when_at_rest("shutting down")
     assert line.taken() == [A_ABORT + b"\0"]
 
 
@@ -726,7 +717,7 @@ def test_a_slow_store_is_not_the_peers_fault(line: Line) -> None:
     line.receive(store())
     for second in range(1, 2000, 100):
         line.protocol.check(line.host.now + second)
-    assert line.protocol.phase is Phase.ESTABLISHED
+    assert line.protocol.state is ConnectionState.ESTABLISHED
     line.store.sinks[0].done()
     line.protocol.check(line.host.now + 2200)
     assert line.taken() != []

@@ -17,8 +17,9 @@ from typing import Final, Protocol
 from oxidicom.buffers import BufferPool
 from oxidicom.errors import AssociationRejectedError, OperatorError
 from oxidicom.logevents import event
+from oxidicom.net.connection_state import ConnectionState
 from oxidicom.net.peers import Peers
-from oxidicom.net.protocol import AssociationProtocol, Phase
+from oxidicom.net.protocol import AssociationProtocol
 from oxidicom.net.shared_port import Seats, SharedPort
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.net.tls import HANDSHAKE_MEMORY, TlsTransport
@@ -195,14 +196,14 @@ class Listener:
 
     def _drain_one(self, connection: AssociationProtocol, now: float, *, over: bool) -> None:
         silent = connection.silent_for(now) >= SILENT
-        if connection.phase is Phase.UNASSOCIATED:
+        if connection.state is ConnectionState.UNASSOCIATED:
             connection.kill()
-        elif connection.phase is Phase.ESTABLISHED:
+        elif connection.state.is_associated:
             if silent and not connection.awaits_us:
                 connection.abort("shutting down")
             elif over:
-                connection.abort_at_rest("shutting down")
-        elif connection.phase is Phase.CLOSING and silent:
+                connection.abort_when_at_rest("shutting down")
+        elif silent:
             connection.kill()
 
     async def close(self) -> None:
@@ -266,7 +267,7 @@ class Listener:
         """Make room by the oldest that has not associated: connections that only stand there must
         not use up the file handles that instances need (decision 8)."""
         for connection in self._connections:
-            if connection.phase is Phase.UNASSOCIATED and not connection.killed:
+            if connection.state is ConnectionState.UNASSOCIATED:
                 connection.kill()
                 return
 

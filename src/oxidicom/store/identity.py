@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from oxidicom import _dimse
 from oxidicom.constants import DimseStatus
 from oxidicom.errors import InstanceError
 from oxidicom.ports import SeriesInfo
@@ -35,9 +36,6 @@ REQUIRED: Final = (
 _SERIES_KEYWORDS: Final = tuple(
     keyword for keyword in KEYWORDS if keyword not in ("SOPInstanceUID", "InstanceNumber")
 )
-_MAX_UID_LENGTH: Final = 64  # PS3.5 9.1
-_U32_DIGITS: Final = 9
-"""Any number of so many digits fits into 32 bits."""
 _INSTANCE_LEVEL: Final = REQUIRED.index("SOPInstanceUID")
 
 
@@ -75,30 +73,18 @@ def read_names(reader: Reader, calling_ae_title: str) -> InstanceNames:
     be too long.
     """
     names = read_series(reader, calling_ae_title)
-    return _plain_names(reader, names) or _any_names(reader, names)
+    common = None
+    if names.series is not None and names.instance_is_text:
+        common = _dimse.file_name(reader.instance_number, reader.sop_instance_uid)
+    sop_instance_uid, file_name = common or general_file_name(reader, names)
+    series = names.series
+    assert series is not None  # or general_file_name has raised
+    check_path(series.path, file_name)
+    return InstanceNames(series, names.sop_class_uid, sop_instance_uid, file_name)
 
 
-def _plain_names(reader: Reader, names: SeriesNames) -> InstanceNames | None:
-    """Fast path: a UID of digits and dots and a number of digits, as nearly every sender writes
-    them. None: they are not, though they may be good."""
-    raw_uid, raw_number = reader.sop_instance_uid, reader.instance_number
-    if names.series is None or not names.instance_is_text or not raw_uid or not raw_number:
-        return None
-    plain_uid, digits = raw_uid.rstrip(b"\0"), raw_number.strip(b" ")
-    if (
-        not 0 < len(plain_uid) <= _MAX_UID_LENGTH
-        or plain_uid.translate(None, b"0123456789.")
-        or not digits.isdigit()
-        or len(digits) > _U32_DIGITS
-    ):
-        return None
-    uid = plain_uid.decode()
-    file_name = f"{int(digits):04}-{uid}.dcm"
-    check_path(names.series.path, file_name)
-    return InstanceNames(names.series, names.sop_class_uid, uid, file_name)
-
-
-def _any_names(reader: Reader, names: SeriesNames) -> InstanceNames:
+def general_file_name(reader: Reader, names: SeriesNames) -> tuple[str, str]:
+    """Return SOP Instance UID and file name in the general form; raises as `read_names`."""
     uid = text_of("SOPInstanceUID", reader.sop_instance_uid, names.sop_instance_uid_vr)
     if uid is None and names.fault > _INSTANCE_LEVEL:
         raise _missing("SOPInstanceUID")
@@ -106,9 +92,7 @@ def _any_names(reader: Reader, names: SeriesNames) -> InstanceNames:
         keyword = REQUIRED[names.fault]
         raise _illegal(keyword) if keyword in names.illegal else _missing(keyword)
     number = text_of("InstanceNumber", reader.instance_number, names.instance_number_vr)
-    file_name = instance_file_name(number, uid)
-    check_path(names.series.path, file_name)
-    return InstanceNames(names.series, names.sop_class_uid, uid.strip(" \0"), file_name)
+    return uid.strip(" \0"), instance_file_name(number, uid)
 
 
 def series_uid_of(reader: Reader, calling_ae_title: str) -> str | None:

@@ -6,14 +6,15 @@ import struct
 from functools import lru_cache
 from typing import Final
 
+from oxidicom._dimse import HeaderTemplate
 from oxidicom.constants import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
-# Zeros: what a peer might put there could make the file pass for a program (CVE-2019-11687).
+# Zeros, because other bytes could make the file look like a program too (CVE-2019-11687).
 _PREAMBLE: Final = bytes(128) + b"DICM"
 
 
 def _padded(text: str, pad: bytes) -> bytes:
-    # A peer may send a UID that two bytes of length cannot tell.
+    # A peer may send a UID whose length does not fit into two bytes.
     value = text.encode("latin-1", "replace")[:0xFFFE]
     return value + pad if len(value) % 2 else value
 
@@ -23,10 +24,14 @@ def _element(element: int, vr: bytes, value: bytes) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def around_instance(
+def header_template(
     sop_class: str, instance_length: int, transfer_syntax: str, calling_ae_title: str
-) -> tuple[bytes, bytes]:
-    """All but the value of (0002,0003), of whose padded length the group's length is made."""
+) -> HeaderTemplate:
+    """Return a header without the SOP Instance UID, whose padded length is `instance_length`.
+
+    The length counts because the group's length is made from it. (0002,0016) is the calling AE
+    title, the implementation is ours (decision 23).
+    """
     before = (
         struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2)
         + b"\x00\x01"
@@ -40,16 +45,14 @@ def around_instance(
         + _element(0x0016, b"AE", _padded(calling_ae_title, b" "))
     )
     group_length = struct.pack("<I", len(before) + instance_length + len(after))
-    return _PREAMBLE + _element(0x0000, b"UL", group_length) + before, after
+    before = _PREAMBLE + _element(0x0000, b"UL", group_length) + before
+    return HeaderTemplate(before, instance_length, after)
 
 
 def file_header(
     sop_class: str, sop_instance: str, transfer_syntax: str, calling_ae_title: str
 ) -> bytes:
-    """Preamble, prefix and group 0002 of a file; under 700 bytes for legal UIDs.
-
-    (0002,0016) is the calling AE title, the implementation is ours (decision 23).
-    """
+    """Return preamble, prefix and group 0002 of a file; under 700 bytes for legal UIDs."""
     instance = _padded(sop_instance, b"\0")
-    before, after = around_instance(sop_class, len(instance), transfer_syntax, calling_ae_title)
-    return before + instance + after
+    template = header_template(sop_class, len(instance), transfer_syntax, calling_ae_title)
+    return template.header(instance)

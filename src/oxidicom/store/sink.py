@@ -1,10 +1,11 @@
-"""The way of one instance to its file: fragments in, a stored file or a refusal out."""
+"""One instance on the general path: fragments in, a stored file or a refusal out."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections import deque
+from enum import IntEnum, auto
 from functools import partial
 from typing import Final
 
@@ -30,20 +31,22 @@ from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.readers import Reader, reader_for
 from oxidicom.store.write_policy import SLOW_CALL_NS
 
-Begun = tuple[Walker, PartFile, Gather, int]
-"""What has come of an instance: read, written, gathered, and the bytes in all."""
+Received = tuple[Walker, PartFile, Gather, int, bool]
+"""What the fast path has received of an instance: the reader, the part file, what is not written
+yet, bytes in all, and whether the free space was checked."""
 
-SMALL: Final = 16 * 1024
-"""Bytes: cheaper to copy than to keep a whole receive buffer for a writer thread."""
+MAX_COPIED_BYTES: Final = 16 * 1024
+"""Bytes that are cheaper to copy than to keep a whole receive buffer for a writer thread."""
 
 QUARANTINED: Final = frozenset({DimseStatus.DATA_SET_DOES_NOT_MATCH, DimseStatus.CANNOT_UNDERSTAND})
-"""What a person may want to look at: refused for what it holds, not for our own trouble."""
+"""Statuses of instances that were refused for what they hold, not for a fault of ours: a person may
+want to see them."""
 
 _OUT_OF_RESOURCES: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
 
 
 def refusal_of(error: BaseException) -> InstanceError:
-    """What the sender is told of a failure of ours (decision 21); names of files never show."""
+    """Return what the sender is told of an error (decision 21); file names never show."""
     if isinstance(error, InstanceError):
         return error
     if isinstance(error, OSError) and error.errno is not None:
@@ -60,6 +63,42 @@ def _nothing() -> None:
     pass
 
 
+class SinkState(IntEnum):
+    """How far an instance has come, as the loop's thread knows it."""
+
+    RECEIVING = auto()
+    """Fragments are fed and written."""
+    STORING = auto()
+    """The last fragment was fed; the outcome follows."""
+    REFUSED = auto()
+    """The instance will not be stored and its temporary file is removed. Before the last fragment
+    the rest is read, for the series UID in the report, and not written."""
+    QUARANTINING = auto()
+    """The instance was refused whole; its temporary file goes to the quarantine."""
+    DISCARDED = auto()
+    """The association has ended; no outcome follows."""
+
+
+_NEXT_STATES: Final = {
+    SinkState.RECEIVING: {SinkState.STORING, SinkState.REFUSED, SinkState.DISCARDED},
+    SinkState.STORING: {SinkState.REFUSED, SinkState.QUARANTINING},
+    SinkState.REFUSED: {SinkState.DISCARDED},
+    SinkState.QUARANTINING: set(),
+    SinkState.DISCARDED: set(),
+}
+
+
+class FileState(IntEnum):
+    """What is known of the part file, where its jobs run."""
+
+    UNCHECKED = auto()
+    """No job has run: the free space is to be checked."""
+    WHOLE = auto()
+    """Everything was written so far."""
+    BROKEN = auto()
+    """A job runs, or one has failed: the file may have a hole."""
+
+
 class StorageSink:
     """One instance in reception (ports.InstanceSink).
 
@@ -69,13 +108,10 @@ class StorageSink:
 
     __slots__ = (
         "_association",
-        "_began",
-        "_broken",
-        "_checked",
-        "_dropped",
         "_error",
         "_executor",
-        "_finished",
+        "_file",
+        "_finished_at",
         "_gather",
         "_inline",
         "_owner",
@@ -83,6 +119,7 @@ class StorageSink:
         "_reader",
         "_request",
         "_size",
+        "_state",
         "_storage",
     )
 
@@ -92,33 +129,37 @@ class StorageSink:
         association: AssociationContext,
         request: StoreRequest,
         owner: SinkOwner,
-        begun: Begun | None = None,
+        received: Received | None = None,
     ) -> None:
         self._storage = storage
         self._association = association
         self._request = request
         self._owner = owner
+        self._state = SinkState.RECEIVING
+        self._file = FileState.UNCHECKED
+        self._error: InstanceError | None = None
         self._executor = storage.executors.choose()
         self._inline = storage.executors.is_inline(self._executor)
         self._reader: Reader
-        self._reader, self._part, self._gather, self._size = begun or self._begin()
-        self._error: InstanceError | None = None
-        self._broken = False
-        """A write has failed, though the loop may not know it yet: the file has a hole."""
-        self._checked = False
-        self._dropped = False
-        self._finished = False
+        if received is None:
+            header = file_header(
+                request.sop_class_uid,
+                request.sop_instance_uid,
+                request.transfer_syntax,
+                association.calling_ae_title,
+            )
+            self._reader = reader_for(request.encoding)
+            self._part = storage.temporary.part_file(header)
+            self._gather = Gather()
+            self._size = 0
+        else:
+            self._reader, self._part, self._gather, self._size, space_checked = received
+            if space_checked:
+                self._file = FileState.WHOLE
 
-    def _begin(self) -> tuple[Reader, PartFile, Gather, int]:
-        request = self._request
-        header = file_header(
-            request.sop_class_uid,
-            request.sop_instance_uid,
-            request.transfer_syntax,
-            self._association.calling_ae_title,
-        )
-        part = self._storage.temporary.part_file(header)
-        return reader_for(request.encoding), part, Gather(), 0
+    def _enter(self, state: SinkState) -> None:
+        assert state in _NEXT_STATES[self._state], f"{state.name} after {self._state.name}"
+        self._state = state
 
     # ---- fragments -----------------------------------------------------------------------
 
@@ -136,12 +177,12 @@ class StorageSink:
         if self._error is not None or not self._gather:
             self._gather.clear()
             return True
-        self._look_again()
+        self._follow_policy()
         if self._inline:
             self._write_inline(self._gather)
             return True
         gather, self._gather = self._gather, Gather()
-        if gather.size <= SMALL:
+        if gather.size <= MAX_COPIED_BYTES:
             gather.detach()
             self._executor.run(partial(self._write_job, gather), self._written)
             return True
@@ -155,8 +196,8 @@ class StorageSink:
             self._fail(error)
         self._observe()
 
-    def _look_again(self) -> None:
-        """Once storage is slow, in whosever hands, the rest goes where the next instance goes."""
+    def _follow_policy(self) -> None:
+        """Leave the loop's thread if any association has found the storage slow."""
         executors = self._storage.executors
         if self._inline and not executors.policy.writes_inline:
             self._executor = executors.choose()
@@ -165,15 +206,15 @@ class StorageSink:
     def _write_job(self, gather: Gather) -> None:
         self._begin_job()
         self._storage.write(self._part, gather)
-        self._broken = False
+        self._file = FileState.WHOLE
 
     def _begin_job(self) -> None:
-        """Raises what keeps the instance from being stored; broken until the job has succeeded."""
-        if self._broken or self._dropped:
+        """Raise what keeps the instance from being stored; the file is broken until the end."""
+        before, self._file = self._file, FileState.BROKEN
+        abandoned = self._state is SinkState.REFUSED or self._state is SinkState.DISCARDED
+        if abandoned or before is FileState.BROKEN:
             raise InstanceError(DimseStatus.PROCESSING_FAILURE, "An earlier write failed")
-        self._broken = True
-        if not self._checked:
-            self._checked = True
+        if before is FileState.UNCHECKED:
             self._storage.temporary.retry_removals()
             self._storage.check_space()
 
@@ -186,7 +227,7 @@ class StorageSink:
         self._owner.buffer_released(buffer)
 
     def _observe(self) -> None:
-        """Tell the policy, once, if storage calls were slow."""
+        """Report slow storage calls to the policy, once."""
         slowest_ns = self._part.slowest_ns
         if slowest_ns >= SLOW_CALL_NS:
             self._part.slowest_ns = 0
@@ -195,12 +236,12 @@ class StorageSink:
     # ---- the end -------------------------------------------------------------------------
 
     def finish(self, buffer: bytearray) -> bool:
-        self._began = self._storage.clock()
-        self._finished = True
+        self._finished_at = self._storage.clock()
         self._reader.finish()
         if self._error is not None:
             self._refuse(self._error)
             return True
+        self._enter(SinkState.STORING)
         try:
             names = self._names()
         except Exception as error:
@@ -227,7 +268,7 @@ class StorageSink:
         return names
 
     def _store(self, names: InstanceNames, buffer: bytearray) -> bool:
-        self._look_again()
+        self._follow_policy()
         storage = self._storage
         folder = storage.folders.claim(names.series, self._association.association_id)
         if not folder.may_place(names.sop_instance_uid, partial(self._place, folder, names)):
@@ -242,20 +283,20 @@ class StorageSink:
                 self._placed(folder, names, None, error)
                 return True
             if not folder.listed and storage.executors.policy.is_automatic:
-                # Nobody knows how much an earlier reception left there.
+                # An earlier reception may have left any number of files there.
                 self._leave_loop()
-        if self._inline or self._gather.size <= SMALL:
+        if self._inline or self._gather.size <= MAX_COPIED_BYTES:
             if not self._inline:
                 self._gather.detach()
             self._place(folder, names)
             return True
         self._place(folder, names)
-        # Behind it in the same executor, so that it has done with the buffer.
+        # After it in the same executor, because only then the buffer is free.
         self._executor.run(_nothing, lambda result, error: self._owner.buffer_released(buffer))
         return False
 
     def _leave_loop(self) -> None:
-        """What remains may take long: a writer thread does it, and needs no receive buffer."""
+        """Let a writer thread do the rest, which may take long and needs no receive buffer."""
         if self._inline:
             self._gather.detach()
             self._executor = self._storage.executors.next_thread()
@@ -280,7 +321,7 @@ class StorageSink:
         self._storage.place(
             self._part, self._gather, folder, names.file_name, self._association.association_id
         )
-        # Again: a refused instance's may have been let go by another thread since the first write.
+        # Again, because another thread may have failed to remove a file since the first write.
         self._storage.temporary.retry_removals()
 
     def _placed(
@@ -293,10 +334,10 @@ class StorageSink:
         if error is not None:
             self._refuse(self._fail(error))
         else:
-            self._tell_stored(folder, names)
+            self._report_stored(folder, names)
         folder.placed(names.sop_instance_uid)
 
-    def _tell_stored(self, folder: SeriesFolder, names: InstanceNames) -> None:
+    def _report_stored(self, folder: SeriesFolder, names: InstanceNames) -> None:
         now = self._storage.clock()
         self._storage.reports(
             InstanceStored(
@@ -304,16 +345,17 @@ class StorageSink:
                 folder.series,
                 names.sop_instance_uid,
                 self._size,
-                now - self._began,
+                now - self._finished_at,
                 now,
             )
         )
         self._owner.instance_done(StoreOutcome(self._request, DimseStatus.SUCCESS))
 
     def discard(self) -> None:
-        if not self._finished:
-            self._finished = True
-            self._drop(InstanceError(DimseStatus.PROCESSING_FAILURE, "Discarded"))
+        if self._state not in (SinkState.RECEIVING, SinkState.REFUSED):
+            return
+        self._error = InstanceError(DimseStatus.PROCESSING_FAILURE, "Discarded")
+        self._abandon(SinkState.DISCARDED)
 
     # ---- failure -------------------------------------------------------------------------
 
@@ -326,35 +368,35 @@ class StorageSink:
         )
 
     def _fail(self, error: BaseException) -> InstanceError:
-        """The first failure decides; the rest of the instance is read and dropped."""
+        """Return the refusal, which the first failure decides; the rest is read and dropped."""
         if self._error is not None:
             return self._error
         if self._storage.on_bug is not None and not isinstance(error, (InstanceError, OSError)):
             self._storage.on_bug(error)
         # Without the frames, which hold this sink and the buffers of its jobs.
-        refusal = refusal_of(error).with_traceback(None)
-        if self._quarantine_for(refusal) is None:
-            self._drop(refusal)
+        self._error = refusal_of(error).with_traceback(None)
+        if (
+            self._state is SinkState.STORING  # an instance that is not whole has a hole
+            and self._storage.quarantine is not None
+            and self._error.status in QUARANTINED
+        ):
+            self._enter(SinkState.QUARANTINING)
         else:
-            self._error = refusal
-        return refusal
+            self._abandon(SinkState.REFUSED)
+        return self._error
 
-    def _drop(self, error: InstanceError) -> None:
-        self._error = error
-        self._dropped = True
+    def _abandon(self, state: SinkState) -> None:
+        """Remove the temporary file; nothing more is written to it."""
+        self._enter(state)
         self._gather.clear()
-        self._look_again()
+        self._follow_policy()
         self._executor.run(self._part.discard, ignore)
-
-    def _quarantine_for(self, error: InstanceError) -> Quarantine | None:
-        # Only of whole instances: one that a write broke has a hole.
-        return self._storage.quarantine if error.status in QUARANTINED and self._finished else None
 
     def _series_uid(self) -> str | None:
         try:
             return series_uid_of(self._reader, self._association.calling_ae_title)
         except Exception:
-            # What broke `_names`, told then, breaks this too.
+            # The bug in `_names`, which was reported then, shows here again.
             return None
 
     def _refuse(self, error: InstanceError) -> None:
@@ -371,11 +413,11 @@ class StorageSink:
             )
         )
         outcome = StoreOutcome(self._request, error.status, error.comment, error.offending)
-        quarantine = self._quarantine_for(error)
-        if quarantine is None:
+        quarantine = storage.quarantine
+        if self._state is not SinkState.QUARANTINING or quarantine is None:
             self._owner.instance_done(outcome)
             return
-        # It may be copied over to another file system.
+        # The file may be copied to another file system.
         if self._inline:
             self._leave_loop()
         else:
@@ -387,7 +429,7 @@ class StorageSink:
 
     def _quarantine_job(self, quarantine: Quarantine) -> None:
         try:
-            if not self._broken:
+            if self._file is not FileState.BROKEN:
                 self._storage.check_space()
                 quarantine.keep(self._part, self._gather)
         finally:

@@ -1,4 +1,4 @@
-"""Storage of instances, as an association sees it (ports.InstanceStore)."""
+"""Storage of instances, as an association uses it (ports.InstanceStore)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from functools import partial
 
 from oxidicom._dataset import Walker
 from oxidicom._fastpath import Destination, StoreFastPath
+from oxidicom._peer_socket import PeerSocket
 from oxidicom._writer import PartFile
 from oxidicom.ports import (
     AssociationContext,
     FastPathOwner,
-    InstanceStored,
     SinkOwner,
     StoreRequest,
     UsableContext,
@@ -19,48 +19,52 @@ from oxidicom.ports import (
 from oxidicom.store.executors import ignore
 from oxidicom.store.files import FilesRoot
 from oxidicom.store.identity import read_series
-from oxidicom.store.part10 import around_instance
-from oxidicom.store.sink import Begun, StorageSink
+from oxidicom.store.part10 import header_template
+from oxidicom.store.sink import Received, StorageSink
 
 
 class Storage(FilesRoot):
-    """Begins an instance for each C-STORE-RQ, or lends an association the fast path for it."""
+    """Stores the instances of associations: each in a sink, or on the fast path."""
 
     def begin(
-        self, association: AssociationContext, request: StoreRequest, owner: SinkOwner
+        self,
+        association: AssociationContext,
+        request: StoreRequest,
+        owner: SinkOwner,
+        received: Received | None = None,
     ) -> StorageSink:
-        return StorageSink(self, association, request, owner)
+        return StorageSink(self, association, request, owner, received)
 
     def association_ended(self, association_id: str) -> None:
         for key in self.folders.association_ended(association_id):
-            # Nobody registers it, and nobody else would remove what the journal may have of it.
+            # The series is never registered, so its journal entry, if any, is removed here.
             forget = partial(self.journal.remove, key, (association_id,))
             self.executors.choose().run(forget, ignore)
 
-    # ---- the fast path ----------------------------------------------------------------
+    # ---- the fast path -------------------------------------------------------------------
 
     def fast_path(
         self,
         association: AssociationContext,
-        owner: FastPathOwner,
         contexts: Mapping[int, UsableContext],
-    ) -> StoreFastPath:
-        return StoreFastPath(self, association, owner, contexts, InstanceStored)
-
-    def adopt(
-        self, association: AssociationContext, request: StoreRequest, owner: SinkOwner, begun: Begun
-    ) -> StorageSink:
-        """Go on with what the fast path has begun."""
-        return StorageSink(self, association, request, owner, begun)
+        peer_socket: PeerSocket,
+        owner: FastPathOwner,
+    ) -> StoreFastPath | None:
+        return StoreFastPath(self, association, contexts, peer_socket, owner)
 
     def discard(self, part: PartFile) -> None:
-        """On the loop's thread only while storage is quick: of many associations at once, perhaps,
-        whose peer has given up because it is slow."""
+        """Remove a temporary file, on the loop's thread only while storage is quick.
+
+        Many associations may end at once, because their peer has given up on slow storage.
+        """
         self.executors.choose().run(part.discard, ignore)
 
     def destination(self, walker: Walker, association: AssociationContext) -> Destination | None:
-        """Where the instance goes that was read, if the association has stored one of its series
-        and nothing is to be decided; else None."""
+        """Return where the instance that `walker` has read goes.
+
+        None unless the association has stored an instance of its series and nothing is left to
+        decide.
+        """
         names = read_series(walker, association.calling_ae_title)
         if names.series is None or not names.instance_is_text:
             return None
@@ -76,4 +80,4 @@ class Storage(FilesRoot):
             return None
         return Destination(walker, folder, names.sop_class_uid.encode())
 
-    header_around = staticmethod(around_instance)
+    header_template = staticmethod(header_template)

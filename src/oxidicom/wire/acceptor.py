@@ -7,111 +7,115 @@ from enum import Enum, auto
 from typing import Final
 
 from oxidicom._pdu import CommandSet, Data, Framer, Pdu, Violation
-from oxidicom.constants import AbortReason, CommandField, PduType
+from oxidicom.constants import AbortReason, DimseStatus, PduType
 from oxidicom.errors import AssociationRejectedError, PeerError
-from oxidicom.ports import FastPath, StoreOutcome, StoreRequest
+from oxidicom.ports import StoreOutcome, StoreRequest
 from oxidicom.wire import dimse, items, pdus
 from oxidicom.wire.events import Associated, Ended, Event, FramerEvent, Output, StoreBegan
 from oxidicom.wire.negotiation import AcceptedContext, Policy
 from oxidicom.wire.negotiation_cache import agree
+from oxidicom.wire.services import SERVICES, service_of
+from oxidicom.wire.services.service import DataSetUse, Service
 
-_RESPONSE = 0x8000
-
-LONGEST_RESPONSE: Final = 512
-"""Bytes that a C-STORE-RSP of legal UIDs stays under, by far."""
+MAX_RESPONSE_BYTES: Final = 512
+"""Bytes of a PDU into which a C-STORE-RSP of legal UIDs fits by far."""
 
 
 class State(Enum):
-    AWAITING_REQUEST = auto()  # Sta2
-    ESTABLISHED = auto()  # Sta6
-    CLOSING = auto()  # Sta13
+    AWAITING_REQUEST = auto()
+    """The A-ASSOCIATE-RQ has not come (Sta2)."""
+    ESTABLISHED = auto()
+    """Messages are received (Sta6)."""
+    CLOSING = auto()
+    """The association is over; anything else that arrives is dropped (Sta13)."""
 
 
-class Skipped:
-    """A data set that nobody wants: its request is answered once it has passed."""
+class PendingResponse:
+    """A request whose data set is under way and whose response follows it."""
 
-    __slots__ = ("answer",)
+    __slots__ = ("_collected", "_command", "_service")
 
-    def __init__(self, answer: bytes | None) -> None:
-        self.answer = answer
+    def __init__(self, service: Service, command: dimse.Command) -> None:
+        self._service = service
+        self._command = command
+        self._collected: bytearray | None = bytearray()
+
+    def collect(self, fragment: memoryview) -> None:
+        """Keep a fragment if the service wants it and the data set is not too long."""
+        if self._service.data_set is DataSetUse.COLLECTED and self._collected is not None:
+            if len(self._collected) + len(fragment) <= self._service.max_data_set_bytes:
+                self._collected += fragment
+            else:
+                self._collected = None
+
+    def response(self) -> bytes | None:
+        """Return the response's command set, if there is to be one."""
+        if self._collected is None:
+            return dimse.encode_failure(
+                self._command, DimseStatus.PROCESSING_FAILURE, "Data set is too long"
+            )
+        return self._service.respond(self._command, bytes(self._collected))
 
 
 class Acceptor:
-    """One association as its acceptor.
+    """One association in the role of acceptor.
 
     `admit` is called before a well-formed request is accepted; it raises AssociationRejectedError
-    for reasons outside of the request: too many associations, the peer's network.
+    for reasons outside of the request: too many associations, the peer's network. `services` are by
+    Command Field.
     """
 
     def __init__(
-        self, policy: Policy, admit: Callable[[items.AssociateRequest], None] = lambda request: None
+        self,
+        policy: Policy,
+        admit: Callable[[items.AssociateRequest], None] = lambda request: None,
+        services: Mapping[int, Service] = SERVICES,
     ) -> None:
         self._policy = policy
         self._admit = admit
-        self._framer = Framer(policy.max_pdu_length, policy.strict)
+        self._services = services
         self._contexts: Mapping[int, AcceptedContext] = {}
         self._peer_max_pdu_length = 0
-        self._message: StoreRequest | Skipped | None = None
+        self._message: StoreRequest | PendingResponse | None = None
         self._context_id = 0
-        self._fast_path: FastPath | None = None
+        self.framer = Framer(policy.max_pdu_length, policy.strict)
+        """Makes the events for `handle` from received bytes."""
         self.state = State.AWAITING_REQUEST
-        self.closing = False
-        """The association is over; whatever else arrives is dropped."""
-        self._messages = 0
 
     @property
-    def messages(self) -> int:
-        """Commands received, which tells one message from the next."""
-        return self._messages + (0 if self._fast_path is None else self._fast_path.messages)
-
-    @property
-    def fast_path(self) -> FastPath | None:
-        """The fast path in use, while no message is under way that is not its own."""
-        return self._fast_path if self._message is None else None
-
-    @property
-    def _amid_data(self) -> bool:
-        return self._message is not None or (self._fast_path is not None and self._fast_path.active)
+    def is_over(self) -> bool:
+        """The association has ended, or never begins."""
+        return self.state is State.CLOSING
 
     @property
     def mid_message(self) -> bool:
-        """A message has begun and not ended: the peer owes us bytes."""
-        return self._framer.mid_message or self._amid_data
+        """A message has begun and not ended: the peer is expected to send more."""
+        return self.framer.mid_message or self._message is not None
 
     @property
     def contexts(self) -> Mapping[int, AcceptedContext]:
-        """By id; of an association that is established."""
+        """Accepted contexts of an established association, by id."""
         return self._contexts
 
-    def use(self, fast_path: FastPath) -> None:
-        """Let it take usual instances from here on: of those there are no events."""
-        # A response in one PDU must fit; what else the peer may mean by so small a limit is not
-        # usual either.
-        if not 0 < self._peer_max_pdu_length < LONGEST_RESPONSE:
-            fast_path.framer = self._framer
-            self._fast_path = fast_path
+    @property
+    def responses_fit_one_pdu(self) -> bool:
+        """The peer takes every C-STORE-RSP in one PDU, as the fast path sends it."""
+        return not 0 < self._peer_max_pdu_length < MAX_RESPONSE_BYTES
 
-    def take_back(self, request: StoreRequest) -> None:
-        """What the fast path had begun: the rest of its data are events."""
-        self._message = request
-        self._context_id = request.context_id
+    def handle(self, framed: list[FramerEvent], buffer: bytearray | bytes) -> list[Event]:
+        """Return what the framer's events mean; never raises for what they hold.
 
-    def receive(self, buffer: bytearray | bytes, start: int, stop: int) -> list[Event]:
-        """Return what bytes [start, stop) of `buffer` amount to. Never raises for what they hold.
-
-        `Data` events are offsets into `buffer`: use them before it is reused.
+        `buffer` holds the bytes that were framed. `Data` events are offsets into it: use them
+        before it is reused.
         """
-        if self.closing:
-            return []
-        return self.take(self._framer.feed(buffer, start, stop, self.fast_path))
-
-    def take(self, found: list[FramerEvent]) -> list[Event]:
-        """As `receive`, of what the framer has made of the bytes already."""
         events: list[Event] = []
-        for event in found:
+        closing = State.CLOSING
+        for event in framed:
+            if self.state is closing:
+                break
             try:
                 if type(event) is Data:
-                    self._on_data(event, events)
+                    self._on_data(event, buffer, events)
                 elif type(event) is CommandSet:
                     self._on_command(event, events)
                 elif type(event) is Pdu:
@@ -120,37 +124,29 @@ class Acceptor:
                     raise PeerError(event.reason, event.text)
             except PeerError as error:
                 self._end(events, str(error), pdus.encode_abort(error.source, error.reason))
-            if self.closing:
-                break
+        self.framer.offering = self._message is None
         return events
 
+    def resume(self, request: StoreRequest) -> None:
+        """Continue a C-STORE-RQ that a consumer has taken: the rest of its data are events."""
+        self._message = request
+        self._context_id = request.context_id
+        self.framer.offering = False
+
     def eof(self) -> list[Event]:
-        """The peer closed its sending side."""
+        """Return what it means that the peer closed its sending side."""
         events: list[Event] = []
-        if not self.closing:
+        if not self.is_over:
             self._end(events, "connection closed by peer", waits=True)
         return events
 
     def abort(self, reason: AbortReason, text: str) -> Ended:
-        """End it from our side, whatever the peer said last: a time-out, a shutdown, a bug."""
+        """End the association from our side: a timeout, a shutdown, a bug."""
         self._stop()
         return Ended(text, pdus.encode_abort(2, reason))
 
-    def store_request(
-        self, context_id: int, message_id: int, sop_class_uid: str, sop_instance_uid: str
-    ) -> StoreRequest:
-        context = self._contexts[context_id]
-        return StoreRequest(
-            context_id,
-            message_id,
-            sop_class_uid,
-            sop_instance_uid,
-            context.transfer_syntax,
-            context.encoding,
-        )
-
     def store_response(self, outcome: StoreOutcome) -> bytes:
-        """The P-DATA-TF that answers a `StoreBegan`; not to be sent after the last words."""
+        """Return the P-DATA-TF that answers a `StoreBegan`; not to be sent after the last words."""
         request = outcome.request
         response = dimse.encode_store_response(
             request.message_id,
@@ -168,9 +164,9 @@ class Acceptor:
         if pdu.type == PduType.A_ASSOCIATE_RQ:
             self._on_associate_rq(pdu.body, events)
         elif pdu.type == PduType.A_RELEASE_RQ:
-            if self._amid_data:
+            if self._data_set_is_due:
                 raise PeerError(AbortReason.UNEXPECTED_PDU, "release amid a message")
-            # Before association too, as peers expect that ask whether anybody is there.
+            # Before an association too: peers that only test the connection expect it.
             error = None if self.state is State.ESTABLISHED else "never associated"
             self._end(events, error, pdus.encode_release_rp(), waits=True)
         else:
@@ -197,10 +193,9 @@ class Acceptor:
         events.append(Ended(error, last_words, waits))
 
     def _stop(self) -> None:
-        self._framer.close()
-        self._message = self._fast_path = None
+        self.framer.close()
+        self._message = None
         self.state = State.CLOSING
-        self.closing = True
 
     # ---- messages ------------------------------------------------------------------------
 
@@ -213,37 +208,35 @@ class Acceptor:
             )
         return context
 
+    @property
+    def _data_set_is_due(self) -> bool:
+        return self._message is not None or self.framer.consuming
+
     def _on_command(self, event: CommandSet, events: list[Event]) -> None:
-        self._messages += 1
         context = self._context(event.context_id)
-        if self._amid_data:
+        if self._data_set_is_due:
             raise PeerError(AbortReason.INVALID_PDU_PARAMETER_VALUE, "command amid a data set")
         command = dimse.decode_command(event.data)
-        if command.field == CommandField.C_STORE_RQ:
-            request = self.store_request(
-                context.id, command.message_id, command.sop_class_uid, command.sop_instance_uid
+        service = service_of(command.field, self._services)
+        self._context_id = context.id
+        if service.data_set is DataSetUse.STORED:
+            self._message = StoreRequest(
+                context.id,
+                command.message_id,
+                command.sop_class_uid,
+                command.sop_instance_uid,
+                context.transfer_syntax,
+                context.encoding,
             )
-            self._message = request
-            self._context_id = context.id
-            events.append(StoreBegan(request))
+            events.append(StoreBegan(self._message))
             return
-        answer = self._answer(command, context.id)
+        pending = PendingResponse(service, command)
         if command.has_data_set:
-            self._message = Skipped(answer)
-            self._context_id = context.id
-        elif answer is not None:
-            events.append(Output(answer))
-
-    def _answer(self, command: dimse.Command, context_id: int) -> bytes | None:
-        if command.field == CommandField.C_ECHO_RQ:
-            response = dimse.encode_echo_response(command.message_id)
-        elif command.field == CommandField.C_CANCEL_RQ or command.field & _RESPONSE:
-            return None
+            self._message = pending
         else:
-            response = dimse.encode_unsupported_response(command)
-        return pdus.p_data(context_id, response, self._peer_max_pdu_length)
+            self._respond(pending, events)
 
-    def _on_data(self, event: Data, events: list[Event]) -> None:
+    def _on_data(self, event: Data, buffer: bytearray | bytes, events: list[Event]) -> None:
         message = self._message
         if event.context_id != self._context_id or message is None:
             self._context(event.context_id)
@@ -252,5 +245,14 @@ class Acceptor:
             self._message = None
         if type(message) is StoreRequest:
             events.append(event)
-        elif event.last and isinstance(message, Skipped) and message.answer is not None:
-            events.append(Output(message.answer))
+        elif isinstance(message, PendingResponse):
+            message.collect(memoryview(buffer)[event.start : event.stop])
+            if event.last:
+                self._respond(message, events)
+
+    def _respond(self, pending: PendingResponse, events: list[Event]) -> None:
+        response = pending.response()
+        if response is not None:
+            events.append(
+                Output(pdus.p_data(self._context_id, response, self._peer_max_pdu_length))
+            )

@@ -1,4 +1,4 @@
-"""DIMSE command sets (PS3.7 6.3 and annex E): those of peers read, our responses written."""
+"""DIMSE command sets (PS3.7 6.3 and annex E): decode those of peers, encode our responses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
+from oxidicom import _dimse
 from oxidicom.constants import VERIFICATION, AbortReason, CommandField, DimseStatus
 from oxidicom.errors import PeerError
 
@@ -16,7 +17,6 @@ _REQUESTED_SOP_CLASS_UID: Final = 0x0003_0000
 _COMMAND_FIELD: Final = 0x0100_0000
 _MESSAGE_ID: Final = 0x0110_0000
 _MESSAGE_ID_BEING_RESPONDED_TO: Final = 0x0120_0000
-_PRIORITY: Final = 0x0700_0000
 _COMMAND_DATA_SET_TYPE: Final = 0x0800_0000
 _STATUS: Final = 0x0900_0000
 _OFFENDING_ELEMENT: Final = 0x0901_0000
@@ -34,25 +34,12 @@ _u16 = Struct("<H")
 _group_length = Struct("<III")
 _response_fields = Struct("<IIH IIH IIH IIH")
 _offending_element = Struct("<II HH")
-_store_head = Struct("<III II")
-_store_fields = Struct("<IIH IIH IIH IIH II")
 
-_STORE_HEAD_LENGTH: Final = _store_head.size
-_STORE_FIELDS_LENGTH: Final = _store_fields.size
 _C_STORE_RQ: Final = int(CommandField.C_STORE_RQ)
-_STORE_TAGS: Final = (
-    _GROUP_LENGTH,
-    _AFFECTED_SOP_CLASS_UID,
-    _COMMAND_FIELD,
-    _MESSAGE_ID,
-    _PRIORITY,
-    _COMMAND_DATA_SET_TYPE,
-    _AFFECTED_SOP_INSTANCE_UID,
-)
 
 
 class Command(NamedTuple):
-    """What of a command set we act upon."""
+    """The elements of a command set that are used here."""
 
     field: int
     """Command Field (0000,0100); see `CommandField`."""
@@ -75,43 +62,15 @@ def decode_command(command: bytes) -> Command:
     element that does not fit, a missing Command Field, a request without Message ID, and a
     C-STORE-RQ without UIDs or data set (decision 17).
     """
-    return _usual_store_request(command) or _any_command(command)
+    store_request = _dimse.read_store_request(command)
+    if store_request is not None:
+        message_id, sop_class_uid, sop_instance_uid = store_request
+        return Command(_C_STORE_RQ, message_id, 0, sop_class_uid, sop_instance_uid, True)
+    return decode_general_command(command)
 
 
-def _usual_store_request(command: bytes) -> Command | None:
-    """Fast path: the C-STORE-RQ that nearly every sender writes, each required element and none
-    other, in ascending order. None: it is not that, though it may be a good command."""
-    if len(command) < _STORE_HEAD_LENGTH:
-        return None
-    tag0, length0, _, tag1, sop_class_length = _store_head.unpack_from(command)
-    class_end = _STORE_HEAD_LENGTH + sop_class_length
-    instance_start = class_end + _STORE_FIELDS_LENGTH
-    if instance_start > len(command):
-        return None
-    # fmt: off
-    (
-        tag2, length2, field,
-        tag3, length3, message_id,
-        tag4, length4, _,
-        tag5, length5, data_set_type,
-        tag6, sop_instance_length,
-    ) = _store_fields.unpack_from(command, class_end)
-    # fmt: on
-    if (
-        (tag0, tag1, tag2, tag3, tag4, tag5, tag6) != _STORE_TAGS
-        or (length0, length2, length3, length4, length5, field) != (4, 2, 2, 2, 2, _C_STORE_RQ)
-        or data_set_type == _NO_DATA_SET
-        or instance_start + sop_instance_length != len(command)
-    ):
-        return None
-    sop_class_uid = _trimmed(command[_STORE_HEAD_LENGTH:class_end])
-    sop_instance_uid = _trimmed(command[instance_start:])
-    if not sop_class_uid or not sop_instance_uid:
-        return None
-    return Command(field, message_id, 0, sop_class_uid, sop_instance_uid, True)
-
-
-def _any_command(command: bytes) -> Command:
+def decode_general_command(command: bytes) -> Command:
+    """Decode as `decode_command`, without the compiled reader of a common C-STORE-RQ."""
     unpack = _element.unpack_from
     elements: dict[int, bytes] = {}
     position, end = 0, len(command)
@@ -129,10 +88,10 @@ def _any_command(command: bytes) -> Command:
     if field is None:
         raise _invalid("command set without Command Field")
     message_id = _number(elements, _MESSAGE_ID)
-    if message_id is None and not _names_another_message(field):
+    if message_id is None and not _refers_to_another_message(field):
         raise _invalid("request without Message ID")
     data_set_type = _number(elements, _COMMAND_DATA_SET_TYPE)
-    # Required, so a guess is a kindness; of these commands only one always has a data set.
+    # Command Data Set Type is mandatory; where it is absent, only a C-STORE-RQ has a data set.
     if_absent = field == _C_STORE_RQ
     has_data_set = if_absent if data_set_type is None else data_set_type != _NO_DATA_SET
     decoded = Command(
@@ -149,7 +108,7 @@ def _any_command(command: bytes) -> Command:
 
 
 def _check_store_request(command: Command, elements: dict[int, bytes]) -> None:
-    """PS3.7 table 9.3-1: only the Affected UIDs are a C-STORE's."""
+    """Raise PeerError unless the Affected UIDs and a data set are there (PS3.7 table 9.3-1)."""
     if not _uid(elements, _AFFECTED_SOP_CLASS_UID):
         raise _invalid("C-STORE-RQ without Affected SOP Class UID")
     if not _uid(elements, _AFFECTED_SOP_INSTANCE_UID):
@@ -158,7 +117,7 @@ def _check_store_request(command: Command, elements: dict[int, bytes]) -> None:
         raise _invalid("C-STORE-RQ without data set")
 
 
-def _names_another_message(field: int) -> bool:
+def _refers_to_another_message(field: int) -> bool:
     return bool(field & _RESPONSE) or field == CommandField.C_CANCEL_RQ
 
 
@@ -172,7 +131,7 @@ def _uid(elements: dict[int, bytes], tag: int) -> str:
 
 
 def _trimmed(value: bytes) -> str:
-    """Padding on either side is dropped (decision 9)."""
+    """Return a UID without the padding on either side (decision 9)."""
     return value.strip(b"\0 ").decode("latin-1")
 
 
@@ -191,17 +150,15 @@ def encode_store_response(
     comment: str | None = None,
     offending: int | None = None,
 ) -> bytes:
-    """A C-STORE-RSP (PS3.7 table 9.3-2); `message_id` and both UIDs are the request's.
+    """Encode a C-STORE-RSP (PS3.7 table 9.3-2); `message_id` and both UIDs are the request's.
 
     `comment` is cut to 64 characters of ASCII; `offending` is a tag, gggg << 16 | eeee.
     """
     if not status and comment is None and offending is None:
-        before, after = _success_parts(sop_class_uid, len(sop_instance_uid))
-        instance = sop_instance_uid.encode("latin-1")
-        if len(instance) & 1:
-            instance += b"\0"
-        return before + message_id.to_bytes(2, "little") + after + instance
-    return _response(
+        response = _dimse.success_response(message_id, sop_class_uid, sop_instance_uid)
+        if response is not None:
+            return response
+    return encode_response(
         CommandField.C_STORE_RSP,
         message_id,
         sop_class_uid,
@@ -211,33 +168,29 @@ def encode_store_response(
     )
 
 
-@lru_cache(maxsize=256)
-def _success_parts(sop_class_uid: str, sop_instance_length: int) -> tuple[bytes, bytes]:
-    """A Success without its message id and SOP instance: the same for most of a sender's
-    instances."""
-    whole = _response(CommandField.C_STORE_RSP, 0, sop_class_uid, "0" * sop_instance_length)
-    instance_length = sop_instance_length + (sop_instance_length & 1)
-    message_id = _group_length.size + len(_sop_class_element(sop_class_uid)) + 2 * _element.size + 2
-    return whole[:message_id], whole[message_id + 2 : len(whole) - instance_length]
-
-
 def encode_echo_response(message_id: int) -> bytes:
-    """A C-ECHO-RSP of Success (PS3.7 table 9.3-13; decision 18)."""
-    return _response(CommandField.C_ECHO_RSP, message_id, VERIFICATION)
+    """Encode a C-ECHO-RSP of Success (PS3.7 table 9.3-13; decision 18)."""
+    return encode_response(CommandField.C_ECHO_RSP, message_id, VERIFICATION)
 
 
 def encode_unsupported_response(request: Command) -> bytes:
-    """The response to a request that we do not serve: unrecognized operation (PS3.7 C.5.23)."""
-    return _response(
+    """Encode the response to a request that is not served: unrecognized (PS3.7 C.5.23)."""
+    return encode_failure(request, DimseStatus.UNRECOGNIZED_OPERATION)
+
+
+def encode_failure(request: Command, status: int, comment: str | None = None) -> bytes:
+    """Encode a response without a data set to any request; `comment` is cut to 64 characters."""
+    return encode_response(
         request.field | _RESPONSE,
         request.message_id,
         request.sop_class_uid,
         request.sop_instance_uid,
-        DimseStatus.UNRECOGNIZED_OPERATION,
+        status,
+        _details(comment, None),
     )
 
 
-def _response(
+def encode_response(
     field: int,
     message_id: int,
     sop_class_uid: str,
@@ -245,7 +198,10 @@ def _response(
     status: int = DimseStatus.SUCCESS,
     details: bytes = b"",
 ) -> bytes:
-    """Elements in ascending order, no data set; an empty UID is left out."""
+    """Encode any response without a data set; an empty UID is left out.
+
+    `details` are encoded elements between Status and Affected SOP Instance UID.
+    """
     sop_class = _sop_class_element(sop_class_uid)
     sop_instance = (
         _uid_element(_AFFECTED_SOP_INSTANCE_UID, sop_instance_uid) if sop_instance_uid else b""
@@ -272,7 +228,7 @@ def _response(
 
 @lru_cache(maxsize=256)
 def _sop_class_element(uid: str) -> bytes:
-    """Cached: a sender's instances are of few SOP classes."""
+    """Return an encoded element; cached, because a sender's instances are of few SOP classes."""
     return _uid_element(_AFFECTED_SOP_CLASS_UID, uid) if uid else b""
 
 

@@ -1,0 +1,22 @@
+from typing import Protocol, final
+
+class Transport(Protocol):
+    def write(self, data: bytes) -> None: ...
+    def get_write_buffer_size(self) -> int: ...
+
+@final
+class PeerSocket:
+    """The socket of one connection, used beside its transport.
+
+    `fd` is the descriptor of the socket; with -1, for TLS, everything goes by the transport.
+    """
+
+    def __init__(self, transport: Transport, fd: int) -> None: ...
+    def send(self, data: bytes) -> None:
+        """Send by the transport, in one segment where the network lets it."""
+
+    def acknowledge_soon(self) -> None:
+        """Have the kernel acknowledge what has arrived at once (decision 19)."""
+
+    def detach(self) -> None:
+        """The descriptor is closed: use it no longer."""

@@ -1,0 +1,67 @@
+"""The states of a connection and the transitions between them (PS3.8 9.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from enum import IntEnum, auto
+from typing import Final
+
+
+class ConnectionState(IntEnum):
+    UNASSOCIATED = auto()
+    """The peer has connected and not associated yet (Sta2)."""
+    ESTABLISHED = auto()
+    """Messages are received (Sta6)."""
+    DRAINING = auto()
+    """As ESTABLISHED, but we abort as soon as no instance is under way."""
+    AWAITING_OUTCOMES = auto()
+    """The peer has released or closed; outcomes that are due are sent first (Sta8)."""
+    CLOSING = auto()
+    """Our last PDU is sent; anything that arrives is dropped until the peer closes (Sta13)."""
+    KILLED = auto()
+    """We have aborted the transport before the association ended; nothing is sent or awaited."""
+    CLOSED = auto()
+    """The transport is gone."""
+
+    @property
+    def is_associated(self) -> bool:
+        """There is an association that has not ended."""
+        return self in _ASSOCIATED
+
+    @property
+    def is_over(self) -> bool:
+        """No association can follow, or the one there was has ended."""
+        return self in _ENDS
+
+
+_ASSOCIATED: Final = frozenset(
+    {
+        ConnectionState.ESTABLISHED,
+        ConnectionState.DRAINING,
+        ConnectionState.AWAITING_OUTCOMES,
+    }
+)
+
+_ENDS: Final = frozenset({ConnectionState.CLOSING, ConnectionState.KILLED, ConnectionState.CLOSED})
+
+TRANSITIONS: Final[Mapping[ConnectionState, Set[ConnectionState]]] = {
+    ConnectionState.UNASSOCIATED: {ConnectionState.ESTABLISHED} | _ENDS,
+    ConnectionState.ESTABLISHED: {
+        ConnectionState.DRAINING,
+        ConnectionState.AWAITING_OUTCOMES,
+    }
+    | _ENDS,
+    ConnectionState.DRAINING: {ConnectionState.AWAITING_OUTCOMES} | _ENDS,
+    ConnectionState.AWAITING_OUTCOMES: _ENDS,
+    ConnectionState.CLOSING: {ConnectionState.CLOSED},
+    ConnectionState.KILLED: {ConnectionState.CLOSED},
+    ConnectionState.CLOSED: frozenset(),
+}
+"""States that may follow each state."""
+
+
+def follow(state: ConnectionState, next_state: ConnectionState) -> ConnectionState:
+    """Return `next_state`; raises AssertionError, a bug of ours, where it may not follow."""
+    if next_state not in TRANSITIONS[state]:
+        raise AssertionError(f"{next_state.name} after {state.name}")
+    return next_state
