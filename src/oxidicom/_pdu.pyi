@@ -44,8 +44,8 @@ class Framer:
     strict: bool
     def __init__(self, max_length: int = 0, strict: bool = False) -> None: ...
     offering: bool
-    """Messages are offered to the consumer first. Cleared by the framer when it makes events, to be
-    set when they are handled and no message of theirs is under way."""
+    """Messages are offered to the consumer first. The framer clears it when it makes events; the
+    acceptor sets it once they are handled, unless a message of theirs is under way."""
 
     @property
     def commands(self) -> int:

@@ -2,8 +2,8 @@
 """Upper layer framing, in place: bytes in, PDUs and fragments out (PS3.8 9.3, annex E.2).
 
 No byte of a data set is copied: a fragment is a pair of offsets into the caller's buffer.
-Whatever the cuts between receives, the same PDUs come out; fragments come out as they arrive.
-Nothing is ever buffered by a length that the peer merely claims.
+The same PDUs come out however the bytes are cut into receives; fragments come out as they arrive.
+Nothing is ever allocated by a length that the peer merely claims.
 """
 
 cimport cython
@@ -15,7 +15,7 @@ cdef inline uint32_t big_endian_32(const uint8_t *p) noexcept nogil:
 
 
 cdef str unrecognized(const uint8_t *header):
-    """Of six bytes that begin no PDU, with a hint for the commonest mistake (RFC 8446 5.1)."""
+    """Describe six bytes that begin no PDU; a TLS record is the commonest mistake (RFC 8446 5.1)."""
     if header[0] == 0x16 and header[1] == 3:
         return "unknown PDU type 16H: a TLS handshake, and this is not the TLS port"
     return f"unknown PDU type {header[0]:02X}H"
@@ -166,7 +166,8 @@ cdef class Framer:
             if start < 0 or stop < start or stop > view.len:
                 raise ValueError(f"range {start}:{stop} is not inside {view.len} bytes")
             self.run(<const uint8_t *> view.buf, start, stop, events)
-            # The request is answered now: what came with it came too early (PS3.8 9.2, Sta3).
+            # The request is answered now; P-DATA-TF in the same receive came too early (PS3.8 9.2,
+            # Sta3).
             self.associated = self.requested
             if events:
                 self.offering = False
@@ -206,7 +207,7 @@ cdef class Framer:
         return self.on_pdv_header(h, events)
 
     cdef int on_pdu_header(self, const uint8_t *h, list events) except -1:
-        """PS3.8 9.3.1: type, reserved, length."""
+        """Read type, reserved byte and length (PS3.8 9.3.1)."""
         cdef uint32_t length = big_endian_32(h + 2)
         self.pdu_type = h[0]
         self.pdu_left = length
@@ -251,7 +252,7 @@ cdef class Framer:
         return 0
 
     cdef int on_pdv_header(self, const uint8_t *h, list events) except -1:
-        """PS3.8 9.3.5.1 and E.2: item length, context id, message control header."""
+        """Read item length, context id and message control header (PS3.8 9.3.5.1 and E.2)."""
         cdef uint32_t length = big_endian_32(h)
         cdef str fault
         if length < 2 or <int64_t> length + 4 > self.pdu_left:
@@ -270,7 +271,7 @@ cdef class Framer:
         return 0
 
     cdef str pdv_fault(self):
-        """What is wrong with the PDV whose header was read, here and now, or None."""
+        """Return why the PDV whose header was read may not come here, or None."""
         cdef Py_ssize_t have = 0
         if not self.control & COMMAND_SET:
             return None if self.command is None else "data set amid a command set"

@@ -115,7 +115,7 @@ async def start() -> AsyncIterator[Start]:
     for bench in benches:
         await bench.listener.close()
         assert bench.bugs == []
-        assert bench.pool.kept == 0
+        assert len(bench.pool._holders) == 0
         began = [r.association_id for r in bench.reports if isinstance(r, AssociationBegan)]
         assert sorted(began) == sorted(end.association_id for end in bench.ends)
 
@@ -463,7 +463,7 @@ async def test_halves_of_requests_do_not_add_up(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Promise 5: before association too."""
-    monkeypatch.setattr(listener_module, "REQUEST_MEMORY", 1_000_000)
+    monkeypatch.setattr(listener_module, "MAX_REQUEST_MEMORY_BYTES", 1_000_000)
     bench = await start()
     half = struct.pack(">BBI", 1, 0, 250_000) + bytes(200_000)
 

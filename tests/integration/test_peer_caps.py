@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.net.peers import BARE_CONNECTIONS
+from oxidicom.net.peers import MAX_BARE_CONNECTIONS
 from tests.support.raw_peer import IMPLICIT, VERIFICATION, Context, RawPeer, associate_rq
 from tests.support.receiver import Receiver, wait_until
 
@@ -76,11 +76,13 @@ def test_connections_that_do_not_associate_are_limited(tmp_path: Path, workers: 
         sender = peer_from(stack, receiver, "127.0.0.1")
         sender.associate(ECHO)
         lines = len(receiver.lines)
-        bare = [peer_from(stack, receiver, "127.0.0.1") for _ in range(BARE_CONNECTIONS + 200)]
-        # At once, and not by ARTIM, which is thirty seconds.
-        wait_until(lambda: len(open_of(bare)) <= BARE_CONNECTIONS, "those beyond to be closed", 10)
+        bare = [peer_from(stack, receiver, "127.0.0.1") for _ in range(MAX_BARE_CONNECTIONS + 200)]
+        # At once: ARTIM is thirty seconds.
+        wait_until(
+            lambda: len(open_of(bare)) <= MAX_BARE_CONNECTIONS, "those beyond to be closed", 10
+        )
         if workers == "1":  # several take in what order they like
-            assert open_of(bare) == bare[:BARE_CONNECTIONS]
+            assert open_of(bare) == bare[:MAX_BARE_CONNECTIONS]
         assert open_of(bare)
         sender.echo()
         other = peer_from(stack, receiver, "127.0.0.2")

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from oxidicom.certificates import Certificates, TlsFiles
 from oxidicom.net.timeouts import TimeLimits
-from oxidicom.net.tls import HANDSHAKE_MEMORY
+from oxidicom.net.tls import HANDSHAKE_BYTES
 from tests.integration.test_listener import Bench, store
 from tests.support.authority import Authority, Pair, found_authority
 from tests.support.raw_peer import ABORT, P_DATA_TF, RELEASE_RP, RawPeer, pdu, release_rq
@@ -68,7 +68,7 @@ async def start(ours: Authority) -> AsyncIterator[Start]:
     for bench in benches:
         await bench.listener.close()
         assert bench.bugs == []
-        assert bench.pool.kept == 0
+        assert len(bench.pool._holders) == 0
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str, dict[str, Any]]]:
@@ -335,7 +335,7 @@ async def test_half_a_handshake_is_cut_off_and_holds_up_nobody(
 
 async def test_many_half_handshakes_do_not_add_up(start: Start, ours: Authority) -> None:
     """The oldest goes, and whoever means it is let in."""
-    bench = await start(max_associations=4, request_memory=2 * HANDSHAKE_MEMORY)
+    bench = await start(max_associations=4, request_memory=2 * HANDSHAKE_BYTES)
 
     def script() -> None:
         halves = []

@@ -130,7 +130,7 @@ def _limits() -> str:
         ("Time without data between two messages", *_setting("idle_timeout")),
         (
             "Least data within a message",
-            f"{timeouts.LEAST_BYTES // 1024} KiB in {timeouts.WINDOW:g} s",
+            f"{timeouts.MIN_WINDOW_BYTES // 1024} KiB in {timeouts.WINDOW_S:g} s",
             "fixed",
         ),
         ("Length of an A-ASSOCIATE-RQ", kib, "fixed"),
@@ -138,10 +138,14 @@ def _limits() -> str:
         ("Length of a P-DATA-TF, PDV, data set or element", "none", "never held in memory"),
         (
             "Incomplete requests, all peers",
-            f"{listener.REQUEST_MEMORY >> 20} MiB",
+            f"{listener.MAX_REQUEST_MEMORY_BYTES >> 20} MiB",
             "fixed",
         ),
-        ("Deflated data, inflated for its tags", f"{readers.INFLATED_LIMIT >> 20} MiB", "fixed"),
+        (
+            "Deflated data, inflated for its tags",
+            f"{readers.MAX_INFLATED_BYTES >> 20} MiB",
+            "fixed",
+        ),
         ("Path below the files root", f"{paths.PATH_LIMIT} characters", "fixed"),
     ]
     return _table(("Limit", "Value", "Set by"), rows)

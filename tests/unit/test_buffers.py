@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from oxidicom.buffers import BUFFER_SIZE, BufferPool
+from oxidicom.buffers import RECEIVE_BUFFER_BYTES, BufferPool
 
 
 def test_the_buffer_is_the_same_until_it_is_kept() -> None:
     pool = BufferPool(1 << 20)
     buffer = pool.current
     assert pool.current is buffer
-    assert len(buffer) == BUFFER_SIZE
+    assert len(buffer) == RECEIVE_BUFFER_BYTES
     pool.keep(1)
     assert pool.current is not buffer
-    assert pool.kept == 1
+    assert len(pool._holders) == 1
 
 
 def test_a_kept_buffer_comes_back_when_its_last_holder_is_done() -> None:
@@ -22,11 +22,11 @@ def test_a_kept_buffer_comes_back_when_its_last_holder_is_done() -> None:
     buffer = pool.current
     pool.keep(2)
     pool.release(buffer)
-    assert pool.kept == 1
+    assert len(pool._holders) == 1
     pool.keep(1)
     assert pool.current is not buffer
     pool.release(buffer)
-    assert pool.kept == 1
+    assert len(pool._holders) == 1
     pool.keep(1)
     assert pool.current is buffer, "used again before fresh memory is asked for"
 
@@ -40,7 +40,7 @@ def test_no_buffer_is_handed_out_twice() -> None:
     assert len({id(buffer) for buffer in held}) == 50
     for buffer in held:
         pool.release(buffer)
-    assert pool.kept == 0
+    assert len(pool._holders) == 0
     again = []
     for _ in range(50):
         again.append(pool.current)

@@ -24,7 +24,7 @@ from pydicom.filereader import (
 
 from oxidicom._dataset import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, WANTED_TAGS, Walker
 from oxidicom.constants import Encoding
-from oxidicom.store.readers import INFLATED_LIMIT, Inflater, Reader, reader_for
+from oxidicom.store.readers import MAX_INFLATED_BYTES, Inflater, Reader, reader_for
 
 LONG_FORM = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT"}
 LONG_FORM.add(b"UV")
@@ -440,7 +440,7 @@ def test_a_deflated_data_set_that_is_cut_or_invalid_fails() -> None:
 
 
 def test_a_deflate_bomb_fails_at_the_limit() -> None:
-    bomb = deflate(header(EXPLICIT_LE, 0x00080001, b"UN", 2**30) + bytes(4 * INFLATED_LIMIT))
+    bomb = deflate(header(EXPLICIT_LE, 0x00080001, b"UN", 2**30) + bytes(4 * MAX_INFLATED_BYTES))
     assert len(bomb) < 100_000
     outcome = read(bomb, Encoding.DEFLATED)
     assert outcome.failed

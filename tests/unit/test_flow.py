@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from oxidicom.buffers import BufferPool
-from oxidicom.net.flow import PENDING, SHARE, FlowControl
+from oxidicom.net.flow import MAX_KEPT_BUFFERS, MAX_PENDING_INSTANCES, FlowControl
 
 
 class Transport:
@@ -31,7 +31,7 @@ def test_reading_stops_at_the_share_of_buffers() -> None:
     transport, pool = Transport(), BufferPool(1 << 20, 16)
     flow = FlowControl(transport, pool)
     held = []
-    for _ in range(SHARE):
+    for _ in range(MAX_KEPT_BUFFERS):
         assert transport.reading
         held.append(pool.current)
         flow.buffers_kept(1)
@@ -74,11 +74,11 @@ def test_who_holds_nothing_reads_though_the_pool_is_exhausted_by_others() -> Non
 def test_reading_stops_at_the_limit_of_pending_instances() -> None:
     transport = Transport()
     flow = FlowControl(transport, BufferPool(1 << 20, 16))
-    for _ in range(PENDING):
+    for _ in range(MAX_PENDING_INSTANCES):
         assert transport.reading
         flow.instance_pending()
     assert not transport.reading
-    assert flow.pending == PENDING
+    assert flow.pending == MAX_PENDING_INSTANCES
     flow.instance_done()
     assert transport.reading
 
@@ -101,7 +101,7 @@ def test_released_it_reads_whatever_waits() -> None:
     flow.release()
     assert transport.reading
     flow.peer_reads(True)
-    for _ in range(PENDING):
+    for _ in range(MAX_PENDING_INSTANCES):
         flow.instance_pending()
     assert transport.reading
 
@@ -118,7 +118,7 @@ def test_detached_it_keeps_the_books_and_leaves_the_transport_alone() -> None:
     flow.peer_reads(True)
     flow.buffer_released(buffer)
     flow.instance_done()
-    assert pool.kept == 0
+    assert len(pool._holders) == 0
     assert flow.pending == 0
     assert not flow.paused
 
@@ -163,9 +163,9 @@ class Flow(RuleBasedStateMachine):
     @precondition(lambda self: not any(self.held))
     @rule()
     def nothing_is_held(self) -> None:
-        assert self.pool.kept == 0
+        assert len(self.pool._holders) == 0
         for flow in self.flows:
-            assert flow.paused == (flow.pending >= PENDING or not flow._peer_reads)
+            assert flow.paused == (flow.pending >= MAX_PENDING_INSTANCES or not flow._peer_reads)
 
     @invariant()
     def the_transport_is_told(self) -> None:

@@ -10,7 +10,12 @@ from oxidicom.errors import AssociationRejectedError, PeerError
 from oxidicom.wire import negotiation_cache
 from oxidicom.wire.items import AssociateRequest
 from oxidicom.wire.negotiation import Policy
-from oxidicom.wire.negotiation_cache import REMEMBERED, REMEMBERED_BYTES, Agreement, agree
+from oxidicom.wire.negotiation_cache import (
+    MAX_CACHED_REQUEST_BYTES,
+    MAX_CACHED_REQUESTS,
+    Agreement,
+    agree,
+)
 from tests.support import raw_peer as peer
 from tests.support.raw_peer import Context
 
@@ -19,9 +24,9 @@ CONTEXT = Context(1, peer.CT_IMAGE_STORAGE, [peer.EXPLICIT])
 
 @pytest.fixture(autouse=True)
 def forgetful() -> Iterator[None]:
-    negotiation_cache._remembered.clear()
+    negotiation_cache._agreements.clear()
     yield
-    negotiation_cache._remembered.clear()
+    negotiation_cache._agreements.clear()
 
 
 def body(calling: bytes = b"A", user_items: bytes = b"", contexts: int = 1) -> bytes:
@@ -69,18 +74,18 @@ def test_what_is_refused_is_not_remembered() -> None:
         agreed(body(), Policy(allowed_calling=frozenset({"B"})))
     with pytest.raises(PeerError):
         agreed(b"\0")
-    assert not negotiation_cache._remembered
+    assert not negotiation_cache._agreements
 
 
 def test_memory_is_bounded_and_the_oldest_goes() -> None:
     first = agreed(body(b"0"))
-    for n in range(1, REMEMBERED):
+    for n in range(1, MAX_CACHED_REQUESTS):
         agreed(body(b"%d" % n))
     assert agreed(body(b"0")) is first
     agreed(body(b"one more"))
-    assert len(negotiation_cache._remembered) == REMEMBERED
+    assert len(negotiation_cache._agreements) == MAX_CACHED_REQUESTS
     assert agreed(body(b"0")) is not first
-    long = body(user_items=peer.item(0x57, bytes(REMEMBERED_BYTES)))
+    long = body(user_items=peer.item(0x57, bytes(MAX_CACHED_REQUEST_BYTES)))
     assert agreed(long) is not agreed(long)
 
 
@@ -88,4 +93,4 @@ def test_passwords_are_not_kept() -> None:
     identity = bytes((2, 0)) + b"\0\4user\0\6secret"
     request = body(user_items=peer.item(0x58, identity))
     assert agreed(request).request.user.identity is not None
-    assert not negotiation_cache._remembered
+    assert not negotiation_cache._agreements

@@ -224,9 +224,9 @@ def test_a_series_is_decoded_once() -> None:
 def test_the_cache_of_series_is_bounded() -> None:
     huge = reader_of({**REQUIRED, "StudyDescription": b"x" * 60_000}, Encoding.IMPLICIT_LE)
     assert read_names(huge, "A").series is not read_names(huge, "A").series
-    for n in range(identity.REMEMBERED + 10):
+    for n in range(identity.MAX_CACHED_SERIES + 10):
         read_names(reader_of({**REQUIRED, "PatientID": str(n)}), "A")
-    assert len(identity._remembered) <= identity.REMEMBERED
+    assert len(identity._series_names) <= identity.MAX_CACHED_SERIES
 
 
 def test_a_cached_series_costs_microseconds() -> None:

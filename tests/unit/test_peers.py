@@ -9,14 +9,14 @@ import pytest
 
 from oxidicom.net import peers
 from oxidicom.net.peers import (
-    BARE_CONNECTIONS,
+    MAX_BARE_CONNECTIONS,
     Held,
     Peers,
     PeerTable,
     SharedPeerTable,
+    clear_part,
     key_of,
     peer_table_size,
-    wipe,
 )
 
 A, B = "192.0.2.1", "2001:db8::1"
@@ -33,7 +33,7 @@ def associate(side: Peers, address: str) -> bool:
     if side.may_associate(address):
         side.associated(address)
         return True
-    side.let_go(address)
+    side.not_associated(address)
     return False
 
 
@@ -59,7 +59,7 @@ def test_one_process_alone() -> None:
 
 def test_connections_that_did_not_associate() -> None:
     side = Peers(2, PeerTable())
-    most = 2 + BARE_CONNECTIONS
+    most = 2 + MAX_BARE_CONNECTIONS
     assert all(side.connected(A) for _ in range(most))
     assert not side.connected(A)
     assert side.connected(B)
@@ -92,7 +92,7 @@ def test_a_process_that_died_holds_nothing() -> None:
     one, two = Peers(1, first), Peers(1, second)
     assert associate(one, A)
     assert not associate(two, A)
-    wipe(memory, 0)
+    clear_part(memory, 0)
     assert associate(two, A)
     replacement = Peers(1, SharedPeerTable(memory, 0))
     assert not associate(replacement, A)
@@ -114,7 +114,7 @@ def test_nothing_is_left_of_those_who_left() -> None:
 
 
 def test_more_addresses_than_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "PLACES", 3)
+    monkeypatch.setattr(peers, "MAX_SHOWN_ADDRESSES", 3)
     _, (board, other) = boards(2)
     side = Peers(1, board)
     for number in range(5):
@@ -157,4 +157,4 @@ def test_two_never_both_take_the_last_one() -> None:
             thread.join()
         assert sum(taken) <= 1
         for side in sides:
-            side.let_go(A)
+            side.not_associated(A)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from oxidicom.buffers import BUFFER_SIZE, BufferPool
+from oxidicom.buffers import RECEIVE_BUFFER_BYTES, BufferPool
 from oxidicom.errors import AssociationRejectedError
 from oxidicom.net.connection_state import ConnectionState
-from oxidicom.net.flow import PENDING, SHARE
+from oxidicom.net.flow import MAX_KEPT_BUFFERS, MAX_PENDING_INSTANCES
 from oxidicom.net.protocol import AssociationProtocol
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import (
@@ -144,7 +144,7 @@ class Line:
         self.protocol.long_turn_ns = 1 << 62
         self.protocol.connection_made(self.transport)
 
-    def receive(self, data: bytes, size: int = BUFFER_SIZE) -> None:
+    def receive(self, data: bytes, size: int = RECEIVE_BUFFER_BYTES) -> None:
         for start in range(0, len(data), size):
             part = data[start : start + size]
             self.protocol.window = size
@@ -420,15 +420,15 @@ def test_kept_buffers_are_not_received_into(line: Line) -> None:
     line.store.keeps = line.store.late = True
     line.associate()
     shared = line.protocol.get_buffer(-1)
-    line.receive(store(3 * BUFFER_SIZE - 10_000))
+    line.receive(store(3 * RECEIVE_BUFFER_BYTES - 10_000))
     (sink,) = line.store.sinks
     assert sink.kept[0] is shared
     assert len({id(buffer) for buffer in sink.kept}) == 3
     assert line.protocol.get_buffer(-1) not in sink.kept
-    assert line.host.pool.kept == 3
+    assert len(line.host.pool._holders) == 3
     while sink.kept:
         sink.release()
-    assert line.host.pool.kept == 0
+    assert len(line.host.pool._holders) == 0
 
 
 def test_two_instances_may_keep_one_buffer(line: Line) -> None:
@@ -439,16 +439,16 @@ def test_two_instances_may_keep_one_buffer(line: Line) -> None:
     assert one.kept[0] is two.kept[0] is three.kept[0]
     one.release()
     three.release()
-    assert line.host.pool.kept == 1
+    assert len(line.host.pool._holders) == 1
     two.release()
-    assert line.host.pool.kept == 0
+    assert len(line.host.pool._holders) == 0
 
 
 def test_reading_pauses_at_the_share_of_buffers_and_goes_on(line: Line) -> None:
     line.store.keeps = True
     line.associate()
     message = store(2_000_000)
-    for i in range(SHARE):
+    for i in range(MAX_KEPT_BUFFERS):
         assert line.transport.reading
         line.receive(message[i * 100_000 : (i + 1) * 100_000])
     assert not line.transport.reading
@@ -460,7 +460,7 @@ def test_reading_pauses_at_the_share_of_buffers_and_goes_on(line: Line) -> None:
 def test_reading_pauses_while_too_many_outcomes_are_due(line: Line) -> None:
     line.store.late = True
     line.associate()
-    for i in range(PENDING):
+    for i in range(MAX_PENDING_INSTANCES):
         assert line.transport.reading
         line.receive(store(message_id=i))
     assert not line.transport.reading
@@ -484,14 +484,14 @@ def test_a_peer_that_does_not_read_is_paused_and_its_time_runs(line: Line) -> No
 def test_buffers_and_outcomes_may_come_back_after_the_connection_is_lost(line: Line) -> None:
     line.store.keeps = line.store.late = True
     line.associate()
-    for i in range(PENDING):
+    for i in range(MAX_PENDING_INSTANCES):
         line.receive(store(message_id=i))
     assert not line.transport.reading
     line.lose()
     for sink in line.store.sinks:
         sink.release()
         sink.done()
-    assert line.host.pool.kept == 0
+    assert len(line.host.pool._holders) == 0
     assert line.end is not None
     assert line.host.bugs == []
 
@@ -592,7 +592,7 @@ def test_a_long_turn_may_be_the_last(line: Line) -> None:
 def test_ended_it_reads_on_though_it_was_paused(line: Line) -> None:
     line.store.keeps = True
     line.associate()
-    line.receive(store(2_000_000)[: SHARE * BUFFER_SIZE])
+    line.receive(store(2_000_000)[: MAX_KEPT_BUFFERS * RECEIVE_BUFFER_BYTES])
     assert not line.transport.reading
     line.protocol.abort("enough")
     assert line.transport.reading
@@ -600,7 +600,7 @@ def test_ended_it_reads_on_though_it_was_paused(line: Line) -> None:
     (sink,) = line.store.sinks
     while sink.kept:
         sink.release()
-    assert line.host.pool.kept == 0
+    assert len(line.host.pool._holders) == 0
 
 
 # ---- aborts -----------------------------------------------------------------------------------
@@ -795,4 +795,4 @@ def test_a_bug_amid_a_receive_leaves_kept_buffers_alone(
     kept = line.store.sinks[1].kept[0]
     assert line.protocol.get_buffer(-1) is not kept
     line.store.sinks[1].release()
-    assert line.host.pool.kept == 0
+    assert len(line.host.pool._holders) == 0

@@ -100,7 +100,7 @@ async def test_one_that_does_not_come_is_waited_for_a_moment_only(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its row says that it has none; its thread may hang in the storage."""
-    monkeypatch.setattr(shared_port, "STEP_ASIDE", 0.05)
+    monkeypatch.setattr(shared_port, "STEP_ASIDE_S", 0.05)
     bench.processes[1].open()
     loop = asyncio.get_running_loop()
     for turn in range(3):
@@ -111,7 +111,7 @@ async def test_one_that_does_not_come_is_waited_for_a_moment_only(
 
 async def test_no_handle_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried again, and not at once: the loop has others to serve."""
-    monkeypatch.setattr(shared_port, "NO_HANDLES", 0.05)
+    monkeypatch.setattr(shared_port, "ACCEPT_PAUSE_S", 0.05)
     loop = asyncio.get_running_loop()
     failures: list[float] = []
     again = asyncio.Event()

@@ -2,84 +2,84 @@
 
 from __future__ import annotations
 
-from oxidicom.net.timeouts import LEAST_BYTES, ConnectionTimeouts, TimeLimits
+from oxidicom.net.timeouts import MIN_WINDOW_BYTES, ConnectionTimeouts, TimeLimits
 
 LIMITS = TimeLimits(artim=30, idle=300)
 
 
 def test_artim_runs_from_connecting_and_again_from_our_last_words() -> None:
-    watch = ConnectionTimeouts(LIMITS, 100)
-    assert not watch.artim_expired(129.9)
-    assert watch.artim_expired(130)
-    watch.closing(500)
-    assert not watch.artim_expired(529.9)
-    assert watch.artim_expired(530)
+    timeouts = ConnectionTimeouts(LIMITS, 100)
+    assert not timeouts.artim_expired(129.9)
+    assert timeouts.artim_expired(130)
+    timeouts.closing(500)
+    assert not timeouts.artim_expired(529.9)
+    assert timeouts.artim_expired(530)
 
 
 def test_silence_counts_from_the_last_byte() -> None:
-    watch = ConnectionTimeouts(LIMITS, 0)
-    assert watch.silence(10, 0) == 10
-    assert watch.silence(11, 5) == 0
-    assert watch.silence(15, 5) == 4
+    timeouts = ConnectionTimeouts(LIMITS, 0)
+    assert timeouts.silence(10, 0) == 10
+    assert timeouts.silence(11, 5) == 0
+    assert timeouts.silence(15, 5) == 4
 
 
 def test_idle_between_messages() -> None:
-    watch = ConnectionTimeouts(LIMITS, 0)
-    assert watch.observe(10, 100, None, False) is None
-    assert watch.observe(309, 100, None, False) is None
-    assert watch.observe(310, 100, None, False) == "idle for too long"
+    timeouts = ConnectionTimeouts(LIMITS, 0)
+    assert timeouts.observe(10, 100, None, False) is None
+    assert timeouts.observe(309, 100, None, False) is None
+    assert timeouts.observe(310, 100, None, False) == "idle for too long"
 
 
 def test_bytes_between_messages_are_a_sign_of_life() -> None:
-    watch = ConnectionTimeouts(LIMITS, 0)
+    timeouts = ConnectionTimeouts(LIMITS, 0)
     for now in range(0, 3000, 200):
-        assert watch.observe(now, now, None, False) is None
+        assert timeouts.observe(now, now, None, False) is None
 
 
 def test_a_silent_peer_amid_a_message_is_too_slow() -> None:
-    watch = ConnectionTimeouts(LIMITS, 0)
-    assert watch.observe(10, 100, 1, False) is None
-    assert watch.observe(69, 100, 1, False) is None
-    assert watch.observe(70, 100, 1, False) == "too slow amid a message"
+    timeouts = ConnectionTimeouts(LIMITS, 0)
+    assert timeouts.observe(10, 100, 1, False) is None
+    assert timeouts.observe(69, 100, 1, False) is None
+    assert timeouts.observe(70, 100, 1, False) == "too slow amid a message"
 
 
 def test_a_peer_that_dribbles_is_too_slow() -> None:
-    watch = ConnectionTimeouts(LIMITS, 0)
-    verdicts = [watch.observe(now, now, 1, False) for now in range(62)]
+    timeouts = ConnectionTimeouts(LIMITS, 0)
+    verdicts = [timeouts.observe(now, now, 1, False) for now in range(62)]
     assert verdicts[:60] == [None] * 60
     assert verdicts[60] == "too slow amid a message"
 
 
 def test_a_peer_just_fast_enough_may_take_all_day() -> None:
-    watch = ConnectionTimeouts(LIMITS, 0)
+    timeouts = ConnectionTimeouts(LIMITS, 0)
     for now in range(0, 86400, 60):
-        assert watch.observe(now, now * LEAST_BYTES // 60, 1, False) is None
+        assert timeouts.observe(now, now * MIN_WINDOW_BYTES // 60, 1, False) is None
 
 
 def test_finishing_messages_is_fast_enough_however_small_they_are() -> None:
-    watch = ConnectionTimeouts(LIMITS, 0)
+    timeouts = ConnectionTimeouts(LIMITS, 0)
     for now in range(0, 3600, 30):
-        assert watch.observe(now, now, now // 30, False) is None
+        assert timeouts.observe(now, now, now // 30, False) is None
 
 
 def test_a_pause_between_messages_begins_a_new_window() -> None:
-    watch = ConnectionTimeouts(LIMITS, 0)
-    assert watch.observe(0, 0, 1, False) is None
-    assert watch.observe(50, 10, None, False) is None
-    assert watch.observe(55, 20, 1, False) is None
-    assert watch.observe(114, 30, 1, False) is None
-    assert watch.observe(115, 40, 1, False) == "too slow amid a message"
+    timeouts = ConnectionTimeouts(LIMITS, 0)
+    assert timeouts.observe(0, 0, 1, False) is None
+    assert timeouts.observe(50, 10, None, False) is None
+    assert timeouts.observe(55, 20, 1, False) is None
+    assert timeouts.observe(114, 30, 1, False) is None
+    assert timeouts.observe(115, 40, 1, False) == "too slow amid a message"
 
 
 def test_a_peer_that_waits_for_us_owes_nothing() -> None:
-    watch = ConnectionTimeouts(LIMITS, 0)
+    timeouts = ConnectionTimeouts(LIMITS, 0)
     for now in range(0, 5000, 10):
-        assert watch.observe(now, 100, 1, True) is None
-    assert watch.observe(5000, 100, 1, False) is None
-    assert watch.observe(5059, 100, 1, False) is None
-    assert watch.observe(5060, 100, 1, False) == "too slow amid a message"
+        assert timeouts.observe(now, 100, 1, True) is None
+    assert timeouts.observe(5000, 100, 1, False) is None
+    assert timeouts.observe(5059, 100, 1, False) is None
+    assert timeouts.observe(5060, 100, 1, False) == "too slow amid a message"
 
-    watch = ConnectionTimeouts(LIMITS, 0)
-    assert watch.observe(1000, 0, None, True) is None
-    assert watch.observe(1299, 0, None, False) is None
-    assert watch.observe(1300, 0, None, False) == "idle for too long"
+    timeouts = ConnectionTimeouts(LIMITS, 0)
+    assert timeouts.observe(1000, 0, None, True) is None
+    assert timeouts.observe(1299, 0, None, False) is None
+    assert timeouts.observe(1300, 0, None, False) == "idle for too long"

@@ -13,7 +13,7 @@ from oxidicom.buffers import BufferPool
 from oxidicom.certificates import Certificates, tls_files
 from oxidicom.disk_executor import DiskExecutor
 from oxidicom.logevents import event
-from oxidicom.net.listener import REQUEST_MEMORY, Listener
+from oxidicom.net.listener import MAX_REQUEST_MEMORY_BYTES, Listener
 from oxidicom.net.shared_port import Seats, SharedPort
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import Reports, SeriesJournal
@@ -103,7 +103,7 @@ class DataPlane:
             max_associations=settings.max_associations,
             max_associations_per_peer=settings.max_associations_per_peer,
             seats=seats,
-            request_memory=REQUEST_MEMORY // processes,
+            request_memory=MAX_REQUEST_MEMORY_BYTES // processes,
             allowed_networks=settings.allowed_networks,
             on_bug=on_bug,
             clock=time.monotonic,

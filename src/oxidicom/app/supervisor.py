@@ -30,7 +30,7 @@ from oxidicom.backoff import Backoff
 from oxidicom.certificates import server_context, tls_files
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
-from oxidicom.net.listener import BACKLOG, cannot_listen
+from oxidicom.net.listener import LISTEN_BACKLOG, cannot_listen
 from oxidicom.net.shared_port import Scoreboard, listening_sockets
 from oxidicom.ports import SeriesCompleted
 from oxidicom.settings import Settings
@@ -96,7 +96,7 @@ class Supervisor:
             return []
         host = self._settings.listener_host
         try:
-            return listening_sockets(host, port, BACKLOG)
+            return listening_sockets(host, port, LISTEN_BACKLOG)
         except OSError as error:
             raise cannot_listen(host, port, error, tls=tls) from error
 

@@ -1,4 +1,4 @@
-"""When an association stops reading, and when it goes on: nobody's backlog may fill the memory."""
+"""Flow control: an association stops reading when what it has not written yet would fill memory."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Final, Protocol
 
 from oxidicom.buffers import BufferPool
 
-SHARE: Final = 4
-"""Receive buffers that one association's writes may hold: 1 MiB keeps a disk busy."""
+MAX_KEPT_BUFFERS: Final = 4
+"""Receive buffers that the writes of one association may keep: 1 MiB keeps a disk busy."""
 
-PENDING: Final = 16
-"""Instances of one association whose outcome is not known yet."""
+MAX_PENDING_INSTANCES: Final = 16
+"""Instances of one association that may await their outcome."""
 
 
 class Reading(Protocol):
@@ -20,7 +20,7 @@ class Reading(Protocol):
 
 
 class FlowControl:
-    """Pauses and resumes one transport's reading by what waits behind it."""
+    """Pauses and resumes the reading of one transport."""
 
     def __init__(self, transport: Reading, pool: BufferPool) -> None:
         self._transport = transport
@@ -34,24 +34,24 @@ class FlowControl:
 
     @property
     def pending(self) -> int:
-        """Instances begun whose outcome is not known yet."""
+        """Instances that were begun and await their outcome."""
         return self._pending
 
     def release(self) -> None:
-        """Read on whatever waits: from here on all that arrives is dropped."""
+        """Resume reading for good: from here on all that arrives is dropped."""
         self._released = True
         if self.paused:
             self.paused = False
             self._transport.resume_reading()
 
     def detach(self) -> None:
-        """The transport is gone: only the books are kept."""
+        """Leave the transport, which is gone, alone; only count."""
         self._released = True
         self.paused = False
 
     @property
     def lagging(self) -> bool:
-        """Paused for what we have not done yet, not for a peer that does not read."""
+        """Paused because our writes lag, not because the peer does not read."""
         return self.paused and self._peer_reads
 
     def buffers_kept(self, holders: int) -> None:
@@ -66,7 +66,7 @@ class FlowControl:
 
     def instance_pending(self) -> None:
         self._pending += 1
-        if self._pending >= PENDING:
+        if self._pending >= MAX_PENDING_INSTANCES:
             self._update()
 
     def instance_done(self) -> None:
@@ -75,30 +75,31 @@ class FlowControl:
             self._update()
 
     def peer_reads(self, yes: bool) -> None:
-        """Whether our responses leave, or wait for a peer that does not read."""
+        """Note whether our responses leave, or wait for a peer that does not read."""
         self._peer_reads = yes
         self._update()
 
     def rest(self, defer: Callable[[Callable[[], None]], object]) -> None:
-        """Read on when others have had their turn; `defer` is as a loop's `call_soon`."""
+        """Pause while other connections have their turn; `defer` is like a loop's `call_soon`."""
         if not self._resting:
             self._resting = True
             self._update()
-            defer(self._rested)
+            defer(self._end_rest)
 
-    def _rested(self) -> None:
+    def _end_rest(self) -> None:
         self._resting = False
         self._update()
 
     def _update(self) -> None:
         if self._released:
             return
-        # The pool may be exhausted by others: only who holds a buffer waits, and is woken by it.
+        # Others may have exhausted the pool: an association pauses only while it keeps a buffer,
+        # whose release resumes it.
         pause = (
             self._resting
             or not self._peer_reads
-            or self._pending >= PENDING
-            or self._kept >= SHARE
+            or self._pending >= MAX_PENDING_INSTANCES
+            or self._kept >= MAX_KEPT_BUFFERS
             or (self._kept > 0 and self._pool.exhausted)
         )
         if pause and not self.paused:

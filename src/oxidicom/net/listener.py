@@ -1,4 +1,4 @@
-"""The listening sockets and all connections that came of it: admission, time limits, draining."""
+"""The listening sockets and their connections: admission, time limits, draining."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from oxidicom.net.peers import Peers
 from oxidicom.net.protocol import AssociationProtocol
 from oxidicom.net.shared_port import Seats, SharedPort
 from oxidicom.net.timeouts import TimeLimits
-from oxidicom.net.tls import HANDSHAKE_MEMORY, TlsTransport
+from oxidicom.net.tls import HANDSHAKE_BYTES, TlsTransport
 from oxidicom.ports import InstanceStore, Reports
 from oxidicom.wire.negotiation import Policy
 
@@ -30,20 +30,20 @@ logger = logging.getLogger("oxidicom.net")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-BACKLOG: Final = 1024
+LISTEN_BACKLOG: Final = 1024
 """Connections that the kernel holds until we accept them."""
 
-SILENT: Final = 2.0
+DRAIN_SILENCE_S: Final = 2.0
 """Seconds without a byte after which a drained association sends no more (decision 38)."""
 
-REQUEST_MEMORY: Final = 32 * 1024 * 1024
-"""Bytes of A-ASSOCIATE-RQs that are not whole yet, of all connections together; TLS handshakes
-count, too. A real one has some 20 KiB at most; those who dribble hundreds of KiB must not add up
+MAX_REQUEST_MEMORY_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of incomplete A-ASSOCIATE-RQs of all connections together; TLS handshakes count too. A real
+request has some 20 KiB at most, but many connections may each send hundreds of KiB slowly
 (promise 5)."""
 
 
-def most_connections() -> int:
-    """Three quarters of the file handles we may have: the rest is for the files."""
+def max_connections() -> int:
+    """Return three quarters of the limit of file handles: the rest is for the files."""
     handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, handles // 4 * 3) if handles != resource.RLIM_INFINITY else 1 << 20
 
@@ -57,14 +57,14 @@ def cannot_listen(host: str, port: int, error: OSError, *, tls: bool = False) ->
 
 
 class Secure(Protocol):
-    """What TLS connections need; the context is asked for anew for each of them."""
+    """What TLS connections need; each gets the context of the moment."""
 
     @property
     def context(self) -> ssl.SSLContext: ...
 
 
 class Listener:
-    """Accepts connections on its ports, each in the clear or with TLS.
+    """Accepts connections on its ports, each in plain text or with TLS.
 
     `store`, `reports` and `on_bug` are called on the loop's thread. `clock` gives seconds. Where
     several processes receive, `seats` makes `max_associations` the limit of all together, and
@@ -95,18 +95,20 @@ class Listener:
         self.on_bug = on_bug
         self.clock = clock
         self._loop = asyncio.get_running_loop()
-        self._resting: deque[Callable[[], None]] = deque()
+        self._waiting_turns: deque[Callable[[], None]] = deque()
         self._max_associations = max_associations
         self._seats = Seats() if seats is None else seats
         self._peers = (
-            Peers(max_associations_per_peer, self._seats.board)
+            Peers(max_associations_per_peer, self._seats.peer_table)
             if max_associations_per_peer
             else None
         )
-        self._request_memory = REQUEST_MEMORY if request_memory is None else request_memory
+        self._request_memory = (
+            MAX_REQUEST_MEMORY_BYTES if request_memory is None else request_memory
+        )
         self._allowed_networks = tuple(allowed_networks)
-        self._max_connections = most_connections()
-        # In the order in which they came
+        self._max_connections = max_connections()
+        # Oldest first
         self._connections: dict[AssociationProtocol, None] = {}
         self._established: set[AssociationProtocol] = set()
         # Oldest first
@@ -121,9 +123,9 @@ class Listener:
     # ---- start and stop ------------------------------------------------------------------
 
     async def start(self, host: str, port: int, secure: Secure | None = None) -> int:
-        """Listen, with TLS where `secure` is given; returns the port. Once for each port.
+        """Listen, with TLS if `secure` is given, and return the port.
 
-        Raises OperatorError where that cannot be.
+        Called once for each port. Raises OperatorError.
         """
         try:
             server = await self._bind(host, port, self._maker(secure))
@@ -134,7 +136,7 @@ class Listener:
         return bound
 
     def join(self, port: SharedPort, secure: Secure | None = None) -> None:
-        """As `start`, where other processes listen already."""
+        """Accept at a port on which other processes listen too."""
         port.open(self._maker(secure))
         self._begin(port)
 
@@ -148,17 +150,19 @@ class Listener:
     ) -> asyncio.Server:
         loop = asyncio.get_running_loop()
         if host == "::" and socket.has_dualstack_ipv6():
-            # Left to themselves, loops make it a socket for IPv6 only.
+            # By themselves, loops make a socket for IPv6 only.
             both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-            return await loop.create_server(make, sock=both, backlog=BACKLOG)
-        return await loop.create_server(make, host, port, backlog=BACKLOG, reuse_address=True)
+            return await loop.create_server(make, sock=both, backlog=LISTEN_BACKLOG)
+        return await loop.create_server(
+            make, host, port, backlog=LISTEN_BACKLOG, reuse_address=True
+        )
 
     def _maker(self, secure: Secure | None) -> Callable[[], asyncio.BaseProtocol]:
         if secure is None:
             return lambda: AssociationProtocol(self)
         cipher_buffer = memoryview(bytearray(self.pool.size))
-        # Of as many peers as may associate none is sent away for its handshake.
-        self._request_memory += self._max_associations * HANDSHAKE_MEMORY
+        # As many peers as may associate are never turned away for their handshakes.
+        self._request_memory += self._max_associations * HANDSHAKE_BYTES
 
         def make() -> TlsTransport:
             connection = AssociationProtocol(self)
@@ -166,7 +170,7 @@ class Listener:
                 connection,
                 lambda: secure.context,
                 cipher_buffer,
-                lambda: self.receiving_request(connection, HANDSHAKE_MEMORY),
+                lambda: self.receiving_request(connection, HANDSHAKE_BYTES),
             )
 
         return make
@@ -177,9 +181,11 @@ class Listener:
         self._servers.clear()
 
     async def drain(self, timeout: float, extra: float) -> None:
-        """Let associations that send go on for `timeout` seconds; those silent for 2 s are
-        aborted at once, the rest when the time is over, after their instance in flight, for which
-        `extra` more seconds are given. Returns when none is left."""
+        """Let associations that send continue for `timeout` seconds; return when none is left.
+
+        Associations silent for 2 s are aborted at once, the others after `timeout` and their
+        instance in flight, for which there are `extra` seconds more.
+        """
         self._draining = True
         deadline = self.clock() + timeout
         while self._connections:
@@ -195,7 +201,7 @@ class Listener:
         await self.close()
 
     def _drain_one(self, connection: AssociationProtocol, now: float, *, over: bool) -> None:
-        silent = connection.silent_for(now) >= SILENT
+        silent = connection.silent_for(now) >= DRAIN_SILENCE_S
         if connection.state is ConnectionState.UNASSOCIATED:
             connection.kill()
         elif connection.state.is_associated:
@@ -207,7 +213,7 @@ class Listener:
             connection.kill()
 
     async def close(self) -> None:
-        """End every connection now."""
+        """Abort every connection and return once all are closed."""
         self._closed = True
         await self.stop_accepting()
         if self._ticker is not None:
@@ -233,39 +239,42 @@ class Listener:
                     self.on_bug(error)
                     connection.kill()
 
-    # ---- what connections tell -----------------------------------------------------------
+    # ---- what connections call -----------------------------------------------------------
 
     def defer(self, call: Callable[[], None], *, first: bool) -> None:
-        """One of these each time that the loop comes round: the long turns of many connections
-        must not add up to what others wait (promise 6). `first`: before those that wait."""
-        if first:
-            self._resting.appendleft(call)
-        else:
-            self._resting.append(call)
-        if len(self._resting) == 1:
-            self._loop.call_soon(self._rested)
+        """Queue `call`, one of which is made in each iteration of the loop; `first`: at the front.
 
-    def _rested(self) -> None:
-        call = self._resting.popleft()
-        if self._resting:
-            self._loop.call_soon(self._rested)
+        Otherwise the long turns of many connections would add up to the time that others wait
+        (promise 6).
+        """
+        if first:
+            self._waiting_turns.appendleft(call)
+        else:
+            self._waiting_turns.append(call)
+        if len(self._waiting_turns) == 1:
+            self._loop.call_soon(self._give_turn)
+
+    def _give_turn(self) -> None:
+        call = self._waiting_turns.popleft()
+        if self._waiting_turns:
+            self._loop.call_soon(self._give_turn)
         call()
 
     def opened(self, connection: AssociationProtocol) -> None:
         self._connections[connection] = None
         self._seats.connections = len(self._connections)
         if self._closed:
-            # It was accepted before we stopped, and is told to us only now.
+            # It was accepted before `close`, and the loop reports it only now.
             connection.kill()
         if self._peers is not None and not self._peers.connected(connection.peer[0]):
-            # Quietly: whoever floods us must not fill the log as well.
+            # Not logged: a flood of connections must not fill the log.
             connection.kill()
         elif len(self._connections) > self._max_connections:
             self._evict()
 
     def _evict(self) -> None:
-        """Make room by the oldest that has not associated: connections that only stand there must
-        not use up the file handles that instances need (decision 8)."""
+        """Kill the oldest connection that has not associated: idle connections must not use up the
+        file handles that instances need (decision 8)."""
         for connection in self._connections:
             if connection.state is ConnectionState.UNASSOCIATED:
                 connection.kill()
@@ -295,7 +304,7 @@ class Listener:
             if connection in self._established:
                 self._peers.ended(connection.peer[0])
             else:
-                self._peers.let_go(connection.peer[0])
+                self._peers.not_associated(connection.peer[0])
         self._established.discard(connection)
         self._seats.associations = len(self._established)
 
@@ -310,8 +319,8 @@ class Listener:
 
     def admit(self, peer_address: str) -> None:
         """Raise AssociationRejectedError (PS3.8 table 9-21) for reasons outside of the request."""
-        # Taken first and counted then, so that two processes never both take the last one; should
-        # this association come to nothing, `ended` gives it back.
+        # Published first and counted then, so that two processes never both take the last one; if
+        # this association comes to nothing, `ended` gives it back.
         self._seats.associations = len(self._established) + 1
         if self._draining or self._seats.all_associations > self._max_associations:
             raise AssociationRejectedError(2, 3, 2, "local limit of associations exceeded")
@@ -324,7 +333,7 @@ class Listener:
     def _is_allowed(self, peer_address: str) -> bool:
         try:
             address = ipaddress.ip_address(peer_address.partition("%")[0])
-        except ValueError:  # gone before we could ask who it is
+        except ValueError:  # the peer was gone before its address was read
             return False
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped

@@ -1,7 +1,7 @@
-"""How much of us one peer's address has, over all receiving processes.
+"""Connections and associations by peer address, over all receiving processes.
 
-Each process counts its own, and shows them to the others on a board in shared memory: it writes its
-own part, everybody reads all, and nobody locks.
+Each process counts its own and publishes them in a table in shared memory. It writes its own part
+only and reads all parts, so that no lock is needed.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import sys
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-BARE_CONNECTIONS: Final = 64
-"""Connections of one address beyond its greatest number of associations: those that come to
-associate, and those that linger after a refusal."""
+MAX_BARE_CONNECTIONS: Final = 64
+"""Connections of one address beyond its greatest number of associations: those that are about to
+associate, and those that linger after a rejection."""
 
-PLACES: Final = 8192
-"""Addresses that one process shows at once. Of more, each process knows its own only."""
+MAX_SHOWN_ADDRESSES: Final = 8192
+"""Addresses that one process publishes at once. Counts of any others stay its own."""
 
-_PLACE: Final = 16
-"""Bytes: an address' key of 64 bits, connections and associations of 32, each written in one
-step."""
-_PART: Final = _PLACE * (1 + PLACES)
-"""Bytes of one process: how many places may be in use, then these."""
+_ENTRY_BYTES: Final = 16
+"""Bytes of an entry: the key of an address of 64 bits, connections and associations of 32, each
+written in one step."""
+_PART_BYTES: Final = _ENTRY_BYTES * (1 + MAX_SHOWN_ADDRESSES)
+"""Bytes of one process: how many entries may be in use, then the entries."""
 
 
 class Held(NamedTuple):
-    """By one address."""
+    """What one address holds."""
 
     connections: int = 0
     associations: int = 0
@@ -39,19 +39,22 @@ _NOTHING: Final = Held()
 
 @lru_cache(4096)
 def key_of(address: str) -> int | None:
-    """Of an address in text, IPv4 in IPv6's clothes as IPv4; None if it is none."""
+    """Return the key of an address in text, an IPv4-mapped IPv6 address as IPv4.
+
+    None if the text is no address.
+    """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:  # gone before we could ask who it is
+    except ValueError:  # the peer was gone before its address was read
         return None
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
-    # 0 is a free place.
+    # 0 marks a free entry.
     return int.from_bytes(hashlib.blake2b(parsed.packed, digest_size=8).digest(), "little") or 1
 
 
 class PeerTable:
-    """What others are shown, and show: nothing, where there are no others."""
+    """A table of one process: there are no others."""
 
     def show(self, key: int, held: Held) -> None: ...
 
@@ -60,26 +63,29 @@ class PeerTable:
 
 
 class SharedPeerTable(PeerTable):
-    """`memory` has `peer_table_size` bytes, at first zero; `part` is this process' own."""
+    """The table of several processes, in shared memory.
+
+    `memory` has `peer_table_size` bytes, zero at first; `part` is the number of this process.
+    """
 
     def __init__(self, memory: memoryview, part: int) -> None:
-        parts = [memory[at : at + _PART] for at in range(0, len(memory), _PART)]
+        parts = [memory[at : at + _PART_BYTES] for at in range(0, len(memory), _PART_BYTES)]
         own = parts.pop(part)
         self._keys, self._counts = own.cast("Q"), own.cast("I")
         self._others = parts
         self._places: dict[int, int] = {}
         self._free: list[int] = []
-        """Of those that were used; the first of all others follows the places in use."""
+        """Entries that were used and are free; the first unused one follows those in use."""
         self._keys[0] = 1
 
     def show(self, key: int, held: Held) -> None:
         place = self._places.get(key)
         if place is None:
-            if held == _NOTHING or len(self._places) == PLACES:
+            if held == _NOTHING or len(self._places) == MAX_SHOWN_ADDRESSES:
                 return
             place = heapq.heappop(self._free) if self._free else 1 + len(self._places)
             self._places[key] = place
-            # The key last, so that the others never take an earlier address' counts for its own.
+            # The key last, so that no process takes the counts of an earlier address for its own.
             self._write(place, held)
             self._keys[2 * place] = key
             self._keys[0] = max(self._keys[0], place + 1)
@@ -108,42 +114,44 @@ class SharedPeerTable(PeerTable):
 def _find(part: memoryview, key: int) -> Held:
     keys = part.cast("Q")
     packed = key.to_bytes(8, sys.byteorder)
-    shown = bytes(part[: _PLACE * keys[0]])
-    at = shown.find(packed, _PLACE)
-    while at >= 0 and at % _PLACE:
+    shown = bytes(part[: _ENTRY_BYTES * keys[0]])
+    at = shown.find(packed, _ENTRY_BYTES)
+    while at >= 0 and at % _ENTRY_BYTES:
         at = shown.find(packed, at + 1)
     if at < 0:
         return _NOTHING
     counts = part.cast("I")
     held = Held(counts[at // 4 + 2], counts[at // 4 + 3])
-    # Else it has become another's place while we read.
+    # Else the entry was given to another address while we read.
     return held if keys[at // 8] == key else _NOTHING
 
 
 def peer_table_size(processes: int) -> int:
-    return _PART * processes
+    return _PART_BYTES * processes
 
 
-def wipe(memory: memoryview, part: int) -> None:
-    """Of a process that has ended."""
-    memory[part * _PART : (part + 1) * _PART] = bytes(_PART)
+def clear_part(memory: memoryview, part: int) -> None:
+    """Clear the part of a process that has ended."""
+    memory[part * _PART_BYTES : (part + 1) * _PART_BYTES] = bytes(_PART_BYTES)
 
 
 class Peers:
-    """This process' connections and associations by address."""
+    """The connections and associations of this process by address."""
 
-    def __init__(self, most_associations: int, board: PeerTable) -> None:
-        self._most = most_associations
-        self._board = board
+    def __init__(self, max_associations: int, table: PeerTable) -> None:
+        self._most = max_associations
+        self._table = table
         self._held: dict[int, Held] = {}
 
     def connected(self, address: str) -> bool:
-        """One more; False if these are too many. `disconnected` is called in any case."""
+        """Count one more; return False if there are too many. `disconnected` follows anyway."""
         key = key_of(address)
         if key is None:
             return True
         connections = self._add(key, 1, 0).connections
-        return connections + self._board.others(key).connections <= self._most + BARE_CONNECTIONS
+        return (
+            connections + self._table.others(key).connections <= self._most + MAX_BARE_CONNECTIONS
+        )
 
     def disconnected(self, address: str) -> None:
         key = key_of(address)
@@ -151,16 +159,19 @@ class Peers:
             self._add(key, -1, 0)
 
     def may_associate(self, address: str) -> bool:
-        """Whether one more may. Taken first and counted then, so that two processes never both
-        take the last one: `associated` or `let_go` follows."""
+        """Return whether one more association is allowed.
+
+        `associated` or `not_associated` follows.
+        It is published first and counted then, so that two processes never both take the last one.
+        """
         key = key_of(address)
         if key is None:
             return True
         connections, associations = self._held.get(key, _NOTHING)
-        self._board.show(key, Held(connections, associations + 1))
-        return associations + 1 + self._board.others(key).associations <= self._most
+        self._table.show(key, Held(connections, associations + 1))
+        return associations + 1 + self._table.others(key).associations <= self._most
 
-    def let_go(self, address: str) -> None:
+    def not_associated(self, address: str) -> None:
         key = key_of(address)
         if key is not None:
             self._add(key, 0, 0)
@@ -182,5 +193,5 @@ class Peers:
             self._held.pop(key, None)
         else:
             self._held[key] = held
-        self._board.show(key, held)
+        self._table.show(key, held)
         return held

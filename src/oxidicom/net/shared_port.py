@@ -1,4 +1,4 @@
-"""One port for several receiving processes: which of them takes the next connection, and how many
+"""One port for several receiving processes: which of them accepts the next connection, and how many
 associations they have together."""
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from oxidicom.logevents import event
-from oxidicom.net.peers import PeerTable, SharedPeerTable, peer_table_size, wipe
+from oxidicom.net.peers import PeerTable, SharedPeerTable, clear_part, peer_table_size
 
 logger = logging.getLogger("oxidicom.net")
 
-STEP_ASIDE: Final = 0.005
-"""Seconds for which a connection is left to processes that have fewer: a busy one comes to look
-within a millisecond or two, and an association that lands beside another one shares its core for
-as long as it lives."""
+STEP_ASIDE_S: Final = 0.005
+"""Seconds for which a new connection is left to processes that have fewer. A busy process accepts
+within a millisecond or two, and two associations of one process share its core as long as they
+last."""
 
-NO_HANDLES: Final = 1.0
+ACCEPT_PAUSE_S: Final = 1.0
 """Seconds without accepting after the system had no file handle left."""
 
 _SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_ROW: Final = 8
-"""Bytes: connections and associations, of 32 bits each, so that each is written in one step."""
-_VACANT: Final = 2**32 - 1
-"""Connections of a process that takes none: nobody waits for it."""
+_ROW_BYTES: Final = 8
+"""Bytes of a row: connections and associations, of 32 bits each, each written in one step."""
+_VACANT_ROW: Final = 2**32 - 1
+"""Connections in the row of a process that accepts none: others do not wait for it."""
 
 
 class Seats:
-    """How many connections and associations this process has, beside no other."""
+    """The numbers of connections and associations of a receiver with one process."""
 
-    def __init__(self, board: PeerTable | None = None) -> None:
+    def __init__(self, peer_table: PeerTable | None = None) -> None:
         self.connections = 0
         self.associations = 0
-        self.board = PeerTable() if board is None else board
-        """By peer."""
+        self.peer_table = PeerTable() if peer_table is None else peer_table
+        """Counts by peer address."""
 
     @property
     def all_associations(self) -> int:
@@ -47,12 +47,12 @@ class Seats:
 
 
 class SharedSeats(Seats):
-    """One process' row of a Scoreboard."""
+    """The numbers of one of several processes: its row of a Scoreboard."""
 
-    def __init__(self, rows: memoryview, worker: int, board: PeerTable) -> None:
+    def __init__(self, rows: memoryview, worker: int, peer_table: PeerTable) -> None:
         self._rows = rows
         self._row = 2 * worker
-        super().__init__(board)
+        super().__init__(peer_table)
 
     @property
     def connections(self) -> int:
@@ -80,16 +80,16 @@ class SharedSeats(Seats):
 
 
 class Scoreboard:
-    """Rows of all processes, in memory that they share: each writes its own, everybody reads all.
+    """The rows of all processes, in shared memory: each writes its own and reads all.
 
-    `fd` goes to the processes, which make theirs of it. Raises OSError.
+    Each process maps `fd`. Raises OSError.
     """
 
     def __init__(self, fd: int, workers: int) -> None:
         self.fd = fd
         memory = memoryview(mmap.mmap(fd, _size(workers)))
-        self._rows = memory[: _ROW * workers].cast("I")
-        self._board = memory[_ROW * workers :]
+        self._rows = memory[: _ROW_BYTES * workers].cast("I")
+        self._table = memory[_ROW_BYTES * workers :]
 
     @classmethod
     def create(cls, workers: int) -> Scoreboard:
@@ -101,25 +101,25 @@ class Scoreboard:
         return table
 
     def seats(self, worker: int) -> SharedSeats:
-        """Of a process that takes connections from now on."""
-        return SharedSeats(self._rows, worker, SharedPeerTable(self._board, worker))
+        """Return the row of a process that accepts connections from now on."""
+        return SharedSeats(self._rows, worker, SharedPeerTable(self._table, worker))
 
     def vacate(self, worker: int) -> None:
-        """Of one that takes no more: it has ended."""
-        self._rows[2 * worker] = _VACANT
+        """Clear the row of a process that has ended."""
+        self._rows[2 * worker] = _VACANT_ROW
         self._rows[2 * worker + 1] = 0
-        wipe(self._board, worker)
+        clear_part(self._table, worker)
 
 
 def _size(workers: int) -> int:
-    return _ROW * workers + peer_table_size(workers)
+    return _ROW_BYTES * workers + peer_table_size(workers)
 
 
 class SharedPort:
-    """Accepts at sockets that other processes accept at, too.
+    """Accepts at sockets at which other processes accept too.
 
-    Whoever has more connections than another process leaves a new one to it for some milliseconds,
-    and then takes what is still there: the other one may hang in slow storage.
+    A process that has more connections than another one leaves a new connection to it for some
+    milliseconds, and then accepts what is still there: the other one may hang in slow storage.
     """
 
     def __init__(self, sockets: Sequence[socket.socket], seats: SharedSeats) -> None:
@@ -131,7 +131,7 @@ class SharedPort:
         self._accepted: set[asyncio.Task[None]] = set()
 
     def open(self, make: Callable[[], asyncio.BaseProtocol]) -> None:
-        """Begin to accept; `make` gives each connection its protocol."""
+        """Begin to accept; `make` returns the protocol of a connection."""
         self._make = make
         for listening in self._sockets:
             listening.setblocking(False)
@@ -150,30 +150,30 @@ class SharedPort:
         if self._seats.has_fewest:
             self._accept(listening)
         else:
-            self._step_aside(listening, STEP_ASIDE)
+            self._step_aside(listening, STEP_ASIDE_S)
 
     def _step_aside(self, listening: socket.socket, seconds: float) -> None:
         self._loop.remove_reader(listening)
-        self._waiting[listening] = self._loop.call_later(seconds, self._come_back, listening)
+        self._waiting[listening] = self._loop.call_later(seconds, self._accept_again, listening)
 
-    def _come_back(self, listening: socket.socket) -> None:
+    def _accept_again(self, listening: socket.socket) -> None:
         del self._waiting[listening]
         self._loop.add_reader(listening, self._on_connection, listening)
         self._accept(listening)
 
     def _accept(self, listening: socket.socket) -> None:
-        """One only: the next may be another process'."""
+        """Accept one connection only: the next one may be for another process."""
         try:
             connection, _ = listening.accept()
         except OSError as error:
             if error.errno in _SCARCE:
                 event(logger, logging.ERROR, "cannot accept connections; retrying", error=error)
                 if listening not in self._waiting:
-                    self._step_aside(listening, NO_HANDLES)
-            # Else another process took it, or the peer is gone already.
+                    self._step_aside(listening, ACCEPT_PAUSE_S)
+            # Else another process accepted it, or the peer is gone already.
             return
         connection.setblocking(False)
-        # The others learn of it at once, and not when the loop has made it a transport.
+        # Other processes learn of it at once, not when the loop has made its transport.
         self._seats.connections += 1
         task = self._loop.create_task(self._connect(connection))
         self._accepted.add(task)
@@ -189,7 +189,7 @@ class SharedPort:
 
 
 def listening_sockets(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """One for each address of `host`, not blocking, for processes to inherit. Raises OSError."""
+    """Return a socket for each address of `host`, for processes to inherit. Raises OSError."""
     if host == "::" and socket.has_dualstack_ipv6():
         return [
             socket.create_server(

@@ -1,27 +1,33 @@
-"""The time limits of one connection, sans-IO: looked at every second or so, so that the hot path
-sets no timers (decisions 8, 10, 16)."""
+"""The time limits of one connection, sans-IO (decisions 8, 10, 16).
+
+They are checked every second or so, so that the hot path sets no timers.
+"""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-LEAST_BYTES: Final = 64 * 1024
-"""What a peer must send within WINDOW while a message is under way."""
+MIN_WINDOW_BYTES: Final = 64 * 1024
+"""Bytes that a peer must send within WINDOW_S while a message is under way."""
 
-WINDOW: Final = 60.0
+WINDOW_S: Final = 60.0
+"""Seconds over which the rate of a peer is measured."""
 
 
 class TimeLimits(NamedTuple):
-    """Seconds."""
+    """Time limits of a connection, in seconds."""
 
     artim: float = 30.0
-    """From connecting to the A-ASSOCIATE-RQ, and from our last words to the peer's closing."""
+    """From connecting to the A-ASSOCIATE-RQ, and from our last PDU until the peer closes."""
     idle: float = 300.0
     """Between the messages of an association."""
-    window: float = WINDOW
+    window: float = WINDOW_S
+    """Within which MIN_WINDOW_BYTES of a message must come."""
 
 
 class ConnectionTimeouts:
+    """Applies the limits of one connection; times are seconds of one clock."""
+
     def __init__(self, limits: TimeLimits, now: float) -> None:
         self._limits = limits
         self._artim_began = now
@@ -32,13 +38,14 @@ class ConnectionTimeouts:
         self._window_received = 0
 
     def closing(self, now: float) -> None:
+        """Start the ARTIM timer anew, with our last PDU."""
         self._artim_began = now
 
     def artim_expired(self, now: float) -> bool:
         return now - self._artim_began >= self._limits.artim
 
     def silence(self, now: float, received: int) -> float:
-        """Seconds since the last byte, as finely as we looked."""
+        """Return the seconds since the last byte, as precisely as this is called."""
         if received != self._received:
             self._received = received
             self._last_byte = now
@@ -47,10 +54,10 @@ class ConnectionTimeouts:
     def observe(
         self, now: float, received: int, message: int | None, waiting_for_us: bool
     ) -> str | None:
-        """Why the association is to be aborted, or None.
+        """Return why the association is to be aborted, or None.
 
-        `message` tells the message under way from others, None between messages. A peer that we
-        keep waiting owes us nothing.
+        `message` identifies the message under way, None between messages. No limit applies while
+        the peer waits for us.
         """
         silence = self.silence(now, received)
         if waiting_for_us:
@@ -63,7 +70,7 @@ class ConnectionTimeouts:
         elif message != self._message:
             self._begin_window(now, received, message)
         elif now - self._window_began >= self._limits.window:
-            if received - self._window_received < LEAST_BYTES:
+            if received - self._window_received < MIN_WINDOW_BYTES:
                 return "too slow amid a message"
             self._begin_window(now, received, message)
         return None

@@ -1,8 +1,8 @@
-"""TLS between a connection and its transport, in memory: the same on every loop.
+"""TLS between a connection and its transport, in memory, the same on every loop.
 
-The loops' own TLS would hide handshakes from the listener's limits and time-outs, and cannot shut
-down writing alone, so that last words are lost (decision 10). Records are decrypted straight into
-the connection's receive buffer; one copy is made of what is still encrypted.
+The TLS of the loops would hide handshakes from the listener's limits and timeouts, and cannot shut
+down writing alone, so that our last PDU would be lost (decision 10). Records are decrypted straight
+into the connection's receive buffer; encrypted bytes are copied once.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from oxidicom.logevents import describe, event, verification_text
 
 logger = logging.getLogger("oxidicom.tls")
 
-CHUNK: Final = 32 * 1024
-"""Bytes handed to OpenSSL at once: its buffer grows with them and stays as large as it was, for
-each connection; a record is at most half of it."""
+MAX_DECRYPTED_BYTES: Final = 32 * 1024
+"""Bytes handed to OpenSSL at once. Its buffer of each connection grows with them and never shrinks;
+a record is at most half as long."""
 
 
-HANDSHAKE_MEMORY: Final = 48 * 1024
-"""Bytes that OpenSSL takes for one, as measured."""
+HANDSHAKE_BYTES: Final = 48 * 1024
+"""Bytes that OpenSSL allocates for one handshake, as measured."""
 
 
 class Upper(Protocol):
-    """What asyncio.BufferedProtocol has of methods."""
+    """The methods of asyncio.BufferedProtocol."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
     def connection_lost(self, exc: Exception | None) -> None: ...
@@ -43,22 +43,24 @@ class Upper(Protocol):
 
 class State(Enum):
     FRESH = auto()
-    """Nothing has come: whoever only connects costs nothing."""
+    """Nothing has come: a peer that only connects costs nothing."""
     HANDSHAKE = auto()
+    """The peer has sent its first byte."""
     OPEN = auto()
+    """The handshake is done; data pass in both directions."""
     FINISHED = auto()
-    """The peer has said that it sends no more."""
+    """The peer has sent close_notify and sends nothing further."""
     DEAF = auto()
-    """What comes is dropped until the peer closes."""
+    """Anything that comes is dropped until the peer closes."""
 
 
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """A protocol to the transport below, a transport to the protocol above.
 
-    The one above is told of the connection before the handshake, so that limits and time-outs for
-    those that have not associated hold for it. `context` gives the one for a connection that
-    begins now, `cipher_buffer` is shared by all connections of a loop. `on_handshake` is called
-    when the first byte has come, and may abort.
+    The protocol above learns of the connection before the handshake, so that the limits and
+    timeouts of connections that have not associated apply to it. `context` returns the context for
+    a new connection, `cipher_buffer` is shared by all connections of a loop. `on_handshake` is
+    called when the first byte has come, and may abort.
     """
 
     def __init__(
@@ -98,13 +100,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._upper.connection_lost(exc)
 
     def eof_received(self) -> bool | None:
-        """The peer should have said so within TLS; of DICOM nothing can be cut off unnoticed."""
+        """Accept an end without close_notify: DICOM notices itself if anything is missing."""
         match self._state:
             case State.OPEN:
-                self._go_on()
+                self._continue_reading()
                 return self._upper.eof_received() if self._state is State.OPEN else True
             case State.FINISHED:
-                return True  # the one above knows, and closes when it has done
+                return True  # the protocol above knows, and closes when it is done
             case State.HANDSHAKE:
                 self._log_failure("connection ended")
         self._state = State.DEAF
@@ -135,7 +137,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         except ssl.SSLError as error:
             self._fail(error)
         if self._state is State.OPEN and not self._answered:
-            # As AssociationProtocol does it (decision 19), which here cannot know what is whole.
+            # As AssociationProtocol does (decision 19), but here message boundaries are unknown.
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
@@ -143,16 +145,16 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _take(self, encrypted: memoryview) -> None:
         """Raises SSLError."""
-        for start in range(0, len(encrypted), CHUNK):
-            self._incoming.write(encrypted[start : start + CHUNK])
+        for start in range(0, len(encrypted), MAX_DECRYPTED_BYTES):
+            self._incoming.write(encrypted[start : start + MAX_DECRYPTED_BYTES])
             if self._state is State.HANDSHAKE:
                 self._shake_hands()
             self._decrypt()
         self._deliver()
 
     def _decrypt(self) -> None:
-        """Into the receive buffer, which is delivered when it is full; raises SSLError."""
-        while self._state is State.OPEN and not self._paused and self._more_waits():
+        """Decrypt into the receive buffer, which is delivered when it is full; raises SSLError."""
+        while self._state is State.OPEN and not self._paused and self._may_decrypt():
             if self._buffer is None:
                 self._buffer, self._filled = memoryview(self._upper.get_buffer(-1)), 0
             rest = self._buffer[self._filled :]
@@ -170,8 +172,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             elif nbytes == len(rest):
                 self._deliver()
 
-    def _more_waits(self) -> bool:
-        """Rather than read in vain: the exception costs as much as a record."""
+    def _may_decrypt(self) -> bool:
+        """Return whether a read may find data: one in vain costs as much as a record."""
         return bool(self._incoming.pending or self._tls.pending())
 
     def _deliver(self) -> None:
@@ -186,8 +188,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             if not self._upper.eof_received():
                 self.close()
 
-    def _go_on(self) -> None:
-        """With what was left when the one above paused."""
+    def _continue_reading(self) -> None:
+        """Deliver what was left when the protocol above paused reading."""
         try:
             self._decrypt()
             self._deliver()
@@ -203,7 +205,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._send_pending()
 
     def _fail(self, error: ssl.SSLError) -> None:
-        """Tell the peer why, as far as TLS does, and hear no more of it."""
+        """Send the TLS alert, and drop anything that comes from here on."""
         self._buffer = None
         self._send_pending()
         state, self._state = self._state, State.DEAF
@@ -218,7 +220,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             )
         else:
             self._log_failure(describe(error))
-        # Closing with unread bytes would destroy the alert; the ARTIM timer sees to the rest.
+        # Closing with unread bytes would destroy the alert; the ARTIM timer closes the connection.
         if not self._lower.is_closing():
             with contextlib.suppress(OSError):
                 self._lower.write_eof()
@@ -244,8 +246,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if self._outgoing.pending and not self._lower.is_closing():
             self._lower.write(self._outgoing.read())
 
-    def _say_goodbye(self) -> None:
-        """close_notify; whether one comes back is not waited for (RFC 8446 6.1)."""
+    def _shut_down(self) -> None:
+        """Send close_notify, without waiting for the peer's (RFC 8446 6.1)."""
         if self._state in (State.OPEN, State.FINISHED):
             with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()
@@ -256,11 +258,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._lower.can_write_eof()
 
     def write_eof(self) -> None:
-        self._say_goodbye()
+        self._shut_down()
         self._lower.write_eof()
 
     def close(self) -> None:
-        self._say_goodbye()
+        self._shut_down()
         self._lower.close()
 
     def abort(self) -> None:
@@ -277,7 +279,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def resume_reading(self) -> None:
         self._paused = False
-        self._loop.call_soon(self._go_on)
+        self._loop.call_soon(self._continue_reading)
         self._lower.resume_reading()
 
     def get_write_buffer_size(self) -> int:

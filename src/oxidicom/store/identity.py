@@ -1,7 +1,7 @@
-"""What an instance is called: its series, its UIDs, its file.
+"""The identity of an instance: its series, its UIDs and its file name.
 
-All that an instance shares with its series is decoded once for each distinct set of raw values
-and then remembered; only SOPInstanceUID and InstanceNumber are read anew.
+The values that an instance shares with its series are decoded once for each distinct set of raw
+values and then cached; only SOPInstanceUID and InstanceNumber are read for each instance.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from oxidicom.store.patient_age import days_of_age
 from oxidicom.store.readers import Reader
 from oxidicom.store.tags import KEYWORDS, TAGS, charset_of, is_text, iso_date, text_of, vr_of
 
-REMEMBERED: Final = 1024
-"""Distinct sets of series-level values; senders interleave a few series, not thousands."""
+MAX_CACHED_SERIES: Final = 1024
+"""Distinct sets of series-level values that are cached; senders interleave a few series."""
 
-REMEMBERED_BYTES: Final = 8 * 1024
-"""Of one set; hostile ones are decoded each time instead of filling the memory."""
+MAX_CACHED_SERIES_BYTES: Final = 8 * 1024
+"""Bytes of a set that is cached; hostile ones are decoded each time and do not fill memory."""
 
 REQUIRED: Final = (
     "StudyInstanceUID",
@@ -31,7 +31,7 @@ REQUIRED: Final = (
     "StudyDate",
     "SOPClassUID",
 )
-"""In the order in which the first that lacks decides the error."""
+"""Checked in this order; the first missing element determines the error."""
 
 _SERIES_KEYWORDS: Final = tuple(
     keyword for keyword in KEYWORDS if keyword not in ("SOPInstanceUID", "InstanceNumber")
@@ -40,6 +40,8 @@ _INSTANCE_LEVEL: Final = REQUIRED.index("SOPInstanceUID")
 
 
 class InstanceNames(NamedTuple):
+    """The names of an instance that may be stored."""
+
     series: SeriesInfo
     sop_class_uid: str
     """Without padding, to be compared with the command's."""
@@ -50,7 +52,7 @@ class InstanceNames(NamedTuple):
 
 
 class SeriesNames(NamedTuple):
-    """The series-level values decoded; `series` is None where `fault` is in the way."""
+    """The decoded series-level values; `series` is None if a required one is missing or illegal."""
 
     series: SeriesInfo | None
     sop_class_uid: str
@@ -58,16 +60,16 @@ class SeriesNames(NamedTuple):
     sop_instance_uid_vr: str
     instance_number_vr: str
     instance_is_text: bool
-    """Both of these VRs are text."""
+    """The VRs of both values are text."""
     fault: int
-    """Index into REQUIRED of the first that lacks or is illegal."""
+    """Index into REQUIRED of the first missing or illegal element; its length if there is none."""
     illegal: tuple[str, ...]
-    """Keywords of what is there but cannot be: StudyDate, which is a fault, and PatientAge, which
+    """Keywords of elements with illegal values: StudyDate, which is a fault, and PatientAge, which
     is left out."""
 
 
 def read_names(reader: Reader, calling_ae_title: str) -> InstanceNames:
-    """The names of a data set that was read without failure.
+    """Return the names of a data set that was read without failure.
 
     Raises InstanceError 0xC000 where a required element is missing or illegal, or the path would
     be too long.
@@ -96,32 +98,32 @@ def general_file_name(reader: Reader, names: SeriesNames) -> tuple[str, str]:
 
 
 def series_uid_of(reader: Reader, calling_ae_title: str) -> str | None:
-    """SeriesInstanceUID of whatever was read, failed or not; None where it was not."""
+    """Return the SeriesInstanceUID, even of a data set that failed; None if it was not read."""
     return read_series(reader, calling_ae_title).series_instance_uid
 
 
 _Key = tuple[tuple[bytes | None, ...], bytes, str]
-_remembered: dict[_Key, SeriesNames] = {}
+_series_names: dict[_Key, SeriesNames] = {}
 
 
 def read_series(reader: Reader, calling_ae_title: str) -> SeriesNames:
-    """The series-level names, decoded or remembered."""
+    """Return the series-level names, decoded or from the cache."""
     key = (reader.series_values(), reader.vrs, calling_ae_title)
-    names = _remembered.get(key)
+    names = _series_names.get(key)
     if names is None:
         names = decode_series(*key)
-        if sum(len(value) for value in key[0] if value is not None) <= REMEMBERED_BYTES:
-            while len(_remembered) >= REMEMBERED:
-                # The oldest goes; a series still arriving comes back with its next instance.
-                _remembered.pop(next(iter(_remembered)), None)
-            _remembered[key] = names
+        if sum(len(value) for value in key[0] if value is not None) <= MAX_CACHED_SERIES_BYTES:
+            while len(_series_names) >= MAX_CACHED_SERIES:
+                # The oldest is dropped; a series that still arrives is decoded again.
+                _series_names.pop(next(iter(_series_names)), None)
+            _series_names[key] = names
     return names
 
 
 def decode_series(
     values: tuple[bytes | None, ...], vrs: bytes, calling_ae_title: str
 ) -> SeriesNames:
-    """Decode what `Walker.series_values` and `Walker.vrs` give.
+    """Decode the values of `Walker.series_values` and `Walker.vrs`.
 
     `calling_ae_title` is trimmed and not blank.
     """

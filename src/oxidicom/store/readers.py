@@ -1,4 +1,4 @@
-"""Deflated Explicit VR Little Endian (PS3.5 A.5): as much inflated as the walk needs, no more."""
+"""Deflated Explicit VR Little Endian (PS3.5 A.5), inflated as far as the walker reads."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from oxidicom.constants import Encoding
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-CHUNK: Final = 64 * 1024
-"""Bytes inflated at a time, whatever a few fed bytes would expand to."""
+INFLATE_STEP_BYTES: Final = 64 * 1024
+"""Bytes inflated at a time, however far a few fed bytes would expand."""
 
-INFLATED_LIMIT: Final = 16 * 1024 * 1024
-"""Bytes in all (decision 24): headers of real data sets are far smaller, bombs are not."""
+MAX_INFLATED_BYTES: Final = 16 * 1024 * 1024
+"""Bytes inflated of one data set (decision 24); the headers of real data sets are far smaller."""
 
 
 class Inflater:
@@ -39,7 +39,7 @@ class Inflater:
             raise ValueError("start and stop do not lie in the buffer")
         pending = memoryview(buffer)[start:stop]
         while not self.asleep:
-            room = min(CHUNK, INFLATED_LIMIT - self._inflated)
+            room = min(INFLATE_STEP_BYTES, MAX_INFLATED_BYTES - self._inflated)
             before = self._stream.copy()
             try:
                 chunk = self._stream.decompress(pending, room)
@@ -49,15 +49,18 @@ class Inflater:
             self._walk(chunk)
             pending = memoryview(self._stream.unconsumed_tail)
             if self._stream.eof:
-                # Padding (PS3.5 A.5), or more than that, which the stream object would gather.
+                # Padding follows (PS3.5 A.5), or more, which the stream object would collect.
                 self.finish()
             elif not pending and len(chunk) < room:
                 break
         return self.asleep
 
     def _inflate_up_to_error(self, stream: zlib._Decompress, broken: memoryview) -> None:
-        """Of bytes that break the stream, walk what comes out before the one that does: an error
-        takes all output of its call along, at most CHUNK, and how much depends on the cuts."""
+        """Walk what comes out of `broken` before the byte that breaks the stream.
+
+        An error loses the output of its whole call, up to INFLATE_STEP_BYTES; how much would depend
+        on the cuts between feeds.
+        """
         while len(broken) > 1 and not self.asleep:
             half = len(broken) // 2
             attempt = stream.copy()
@@ -82,7 +85,7 @@ class Inflater:
         self._inflated += len(chunk)
         self.asleep = self._walker.feed(chunk, 0, len(chunk))
         self.failed = self._walker.failed
-        if not self.asleep and self._inflated >= INFLATED_LIMIT:
+        if not self.asleep and self._inflated >= MAX_INFLATED_BYTES:
             self._fail("needed tags not within 16 MiB inflated")
 
     def _fail(self, error: str) -> None:

@@ -22,6 +22,8 @@ MAX_RESPONSE_BYTES: Final = 512
 
 
 class State(Enum):
+    """How far the association has come."""
+
     AWAITING_REQUEST = auto()
     """The A-ASSOCIATE-RQ has not come (Sta2)."""
     ESTABLISHED = auto()
@@ -134,7 +136,7 @@ class Acceptor:
         self.framer.offering = False
 
     def eof(self) -> list[Event]:
-        """Return what it means that the peer closed its sending side."""
+        """Return the events that follow from the peer's closing of its sending side."""
         events: list[Event] = []
         if not self.is_over:
             self._end(events, "connection closed by peer", waits=True)

@@ -1,4 +1,4 @@
-"""What an `Acceptor` makes of received bytes, in order; `_pdu.Data` passes through as it is."""
+"""The events of an `Acceptor`, in order of arrival; `_pdu.Data` passes through unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oxidicom.wire.items import AssociateRequest
 
 
 class Output(NamedTuple):
-    """To be sent, in one segment where the network lets it."""
+    """Bytes to be sent, in one segment where the network lets it."""
 
     data: bytes
 
@@ -23,24 +23,26 @@ class Associated(NamedTuple):
 
 
 class StoreBegan(NamedTuple):
-    """`Data` follows, up to one that is `last`."""
+    """A C-STORE-RQ has come; `Data` events follow, up to one that is `last`."""
 
     request: StoreRequest
 
 
 class Ended(NamedTuple):
-    """Nothing follows. `last_words` are to be sent, then the connection closes.
+    """The association has ended: no event follows.
 
-    `error` is None for a release. Without last words the peer has closed or waits for nothing.
+    `last_words`, our last PDU, are to be sent, then the connection closes.
+
+    `error` is None for a release. Without last words the peer has closed or expects nothing.
     """
 
     error: str | None
     last_words: bytes = b""
     waits: bool = False
-    """The peer may still read responses that are due: they go out before (PS3.8 9.2, Sta8)."""
+    """Responses that are due are sent first, since the peer may still read (PS3.8 9.2, Sta8)."""
 
 
 FramerEvent = Pdu | CommandSet | Data | Violation
-"""What a framer makes of received bytes, from which an acceptor makes the records above."""
+"""The events of a framer, from which an acceptor makes the ones above."""
 
 Event = Output | Associated | StoreBegan | Data | Ended

@@ -1,7 +1,7 @@
 """The variable items of A-ASSOCIATE (PS3.8 9.3.2, 9.3.3 and annex D; PS3.7 annex D.3.3).
 
-Bytes in, records out, and back; what is acceptable is `negotiation`'s business. Items may come in
-any order; of one that is repeated the last counts; unknown ones are skipped (PS3.8 9.3.1).
+Bytes in, records out, and back; `negotiation` decides what is acceptable. Items may come in any
+order; if one is repeated the last counts; unknown ones are skipped (PS3.8 9.3.1).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _USER_IDENTITY_RQ: Final = 0x58
 _USER_IDENTITY_AC: Final = 0x59
 
 _FIXED_LENGTH: Final = 68
-"""Protocol version, two AE titles and the reserved bytes before the first item."""
+"""Bytes before the first item: protocol version, two AE titles and reserved bytes."""
 
 _MAX_CONTEXTS: Final = 128
-"""The odd numbers of one byte."""
+"""Presentation contexts of one request: their ids are the odd numbers of one byte."""
 
-_MAX_CACHED_LENGTH: Final = 512
-"""Bytes of a presentation context worth remembering: what hostile ones occupy stays bounded."""
+_MAX_CACHED_BYTES: Final = 512
+"""Bytes of a presentation context that is cached, so that hostile ones cannot fill memory."""
 
 _AE_PADDING: Final = "\0 \t\n\v\f\r\x85\xa0"
-"""What the reference trims, and NUL (decision 9)."""
+"""Characters trimmed from AE titles: those the reference trims, and NUL (decision 9)."""
 
 _item = Struct(">BxH")
 _context_answer = Struct(">BxH BxBx BxH")
@@ -61,11 +61,11 @@ class PresentationContext(NamedTuple):
     abstract_syntax: str
     """Empty where the item is missing."""
     transfer_syntaxes: tuple[str, ...]
-    """In the requester's order."""
+    """In the requestor's order."""
 
 
 class RoleSelection(NamedTuple):
-    """SCU and SCP role of the requester for one SOP class (PS3.7 D.3.3.4)."""
+    """SCU and SCP role of the requestor for one SOP class (PS3.7 D.3.3.4)."""
 
     sop_class_uid: str
     scu: int
@@ -73,7 +73,7 @@ class RoleSelection(NamedTuple):
 
 
 class UserIdentity(NamedTuple):
-    """What of a user identity concerns us: its secrets are not even kept (PS3.7 D.3.3.7)."""
+    """A proposed user identity without its secrets, which are never kept (PS3.7 D.3.3.7)."""
 
     type: int
     response_requested: bool
@@ -100,7 +100,7 @@ class AssociateRequest(NamedTuple):
     calling_ae_title: str
     """`UNKNOWN` where blank."""
     echo: bytes
-    """The 64 bytes, AE titles and reserved, that an answer sends back as they came."""
+    """The 64 bytes of AE titles and reserved fields, which an answer sends back unchanged."""
     application_context: str = ""
     presentation_contexts: tuple[PresentationContext, ...] = ()
     user: UserInformation = UserInformation()
@@ -112,11 +112,11 @@ class ContextAnswer(NamedTuple):
     id: int
     result: int
     transfer_syntax: str = IMPLICIT_VR_LITTLE_ENDIAN
-    """Not significant unless accepted, but demanded."""
+    """Not significant unless the context is accepted, but mandatory."""
 
 
 class AssociateAnswer(NamedTuple):
-    """What an A-ASSOCIATE-AC says beyond what it echoes (PS3.8 9.3.3)."""
+    """The content of an A-ASSOCIATE-AC beyond what it echoes (PS3.8 9.3.3)."""
 
     contexts: tuple[ContextAnswer, ...]
     max_pdu_length: int
@@ -171,20 +171,20 @@ def decode_associate_rq(body: bytes) -> AssociateRequest:
 
 
 def _presentation_context(body: bytes, start: int, end: int) -> PresentationContext:
-    """PS3.8 9.3.2.2."""
+    """Decode a proposed presentation context (PS3.8 9.3.2.2)."""
     if end - start < 4:
         raise _invalid("presentation context item is shorter than its fixed fields")
     context_id = body[start]
     if not context_id & 1:
         raise _invalid(f"presentation context id {context_id} is not odd")
     sub_items = body[start + 4 : end]
-    if len(sub_items) <= _MAX_CACHED_LENGTH:
+    if len(sub_items) <= _MAX_CACHED_BYTES:
         return PresentationContext(context_id, *_cached_syntaxes(sub_items))
     return PresentationContext(context_id, *_syntaxes(sub_items))
 
 
 def _syntaxes(sub_items: bytes) -> tuple[str, tuple[str, ...]]:
-    """Abstract syntax and transfer syntaxes (PS3.8 9.3.2.2.1, 9.3.2.2.2)."""
+    """Decode abstract syntax and transfer syntaxes (PS3.8 9.3.2.2.1, 9.3.2.2.2)."""
     abstract_syntax = ""
     transfer_syntaxes = []
     for kind, start, end in _items(sub_items, 0, len(sub_items)):
@@ -196,11 +196,11 @@ def _syntaxes(sub_items: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 _cached_syntaxes = lru_cache(maxsize=1024)(_syntaxes)
-"""A device proposes the same contexts each time it calls."""
+"""Cached, because a device proposes the same contexts in each association."""
 
 
 def _user_information(body: bytes, start: int, end: int) -> UserInformation:
-    """PS3.8 annex D.3.3; extended negotiation (56H, 57H) is skipped as unknown items are."""
+    """Decode user information (PS3.8 annex D.3.3); extended negotiation (56H, 57H) is skipped."""
     values: dict[int, bytes] = {}
     role_values = []
     for kind, begin, stop in _items(body, start, end):
@@ -232,14 +232,14 @@ def _user_information(body: bytes, start: int, end: int) -> UserInformation:
 
 
 def _role_selection(value: bytes) -> RoleSelection:
-    """PS3.7 D.3.3.4.1."""
+    """Decode a role selection (PS3.7 D.3.3.4.1)."""
     if len(value) < 4 or int.from_bytes(value[:2]) != len(value) - 4:
         raise _invalid("role selection item is not as long as its UID demands")
     return RoleSelection(_trimmed(value[2:-2]), value[-2], value[-1])
 
 
 def _user_identity(value: bytes) -> UserIdentity:
-    """PS3.7 D.3.3.7.1; the lengths are checked, the primary and secondary field not looked at."""
+    """Decode a user identity (PS3.7 D.3.3.7.1), of whose two fields only the lengths are read."""
     text = "user identity item"
     (primary_length,) = _unpack(_u16, value[2:4], text)
     (secondary_length,) = _unpack(_u16, value[4 + primary_length : 6 + primary_length], text)
@@ -249,7 +249,7 @@ def _user_identity(value: bytes) -> UserIdentity:
 
 
 def _items(body: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Type, start and end of each item that lies between `start` and `end`."""
+    """Yield type, start and end of each item between `start` and `end`."""
     unpack = _item.unpack_from
     while start < end:
         if end - start < 4:
@@ -274,7 +274,7 @@ def _ae_title(field: bytes) -> str:
 
 
 def _trimmed(value: bytes) -> str:
-    """Peers pad UIDs, though PS3.8 annex F has them unpadded (decision 9)."""
+    """Return a UID without padding, which peers send in spite of PS3.8 annex F (decision 9)."""
     return value.strip(b"\0 ").decode("latin-1")
 
 
@@ -286,7 +286,7 @@ def _invalid(text: str) -> PeerError:
 
 
 def encode_associate_ac(request: AssociateRequest, answer: AssociateAnswer) -> bytes:
-    """The whole A-ASSOCIATE-AC PDU (PS3.8 9.3.3), header included."""
+    """Encode a whole A-ASSOCIATE-AC PDU (PS3.8 9.3.3), header included."""
     variable = b"".join(
         (
             b"\0\1\0\0",
@@ -316,7 +316,7 @@ def _encoded_context(context: ContextAnswer) -> bytes:
 
 
 def _encoded_user_information(answer: AssociateAnswer) -> bytes:
-    """In ascending order of their types, as receivers expect them; an item only where asked for."""
+    """Encode sub-items in ascending order of their types; some only if they were proposed."""
     items = [
         _encoded_item(_MAXIMUM_LENGTH, _u32.pack(answer.max_pdu_length)),
         _encoded_item(_IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_CLASS_UID.encode()),

@@ -1,4 +1,5 @@
-"""What of an A-ASSOCIATE-RQ we accept (PS3.8 7.1.1 and 9.3.3; decisions 9, 11 to 13, 15)."""
+"""Presentation context negotiation for an A-ASSOCIATE-RQ (PS3.8 7.1.1 and 9.3.3; decisions 9, 11 to
+13, 15)."""
 
 from __future__ import annotations
 
@@ -22,21 +23,21 @@ _MAX_UID_LENGTH = 64  # PS3.5 9.1
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator allows."""
+    """What the operator allows in associations."""
 
     ae_title: str = "ChRIS"
     check_called: bool = False
-    """Refuse whoever calls another AE title than ours."""
+    """Reject requests with another called AE title than ours."""
     allowed_calling: frozenset[str] = frozenset()
-    """Calling AE titles let in; empty: all."""
+    """Calling AE titles that are allowed; empty: all."""
     promiscuous: bool = False
     uncompressed_only: bool = False
     strict: bool = False
     """Abort at a P-DATA-TF longer than `max_pdu_length`."""
     max_pdu_length: int = 131072
-    """Advertised, bytes; 0 is unlimited."""
+    """Advertised Maximum Length, bytes; 0 is unlimited."""
     max_operations: int = 1
-    """Outstanding operations let in where asynchronous operations are asked for; 0: unlimited."""
+    """Greatest window of asynchronous operations, if a peer proposes one; 0 is unlimited."""
 
 
 class AcceptedContext(NamedTuple):
@@ -49,6 +50,8 @@ class AcceptedContext(NamedTuple):
 
 
 class Negotiated(NamedTuple):
+    """The result of a negotiation."""
+
     contexts: Mapping[int, AcceptedContext]
     """By presentation context id."""
     answer: AssociateAnswer
@@ -58,9 +61,9 @@ class Negotiated(NamedTuple):
 
 
 def negotiate(request: AssociateRequest, policy: Policy) -> Negotiated:
-    """Accept each context that we can, or raise AssociationRejectedError for the whole.
+    """Decide on each proposed context; raises AssociationRejectedError for the whole request.
 
-    An association of which no context is accepted is still an association (PS3.8 9.3.3).
+    An association without an accepted context is still an association (PS3.8 9.3.3).
     """
     _check(request, policy)
     accepted: dict[int, AcceptedContext] = {}
@@ -86,7 +89,10 @@ def negotiate(request: AssociateRequest, policy: Policy) -> Negotiated:
 
 
 def _check(request: AssociateRequest, policy: Policy) -> None:
-    """PS3.8 table 9-21: result 1 is permanent; source 1 the user, 2 the ACSE provider."""
+    """Raise AssociationRejectedError with result, source and reason (PS3.8 table 9-21).
+
+    Result 1 is permanent; source 1 is the user, 2 the ACSE provider.
+    """
     if not request.protocol_version & 1:
         raise AssociationRejectedError(1, 2, 2, "protocol version is not supported")
     if request.application_context != APPLICATION_CONTEXT:
@@ -98,7 +104,7 @@ def _check(request: AssociateRequest, policy: Policy) -> None:
 
 
 def _choose(proposed: PresentationContext, policy: Policy) -> AcceptedContext | ContextResult:
-    """The first acceptable transfer syntax in the requester's order: we never convert."""
+    """Choose the first acceptable transfer syntax in the requestor's order: we never convert."""
     abstract_syntax = proposed.abstract_syntax
     if abstract_syntax not in abstract_syntaxes() and not (policy.promiscuous and abstract_syntax):
         return ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED
@@ -112,7 +118,7 @@ def _choose(proposed: PresentationContext, policy: Policy) -> AcceptedContext | 
 
 
 def _operations(proposed: tuple[int, int] | None, ours: int) -> tuple[int, int] | None:
-    """PS3.7 D.3.3.3: the smaller window counts, and 0 is the greatest."""
+    """Return the smaller of each window; 0 is unlimited (PS3.7 D.3.3.3)."""
     if proposed is None:
         return None
     invoked, performed = proposed
@@ -126,7 +132,7 @@ def _smaller(theirs: int, ours: int) -> int:
 def _roles(
     proposed: tuple[RoleSelection, ...], accepted: Mapping[int, AcceptedContext]
 ) -> tuple[RoleSelection, ...]:
-    """PS3.7 D.3.3.4: the requester may be SCU as it likes, never SCP, because we are no SCU.
+    """Answer role selections: the requestor may be SCU, never SCP (PS3.7 D.3.3.4).
 
     Only SOP classes of accepted contexts are answered, so that the answer fits into its item
     however many the request names.

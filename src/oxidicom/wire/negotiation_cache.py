@@ -1,5 +1,8 @@
-"""What was agreed with a request, remembered: some senders open an association for every instance,
-with the same hundred presentation contexts each time."""
+"""Remembers the answers to equal A-ASSOCIATE-RQs.
+
+Some senders open an association for every instance, with the same hundred presentation contexts
+each time.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +12,33 @@ from typing import Final, NamedTuple
 from oxidicom.wire.items import AssociateRequest, decode_associate_rq, encode_associate_ac
 from oxidicom.wire.negotiation import Negotiated, Policy, negotiate
 
-REMEMBERED: Final = 16
-"""Requests; a hospital's senders are of a few kinds."""
+MAX_CACHED_REQUESTS: Final = 16
+"""Requests that are remembered; the senders of a hospital are of a few kinds."""
 
-REMEMBERED_BYTES: Final = 32 * 1024
-"""Of one request: 128 contexts of real senders have some 20 KiB."""
+MAX_CACHED_REQUEST_BYTES: Final = 32 * 1024
+"""Bytes of a request that is remembered: 128 contexts of real senders have some 20 KiB."""
 
 
 class Agreement(NamedTuple):
+    """A request and its answer."""
+
     request: AssociateRequest
     negotiated: Negotiated
     associate_ac: bytes
     """The whole PDU."""
 
 
-_remembered: dict[tuple[bytes, Policy], Agreement] = {}
+_agreements: dict[tuple[bytes, Policy], Agreement] = {}
 
 
 def agree(body: bytes, policy: Policy, admit: Callable[[AssociateRequest], None]) -> Agreement:
-    """Decode an A-ASSOCIATE-RQ, ask `admit`, and negotiate; or remember what came of it.
+    """Decode an A-ASSOCIATE-RQ, call `admit`, and negotiate; or return the remembered answer.
 
     Raises PeerError for a request that is malformed, AssociationRejectedError for one that is not
-    acceptable, and whatever `admit` raises, which is asked every time.
+    acceptable, and whatever `admit` raises, which is called every time.
     """
     key = (body, policy)
-    known = _remembered.get(key)
+    known = _agreements.get(key)
     if known is not None:
         admit(known.request)
         return known
@@ -41,9 +46,9 @@ def agree(body: bytes, policy: Policy, admit: Callable[[AssociateRequest], None]
     admit(request)
     negotiated = negotiate(request, policy)
     agreement = Agreement(request, negotiated, encode_associate_ac(request, negotiated.answer))
-    # Nobody's password is kept.
-    if len(body) <= REMEMBERED_BYTES and request.user.identity is None:
-        if len(_remembered) >= REMEMBERED:
-            del _remembered[next(iter(_remembered))]
-        _remembered[key] = agreement
+    # A request with a user identity holds a password, and is not kept.
+    if len(body) <= MAX_CACHED_REQUEST_BYTES and request.user.identity is None:
+        if len(_agreements) >= MAX_CACHED_REQUESTS:
+            del _agreements[next(iter(_agreements))]
+        _agreements[key] = agreement
     return agreement

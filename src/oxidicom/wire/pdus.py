@@ -1,4 +1,4 @@
-"""The PDUs that we send, but for A-ASSOCIATE-AC (PS3.8 9.3.4 to 9.3.8)."""
+"""Encoders of the PDUs that an acceptor sends, except A-ASSOCIATE-AC (PS3.8 9.3.4 to 9.3.8)."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ _short_pdu = Struct(">BxI 4B")
 _p_data = Struct(">BxI IBB")
 
 _PDV_HEADER_LENGTH: Final = 6
-"""PDV item length, presentation context id, message control header (PS3.8 9.3.5.1, annex E)."""
+"""Bytes of PDV length, presentation context id and control header (PS3.8 9.3.5.1, annex E)."""
 
 _COMMAND: Final = 1
 _LAST: Final = 2
 
 
 def encode_associate_rj(result: int, source: int, reason: int) -> bytes:
-    """PS3.8 9.3.4."""
+    """Encode an A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
     return _short_pdu.pack(PduType.A_ASSOCIATE_RJ, 4, 0, result, source, reason)
 
 
 def encode_release_rp() -> bytes:
-    """PS3.8 9.3.7."""
+    """Encode an A-RELEASE-RP (PS3.8 9.3.7)."""
     return _short_pdu.pack(PduType.A_RELEASE_RP, 4, 0, 0, 0, 0)
 
 
 def encode_abort(source: int, reason: int) -> bytes:
-    """PS3.8 9.3.8."""
+    """Encode an A-ABORT (PS3.8 9.3.8)."""
     return _short_pdu.pack(PduType.A_ABORT, 4, 0, 0, source, reason)
 
 
 def p_data(context_id: int, command: bytes, peer_max_length: int) -> bytes:
-    """A command set as P-DATA-TF PDUs of one PDV each (PS3.8 9.3.5), to be sent in one segment.
+    """Encode a command set as P-DATA-TF PDUs of one PDV each (PS3.8 9.3.5), for one segment.
 
     `peer_max_length` is the peer's Maximum Length in bytes, 0 unlimited. Fragments are of even
     length where the peer leaves room for two bytes; a limit below 7 leaves room for none, and
