@@ -1,3 +1,5 @@
+"""Runs the command line: `python -m oxidicom`."""
+
 import sys
 
 from oxidicom.cli import main

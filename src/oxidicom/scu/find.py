@@ -34,7 +34,7 @@ MAX_MATCHES: Final = 1000
 """Matches read of a PACS that ignores which series it was asked for. There should be one."""
 
 MAX_RECEIVE_BYTES: Final = 32 * 1024 * 1024
-"""Received in one association. A match takes some hundred bytes."""
+"""Bytes received in one association at most. A match has some hundred bytes."""
 
 _SUCCESS: Final = 0x0000
 

@@ -300,6 +300,7 @@ class _ThreadAssociation:
         self.proposed: frozenset[Context] = frozenset()
         """Presentation contexts proposed in it, accepted or not."""
         self.errors_in_a_row = 0
+        """Failed attempts since the last response."""
         self.backoff = backoff
         self.given_up = ""
         """Why the thread has given up, or an empty text."""

@@ -1,4 +1,4 @@
-"""What the operator can set: read once from the environment, validated, never changed."""
+"""The settings: read from the environment once, validated, and never changed afterwards."""
 
 from oxidicom.settings.load import load, load_some
 from oxidicom.settings.model import Settings

@@ -43,7 +43,7 @@ class Variable:
     synonyms: tuple[str, ...] = ()
     """Further names of equal rank. Two that are set to different values are an error."""
     older: tuple[OlderName, ...] = ()
-    """In order of precedence."""
+    """Names of earlier generations, in order of precedence."""
     default: str | None = None
     """A description of the default, where it depends on other settings or on the machine."""
 
