@@ -146,9 +146,7 @@ class ControlHost:
         observers = self._make_observers(telemetry.observers, broker, lonk)
         publisher, eager = self._make_publisher(broker, observers, telemetry.trace)
         count_queries = self._make_count_queries(observers)
-        relay = self._make_relay(publisher, observers)
-        if self.admin is not None:
-            self.admin.attach(relay, lonk)
+        relay = self._make_relay(publisher, observers, lonk)
         registrar = Registrar(
             files_root=settings.files_root,
             journal=self.journal,
@@ -200,19 +198,25 @@ class ControlHost:
             self._broker_start = asyncio.create_task(broker.start())
         return broker, None
 
-    def _make_relay(self, publisher: Publisher | None, observers: Observers) -> OutboxRelay:
+    def _make_relay(
+        self, publisher: Publisher | None, observers: Observers, lonk: LonkPublisher | None
+    ) -> OutboxRelay:
+        """Return the relay, which the health checks then know of, and of `lonk`."""
         settings = self._settings
         over_http = settings.cube_url is not None
 
         def resolved(series: SeriesKey, refusal: str | None) -> None:
             observers.registration_resolved(RegistrationResolved(series, refusal))
 
-        return OutboxRelay(
+        relay = OutboxRelay(
             self._outbox,
             publisher,
             max_in_flight=settings.pushers if over_http else MAX_BROKER_DELIVERIES,
             on_outcome=resolved,
         )
+        if self.admin is not None:
+            self.admin.attach(relay, lonk)
+        return relay
 
     def _make_count_queries(self, observers: Observers) -> CountQueries | None:
         settings = self._settings

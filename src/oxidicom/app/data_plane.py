@@ -71,13 +71,12 @@ class DataPlane:
     ) -> None:
         self._settings = settings
         self._budget = ShutdownBudget(associations_s=settings.drain_timeout)
-        processes = settings.workers
         files = tls_files(settings)
         self._certificates = Certificates(files) if files is not None else None
         self._certificate_poll: asyncio.Task[None] | None = None
         self._certificate_disk = DiskExecutor("ox-certs")
         self._reload = asyncio.Event()
-        self._executors = make_executors(settings, -(-settings.writer_threads // processes))
+        self._executors = make_executors(settings, -(-settings.writer_threads // settings.workers))
         self.storage = Storage(
             settings.files_root,
             executors=self._executors,
@@ -91,10 +90,15 @@ class DataPlane:
         )
         if folders is not None:
             self.storage.folders = folders
-        swept = self.storage.temporary.sweep()
-        if swept:
-            event(logger, logging.INFO, "incomplete instances removed", instances=swept)
-        self.listener = Listener(
+        removed = self.storage.temporary.sweep()
+        if removed:
+            event(logger, logging.INFO, "incomplete instances removed", instances=removed)
+        self.listener = self._make_listener(reports, seats)
+
+    def _make_listener(self, reports: Reports, seats: Seats | None) -> Listener:
+        settings = self._settings
+        processes = settings.workers
+        return Listener(
             policy=policy_of(settings),
             limits=TimeLimits(settings.artim_timeout, settings.idle_timeout),
             pool=BufferPool(settings.buffer_memory // processes),

@@ -1,8 +1,8 @@
 """How long each part of a shutdown may take (decision 38).
 
 Everything follows from `OXIDICOM_DRAIN_TIMEOUT`: associations may end within it, and everything
-else ends within `AFTER_DRAIN_S` seconds more. Whoever starts the receiver must give it
-`ShutdownBudget.total_s` and a little more before killing it.
+else ends soon after. A service manager must allow `ShutdownBudget.total_s` and a little more before
+it kills the receiver.
 
     one process        associations  last instances  writer threads  control plane    loop
     several workers    associations  last instances  writer threads  last reports
@@ -34,19 +34,19 @@ class ShutdownBudget:
     """Seconds for each part of a shutdown, in the order in which they follow each other."""
 
     associations_s: float
-    """Associations that send may continue and end: `OXIDICOM_DRAIN_TIMEOUT`."""
+    """Seconds in which associations that send may continue and end: `OXIDICOM_DRAIN_TIMEOUT`."""
     last_instances_s: float = 2.5
-    """Instances in flight when that time is over may be completed."""
+    """Seconds for instances that are in flight when that time is over."""
     writer_threads_s: float = 1.0
-    """Writer threads end."""
+    """Seconds for writer threads to end."""
     last_reports_s: float = 0.3
-    """A worker sends its last reports and ends."""
+    """Seconds for a worker to send its last reports and to exit."""
     killed_workers_s: float = 0.5
-    """Workers that are late have been killed, and are waited for."""
+    """Seconds for workers to end that were late and have been killed."""
     after_drain_s: float = AFTER_DRAIN_S
-    """The control plane has finished so many seconds after the associations' time is over."""
+    """Seconds from the end of the associations' time to the end of the control plane's work."""
     control_loop_s: float = 0.5
-    """The control plane's loop ends."""
+    """Seconds for the control plane's loop to end."""
 
     @property
     def data_plane_s(self) -> float:

@@ -77,16 +77,32 @@ class WorkerProcess:
         self._encoder = Encoder()
         self._decoder = Decoder()
         self._loop = asyncio.get_running_loop()
+        channel, claim_socket = self._start(settings, plain, tls, scoreboard.fd)
+        self._claim_server = ClaimServer(claim_socket, self.writer, claims)
+        self._loop.add_reader(self._claim_server, self._on_claim)
+        self._channel = WorkerChannel(channel, self._on_frame, self._on_closed, self._may_read)
+
+    def _start(
+        self,
+        settings: Settings,
+        plain: Sequence[socket.socket],
+        tls: Sequence[socket.socket],
+        scoreboard_fd: int,
+    ) -> tuple[socket.socket, socket.socket]:
+        """Start the process and send its set-up; return our ends of its channel and for claims.
+
+        Raises OSError.
+        """
         channel, their_channel = socket_pair(socket.SOCK_STREAM)
         claim_socket, their_claim_socket = socket_pair(socket.SOCK_SEQPACKET)
         setup = WorkerSetup(
-            number,
+            self.number,
             self.writer,
             settings,
             tuple(each.fileno() for each in plain),
             tuple(each.fileno() for each in tls),
             their_claim_socket.fileno(),
-            scoreboard.fd,
+            scoreboard_fd,
             os.getpid(),
         )
         with their_channel, their_claim_socket:
@@ -95,7 +111,7 @@ class WorkerProcess:
                 *(*setup.plain, *setup.tls),
             )
             try:
-                self._process = _start(number, inherited)
+                self._process = _popen(self.number, inherited)
             except BaseException:
                 channel.close()
                 claim_socket.close()
@@ -103,9 +119,7 @@ class WorkerProcess:
         self.pid = self._process.pid
         payload = pickle.dumps(setup)
         channel.sendall(len(payload).to_bytes(4) + payload)
-        self._claim_server = ClaimServer(claim_socket, self.writer, claims)
-        self._loop.add_reader(self._claim_server, self._on_claim)
-        self._channel = WorkerChannel(channel, self._on_frame, self._on_closed, self._may_read)
+        return channel, claim_socket
 
     def send(self, message: Message) -> None:
         self._channel.send(self._encoder.encode((message,)))
@@ -158,7 +172,7 @@ class WorkerProcess:
         self.ended.set()
 
 
-def _start(number: int, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
+def _popen(number: int, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
     """Start worker `number` with these file descriptors, of which the first is its channel's."""
     # The child inherits the mask: a Ctrl-C must not end it before it ignores SIGINT.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
