@@ -33,7 +33,7 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=PATH)
 
 
-class BrokerNotStarted(Exception):
+class BrokerStartError(Exception):
     pass
 
 
@@ -88,7 +88,7 @@ class Broker:
         deadline = time.monotonic() + START_TIMEOUT
         while not self.is_ready():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise BrokerNotStarted(f"{self.program}, see {self.folder / 'output.log'}")
+                raise BrokerStartError(f"{self.program}, see {self.folder / 'output.log'}")
             time.sleep(0.05)
 
     def stop(self, *, kill: bool = False) -> None:

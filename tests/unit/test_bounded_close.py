@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from oxidicom.cancellation import end_tasks, run_within
 from oxidicom.notify import amqp, cube_eager, cube_http, lonk_publisher, nats_client, redis
 from oxidicom.notify import outbox_relay as relay_module
 from oxidicom.notify.amqp import AmqpPublisher
-from oxidicom.notify.cancellation import end_tasks, run_within
 from oxidicom.notify.cube_eager import EagerRegistrar
 from oxidicom.notify.cube_http import CubeClient
 from oxidicom.notify.lonk_messages import ProgressLimiter

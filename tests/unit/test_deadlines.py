@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from oxidicom.app.deadlines import ControlPlaneDeadlines, ShutdownBudget, finish_by
+from oxidicom.app.deadlines import ControlPlaneDeadlines, ShutdownBudget
+from oxidicom.cancellation import finish_by
 from oxidicom.settings import load
 
 ROOT = Path(__file__).parents[2]

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from oxidicom import __version__
 from oxidicom.app.control_plane import ControlPlane, ControlThread
-from oxidicom.app.deadlines import ControlPlaneDeadlines, ShutdownBudget, finish_by
+from oxidicom.app.deadlines import ControlPlaneDeadlines, ShutdownBudget
 from oxidicom.app.lonk_observer import LonkObserver
 from oxidicom.app.registrar import Registrar
 from oxidicom.app.takeover import Recovered, Takeover
 from oxidicom.below_root import open_root
+from oxidicom.cancellation import finish_by
 from oxidicom.errors import OperatorError
 from oxidicom.logevents import event
 from oxidicom.notify.lonk_messages import ProgressLimiter

@@ -16,9 +16,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from oxidicom.app.deadlines import NATS_FLUSH_S, ControlPlaneDeadlines, finish_by
+from oxidicom.app.deadlines import NATS_FLUSH_S, ControlPlaneDeadlines
 from oxidicom.app.registrar import Registrar
 from oxidicom.association_tally import AssociationTally
+from oxidicom.cancellation import finish_by
 from oxidicom.errors import InternalError
 from oxidicom.logevents import event, trace_fields
 from oxidicom.notify.lonk_publisher import LonkPublisher

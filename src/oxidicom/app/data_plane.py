@@ -8,8 +8,9 @@ import logging
 import time
 from typing import Final, NamedTuple
 
-from oxidicom.app.deadlines import ShutdownBudget, finish_by
+from oxidicom.app.deadlines import ShutdownBudget
 from oxidicom.buffers import BufferPool
+from oxidicom.cancellation import finish_by
 from oxidicom.certificates import Certificates, tls_files
 from oxidicom.disk_executor import DiskExecutor
 from oxidicom.logevents import event

@@ -14,19 +14,14 @@ The control plane gets what the parts before it have left of its time, at least
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final
 
 AFTER_DRAIN_S: Final = 5.0
 """Seconds after the drain time-out within which the control plane has finished (decision 38)."""
 
 NATS_FLUSH_S: Final = 1.0
 """Seconds for which a NATS server that does not answer is waited for, however much time is left."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,30 +114,3 @@ class ControlPlaneDeadlines:
             lease=start + within_s * 0.91,
             admin=start + within_s * 0.98,
         )
-
-
-async def finish_by(
-    deadline: float,
-    work: Coroutine[Any, Any, T],
-    clock: Callable[[], float] = time.monotonic,
-) -> T:
-    """Return what `work` returns, or raise TimeoutError at `deadline` and leave it behind.
-
-    Work that is late is cancelled and not waited for: client libraries swallow cancellations.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait([task], timeout=max(0.0, deadline - clock()))
-    finally:
-        if not task.done():
-            task.cancel()
-    if not task.done():
-        task.add_done_callback(_ignore_outcome)
-        raise TimeoutError
-    return task.result()
-
-
-def _ignore_outcome(task: asyncio.Future[Any]) -> None:
-    """Retrieve the exception, which asyncio would log otherwise."""
-    if not task.cancelled():
-        task.exception()

@@ -13,9 +13,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelClosed, DeliveryError, PublishError
 from yarl import URL
 
+from oxidicom.cancellation import run_within
 from oxidicom.certificates import client_context
 from oxidicom.logevents import describe_client_error, event
-from oxidicom.notify.cancellation import run_within
 from oxidicom.notify.celery_message import client_origin, encode
 from oxidicom.ports import Registration
 

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from oxidicom.backoff import Backoff
+from oxidicom.cancellation import end_tasks
 from oxidicom.logevents import event
-from oxidicom.notify.cancellation import end_tasks
 from oxidicom.notify.cube_bodies import EXPECTED_KEY
 from oxidicom.notify.cube_http import CubeUnavailableError
 from oxidicom.notify.cube_instances import InstanceRegistrar, run_concurrently

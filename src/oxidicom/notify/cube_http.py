@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 import httpx
 
 from oxidicom.backoff import Backoff
+from oxidicom.cancellation import run_within
 from oxidicom.certificates import client_context
 from oxidicom.errors import OxidicomError
-from oxidicom.notify.cancellation import run_within
 from oxidicom.notify.cube_responses import MAX_RESPONSE_BYTES, CubeResponse, CubeVerdict, judge
 from oxidicom.notify.publisher import RegistrationRefusedError
 

@@ -18,10 +18,10 @@ from typing import Final, NamedTuple
 import nats.errors
 
 from oxidicom.backoff import Backoff
+from oxidicom.cancellation import end_tasks
 from oxidicom.certificates import client_context
 from oxidicom.logevents import describe_client_error, event
 from oxidicom.notify import lonk_messages
-from oxidicom.notify.cancellation import end_tasks
 from oxidicom.notify.lonk_messages import ProgressLimiter, Urgency
 from oxidicom.notify.nats_client import (
     NATS_CLOSE_TIMEOUT_S,

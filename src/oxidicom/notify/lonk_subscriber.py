@@ -11,10 +11,10 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from oxidicom.backoff import Backoff
+from oxidicom.cancellation import run_within
 from oxidicom.certificates import client_context
 from oxidicom.logevents import describe_client_error
 from oxidicom.notify import lonk_messages
-from oxidicom.notify.cancellation import run_within
 from oxidicom.notify.nats_client import (
     NATS_CONNECT_TIMEOUT_S,
     NATS_FIRST_RETRY_S,

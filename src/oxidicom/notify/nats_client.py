@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 import nats.errors
 from nats.aio.client import Client
 
+from oxidicom.cancellation import run_within
 from oxidicom.logevents import describe_client_error, event
-from oxidicom.notify.cancellation import run_within
 
 NATS_PORT: Final = 4222
 NATS_CONNECT_TIMEOUT_S: Final = 5

@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 from oxidicom.backoff import Backoff
+from oxidicom.cancellation import end_tasks, run_within
 from oxidicom.disk_executor import DiskExecutor
 from oxidicom.logevents import describe_client_error, event, trace_fields
-from oxidicom.notify.cancellation import end_tasks, run_within
 from oxidicom.notify.outbox_scanner import OutboxScanner
 from oxidicom.notify.outbox_store import Outbox, OutboxEntry, new_entry
 from oxidicom.notify.publisher import Publisher, RegistrationRefusedError

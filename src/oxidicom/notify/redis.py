@@ -18,9 +18,9 @@ import msgspec
 from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
+from oxidicom.cancellation import run_within
 from oxidicom.certificates import client_context
 from oxidicom.logevents import describe_client_error, event
-from oxidicom.notify.cancellation import run_within
 from oxidicom.notify.celery_message import CeleryMessage, client_origin, encode
 from oxidicom.ports import Registration
 from oxidicom.redis_connection import (

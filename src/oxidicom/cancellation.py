@@ -1,4 +1,4 @@
-"""Time limits for calls of client libraries that may swallow a cancellation.
+"""Time limits for calls that may swallow a cancellation, as those of client libraries do.
 
 `asyncio.wait_for` of Python 3.11 discards a cancellation that arrives just when the awaited call
 ends (bpo-37658, mended in 3.12). nats-py opens its connection through it, and also catches
@@ -9,8 +9,11 @@ is built, never discards one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any, Final
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 CANCEL_AGAIN_S: Final = 0.5
 """Seconds after which a task that goes on after a cancellation is cancelled again."""
@@ -48,6 +51,32 @@ async def run_within(call: Coroutine[Any, Any, object], timeout: float | None) -
     None means no time limit. If time runs out or the caller is cancelled, `call` is cancelled, and
     left behind if it does not end then. Raises what `call` raises.
     """
+    task = await _run(call, timeout, CANCELLED_CALL_GRACE_S)
+    if not task.done() or task.cancelled():
+        return False
+    task.result()
+    return True
+
+
+async def finish_by(
+    deadline: float,
+    call: Coroutine[Any, Any, T],
+    clock: Callable[[], float] = time.monotonic,
+) -> T:
+    """Return what `call` returns, or raise TimeoutError at `deadline`, a time of `clock`.
+
+    A call that is late is cancelled and left behind: a deadline leaves no time to wait for it.
+    """
+    task = await _run(call, max(0.0, deadline - clock()), 0.0)
+    if not task.done():
+        raise TimeoutError
+    return task.result()
+
+
+async def _run(
+    call: Coroutine[Any, Any, T], timeout: float | None, grace_s: float
+) -> asyncio.Task[T]:
+    """Return the task of `call` once it has ended, or has been cancelled `grace_s` seconds ago."""
     task = asyncio.ensure_future(call)
     try:
         await asyncio.wait([task], timeout=timeout)
@@ -55,11 +84,9 @@ async def run_within(call: Coroutine[Any, Any, object], timeout: float | None) -
         if not task.done():
             task.cancel()
             _abandon(task)
-            await asyncio.wait([task], timeout=CANCELLED_CALL_GRACE_S)
-    if not task.done() or task.cancelled():
-        return False
-    task.result()
-    return True
+            if grace_s:
+                await asyncio.wait([task], timeout=grace_s)
+    return task
 
 
 def _abandon(task: asyncio.Task[Any]) -> None:
