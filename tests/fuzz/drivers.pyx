@@ -69,7 +69,7 @@ cdef struct Input:
 
 cdef Input input_of(bytes data):
     """As inputs.py reads it. The upper bits of the choices cut the bytes after a place singly, which
-    finds what is cut amid a header sooner than a feed of all, byte by byte."""
+    finds what is cut within a header sooner than a feed of all, byte by byte."""
     cdef Input found
     cdef uint8_t head[HEAD]
     cdef const uint8_t *p = data
@@ -361,7 +361,7 @@ def command_read(bytes data):
 
 
 def command(bytes data):
-    """A command that the fast path takes is what the general way reads, and answered so too."""
+    """A command that the fast path takes is what the general path reads, and answered so too."""
     cdef Part part = part_of(data, len(data))
     cdef Part room
     cdef StoreCommand read
@@ -396,7 +396,7 @@ def file_name_read(bytes data):
 
 
 def file_name(bytes data):
-    """A name that the fast path gives is the general way's."""
+    """A name that the fast path gives is the general path's."""
     name = file_name_read(data)
     if name is None:
         return

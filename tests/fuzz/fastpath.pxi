@@ -91,13 +91,13 @@ _storage = None
 
 
 cdef class Association:
-    """Both ways of an instance, without their decisions: what came is told as (context, message,
-    SOP class, SOP instance, data set), whichever way it went (ports.FastPathOwner)."""
+    """Both paths of an instance, without their decisions: what came is listed as (context, message,
+    SOP class, SOP instance, data set), whichever path it took (ports.FastPathOwner)."""
     cdef object storage
     cdef Framer framer
     cdef StoreFastPath fast_path
     cdef list told
-    cdef tuple request              # of the instance on the general way, None: there is none
+    cdef tuple request              # of the instance on the general path, None: there is none
     cdef bytes data                 # that has come of it
     cdef bint over, answered
 
@@ -238,7 +238,7 @@ cdef list associated(const Input *given, int slow):
 
 
 def any_bytes(bytes data):
-    """Cut anywhere, and whatever is handed over to the general way amid it, the same instances come."""
+    """The same instances come however bytes are cut, and whenever one is handed over."""
     cdef Input cut = input_of(data), uncut = whole(&cut)
     expected = associated(&uncut, 0)
     found = associated(&cut, cut.flags)

@@ -1,4 +1,4 @@
-"""A store without files (ports.InstanceStore) that insists on being called as agreed."""
+"""A store without files (ports.InstanceStore) that checks the order of calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from oxidicom.ports import AssociationContext, SinkOwner, StoreOutcome, StoreReq
 
 
 class Sink:
-    """`keeps`: buffers are kept until the test releases them. `late`: so is the outcome."""
+    """A sink that holds its data.
+
+    `keeps`: buffers are kept until the test releases them. `late`: the outcome follows when the
+    test calls `done`.
+    """
 
     def __init__(self, request: StoreRequest, owner: SinkOwner, *, keeps: bool, late: bool) -> None:
         self.request = request

@@ -50,7 +50,7 @@ class WithoutFastPath(Storage):
 
 
 class Transport(asyncio.Transport):
-    """Sends at once, as uvloop's does while the peer reads."""
+    """Sends at once, as uvloop's transport does while the peer reads."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Transport(asyncio.Transport):
 
 
 class Host:
-    """A listener of one connection."""
+    """The owner of one connection."""
 
     policy = Policy()
     limits = TimeLimits()
@@ -109,7 +109,7 @@ class Host:
 
 
 class Line:
-    """`receive` is what the loop does with bytes that have come; `close` ends it."""
+    """A connection; `receive` does what the loop does with bytes that have come."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Line:
         assert self.taken()[0] == 2
 
     def receive(self, data: bytes, size: int | None = None) -> None:
-        """In receives of `size` bytes, of the buffer's size at most."""
+        """Receive `data` in receives of `size` bytes, of the buffer's size at most."""
         protocol = self.protocol
         size = size or protocol.pool.size
         for start in range(0, len(data), size):
@@ -159,7 +159,7 @@ class Line:
             protocol.buffer_updated(len(part))
 
     def taken(self) -> bytes:
-        """What we have sent."""
+        """Return what the receiver has sent since the last call."""
         self.theirs.setblocking(False)
         received = b""
         try:
@@ -176,7 +176,7 @@ class Line:
         return 0 if fast_path is None else fast_path.begun
 
     def files(self) -> dict[str, bytes]:
-        """Of the whole root, the folder of temporary files included."""
+        """Return the files of the whole root, the folder of temporary files included."""
         return {
             str(path.relative_to(self.root)): path.read_bytes()
             for path in self.root.rglob("*")

@@ -61,13 +61,13 @@ def established(policy: Policy | None = None) -> FramingAcceptor:
     return acceptor
 
 
-def amid_data() -> FramingAcceptor:
+def within_data() -> FramingAcceptor:
     acceptor = established()
     receive(acceptor, command(STORE) + data(b"some", last=False))
     return acceptor
 
 
-def amid_skipped_data() -> FramingAcceptor:
+def within_skipped_data() -> FramingAcceptor:
     acceptor = established()
     receive(acceptor, command(find_rq()) + data(b"some", last=False))
     return acceptor
@@ -110,7 +110,7 @@ def assert_over(acceptor: FramingAcceptor) -> None:
 # ---- Sta2: awaiting A-ASSOCIATE-RQ -----------------------------------------------------------
 
 
-def test_a_request_is_answered_and_then_told() -> None:
+def test_an_accepted_request_is_answered_before_it_is_reported() -> None:
     acceptor = FramingAcceptor(Policy())
     answer, told = receive(acceptor, RQ)
     assert isinstance(answer, Output)
@@ -134,7 +134,7 @@ def test_a_request_of_another_protocol_version_is_rejected() -> None:
     assert_over(acceptor)
 
 
-def test_whoever_admits_may_reject_for_reasons_of_his_own() -> None:
+def test_admission_may_reject_for_reasons_outside_of_the_request() -> None:
     asked: list[str] = []
 
     def admit(request: AssociateRequest) -> None:
@@ -155,7 +155,7 @@ def test_a_malformed_request_is_an_invalid_parameter(body: bytes) -> None:
     assert_over(acceptor)
 
 
-def test_a_request_longer_than_any_is_refused_at_its_header() -> None:
+def test_an_overlong_request_is_refused_at_its_header() -> None:
     acceptor = FramingAcceptor(Policy())
     assert ended(receive(acceptor, pdu(1, b"", 256 * 1024 + 1))).last_words == refused(6)
 
@@ -170,7 +170,7 @@ def test_a_wrong_first_pdu_is_unexpected(kind: int) -> None:
 @pytest.mark.parametrize(
     "first", [b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x00\xa5\x01", bytes(6)]
 )
-def test_what_is_no_pdu_is_unrecognized(first: bytes) -> None:
+def test_bytes_that_are_no_pdu_are_unrecognized(first: bytes) -> None:
     assert ended(receive(FramingAcceptor(Policy()), first)).last_words == refused(1)
 
 
@@ -188,7 +188,7 @@ def test_an_abort_before_association_just_closes() -> None:
     assert_over(acceptor)
 
 
-def test_eof_before_association() -> None:
+def test_the_end_of_the_stream_before_association_closes() -> None:
     acceptor = FramingAcceptor(Policy())
     (end,) = acceptor.eof()
     assert isinstance(end, Ended)
@@ -196,7 +196,7 @@ def test_eof_before_association() -> None:
     assert_over(acceptor)
 
 
-def test_our_abort_before_association() -> None:
+def test_we_may_abort_before_association() -> None:
     acceptor = FramingAcceptor(Policy())
     assert acceptor.abort(AbortReason.NOT_SPECIFIED, "bug") == Ended("bug", refused(0))
     assert_over(acceptor)
@@ -206,16 +206,18 @@ def test_our_abort_before_association() -> None:
 
 
 @pytest.mark.parametrize("kind", [1, 2, 3, 6])
-@pytest.mark.parametrize("state", [established, amid_data, amid_skipped_data])
-def test_unexpected_pdus_of_an_association(kind: int, state: Callable[[], FramingAcceptor]) -> None:
+@pytest.mark.parametrize("state", [established, within_data, within_skipped_data])
+def test_unexpected_pdus_abort_an_association(
+    kind: int, state: Callable[[], FramingAcceptor]
+) -> None:
     acceptor = state()
     stream = RQ if kind == 1 else pdu(kind, bytes(4))
     assert ended(receive(acceptor, stream)).last_words == refused(2)
     assert_over(acceptor)
 
 
-@pytest.mark.parametrize("state", [established, amid_data, amid_skipped_data])
-def test_unrecognized_pdus_of_an_association(state: Callable[[], FramingAcceptor]) -> None:
+@pytest.mark.parametrize("state", [established, within_data, within_skipped_data])
+def test_unrecognized_pdus_abort_an_association(state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
     assert ended(receive(acceptor, pdu(8, bytes(4)))).last_words == refused(1)
     assert_over(acceptor)
@@ -230,14 +232,14 @@ def test_two_requests_in_one_segment_are_one_association_and_an_abort() -> None:
     assert end.last_words == refused(2)
 
 
-def test_a_release_is_no_error_and_lets_responses_go_first() -> None:
+def test_a_release_is_no_error_and_follows_the_responses() -> None:
     acceptor = established()
     assert receive(acceptor, peer.release_rq()) == [Ended(None, RELEASE, waits=True)]
     assert_over(acceptor)
 
 
-@pytest.mark.parametrize("state", [amid_data, amid_skipped_data])
-def test_a_release_amid_a_message_is_unexpected(state: Callable[[], FramingAcceptor]) -> None:
+@pytest.mark.parametrize("state", [within_data, within_skipped_data])
+def test_a_release_within_a_message_is_unexpected(state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
     assert ended(receive(acceptor, peer.release_rq())).last_words == refused(2)
     assert_over(acceptor)
@@ -249,28 +251,30 @@ def test_a_release_between_command_and_data_is_unexpected() -> None:
     assert ended(receive(acceptor, peer.release_rq())).last_words == refused(2)
 
 
-def test_a_release_amid_a_command_is_unexpected() -> None:
+def test_a_release_within_a_command_is_unexpected() -> None:
     acceptor = established()
     assert receive(acceptor, p_data(pdv(1, STORE[:9], command=True, last=False))) == []
     assert ended(receive(acceptor, peer.release_rq())).last_words == refused(2)
 
 
-@pytest.mark.parametrize("state", [established, amid_data, amid_skipped_data])
-def test_an_abort_by_the_peer(state: Callable[[], FramingAcceptor]) -> None:
+@pytest.mark.parametrize("state", [established, within_data, within_skipped_data])
+def test_an_abort_by_the_peer_ends_the_association(state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
     assert receive(acceptor, peer.abort(2, 6)) == [Ended("aborted by peer (source 2, reason 6)")]
     assert_over(acceptor)
 
 
-@pytest.mark.parametrize("state", [established, amid_data, amid_skipped_data])
-def test_eof_ends_but_responses_may_still_be_read(state: Callable[[], FramingAcceptor]) -> None:
+@pytest.mark.parametrize("state", [established, within_data, within_skipped_data])
+def test_after_the_end_of_the_stream_responses_may_still_be_read(
+    state: Callable[[], FramingAcceptor],
+) -> None:
     acceptor = state()
     assert acceptor.eof() == [Ended("connection closed by peer", waits=True)]
     assert_over(acceptor)
 
 
-@pytest.mark.parametrize("state", [established, amid_data, amid_skipped_data])
-def test_our_abort(state: Callable[[], FramingAcceptor]) -> None:
+@pytest.mark.parametrize("state", [established, within_data, within_skipped_data])
+def test_our_abort_ends_the_association(state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
     assert acceptor.abort(AbortReason.NOT_SPECIFIED, "idle") == Ended("idle", refused(0))
     assert_over(acceptor)
@@ -299,7 +303,7 @@ def test_a_store_and_its_response() -> None:
     assert elements[0x1000] == b"1.2.3.4\0"
 
 
-def test_a_refusal_says_why() -> None:
+def test_a_refusal_has_status_and_comment() -> None:
     outcome = StoreOutcome(REQUEST, DimseStatus.CANNOT_UNDERSTAND, "no tag", 0x0020000D)
     elements = parse_command_set(established().store_response(outcome)[12:])
     assert elements[0x0900] == peer.number(0xC000)
@@ -432,7 +436,7 @@ def test_an_echo_is_answered_with_its_own_message_id() -> None:
     assert elements[0x0900] == peer.number(0)
 
 
-def test_unknown_commands_are_unrecognized_operations_and_the_association_goes_on() -> None:
+def test_unknown_commands_are_unrecognized_operations_and_the_association_continues() -> None:
     acceptor = established()
     for field in (0x0010, 0x0020, 0x0021, 0x0100, 0x0110, 0x0120, 0x0130, 0x0140, 0x0150):
         (elements,) = answers(receive(acceptor, command(find_rq(field, 0x0101))))
@@ -461,7 +465,7 @@ def test_responses_are_ignored_with_their_data_sets(field: int) -> None:
     assert receive(acceptor, command(STORE)) == [StoreBegan(REQUEST)]
 
 
-def test_cancel_is_ignored() -> None:
+def test_a_cancel_request_is_not_answered() -> None:
     cancel = peer.command_set(
         (0x0100, peer.number(0x0FFF)), (0x0120, peer.number(1)), (0x0800, peer.number(0x0101))
     )

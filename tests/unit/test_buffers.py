@@ -1,4 +1,4 @@
-"""Receive buffers: shared while nobody keeps them, never reused while somebody does."""
+"""Receive buffers: shared while no writer keeps them, never reused while one does."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_no_buffer_is_handed_out_twice() -> None:
     assert len({id(buffer) for buffer in again}) == 50
 
 
-def test_a_bursts_memory_goes_back() -> None:
+def test_the_memory_of_a_burst_is_freed() -> None:
     pool = BufferPool(1 << 20, 16)
     held = []
     for _ in range(50):
@@ -60,7 +60,7 @@ def test_a_bursts_memory_goes_back() -> None:
 
 
 @pytest.mark.parametrize(("limit", "most"), [(0, 1), (15, 1), (16, 1), (47, 2), (48, 3)])
-def test_exhausted_from_the_limit_on(limit: int, most: int) -> None:
+def test_the_pool_is_exhausted_from_the_limit_on(limit: int, most: int) -> None:
     pool = BufferPool(limit, 16)
     held = []
     for _ in range(most):
@@ -72,6 +72,6 @@ def test_exhausted_from_the_limit_on(limit: int, most: int) -> None:
     assert not pool.exhausted
 
 
-def test_a_stranger_cannot_be_released() -> None:
+def test_a_buffer_of_another_pool_cannot_be_released() -> None:
     with pytest.raises(KeyError):
         BufferPool(1 << 20, 16).release(bytearray(16))

@@ -54,7 +54,7 @@ def feed(line: Line, messages: list[bytes]) -> None:
         buffer_updated(len(message))
 
 
-def test_no_call_into_python_but_the_clock_and_the_report(line: Line) -> None:
+def test_an_instance_makes_no_call_into_python_but_the_clock_and_the_report(line: Line) -> None:
     line.protocol.long_turn_ns = 1 << 62  # however busy the machine
     messages = [store(100 + n) for n in range(INSTANCES)]
     entered: Counter[str] = Counter()
@@ -78,7 +78,7 @@ def test_no_call_into_python_but_the_clock_and_the_report(line: Line) -> None:
     assert len(line.reports) >= 10 + INSTANCES
 
 
-def test_what_stays_in_memory_of_an_instance_is_its_report_and_its_name(line: Line) -> None:
+def test_an_instance_leaves_in_memory_its_report_and_its_name(line: Line) -> None:
     messages = [store(200 + n) for n in range(INSTANCES)]
     feed(line, messages[:10])
     before = sys.getallocatedblocks()

@@ -73,7 +73,7 @@ def encoded_by_pynetdicom(primitive: Any, message: Any) -> bytes:
 # ---- decode --------------------------------------------------------------------------------
 
 
-def test_the_usual_store_request() -> None:
+def test_a_common_store_request_is_decoded() -> None:
     assert decode_command(command_set(store_elements())) == STORE
 
 
@@ -258,7 +258,7 @@ def read(command: bytes) -> Any:
     return data_set
 
 
-def test_a_failure_tells_why_and_where() -> None:
+def test_a_failure_has_comment_and_offending_element() -> None:
     comment = "Required element is missing: StudyDate"
     response = read(encode_store_response(9, MR, INSTANCE, 0xC000, comment, 0x0008_0020))
     assert response.AffectedSOPClassUID == MR
@@ -306,7 +306,7 @@ def test_pynetdicom_understands_a_failure() -> None:
 @pytest.mark.parametrize(
     ("field", "answer"), [(0x0020, 0x8020), (0x0130, 0x8130), (0x1234, 0x9234), (0x8001, 0x8001)]
 )
-def test_an_operation_that_we_do_not_know(field: int, answer: int) -> None:
+def test_an_unknown_operation_is_refused(field: int, answer: int) -> None:
     request = Command(field, 77, 0, "1.2.3", "", False)
     response = read(encode_unsupported_response(request))
     assert response.CommandField == answer

@@ -1,4 +1,4 @@
-"""The fast path does what the general way does: the same files, answers and reports."""
+"""The fast path and the general path give the same files, responses and reports."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def statuses(sent: bytes) -> list[int]:
     return found
 
 
-# ---- what takes it ----------------------------------------------------------------------------
+# ---- instances that take it ------------------------------------------------------------------
 
 
-def test_all_but_the_first_of_a_series_take_it(make: Make) -> None:
+def test_all_but_the_first_instance_of_a_series_take_the_fast_path(make: Make) -> None:
     line = make()
     line.associate()
     for n in range(1, 6):
@@ -96,7 +96,7 @@ def test_all_but_the_first_of_a_series_take_it(make: Make) -> None:
     assert len(line.journal.entries) == 1
 
 
-def test_series_in_turn_take_it(make: Make) -> None:
+def test_instances_of_alternating_series_take_the_fast_path(make: Make) -> None:
     line = make()
     line.associate()
     for n in range(1, 7):
@@ -105,7 +105,7 @@ def test_series_in_turn_take_it(make: Make) -> None:
     assert line.transport.writes == 3
 
 
-def test_it_is_not_lent_to_a_peer_that_takes_no_whole_response(make: Make) -> None:
+def test_a_peer_that_takes_no_whole_response_gets_no_fast_path(make: Make) -> None:
     line = make()
     line.receive(peer.associate_rq([peer.Context(1, CT, [EXPLICIT])], max_length=100))
     line.taken()
@@ -115,7 +115,7 @@ def test_it_is_not_lent_to_a_peer_that_takes_no_whole_response(make: Make) -> No
     assert line.fast == 0
 
 
-# ---- what goes wrong on it --------------------------------------------------------------------
+# ---- failures on it --------------------------------------------------------------------------
 
 
 def prepared(make: Make, **settings: Any) -> Line:
@@ -173,8 +173,10 @@ def test_a_link_in_place_of_a_used_folder_is_not_followed(make: Make, tmp_path: 
     folder.unlink()
 
 
-@pytest.mark.parametrize("pixels", [512, 300_000], ids=["at the end", "amid the data"])
-def test_no_space(make: Make, monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
+@pytest.mark.parametrize("pixels", [512, 300_000], ids=["at the end", "within the data"])
+def test_without_free_space_an_instance_is_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch, pixels: int
+) -> None:
     line = prepared(make, min_free_space=1)
     full = InstanceError(0xA700, "Too little free space")
 
@@ -207,7 +209,7 @@ def test_names_that_break_the_code_refuse_one_instance_only(
     assert statuses(line.taken()) == [0]
 
 
-def test_a_file_too_large(make: Make) -> None:
+def test_a_file_beyond_the_size_limit_is_refused(make: Make) -> None:
     line = prepared(make)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -223,7 +225,7 @@ def test_a_file_too_large(make: Make) -> None:
     assert statuses(line.taken()) == [0]
 
 
-def test_while_storage_is_slow_all_goes_the_general_way(make: Make) -> None:
+def test_instances_take_the_general_path_while_storage_is_slow(make: Make) -> None:
     line = prepared(make)
     line.storage.executors.policy.writes_inline = False
     line.receive(message(instance(2)))
@@ -242,7 +244,7 @@ def observe_a_slow_call(policy: WritePolicy) -> None:
     WritePolicy.observe(policy, TOO_SLOW_CALL_NS, time.monotonic())
 
 
-def test_a_slow_write_hands_over_amid_an_instance(make: Make) -> None:
+def test_a_slow_write_hands_over_the_instance_under_way(make: Make) -> None:
     line = make(mode="auto")
     # So much at once takes any storage longer than a loop may wait.
     line.protocol.pool = BufferPool(1 << 30, 256 << 20)
@@ -253,7 +255,9 @@ def test_a_slow_write_hands_over_amid_an_instance(make: Make) -> None:
     assert line.protocol._sink is not None
 
 
-def test_what_others_found_slow_is_left_to_threads_amid_an_instance(make: Make) -> None:
+def test_the_instance_under_way_goes_to_threads_once_another_association_found_storage_slow(
+    make: Make,
+) -> None:
     line = prepared(make, mode="auto")
     ignore_the_machine(line.executors.policy)
     whole = message(instance(2, pixels=600_000))
@@ -267,7 +271,7 @@ def test_what_others_found_slow_is_left_to_threads_amid_an_instance(make: Make) 
     line.receive(peer.abort())
 
 
-def test_slow_storage_is_left_to_threads_amid_an_instance_of_the_general_way(make: Make) -> None:
+def test_an_instance_on_the_general_path_goes_to_threads_once_storage_is_slow(make: Make) -> None:
     line = make(mode="auto", fast_path=False)
     ignore_the_machine(line.executors.policy)
     line.associate()
@@ -282,7 +286,7 @@ def test_slow_storage_is_left_to_threads_amid_an_instance_of_the_general_way(mak
     line.receive(peer.abort())
 
 
-def test_what_a_failure_left_in_a_folder_is_looked_at_by_the_general_way(make: Make) -> None:
+def test_a_folder_with_remains_of_a_failure_is_listed_by_the_general_path(make: Make) -> None:
     line = prepared(make)
     (folder,) = line.storage.folders._folders.values()
     folder.listed = False
@@ -297,13 +301,13 @@ def test_overlong_values_are_not_kept_while_the_association_lasts(make: Make) ->
     for n in range(1, 4):
         line.receive(message(instance(n, StudyDescription="x" * 9000), n))
     assert statuses(line.taken()) == [0, 0, 0]
-    assert line.transport.writes == 4, "all the general way"
+    assert line.transport.writes == 4, "all on the general path"
 
 
 @pytest.mark.parametrize(
     "end", [peer.abort(), b"\xff" * 6, b""], ids=["A-ABORT", "no PDU", "end of the stream"]
 )
-def test_an_end_amid_an_instance_leaves_nothing(make: Make, end: bytes) -> None:
+def test_an_end_within_an_instance_leaves_nothing(make: Make, end: bytes) -> None:
     line = prepared(make)
     whole = message(instance(2, pixels=600_000))
     line.receive(pdus(whole, 300_000))  # beyond the first buffer
@@ -317,14 +321,14 @@ def test_an_end_amid_an_instance_leaves_nothing(make: Make, end: bytes) -> None:
     assert not [name for name in line.files() if f"{SERIES[0]}.2" in name]
 
 
-def test_a_release_amid_an_instance_is_unexpected(make: Make) -> None:
+def test_a_release_within_an_instance_is_unexpected(make: Make) -> None:
     line = prepared(make)
     line.receive(pdus(message(instance(2), max_length=200), 500))
     line.receive(peer.release_rq())
     assert line.taken() == bytes((7, 0, 0, 0, 0, 4, 0, 0, 2, 2))
 
 
-def test_a_command_amid_an_instance_is_invalid(make: Make) -> None:
+def test_a_command_within_an_instance_is_invalid(make: Make) -> None:
     line = prepared(make)
     command = peer.p_data(peer.pdv(1, peer.c_store_rq(CT, "1.2.3"), command=True, last=True))
     data = peer.p_data(peer.pdv(1, instance(2).encode(EXPLICIT), command=False, last=False))
@@ -347,7 +351,7 @@ def test_draining_aborts_after_the_instance_in_flight(make: Make) -> None:
     assert line.protocol.state is ConnectionState.CLOSING
 
 
-# ---- the law ----------------------------------------------------------------------------------
+# ---- both paths are compared -----------------------------------------------------------------
 
 INSTANCES = st.builds(
     lambda number, series, as_number, values: Instance(
@@ -397,7 +401,7 @@ STREAMS = st.lists(st.one_of(*[STORES] * 12, OTHERS), min_size=1, max_size=8).ma
 
 
 def seen(line: Line) -> tuple[object, ...]:
-    """All that matters to anybody, without times and the names of associations."""
+    """Return all effects, without times and the ids of associations."""
 
     def plain(report: Report) -> tuple[object, ...]:
         left_out = {"association_id", "at", "seconds", "wall_ns"}
@@ -424,7 +428,7 @@ def seen(line: Line) -> tuple[object, ...]:
     st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=1),
     st.sampled_from([None, None, 1000, 37]),
 )
-def test_with_it_and_without_it_is_the_same(
+def test_both_paths_have_the_same_outcome(
     stream: bytes, damage: list[tuple[int, int]], size: int | None
 ) -> None:
     damaged = bytearray(stream)

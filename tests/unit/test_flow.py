@@ -27,7 +27,7 @@ class Transport:
         self.reading = True
 
 
-def test_reading_stops_at_the_share_of_buffers() -> None:
+def test_reading_stops_at_the_limit_of_kept_buffers() -> None:
     transport, pool = Transport(), BufferPool(1 << 20, 16)
     flow = FlowControl(transport, pool)
     held = []
@@ -42,7 +42,7 @@ def test_reading_stops_at_the_share_of_buffers() -> None:
     assert not flow.lagging
 
 
-def test_who_holds_buffers_waits_while_the_pool_is_exhausted() -> None:
+def test_an_association_that_keeps_a_buffer_pauses_while_the_pool_is_exhausted() -> None:
     pool = BufferPool(32, 16)
     (one, first), (two, second) = [
         (transport := Transport(), FlowControl(transport, pool)) for _ in range(2)
@@ -59,7 +59,7 @@ def test_who_holds_buffers_waits_while_the_pool_is_exhausted() -> None:
     assert two.reading
 
 
-def test_who_holds_nothing_reads_though_the_pool_is_exhausted_by_others() -> None:
+def test_an_association_that_keeps_no_buffer_reads_though_the_pool_is_exhausted() -> None:
     pool = BufferPool(16, 16)
     hog = FlowControl(Transport(), pool)
     hog.buffers_kept(1)
@@ -83,7 +83,7 @@ def test_reading_stops_at_the_limit_of_pending_instances() -> None:
     assert transport.reading
 
 
-def test_a_peer_that_does_not_read_is_not_read_from_and_we_do_not_lag() -> None:
+def test_a_peer_that_does_not_read_is_not_read_from_and_does_not_count_as_our_lag() -> None:
     transport = Transport()
     flow = FlowControl(transport, BufferPool(1 << 20, 16))
     flow.peer_reads(False)
@@ -94,7 +94,7 @@ def test_a_peer_that_does_not_read_is_not_read_from_and_we_do_not_lag() -> None:
     assert transport.reading
 
 
-def test_released_it_reads_whatever_waits() -> None:
+def test_a_released_connection_reads_whatever_is_pending() -> None:
     transport = Transport()
     flow = FlowControl(transport, BufferPool(1 << 20, 16))
     flow.peer_reads(False)
@@ -106,7 +106,7 @@ def test_released_it_reads_whatever_waits() -> None:
     assert transport.reading
 
 
-def test_detached_it_keeps_the_books_and_leaves_the_transport_alone() -> None:
+def test_a_detached_connection_only_counts() -> None:
     transport, pool = Transport(), BufferPool(1 << 20, 16)
     flow = FlowControl(transport, pool)
     flow.instance_pending()
@@ -124,7 +124,7 @@ def test_detached_it_keeps_the_books_and_leaves_the_transport_alone() -> None:
 
 
 class Flow(RuleBasedStateMachine):
-    """Reading is paused exactly while there is a reason, and nobody waits for ever."""
+    """Reading is paused exactly while there is a reason, and each pause ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,32 +133,32 @@ class Flow(RuleBasedStateMachine):
         self.flows = [FlowControl(transport, self.pool) for transport in self.transports]
         self.held: list[list[bytearray]] = [[], []]
 
-    WHO = st.integers(0, 1)
+    INDEX = st.integers(0, 1)
 
-    @rule(who=WHO, holders=st.integers(1, 3))
-    def keep(self, who: int, holders: int) -> None:
-        if self.transports[who].reading:
-            self.held[who] += [self.pool.current] * holders
-            self.flows[who].buffers_kept(holders)
+    @rule(index=INDEX, holders=st.integers(1, 3))
+    def keep(self, index: int, holders: int) -> None:
+        if self.transports[index].reading:
+            self.held[index] += [self.pool.current] * holders
+            self.flows[index].buffers_kept(holders)
 
-    @rule(who=WHO)
-    def give_back(self, who: int) -> None:
-        if self.held[who]:
-            self.flows[who].buffer_released(self.held[who].pop(0))
+    @rule(index=INDEX)
+    def give_back(self, index: int) -> None:
+        if self.held[index]:
+            self.flows[index].buffer_released(self.held[index].pop(0))
 
-    @rule(who=WHO)
-    def begin(self, who: int) -> None:
-        if self.transports[who].reading:
-            self.flows[who].instance_pending()
+    @rule(index=INDEX)
+    def begin(self, index: int) -> None:
+        if self.transports[index].reading:
+            self.flows[index].instance_pending()
 
-    @rule(who=WHO)
-    def end(self, who: int) -> None:
-        if self.flows[who].pending:
-            self.flows[who].instance_done()
+    @rule(index=INDEX)
+    def end(self, index: int) -> None:
+        if self.flows[index].pending:
+            self.flows[index].instance_done()
 
-    @rule(who=WHO, yes=st.booleans())
-    def peer_reads(self, who: int, yes: bool) -> None:
-        self.flows[who].peer_reads(yes)
+    @rule(index=INDEX, yes=st.booleans())
+    def peer_reads(self, index: int, yes: bool) -> None:
+        self.flows[index].peer_reads(yes)
 
     @precondition(lambda self: not any(self.held))
     @rule()
@@ -168,12 +168,12 @@ class Flow(RuleBasedStateMachine):
             assert flow.paused == (flow.pending >= MAX_PENDING_INSTANCES or not flow._peer_reads)
 
     @invariant()
-    def the_transport_is_told(self) -> None:
+    def the_transport_follows_the_flow(self) -> None:
         for transport, flow in zip(self.transports, self.flows, strict=True):
             assert transport.reading == (not flow.paused)
 
     @invariant()
-    def who_waits_will_be_woken(self) -> None:
+    def a_paused_flow_will_be_resumed(self) -> None:
         for held, flow in zip(self.held, self.flows, strict=True):
             if flow.lagging:
                 assert held or flow.pending

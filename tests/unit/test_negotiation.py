@@ -77,7 +77,7 @@ def test_each_context_is_answered_in_order() -> None:
         ((XML, PRIVATE, EXPLICIT), EXPLICIT),
     ],
 )
-def test_the_first_acceptable_transfer_syntax_in_the_requesters_order(
+def test_the_first_acceptable_transfer_syntax_in_the_requestors_order(
     proposed: tuple[str, ...], accepted: str
 ) -> None:
     assert negotiate(request((CT, proposed)), Policy()).contexts[1].transfer_syntax == accepted
@@ -143,7 +143,7 @@ def test_asynchronous_operations_window(
     assert negotiate(asked, Policy(max_operations=ours)).answer.operations == window
 
 
-def test_the_requester_may_be_scu_but_never_scp() -> None:
+def test_the_requestor_may_be_scu_but_never_scp() -> None:
     roles = (RoleSelection(CT, 1, 1), RoleSelection(MR, 0, 1), RoleSelection(VERIFICATION, 9, 0))
     asked = request(
         (CT, (IMPLICIT,)),

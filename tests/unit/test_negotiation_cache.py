@@ -54,7 +54,7 @@ def test_another_request_or_policy_is_another_agreement() -> None:
     assert strict.associate_ac != first.associate_ac
 
 
-def test_admission_is_asked_every_time() -> None:
+def test_admission_is_decided_for_every_request() -> None:
     asked: list[str] = []
 
     def admit(request: AssociateRequest) -> None:

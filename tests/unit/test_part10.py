@@ -78,7 +78,7 @@ def test_pydicom_reads_it(uid: str, aet: str) -> None:
 
 
 @given(st.text(max_size=80), st.text(max_size=80), st.text(max_size=80), st.text(max_size=20))
-def test_whatever_a_peer_calls_things_the_header_is_well_formed(
+def test_the_header_is_well_formed_for_any_names(
     sop_class: str, sop_instance: str, transfer_syntax: str, aet: str
 ) -> None:
     found = elements(file_header(sop_class, sop_instance, transfer_syntax, aet))
@@ -94,6 +94,6 @@ def test_hostile_characters(hostile: str) -> None:
 
 
 @pytest.mark.parametrize("length", [0xFFFD, 0xFFFE, 0xFFFF, 0x10000, 250_000])
-def test_what_two_bytes_of_length_cannot_tell_is_cut(length: int) -> None:
+def test_uids_too_long_for_two_bytes_of_length_are_cut(length: int) -> None:
     found = elements(file_header("1" * length, "2" * length, EXPLICIT, "AET"))
     assert found[3][1].rstrip(b"\0") == b"2" * min(length, 0xFFFE)

@@ -121,11 +121,11 @@ def test_empty_fragments_are_accepted(last: bool) -> None:
     assert feed(associated(), stream) == [("command", 5, b"")]
 
 
-def test_a_p_data_tf_without_pdvs_is_nothing() -> None:
+def test_a_p_data_tf_without_pdvs_makes_no_event() -> None:
     assert feed(associated(), p_data() + p_data()) == []
 
 
-def test_other_bits_of_the_message_control_header_are_not_looked_at() -> None:
+def test_other_bits_of_the_message_control_header_are_ignored() -> None:
     # PS3.8 E.2: bits 2 through 7 are never checked by the receiver.
     stream = p_data(struct.pack(">IBB", 3, 1, 0b11111111) + b"c")
     assert feed(associated(), stream) == [("command", 1, b"c")]
@@ -133,7 +133,7 @@ def test_other_bits_of_the_message_control_header_are_not_looked_at() -> None:
     assert feed(associated(), stream) == [("data", 1, b"d", True)]
 
 
-def test_the_reserved_byte_is_not_looked_at() -> None:
+def test_the_reserved_byte_is_ignored() -> None:
     stream = bytearray(release_rq())
     stream[1] = 0xFF
     assert feed(Framer(), bytes(stream)) == [("pdu", PduType.A_RELEASE_RQ, bytes(4))]
@@ -152,16 +152,16 @@ def test_unknown_types_are_refused_at_their_header(kind: int, new: Callable[[], 
     "kind", [PduType.A_ASSOCIATE_AC, PduType.A_ASSOCIATE_RJ, PduType.A_RELEASE_RP]
 )
 @pytest.mark.parametrize("before", [True, False])
-def test_what_only_a_requester_receives_is_unexpected(kind: int, before: bool) -> None:
+def test_pdus_that_only_a_requestor_receives_are_unexpected(kind: int, before: bool) -> None:
     framer = Framer() if before else associated()
     assert violation(framer, pdu(kind, bytes(4))) == UNEXPECTED
 
 
-def test_data_before_the_association() -> None:
+def test_data_before_the_association_are_a_violation() -> None:
     assert violation(Framer(), p_data()) == UNEXPECTED
 
 
-def test_a_second_request() -> None:
+def test_a_second_request_is_a_violation() -> None:
     assert violation(associated(), RQ) == UNEXPECTED
 
 
@@ -203,7 +203,7 @@ def test_bytes_left_over_after_the_last_pdv(left: int) -> None:
     assert [event[:2] for event in events] == [("command", 1), ("violation", INVALID)]
 
 
-def test_a_data_set_amid_a_command_set() -> None:
+def test_a_data_set_within_a_command_set_is_a_violation() -> None:
     stream = p_data(pdv(1, b"c", command=True, last=False), pdv(1, b"d", command=False, last=True))
     assert violation(associated(), stream) == INVALID
 
@@ -213,12 +213,12 @@ def test_a_command_set_over_two_contexts() -> None:
     assert violation(associated(), stream) == INVALID
 
 
-def test_release_amid_a_command_set() -> None:
+def test_a_release_within_a_command_set_is_a_violation() -> None:
     stream = p_data(pdv(1, b"c", command=True, last=False)) + release_rq()
     assert violation(associated(), stream) == UNEXPECTED
 
 
-def test_abort_amid_a_command_set_is_an_abort() -> None:
+def test_an_abort_within_a_command_set_is_an_abort() -> None:
     stream = p_data(pdv(1, b"c", command=True, last=False)) + abort()
     assert feed(associated(), stream) == [("pdu", PduType.A_ABORT, bytes(4))]
 
@@ -273,7 +273,7 @@ def test_nothing_follows_a_violation() -> None:
     assert not framer.mid_message
 
 
-def test_nothing_follows_closing() -> None:
+def test_a_closed_framer_makes_no_event() -> None:
     framer = associated()
     feed(framer, p_data(pdv(1, b"c", command=True, last=False)))
     framer.close()

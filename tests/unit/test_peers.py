@@ -38,17 +38,17 @@ def associate(side: Peers, address: str) -> bool:
 
 
 @pytest.mark.parametrize("address", ["::ffff:192.0.2.1", "::ffff:c000:201", "::FFFF:192.0.2.1"])
-def test_ipv4_in_ipv6s_clothes_is_ipv4(address: str) -> None:
+def test_an_ipv4_mapped_address_is_ipv4(address: str) -> None:
     assert key_of(address) == key_of(A)
 
 
-def test_addresses_differ_but_for_their_zone() -> None:
+def test_addresses_that_differ_in_their_zone_only_are_one() -> None:
     assert len({key_of(each) for each in (A, B, "192.0.2.2", "::1", "127.0.0.1")}) == 5
     assert key_of("fe80::1%eth0") == key_of("fe80::1")
     assert key_of("") is None
 
 
-def test_one_process_alone() -> None:
+def test_the_limit_of_associations_in_one_process() -> None:
     side = Peers(2, PeerTable())
     assert [associate(side, A) for _ in range(3)] == [True, True, False]
     assert associate(side, B), "another peer's trouble is its own"
@@ -57,7 +57,7 @@ def test_one_process_alone() -> None:
     assert not associate(side, A)
 
 
-def test_connections_that_did_not_associate() -> None:
+def test_the_limit_of_connections_that_have_not_associated() -> None:
     side = Peers(2, PeerTable())
     most = 2 + MAX_BARE_CONNECTIONS
     assert all(side.connected(A) for _ in range(most))
@@ -70,7 +70,7 @@ def test_connections_that_did_not_associate() -> None:
     assert side.connected(A)
 
 
-def test_an_address_that_nobody_could_tell_is_not_counted() -> None:
+def test_an_unknown_address_is_not_counted() -> None:
     side = Peers(1, PeerTable())
     assert all(associate(side, "") for _ in range(100))
     side.ended("")
@@ -98,7 +98,7 @@ def test_a_process_that_died_holds_nothing() -> None:
     assert not associate(replacement, A)
 
 
-def test_nothing_is_left_of_those_who_left() -> None:
+def test_no_entry_is_left_of_addresses_without_connections() -> None:
     memory, (board, other) = boards(2)
     side = Peers(2, board)
     for _ in range(3):
@@ -113,7 +113,9 @@ def test_nothing_is_left_of_those_who_left() -> None:
     assert bytes(memory).strip(b"\0") in (b"\1", b"\1" + bytes(len(memory) // 2 - 1) + b"\1")
 
 
-def test_more_addresses_than_places(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_beyond_the_size_of_the_table_are_counted_by_their_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(peers, "MAX_SHOWN_ADDRESSES", 3)
     _, (board, other) = boards(2)
     side = Peers(1, board)
@@ -124,7 +126,7 @@ def test_more_addresses_than_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == [1, 1, 1, 0, 0]
 
 
-def test_a_board_is_what_was_shown_last() -> None:
+def test_a_table_holds_what_was_published_last() -> None:
     """Against a plain dict, with addresses that come and go."""
     dice = random.Random(7)
     _, (board, other) = boards(2)
@@ -139,7 +141,7 @@ def test_a_board_is_what_was_shown_last() -> None:
         assert other.others(asked) == model.get(asked, Held())
 
 
-def test_two_never_both_take_the_last_one() -> None:
+def test_two_processes_never_both_take_the_last_association() -> None:
     _, made = boards(2)
     for _ in range(300):
         sides = [Peers(1, board) for board in made]

@@ -253,7 +253,7 @@ def test_bytes_are_acknowledged_at_once_within_a_message_only(line: Line) -> Non
     assert not is_acknowledged_at_once(message[500:])
 
 
-def test_a_connection_that_never_associates_is_nobodys_business(
+def test_a_connection_that_never_associates_is_not_reported(
     line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -274,7 +274,7 @@ def test_probes_are_not_logged_above_debug(
     assert not caplog.records
 
 
-def test_tls_on_the_plain_port_is_called_by_its_name(
+def test_tls_on_the_plain_port_is_named_in_the_log(
     line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
@@ -284,7 +284,9 @@ def test_tls_on_the_plain_port_is_called_by_its_name(
     assert "a TLS handshake" in str(vars(record))
 
 
-def test_a_refused_peer_is_warned_of(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rejected_peer_is_logged_as_a_warning(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
     line.host.full = True
     line.receive(RQ)
     assert line.taken() == [bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 2))]
@@ -373,14 +375,14 @@ def test_a_connection_lost_while_its_end_waits(line: Line) -> None:
     assert line.end.error is None
 
 
-def test_eof_at_rest_closes_at_once(line: Line) -> None:
+def test_the_end_of_the_stream_between_messages_closes_at_once(line: Line) -> None:
     line.associate()
     assert line.protocol.eof_received() is False
     assert line.transport.closing
     assert line.end is not None
 
 
-def test_eof_amid_a_message_discards_it(line: Line) -> None:
+def test_the_end_of_the_stream_within_a_message_discards_it(line: Line) -> None:
     line.associate()
     line.receive(store(1000)[:500])
     assert line.protocol.eof_received() is False
@@ -389,7 +391,7 @@ def test_eof_amid_a_message_discards_it(line: Line) -> None:
     line.lose()
 
 
-def test_a_connection_lost_amid_a_message(line: Line) -> None:
+def test_a_connection_lost_within_a_message_discards_it(line: Line) -> None:
     line.associate()
     line.receive(store(1000)[:500])
     line.lose()
@@ -397,12 +399,12 @@ def test_a_connection_lost_amid_a_message(line: Line) -> None:
     assert line.end is not None
 
 
-def test_an_abort_by_the_peer_closes_without_a_word(line: Line) -> None:
+def test_an_abort_by_the_peer_closes_without_an_answer(line: Line) -> None:
     line.store.late = True
     line.associate()
     line.receive(store() + store(1000, 2)[:500])
     line.receive(peer.abort(0, 0), 3)
-    assert line.protocol.state is ConnectionState.ESTABLISHED, "those bytes were amid a fragment"
+    assert line.protocol.state is ConnectionState.ESTABLISHED, "those bytes were within a fragment"
     line.receive(store(1000, 2)[510:] + peer.abort(0, 0))
     assert line.taken() == []
     assert line.transport.closing
@@ -444,7 +446,7 @@ def test_two_instances_may_keep_one_buffer(line: Line) -> None:
     assert len(line.host.pool._holders) == 0
 
 
-def test_reading_pauses_at_the_share_of_buffers_and_goes_on(line: Line) -> None:
+def test_reading_pauses_at_the_limit_of_kept_buffers_and_resumes(line: Line) -> None:
     line.store.keeps = True
     line.associate()
     message = store(2_000_000)
@@ -468,7 +470,7 @@ def test_reading_pauses_while_too_many_outcomes_are_due(line: Line) -> None:
     assert line.transport.reading
 
 
-def test_a_peer_that_does_not_read_is_paused_and_its_time_runs(line: Line) -> None:
+def test_a_peer_that_does_not_read_is_paused_and_its_time_limit_runs(line: Line) -> None:
     line.associate()
     line.protocol.pause_writing()
     assert not line.transport.reading
@@ -496,7 +498,7 @@ def test_buffers_and_outcomes_may_come_back_after_the_connection_is_lost(line: L
     assert line.host.bugs == []
 
 
-def test_after_a_long_turn_others_have_theirs(line: Line) -> None:
+def test_after_a_long_turn_other_connections_have_theirs(line: Line) -> None:
     line.associate()
     line.receive(store(1000))
     assert line.host.deferred == []
@@ -531,7 +533,7 @@ def test_short_turns_add_up_to_a_long_one(line: Line) -> None:
     assert number < 900
 
 
-def test_who_says_little_and_waits_never_stands_in_their_row(line: Line) -> None:
+def test_a_peer_that_sends_little_and_waits_never_queues(line: Line) -> None:
     """Or one that sends a message now and then would wait for all that flood."""
     line.associate()
     message = store(1000)
@@ -544,7 +546,7 @@ def test_who_says_little_and_waits_never_stands_in_their_row(line: Line) -> None
     assert line.protocol.worked_ns >= 1 << 60, "a flood is not forgotten at once"
 
 
-def test_a_receive_is_narrow_until_they_go_quickly(line: Line) -> None:
+def test_a_receive_is_narrow_until_receives_are_processed_quickly(line: Line) -> None:
     """A buffer of the smallest messages is many long turns (promise 6)."""
     protocol = line.protocol
     narrow = protocol.window
@@ -566,7 +568,7 @@ def test_a_receive_is_narrow_until_they_go_quickly(line: Line) -> None:
     assert len(protocol.get_buffer(-1)) == narrow
 
 
-def test_what_does_not_fill_a_receive_does_not_widen_it(line: Line) -> None:
+def test_bytes_that_do_not_fill_a_receive_do_not_widen_it(line: Line) -> None:
     line.associate()
     line.protocol.long_turn_ns = 1 << 62
     for number in range(20):
@@ -578,7 +580,7 @@ def test_what_does_not_fill_a_receive_does_not_widen_it(line: Line) -> None:
         assert line.protocol.window == 8 * 1024
 
 
-def test_a_long_turn_may_be_the_last(line: Line) -> None:
+def test_a_connection_may_end_while_others_have_their_turn(line: Line) -> None:
     line.associate()
     line.protocol.long_turn_ns = -1
     line.receive(store(1000) + peer.abort(0, 0))
@@ -589,7 +591,7 @@ def test_a_long_turn_may_be_the_last(line: Line) -> None:
     assert line.host.bugs == []
 
 
-def test_ended_it_reads_on_though_it_was_paused(line: Line) -> None:
+def test_a_paused_connection_reads_again_once_it_has_ended(line: Line) -> None:
     line.store.keeps = True
     line.associate()
     line.receive(store(2_000_000)[: MAX_KEPT_BUFFERS * RECEIVE_BUFFER_BYTES])
@@ -620,7 +622,7 @@ def test_a_broken_pdu_is_answered_and_the_rest_dropped(line: Line) -> None:
     assert line.end.error == "unknown PDU type 09H"
 
 
-def test_our_abort_discards_the_open_instance_and_is_said_once(line: Line) -> None:
+def test_our_abort_discards_the_open_instance_and_is_sent_once(line: Line) -> None:
     line.associate()
     line.receive(store(1000)[:500])
     line.protocol.abort("too slow")
@@ -631,7 +633,7 @@ def test_our_abort_discards_the_open_instance_and_is_said_once(line: Line) -> No
     assert line.end.error == "too slow"
 
 
-def test_abort_at_rest_waits_for_the_instance_in_flight(line: Line) -> None:
+def test_an_abort_at_rest_waits_for_the_instance_in_flight(line: Line) -> None:
     line.store.late = True
     line.associate()
     message = store(1000)
@@ -647,7 +649,7 @@ def test_abort_at_rest_waits_for_the_instance_in_flight(line: Line) -> None:
     assert line.end.error == "shutting down"
 
 
-def test_abort_at_rest_amid_several_instances_of_one_receive(line: Line) -> None:
+def test_an_abort_at_rest_ends_a_receive_of_several_instances(line: Line) -> None:
     line.associate()
     message = store(1000)
     line.receive(message[:500])
@@ -660,7 +662,7 @@ def test_abort_at_rest_amid_several_instances_of_one_receive(line: Line) -> None
     assert line.host.bugs == []
 
 
-def test_abort_at_rest_gives_way_to_a_release(line: Line) -> None:
+def test_a_release_precedes_an_abort_at_rest(line: Line) -> None:
     line.associate()
     message = store(1000)
     line.receive(message[:500])
@@ -669,13 +671,13 @@ def test_abort_at_rest_gives_way_to_a_release(line: Line) -> None:
     assert line.taken()[-1] == RELEASE_RP
 
 
-def test_abort_at_rest_of_one_that_rests(line: Line) -> None:
+def test_an_abort_at_rest_is_sent_at_once_between_messages(line: Line) -> None:
     line.associate()
     line.protocol.abort_when_at_rest("shutting down")
     assert line.taken() == [A_ABORT + b"\0"]
 
 
-def test_last_words_to_a_peer_that_reset_the_connection(line: Line) -> None:
+def test_our_last_pdu_to_a_peer_that_reset_the_connection_raises_nothing(line: Line) -> None:
     line.associate()
     line.transport.reset = True
     line.receive(peer.release_rq())
@@ -683,7 +685,7 @@ def test_last_words_to_a_peer_that_reset_the_connection(line: Line) -> None:
     assert line.end is not None
 
 
-def test_killed_it_closes_without_a_word(line: Line) -> None:
+def test_a_killed_connection_sends_nothing(line: Line) -> None:
     line.associate()
     line.receive(store(1000)[:500])
     line.protocol.kill()
@@ -697,7 +699,7 @@ def test_killed_it_closes_without_a_word(line: Line) -> None:
 # ---- time limits ------------------------------------------------------------------------------
 
 
-def test_artim_closes_who_does_not_associate_and_who_does_not_close(line: Line) -> None:
+def test_artim_closes_peers_that_do_not_associate_or_do_not_close(line: Line) -> None:
     line.protocol.check(line.host.now + 29)
     assert not line.transport.aborted
     line.associate()
@@ -711,7 +713,7 @@ def test_artim_closes_who_does_not_associate_and_who_does_not_close(line: Line) 
     assert line.transport.aborted
 
 
-def test_a_slow_store_is_not_the_peers_fault(line: Line) -> None:
+def test_no_time_limit_runs_while_the_store_is_slow(line: Line) -> None:
     line.store.late = True
     line.associate()
     line.receive(store())
@@ -779,7 +781,7 @@ def test_a_bug_ends_the_association_and_nothing_else(
     assert line.end is not None
 
 
-def test_a_bug_amid_a_receive_leaves_kept_buffers_alone(
+def test_a_bug_within_a_receive_leaves_kept_buffers_alone(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line.store.keeps = line.store.late = True

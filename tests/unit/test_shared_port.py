@@ -1,4 +1,4 @@
-"""One port for several processes: who takes a connection, and how many there may be."""
+"""One port for several processes: which accepts a connection, and how many there may be."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Bench:
         self.writers: list[asyncio.StreamWriter] = []
 
     async def connect(self) -> int:
-        """The number of the one who took it."""
+        """Return the number of the process that accepted it."""
         reader, writer = await asyncio.open_connection(*self.address)
         self.writers.append(writer)
         async with asyncio.timeout(10):
@@ -81,14 +81,14 @@ async def bench() -> AsyncIterator[Bench]:
     await bench.close()
 
 
-async def test_whoever_has_fewest_takes_the_next(bench: Bench) -> None:
+async def test_the_process_with_fewest_connections_accepts_the_next(bench: Bench) -> None:
     for process in bench.processes:
         process.open()
     taken = [await bench.connect() for _ in range(9)]
     assert sorted(taken) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-async def test_those_who_take_none_are_not_waited_for(bench: Bench) -> None:
+async def test_processes_that_accept_none_are_not_waited_for(bench: Bench) -> None:
     for process in bench.processes:
         process.open()
     bench.load.vacate(0)
@@ -96,7 +96,7 @@ async def test_those_who_take_none_are_not_waited_for(bench: Bench) -> None:
     assert sorted([await bench.connect() for _ in range(4)]) == [1, 1, 2, 2]
 
 
-async def test_one_that_does_not_come_is_waited_for_a_moment_only(
+async def test_a_process_that_does_not_accept_is_waited_for_briefly(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its row says that it has none; its thread may hang in the storage."""
@@ -109,7 +109,9 @@ async def test_one_that_does_not_come_is_waited_for_a_moment_only(
         assert loop.time() - began >= (0.04 if turn else 0.0)
 
 
-async def test_no_handle_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_accepting_pauses_without_file_handles(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is tried again, and not at once: the loop has others to serve."""
     monkeypatch.setattr(shared_port, "ACCEPT_PAUSE_S", 0.05)
     loop = asyncio.get_running_loop()
@@ -173,7 +175,7 @@ def test_each_address_of_a_host_gets_its_socket() -> None:
             each.close()
 
 
-def test_a_host_that_is_none() -> None:
+def test_an_unknown_host_raises() -> None:
     with pytest.raises(OSError, match=r"."):
         listening_sockets("256.1.1.1.invalid", 0, 16)
 

@@ -69,7 +69,7 @@ class Owner:
                 del self.kept[index]
                 spoil(buffer)
                 return
-        raise AssertionError("a buffer was released that nobody kept")
+        raise AssertionError("a buffer was released that was not kept")
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
