@@ -301,7 +301,7 @@ async def test_who_never_associates_is_closed_by_artim(start: Start) -> None:
     assert bench.reports == []
 
 
-async def test_who_does_not_close_after_our_last_words_is_closed_by_artim(start: Start) -> None:
+async def test_who_does_not_close_after_our_last_pdu_is_closed_by_artim(start: Start) -> None:
     bench = await start(limits=TimeLimits(artim=0.4))
 
     def script(peer: RawPeer) -> float:

@@ -231,7 +231,7 @@ def break_off(scene: Scene) -> None:
     half = p_data(pdv(1, command, command=True, last=True)) + p_data(
         pdv(1, data[:400], command=False, last=False)
     )
-    for last_words in (
+    for last_pdu in (
         half + abort(),
         half,
         half + p_data(pdv(1, marker, command=True, last=True)),
@@ -241,7 +241,7 @@ def break_off(scene: Scene) -> None:
         marker,
     ):
         with associated(scene) as peer:
-            peer.send(last_words)
+            peer.send(last_pdu)
             peer.finish_sending()
             while peer.socket.recv(4096):
                 pass

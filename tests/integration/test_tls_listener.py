@@ -232,7 +232,7 @@ async def test_a_peer_that_says_goodbye_still_gets_its_outcome(
     await bench.end()
 
 
-async def test_last_words_arrive_before_the_end(start: Start, ours: Authority) -> None:
+async def test_last_pdu_arrive_before_the_end(start: Start, ours: Authority) -> None:
     """A peer that is sending hears why it is cut off (decision 10)."""
     bench = await start()
 

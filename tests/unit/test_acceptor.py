@@ -128,7 +128,7 @@ def test_an_accepted_request_is_answered_before_it_is_reported() -> None:
 def test_a_request_of_another_protocol_version_is_rejected() -> None:
     acceptor = FramingAcceptor(Policy())
     end = ended(receive(acceptor, peer.associate_rq([], version=2)))
-    assert end.last_words == bytes((3, 0, 0, 0, 0, 4, 0, 1, 2, 2))
+    assert end.last_pdu == bytes((3, 0, 0, 0, 0, 4, 0, 1, 2, 2))
     assert end.error is not None
     assert end.error.startswith("rejected: ")
     assert_over(acceptor)
@@ -151,19 +151,19 @@ def test_admission_may_reject_for_reasons_outside_of_the_request() -> None:
 @pytest.mark.parametrize("body", [b"", bytes(67), RQ[6:-1], RQ[6:] + b"\x20"])
 def test_a_malformed_request_is_an_invalid_parameter(body: bytes) -> None:
     acceptor = FramingAcceptor(Policy())
-    assert ended(receive(acceptor, pdu(1, body))).last_words == refused(6)
+    assert ended(receive(acceptor, pdu(1, body))).last_pdu == refused(6)
     assert_over(acceptor)
 
 
 def test_an_overlong_request_is_refused_at_its_header() -> None:
     acceptor = FramingAcceptor(Policy())
-    assert ended(receive(acceptor, pdu(1, b"", 256 * 1024 + 1))).last_words == refused(6)
+    assert ended(receive(acceptor, pdu(1, b"", 256 * 1024 + 1))).last_pdu == refused(6)
 
 
 @pytest.mark.parametrize("kind", [2, 3, 4, 6])
 def test_a_wrong_first_pdu_is_unexpected(kind: int) -> None:
     acceptor = FramingAcceptor(Policy())
-    assert ended(receive(acceptor, pdu(kind, bytes(4)))).last_words == refused(2)
+    assert ended(receive(acceptor, pdu(kind, bytes(4)))).last_pdu == refused(2)
     assert_over(acceptor)
 
 
@@ -171,20 +171,20 @@ def test_a_wrong_first_pdu_is_unexpected(kind: int) -> None:
     "first", [b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x00\xa5\x01", bytes(6)]
 )
 def test_bytes_that_are_no_pdu_are_unrecognized(first: bytes) -> None:
-    assert ended(receive(FramingAcceptor(Policy()), first)).last_words == refused(1)
+    assert ended(receive(FramingAcceptor(Policy()), first)).last_pdu == refused(1)
 
 
 def test_a_release_before_association_is_answered() -> None:
     acceptor = FramingAcceptor(Policy())
     end = ended(receive(acceptor, peer.release_rq()))
-    assert end.last_words == RELEASE
+    assert end.last_pdu == RELEASE
     assert end.error == "never associated"
     assert_over(acceptor)
 
 
 def test_an_abort_before_association_just_closes() -> None:
     acceptor = FramingAcceptor(Policy())
-    assert ended(receive(acceptor, peer.abort())).last_words == b""
+    assert ended(receive(acceptor, peer.abort())).last_pdu == b""
     assert_over(acceptor)
 
 
@@ -192,7 +192,7 @@ def test_the_end_of_the_stream_before_association_closes() -> None:
     acceptor = FramingAcceptor(Policy())
     (end,) = acceptor.eof()
     assert isinstance(end, Ended)
-    assert end.last_words == b""
+    assert end.last_pdu == b""
     assert_over(acceptor)
 
 
@@ -212,14 +212,14 @@ def test_unexpected_pdus_abort_an_association(
 ) -> None:
     acceptor = state()
     stream = RQ if kind == 1 else pdu(kind, bytes(4))
-    assert ended(receive(acceptor, stream)).last_words == refused(2)
+    assert ended(receive(acceptor, stream)).last_pdu == refused(2)
     assert_over(acceptor)
 
 
 @pytest.mark.parametrize("state", [established, within_data, within_skipped_data])
 def test_unrecognized_pdus_abort_an_association(state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
-    assert ended(receive(acceptor, pdu(8, bytes(4)))).last_words == refused(1)
+    assert ended(receive(acceptor, pdu(8, bytes(4)))).last_pdu == refused(1)
     assert_over(acceptor)
 
 
@@ -229,7 +229,7 @@ def test_two_requests_in_one_segment_are_one_association_and_an_abort() -> None:
     assert isinstance(answer, Output)
     assert isinstance(told, Associated)
     assert isinstance(end, Ended)
-    assert end.last_words == refused(2)
+    assert end.last_pdu == refused(2)
 
 
 def test_a_release_is_no_error_and_follows_the_responses() -> None:
@@ -241,20 +241,20 @@ def test_a_release_is_no_error_and_follows_the_responses() -> None:
 @pytest.mark.parametrize("state", [within_data, within_skipped_data])
 def test_a_release_within_a_message_is_unexpected(state: Callable[[], FramingAcceptor]) -> None:
     acceptor = state()
-    assert ended(receive(acceptor, peer.release_rq())).last_words == refused(2)
+    assert ended(receive(acceptor, peer.release_rq())).last_pdu == refused(2)
     assert_over(acceptor)
 
 
 def test_a_release_between_command_and_data_is_unexpected() -> None:
     acceptor = established()
     receive(acceptor, command(STORE))
-    assert ended(receive(acceptor, peer.release_rq())).last_words == refused(2)
+    assert ended(receive(acceptor, peer.release_rq())).last_pdu == refused(2)
 
 
 def test_a_release_within_a_command_is_unexpected() -> None:
     acceptor = established()
     assert receive(acceptor, p_data(pdv(1, STORE[:9], command=True, last=False))) == []
-    assert ended(receive(acceptor, peer.release_rq())).last_words == refused(2)
+    assert ended(receive(acceptor, peer.release_rq())).last_pdu == refused(2)
 
 
 @pytest.mark.parametrize("state", [established, within_data, within_skipped_data])
@@ -410,7 +410,7 @@ def test_broken_messages_are_invalid_parameters(stream: bytes) -> None:
     acceptor = established()
     end = receive(acceptor, stream)[-1]
     assert isinstance(end, Ended)
-    assert end.last_words == refused(6)
+    assert end.last_pdu == refused(6)
     assert end.error
     assert not end.waits
     assert_over(acceptor)

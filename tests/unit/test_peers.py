@@ -10,7 +10,7 @@ import pytest
 from oxidicom.net import peers
 from oxidicom.net.peers import (
     MAX_BARE_CONNECTIONS,
-    Held,
+    PeerCounts,
     Peers,
     PeerTable,
     SharedPeerTable,
@@ -109,7 +109,7 @@ def test_no_entry_is_left_of_addresses_without_connections() -> None:
             address = f"10.0.0.{number}"
             side.ended(address)
             side.disconnected(address)
-    assert other.others(key_of("10.0.0.1") or 0) == Held()
+    assert other.others(key_of("10.0.0.1") or 0) == PeerCounts()
     assert bytes(memory).strip(b"\0") in (b"\1", b"\1" + bytes(len(memory) // 2 - 1) + b"\1")
 
 
@@ -130,15 +130,15 @@ def test_a_table_holds_what_was_published_last() -> None:
     """Against a plain dict, with addresses that come and go."""
     dice = random.Random(7)
     _, (board, other) = boards(2)
-    model: dict[int, Held] = {}
+    model: dict[int, PeerCounts] = {}
     keys = [dice.randrange(1, 2**64) for _ in range(40)] + [1, 256, 2**63]
     for _ in range(4000):
         key = dice.choice(keys)
-        held = Held(dice.randrange(3), dice.randrange(2))
-        board.show(key, held)
+        held = PeerCounts(dice.randrange(3), dice.randrange(2))
+        board.publish(key, held)
         model[key] = held
         asked = dice.choice(keys)
-        assert other.others(asked) == model.get(asked, Held())
+        assert other.others(asked) == model.get(asked, PeerCounts())
 
 
 def test_two_processes_never_both_take_the_last_association() -> None:

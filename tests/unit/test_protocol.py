@@ -325,9 +325,9 @@ def test_a_release_waits_for_the_responses_that_are_due(line: Line) -> None:
     line.store.sinks[1].done()
     assert message_ids(line.taken()) == [2]
     line.store.sinks[0].done()
-    response, last_words = line.taken()
+    response, last_pdu = line.taken()
     assert message_ids([response]) == [1]
-    assert last_words == RELEASE_RP
+    assert last_pdu == RELEASE_RP
     assert line.transport.eof
     assert line.end is not None
     assert line.end.error is None
@@ -336,9 +336,9 @@ def test_a_release_waits_for_the_responses_that_are_due(line: Line) -> None:
 def test_response_and_release_in_one_receive(line: Line) -> None:
     line.associate()
     line.receive(store() + peer.release_rq())
-    response, last_words = line.taken()
+    response, last_pdu = line.taken()
     assert message_ids([response]) == [1]
-    assert last_words == RELEASE_RP
+    assert last_pdu == RELEASE_RP
 
 
 def test_a_peer_that_half_closes_still_gets_its_responses(line: Line) -> None:
@@ -477,8 +477,8 @@ def test_a_peer_that_does_not_read_is_paused_and_its_time_limit_runs(line: Line)
     assert not line.protocol.awaits_us
     line.protocol.check(line.host.now + 1)
     line.protocol.check(line.host.now + 301)
-    (last_words,) = line.taken()
-    assert last_words[:9] == A_ABORT
+    (last_pdu,) = line.taken()
+    assert last_pdu[:9] == A_ABORT
     assert line.transport.reading, "to see it close"
     line.protocol.resume_writing()
 
@@ -612,8 +612,8 @@ def test_a_broken_pdu_is_answered_and_the_rest_dropped(line: Line) -> None:
     line.associate()
     line.receive(store(1000)[:500])
     line.receive(store(1000)[500:] + peer.pdu(9, b"junk") + store())
-    *_, last_words = line.taken()
-    assert last_words == A_ABORT + b"\1"
+    *_, last_pdu = line.taken()
+    assert last_pdu == A_ABORT + b"\1"
     assert line.transport.eof
     assert len(line.store.sinks) == 1
     line.receive(store())
@@ -642,9 +642,9 @@ def test_an_abort_at_rest_waits_for_the_instance_in_flight(line: Line) -> None:
     assert line.taken() == []
     line.receive(message[500:])
     line.store.sinks[0].done()
-    response, last_words = line.taken()
+    response, last_pdu = line.taken()
     assert message_ids([response]) == [1]
-    assert last_words == A_ABORT + b"\0"
+    assert last_pdu == A_ABORT + b"\0"
     assert line.end is not None
     assert line.end.error == "shutting down"
 
@@ -655,9 +655,9 @@ def test_an_abort_at_rest_ends_a_receive_of_several_instances(line: Line) -> Non
     line.receive(message[:500])
     line.protocol.abort_when_at_rest("shutting down")
     line.receive(message[500:] + store(message_id=2) + store(message_id=3))
-    response, last_words = line.taken()
+    response, last_pdu = line.taken()
     assert message_ids([response]) == [1]
-    assert last_words == A_ABORT + b"\0"
+    assert last_pdu == A_ABORT + b"\0"
     assert len(line.store.sinks) == 1
     assert line.host.bugs == []
 

@@ -13,7 +13,12 @@ import pytest
 import pytest_asyncio
 
 from oxidicom.net import shared_port
-from oxidicom.net.shared_port import Scoreboard, SharedPort, SharedSeats, listening_sockets
+from oxidicom.net.shared_port import (
+    Scoreboard,
+    SharedConnectionCounts,
+    SharedPort,
+    listening_sockets,
+)
 from tests.support.timing import WAIT_LIMIT_S
 
 pytestmark = pytest.mark.both_loops
@@ -22,28 +27,30 @@ pytestmark = pytest.mark.both_loops
 class Greeter(asyncio.Protocol):
     """Says which process it stands for, and counts as the listener does."""
 
-    def __init__(self, name: bytes, seats: SharedSeats) -> None:
+    def __init__(self, name: bytes, counts: SharedConnectionCounts) -> None:
         self._name = name
-        self._seats = seats
+        self._counts = counts
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have no base class.
         cast(asyncio.WriteTransport, transport).write(self._name)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._seats.connections -= 1
+        self._counts.connections -= 1
 
 
 class Process:
     """What one worker has of the port; all of them live in this one process."""
 
-    def __init__(self, name: bytes, sockets: list[socket.socket], seats: SharedSeats) -> None:
-        self.seats = seats
-        self.port = SharedPort([each.dup() for each in sockets], seats)
+    def __init__(
+        self, name: bytes, sockets: list[socket.socket], counts: SharedConnectionCounts
+    ) -> None:
+        self.counts = counts
+        self.port = SharedPort([each.dup() for each in sockets], counts)
         self._name = name
 
     def open(self) -> None:
-        self.port.open(lambda: Greeter(self._name, self.seats))
+        self.port.open(lambda: Greeter(self._name, self.counts))
 
 
 class Bench:
@@ -52,7 +59,7 @@ class Bench:
         self.address = self.sockets[0].getsockname()
         self.load = Scoreboard.create(workers)
         self.processes = [
-            Process(b"%d" % number, self.sockets, self.load.seats(number))
+            Process(b"%d" % number, self.sockets, self.load.counts(number))
             for number in range(workers)
         ]
         self.writers: list[asyncio.StreamWriter] = []
@@ -147,7 +154,7 @@ async def test_closing_leaves_the_port_to_the_others(bench: Bench) -> None:
 def test_rows_are_shared_and_sums_are_of_all() -> None:
     here = Scoreboard.create(3)
     there = Scoreboard(os.dup(here.fd), 3)
-    one, two = here.seats(0), there.seats(1)
+    one, two = here.counts(0), there.counts(1)
     assert one.has_fewest
     two.connections, two.associations = 3, 2
     one.connections, one.associations = 4, 1
@@ -181,6 +188,6 @@ def test_an_unknown_host_raises() -> None:
 
 
 def test_the_count_of_one_process_alone() -> None:
-    seats = shared_port.Seats()
-    seats.associations = 2
-    assert seats.all_associations == 2
+    counts = shared_port.ConnectionCounts()
+    counts.associations = 2
+    assert counts.all_associations == 2

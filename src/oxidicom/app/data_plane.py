@@ -15,7 +15,7 @@ from oxidicom.certificates import Certificates, tls_files
 from oxidicom.disk_executor import DiskExecutor
 from oxidicom.logevents import event
 from oxidicom.net.listener import MAX_REQUEST_MEMORY_BYTES, Listener
-from oxidicom.net.shared_port import Seats, SharedPort
+from oxidicom.net.shared_port import ConnectionCounts, SharedPort
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.ports import Reports, SeriesJournal
 from oxidicom.settings import Settings
@@ -55,7 +55,7 @@ class Ports(NamedTuple):
 class DataPlane:
     """Receives, stores and answers, in one process.
 
-    Of several workers each has its share of buffer memory and writer threads, `seats` that count
+    Of several workers each has its share of buffer memory and writer threads, `counts` that add up
     the associations of all, and `folders` that agree with the others on the folder of a series.
     Raises OSError if files root or state folder cannot be used, OperatorError if the certificate
     cannot.
@@ -68,7 +68,7 @@ class DataPlane:
         journal: SeriesJournal,
         reports: Reports,
         folders: SeriesFolders | None = None,
-        seats: Seats | None = None,
+        counts: ConnectionCounts | None = None,
     ) -> None:
         self._settings = settings
         self._budget = ShutdownBudget(associations_s=settings.drain_timeout)
@@ -94,9 +94,9 @@ class DataPlane:
         removed = self.storage.temporary.sweep()
         if removed:
             event(logger, logging.INFO, "incomplete instances removed", instances=removed)
-        self.listener = self._make_listener(reports, seats)
+        self.listener = self._make_listener(reports, counts)
 
-    def _make_listener(self, reports: Reports, seats: Seats | None) -> Listener:
+    def _make_listener(self, reports: Reports, counts: ConnectionCounts | None) -> Listener:
         settings = self._settings
         processes = settings.workers
         return Listener(
@@ -107,7 +107,7 @@ class DataPlane:
             reports=reports,
             max_associations=settings.max_associations,
             max_associations_per_peer=settings.max_associations_per_peer,
-            seats=seats,
+            counts=counts,
             request_memory=MAX_REQUEST_MEMORY_BYTES // processes,
             allowed_networks=settings.allowed_networks,
             on_bug=on_bug,

@@ -139,7 +139,7 @@ class Worker:
         claims = ClaimClient(socket.socket(fileno=setup.claims), self._claim_released)
         self._folders = SeriesFolders(claims)
         scoreboard = Scoreboard(setup.scoreboard, setup.settings.workers)
-        self._seats = scoreboard.seats(setup.number - 1)
+        self._counts = scoreboard.counts(setup.number - 1)
         self._data_plane: DataPlane | None = None
 
     async def run(self) -> int:
@@ -151,7 +151,7 @@ class Worker:
                 journal=journal_of(settings, self._setup.writer),
                 reports=self.report,
                 folders=self._folders,
-                seats=self._seats,
+                counts=self._counts,
             )
         except (OSError, OperatorError) as error:
             fault = error if isinstance(error, OperatorError) else unusable_storage(error)
@@ -181,7 +181,7 @@ class Worker:
     def _port(self, listening: tuple[int, ...]) -> SharedPort | None:
         if not listening:
             return None
-        return SharedPort([socket.socket(fileno=fd) for fd in listening], self._seats)
+        return SharedPort([socket.socket(fileno=fd) for fd in listening], self._counts)
 
     def _send_last_reports(self, timeout: float) -> None:
         self.report.flush()

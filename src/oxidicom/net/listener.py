@@ -20,7 +20,7 @@ from oxidicom.logevents import event
 from oxidicom.net.connection_state import ConnectionState
 from oxidicom.net.peers import Peers
 from oxidicom.net.protocol import AssociationProtocol
-from oxidicom.net.shared_port import Seats, SharedPort
+from oxidicom.net.shared_port import ConnectionCounts, SharedPort
 from oxidicom.net.timeouts import TimeLimits
 from oxidicom.net.tls import HANDSHAKE_BYTES, TlsTransport
 from oxidicom.ports import InstanceStore, Reports
@@ -67,7 +67,7 @@ class Listener:
     """Accepts connections on its ports, each in plain text or with TLS.
 
     `store`, `reports` and `on_bug` are called on the loop's thread. `clock` gives seconds. Where
-    several processes receive, `seats` makes `max_associations` the limit of all together, and
+    several processes receive, `counts` makes `max_associations` the limit of all together, and
     `max_associations_per_peer`, if it is not 0, that of one address in all of them.
     """
 
@@ -81,7 +81,7 @@ class Listener:
         reports: Reports,
         max_associations: int,
         max_associations_per_peer: int = 0,
-        seats: Seats | None = None,
+        counts: ConnectionCounts | None = None,
         request_memory: int | None = None,
         allowed_networks: Sequence[Network] = (),
         on_bug: Callable[[BaseException], None],
@@ -97,9 +97,9 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._waiting_turns: deque[Callable[[], None]] = deque()
         self._max_associations = max_associations
-        self._seats = Seats() if seats is None else seats
+        self._counts = ConnectionCounts() if counts is None else counts
         self._peers = (
-            Peers(max_associations_per_peer, self._seats.peer_table)
+            Peers(max_associations_per_peer, self._counts.peer_table)
             if max_associations_per_peer
             else None
         )
@@ -262,7 +262,7 @@ class Listener:
 
     def opened(self, connection: AssociationProtocol) -> None:
         self._connections[connection] = None
-        self._seats.connections = len(self._connections)
+        self._counts.connections = len(self._connections)
         if self._closed:
             # It was accepted before `close`, and the loop reports it only now.
             connection.kill()
@@ -296,7 +296,7 @@ class Listener:
         self._established.add(connection)
         if self._peers is not None:
             self._peers.associated(connection.peer[0])
-        self._seats.associations = len(self._established)
+        self._counts.associations = len(self._established)
 
     def ended(self, connection: AssociationProtocol) -> None:
         self._request_over(connection)
@@ -306,14 +306,14 @@ class Listener:
             else:
                 self._peers.not_associated(connection.peer[0])
         self._established.discard(connection)
-        self._seats.associations = len(self._established)
+        self._counts.associations = len(self._established)
 
     def closed(self, connection: AssociationProtocol) -> None:
         self.ended(connection)
         self._connections.pop(connection, None)
         if self._peers is not None:
             self._peers.disconnected(connection.peer[0])
-        self._seats.connections = len(self._connections)
+        self._counts.connections = len(self._connections)
         if not self._connections:
             self._all_closed.set()
 
@@ -321,8 +321,8 @@ class Listener:
         """Raise AssociationRejectedError (PS3.8 table 9-21) for reasons outside of the request."""
         # Published first and counted then, so that two processes never both take the last one; if
         # this association comes to nothing, `ended` gives it back.
-        self._seats.associations = len(self._established) + 1
-        if self._draining or self._seats.all_associations > self._max_associations:
+        self._counts.associations = len(self._established) + 1
+        if self._draining or self._counts.all_associations > self._max_associations:
             raise AssociationRejectedError(2, 3, 2, "local limit of associations exceeded")
         if self._peers is not None and not self._peers.may_associate(peer_address):
             raise AssociationRejectedError(2, 3, 2, "peer's limit of associations exceeded")

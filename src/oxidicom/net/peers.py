@@ -27,14 +27,14 @@ _PART_BYTES: Final = _ENTRY_BYTES * (1 + MAX_SHOWN_ADDRESSES)
 """Bytes of one process: how many entries may be in use, then the entries."""
 
 
-class Held(NamedTuple):
+class PeerCounts(NamedTuple):
     """What one address holds."""
 
     connections: int = 0
     associations: int = 0
 
 
-_NOTHING: Final = Held()
+_NOTHING: Final = PeerCounts()
 
 
 @lru_cache(4096)
@@ -56,9 +56,9 @@ def key_of(address: str) -> int | None:
 class PeerTable:
     """A table of one process: there are no others."""
 
-    def show(self, key: int, held: Held) -> None: ...
+    def publish(self, key: int, held: PeerCounts) -> None: ...
 
-    def others(self, key: int) -> Held:
+    def others(self, key: int) -> PeerCounts:
         return _NOTHING
 
 
@@ -78,7 +78,7 @@ class SharedPeerTable(PeerTable):
         """Entries that were used and are free; the first unused one follows those in use."""
         self._keys[0] = 1
 
-    def show(self, key: int, held: Held) -> None:
+    def publish(self, key: int, held: PeerCounts) -> None:
         place = self._places.get(key)
         if place is None:
             if held == _NOTHING or len(self._places) == MAX_SHOWN_ADDRESSES:
@@ -99,19 +99,19 @@ class SharedPeerTable(PeerTable):
         else:
             self._write(place, held)
 
-    def _write(self, place: int, held: Held) -> None:
+    def _write(self, place: int, held: PeerCounts) -> None:
         self._counts[4 * place + 2], self._counts[4 * place + 3] = held
 
-    def others(self, key: int) -> Held:
+    def others(self, key: int) -> PeerCounts:
         connections = associations = 0
         for part in self._others:
             held = _find(part, key)
             connections += held.connections
             associations += held.associations
-        return Held(connections, associations)
+        return PeerCounts(connections, associations)
 
 
-def _find(part: memoryview, key: int) -> Held:
+def _find(part: memoryview, key: int) -> PeerCounts:
     keys = part.cast("Q")
     packed = key.to_bytes(8, sys.byteorder)
     shown = bytes(part[: _ENTRY_BYTES * keys[0]])
@@ -121,7 +121,7 @@ def _find(part: memoryview, key: int) -> Held:
     if at < 0:
         return _NOTHING
     counts = part.cast("I")
-    held = Held(counts[at // 4 + 2], counts[at // 4 + 3])
+    held = PeerCounts(counts[at // 4 + 2], counts[at // 4 + 3])
     # Else the entry was given to another address while we read.
     return held if keys[at // 8] == key else _NOTHING
 
@@ -141,7 +141,7 @@ class Peers:
     def __init__(self, max_associations: int, table: PeerTable) -> None:
         self._most = max_associations
         self._table = table
-        self._held: dict[int, Held] = {}
+        self._held: dict[int, PeerCounts] = {}
 
     def connected(self, address: str) -> bool:
         """Count one more; return False if there are too many. `disconnected` follows anyway."""
@@ -168,7 +168,7 @@ class Peers:
         if key is None:
             return True
         connections, associations = self._held.get(key, _NOTHING)
-        self._table.show(key, Held(connections, associations + 1))
+        self._table.publish(key, PeerCounts(connections, associations + 1))
         return associations + 1 + self._table.others(key).associations <= self._most
 
     def not_associated(self, address: str) -> None:
@@ -186,12 +186,12 @@ class Peers:
         if key is not None:
             self._add(key, 0, -1)
 
-    def _add(self, key: int, connections: int, associations: int) -> Held:
+    def _add(self, key: int, connections: int, associations: int) -> PeerCounts:
         held = self._held.get(key, _NOTHING)
-        held = Held(held.connections + connections, held.associations + associations)
+        held = PeerCounts(held.connections + connections, held.associations + associations)
         if held == _NOTHING:
             self._held.pop(key, None)
         else:
             self._held[key] = held
-        self._table.show(key, held)
+        self._table.publish(key, held)
         return held

@@ -299,7 +299,7 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
 
     def _end_association(self, record: Ended) -> None:
         self._end = record
-        if self._association is None and record.last_words:
+        if self._association is None and record.last_pdu:
             # A port probe is logged at debug level, a rejected peer as a warning (decision 8).
             rejected = record.error is not None and record.error.startswith("rejected")
             event(
@@ -310,7 +310,7 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
                 reason=record.error,
             )
         self._owner.ended(self)
-        self._close(record.last_words)
+        self._close(record.last_pdu)
         self._report_end()
 
     def _report_end(self) -> None:
@@ -330,9 +330,9 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
             )
         )
 
-    def _close(self, last_words: bytes) -> None:
-        """Send our last words and close so that they arrive: closing with unread bytes would reset
-        the connection and destroy them (decision 10)."""
+    def _close(self, last_pdu: bytes) -> None:
+        """Send our last PDU and close so that it arrives: closing with unread bytes would reset the
+        connection and destroy it (decision 10)."""
         if self.state is ConnectionState.CLOSED:
             return
         self.state = follow(self.state, ConnectionState.CLOSING)
@@ -341,9 +341,9 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
             self._flow.detach()
             return
         self._flow.release()
-        if last_words:
-            self.peer_socket.send(last_words)
-        if last_words and self._peer_sends and self._transport.can_write_eof():
+        if last_pdu:
+            self.peer_socket.send(last_pdu)
+        if last_pdu and self._peer_sends and self._transport.can_write_eof():
             # The peer may have reset the connection since: then it reads nothing.
             with contextlib.suppress(OSError):
                 self._transport.write_eof()
@@ -361,7 +361,7 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
                 self.abort(reason)
         elif self.timeouts.artim_expired(now):
             if self.state is ConnectionState.CLOSING:
-                # The kernel need not keep our last words for a peer that does not read them.
+                # The kernel need not keep our last PDU for a peer that does not read it.
                 with contextlib.suppress(OSError):
                     self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0_S)
             self._transport.abort()

@@ -32,7 +32,7 @@ _VACANT_ROW: Final = 2**32 - 1
 """Connections in the row of a process that accepts none: others do not wait for it."""
 
 
-class Seats:
+class ConnectionCounts:
     """The numbers of connections and associations of a receiver with one process."""
 
     def __init__(self, peer_table: PeerTable | None = None) -> None:
@@ -46,7 +46,7 @@ class Seats:
         return self.associations
 
 
-class SharedSeats(Seats):
+class SharedConnectionCounts(ConnectionCounts):
     """The numbers of one of several processes: its row of a Scoreboard."""
 
     def __init__(self, rows: memoryview, worker: int, peer_table: PeerTable) -> None:
@@ -100,9 +100,9 @@ class Scoreboard:
             table.vacate(worker)
         return table
 
-    def seats(self, worker: int) -> SharedSeats:
+    def counts(self, worker: int) -> SharedConnectionCounts:
         """Return the row of a process that accepts connections from now on."""
-        return SharedSeats(self._rows, worker, SharedPeerTable(self._table, worker))
+        return SharedConnectionCounts(self._rows, worker, SharedPeerTable(self._table, worker))
 
     def vacate(self, worker: int) -> None:
         """Clear the row of a process that has ended."""
@@ -122,9 +122,9 @@ class SharedPort:
     milliseconds, and then accepts what is still there: the other one may hang in slow storage.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], seats: SharedSeats) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], counts: SharedConnectionCounts) -> None:
         self._sockets = tuple(sockets)
-        self._seats = seats
+        self._counts = counts
         self._loop = asyncio.get_running_loop()
         self._make: Callable[[], asyncio.BaseProtocol]
         self._waiting: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -147,7 +147,7 @@ class SharedPort:
         self._sockets = ()
 
     def _on_connection(self, listening: socket.socket) -> None:
-        if self._seats.has_fewest:
+        if self._counts.has_fewest:
             self._accept(listening)
         else:
             self._step_aside(listening, STEP_ASIDE_S)
@@ -174,7 +174,7 @@ class SharedPort:
             return
         connection.setblocking(False)
         # Other processes learn of it at once, not when the loop has made its transport.
-        self._seats.connections += 1
+        self._counts.connections += 1
         task = self._loop.create_task(self._connect(connection))
         self._accepted.add(task)
         task.add_done_callback(self._accepted.discard)
@@ -183,7 +183,7 @@ class SharedPort:
         try:
             await self._loop.connect_accepted_socket(self._make, connection)
         except OSError as error:
-            self._seats.connections -= 1
+            self._counts.connections -= 1
             connection.close()
             event(logger, logging.DEBUG, "connection lost before it was accepted", error=error)
 

@@ -176,18 +176,7 @@ def _series_info(
     return SeriesInfo(
         calling_ae_title=calling_ae_title,
         pacs_name=pacs_name,
-        path=series_folder(
-            pacs_name=pacs_name,
-            patient_id=patient_id,
-            patient_name=text["PatientName"],
-            patient_birth_date=text["PatientBirthDate"],
-            study_description=text["StudyDescription"],
-            accession_number=text["AccessionNumber"],
-            study_date=date_as_received,
-            series_number=text["SeriesNumber"],
-            series_description=text["SeriesDescription"],
-            series_instance_uid=series_uid,
-        ),
+        path=_series_path(text, pacs_name, patient_id, date_as_received, series_uid),
         patient_id=patient_id,
         study_date=study_date,
         study_instance_uid=study_uid,
@@ -201,6 +190,23 @@ def _series_info(
         protocol_name=text["ProtocolName"],
         study_description=text["StudyDescription"],
         series_description=text["SeriesDescription"],
+    )
+
+
+def _series_path(
+    text: dict[str, str | None], pacs_name: str, patient_id: str, study_date: str, series_uid: str
+) -> str:
+    return series_folder(
+        pacs_name=pacs_name,
+        patient_id=patient_id,
+        patient_name=text["PatientName"],
+        patient_birth_date=text["PatientBirthDate"],
+        study_description=text["StudyDescription"],
+        accession_number=text["AccessionNumber"],
+        study_date=study_date,
+        series_number=text["SeriesNumber"],
+        series_description=text["SeriesDescription"],
+        series_instance_uid=series_uid,
     )
 
 

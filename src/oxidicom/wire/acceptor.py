@@ -18,7 +18,7 @@ from oxidicom.wire.services import SERVICES, service_of
 from oxidicom.wire.services.service import DataSetUse, Service
 
 MAX_RESPONSE_BYTES: Final = 512
-"""Bytes of a PDU into which a C-STORE-RSP of legal UIDs fits by far."""
+"""Maximum Length from which every C-STORE-RSP of legal UIDs fits into one PDU, by far."""
 
 
 class State(Enum):
@@ -148,7 +148,7 @@ class Acceptor:
         return Ended(text, pdus.encode_abort(2, reason))
 
     def store_response(self, outcome: StoreOutcome) -> bytes:
-        """Return the P-DATA-TF that answers a `StoreBegan`; not to be sent after the last words."""
+        """Return the P-DATA-TF that answers a `StoreBegan`; not to be sent after the last PDU."""
         request = outcome.request
         response = dimse.encode_store_response(
             request.message_id,
@@ -189,10 +189,10 @@ class Acceptor:
         events.append(Associated(request))
 
     def _end(
-        self, events: list[Event], error: str | None, last_words: bytes = b"", waits: bool = False
+        self, events: list[Event], error: str | None, last_pdu: bytes = b"", waits: bool = False
     ) -> None:
         self._stop()
-        events.append(Ended(error, last_words, waits))
+        events.append(Ended(error, last_pdu, waits))
 
     def _stop(self) -> None:
         self.framer.close()

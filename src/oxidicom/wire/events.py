@@ -31,13 +31,14 @@ class StoreBegan(NamedTuple):
 class Ended(NamedTuple):
     """The association has ended: no event follows.
 
-    `last_words`, our last PDU, are to be sent, then the connection closes.
+    `last_pdu` is to be sent, unless it is empty, then the connection closes.
 
-    `error` is None for a release. Without last words the peer has closed or expects nothing.
+    `error` is None for a release. Where `last_pdu` is empty, the peer has
+    closed or expects nothing.
     """
 
     error: str | None
-    last_words: bytes = b""
+    last_pdu: bytes = b""
     waits: bool = False
     """Responses that are due are sent first, since the peer may still read (PS3.8 9.2, Sta8)."""
 
