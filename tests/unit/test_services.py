@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from oxidicom.constants import CommandField, DimseStatus
-from oxidicom.net.connection_state import TRANSITIONS, ConnectionState, follow
 from oxidicom.wire.dimse import Command
 from oxidicom.wire.events import Associated, Event, Output
 from oxidicom.wire.negotiation import Policy
@@ -91,26 +90,3 @@ def test_a_data_set_beyond_the_limit_of_its_service_is_answered_by_a_failure() -
 def test_a_skipped_data_set_is_not_kept() -> None:
     service = Service(lambda command, data_set: b"%d" % len(data_set), DataSetUse.SKIPPED, 1000)
     assert responses(service, b"x" * 98, b"yz") == [b"0"]
-
-
-# ---- the states of a connection ------------------------------------------------------------
-
-
-def test_every_state_leads_to_closed() -> None:
-    for state in ConnectionState:
-        if state is not ConnectionState.CLOSED:
-            assert follow(state, ConnectionState.CLOSED) is ConnectionState.CLOSED
-
-
-def test_a_state_that_may_not_follow_is_a_bug() -> None:
-    assert TRANSITIONS.keys() == set(ConnectionState)
-    for state in ConnectionState:
-        with pytest.raises(AssertionError, match=f"UNASSOCIATED after {state.name}"):
-            follow(state, ConnectionState.UNASSOCIATED)
-
-
-def test_an_association_is_over_or_not() -> None:
-    over = {state for state in ConnectionState if state.is_over}
-    associated = {state for state in ConnectionState if state.is_associated}
-    assert over | associated == set(ConnectionState) - {ConnectionState.UNASSOCIATED}
-    assert not over & associated

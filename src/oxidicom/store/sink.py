@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from enum import IntEnum, auto
 from functools import partial
 from typing import Final
 
@@ -29,6 +28,7 @@ from oxidicom.store.part10 import file_header
 from oxidicom.store.paths import pacs_name_of
 from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.readers import Reader, reader_for
+from oxidicom.store.sink_state import FileState, SinkState, follow
 from oxidicom.store.write_policy import SLOW_CALL_NS
 
 Received = tuple[Walker, PartFile, Gather, int, bool]
@@ -61,42 +61,6 @@ def refusal_of(error: BaseException) -> InstanceError:
 
 def _nothing() -> None:
     pass
-
-
-class SinkState(IntEnum):
-    """How far an instance has come, as the loop's thread knows it."""
-
-    RECEIVING = auto()
-    """Fragments are fed and written."""
-    STORING = auto()
-    """The last fragment was fed; the outcome follows."""
-    REFUSED = auto()
-    """The instance will not be stored and its temporary file is removed. Before the last fragment
-    the rest is read, for the series UID in the report, and not written."""
-    QUARANTINING = auto()
-    """The instance was refused whole; its temporary file goes to the quarantine."""
-    DISCARDED = auto()
-    """The association has ended; no outcome follows."""
-
-
-_NEXT_STATES: Final = {
-    SinkState.RECEIVING: {SinkState.STORING, SinkState.REFUSED, SinkState.DISCARDED},
-    SinkState.STORING: {SinkState.REFUSED, SinkState.QUARANTINING},
-    SinkState.REFUSED: {SinkState.DISCARDED},
-    SinkState.QUARANTINING: set(),
-    SinkState.DISCARDED: set(),
-}
-
-
-class FileState(IntEnum):
-    """What is known of the part file, where its jobs run."""
-
-    UNCHECKED = auto()
-    """No job has run: the free space is to be checked."""
-    WHOLE = auto()
-    """Everything was written so far."""
-    BROKEN = auto()
-    """A job runs, or one has failed: the file may have a hole."""
 
 
 class StorageSink:
@@ -158,8 +122,7 @@ class StorageSink:
                 self._file = FileState.WHOLE
 
     def _enter(self, state: SinkState) -> None:
-        assert state in _NEXT_STATES[self._state], f"{state.name} after {self._state.name}"
-        self._state = state
+        self._state = follow(self._state, state)
 
     # ---- fragments -----------------------------------------------------------------------
 
