@@ -295,7 +295,7 @@ cdef class StoreFastPath(Consumer):
         cdef Gather gather = self.gather
         cdef PartFile part = self.part
         context = self.contexts[self.context_id]
-        request = StoreRequest(
+        fields = (
             self.context_id,
             self.command.message_id,
             text_of(&self.command.sop_class),
@@ -303,13 +303,14 @@ cdef class StoreFastPath(Consumer):
             context.transfer_syntax,
             context.encoding,
         )
+        request = tuple.__new__(StoreRequest, fields)
         self.active = False
         self.walker = Walker(0)
         self.gather = Gather()
         self.part = self.storage.temporary.part_file(b"")
         received = (walker, part, gather, self.size, self.space_checked)
         # The owner may close this fast path.
-        self.owner.on_hand_over(HandOver(request, received, complete))
+        self.owner.on_hand_over(tuple.__new__(HandOver, (request, received, complete)))
         return 0
 
     cdef int respond(self) except -1:
