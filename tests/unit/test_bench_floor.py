@@ -25,6 +25,7 @@ from benchmarks.receivers import Place, floor
 from benchmarks.rows import other_contexts
 from benchmarks.sender import HOPELESS, Senders, Work
 from benchmarks.timetable import Timetable
+from tests.support.timing import BUSY_MACHINE_S
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 
@@ -149,7 +150,7 @@ def test_a_sender_ends_when_its_time_is_over(receiver: Floor) -> None:
     with Senders(receiver.port, [Work(1, 20_000, 4096, seconds=0.1)]) as senders:
         load = senders.send()
     assert load.errors == []
-    assert 0.09 <= load.seconds < 5
+    assert 0 < load.seconds < 0.1 + BUSY_MACHINE_S
     assert 0 < len(load.latencies) < 20_000
     assert len(list(receiver.folder.iterdir())) == len(load.latencies)
 
