@@ -183,11 +183,12 @@ async def test_a_pacs_that_hangs_leaves_the_others_a_thread() -> None:
 async def test_the_oldest_of_too_many_waiting_queries_is_dropped(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING_QUERIES", 3)
     bench.pacs.free.clear()
     for number in range(MAX_QUERY_THREADS):
         bench.queries.stored(series(number), "A")
     await bench.pacs.wait_for_questions(MAX_QUERY_THREADS)
+    # Only now, or threads that start slowly would leave more waiting.
+    monkeypatch.setattr(module, "MAX_WAITING_QUERIES", 3)
     late = range(MAX_QUERY_THREADS, MAX_QUERY_THREADS + 5)
     for number in late:
         bench.queries.stored(series(number), "A")
