@@ -226,7 +226,7 @@ cdef class Framer:
         if not release_or_abort and (self.pdu_type != A_ASSOCIATE_RQ or self.requested):
             return self.violated(UNEXPECTED_PDU, f"unexpected PDU type {self.pdu_type:02X}H", events)
         if self.pdu_type == A_RELEASE_RQ and self.command is not None:
-            return self.violated(UNEXPECTED_PDU, "release amid a command set", events)
+            return self.violated(UNEXPECTED_PDU, "release within a command set", events)
         # PS3.8 9.3.6, 9.3.8: these two have a length of 4
         if release_or_abort and length != 4:
             return self.violated(
@@ -274,7 +274,7 @@ cdef class Framer:
         """Return why the PDV whose header was read may not come here, or None."""
         cdef Py_ssize_t have = 0
         if not self.control & COMMAND_SET:
-            return None if self.command is None else "data set amid a command set"
+            return None if self.command is None else "data set within a command set"
         if self.command is not None:
             if self.context_id != self.command_context:
                 return "command set over two contexts"

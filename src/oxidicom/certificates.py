@@ -239,7 +239,12 @@ class Certificates:
                     " certificate that is valid now"
                 )
         except OperatorError as error:
-            event(logger, logging.WARNING, "new certificate rejected", reason=str(error))
+            event(
+                logger,
+                logging.WARNING,
+                "new certificate unusable; previous one stays in use",
+                reason=str(error),
+            )
             return
         self.context = context
         event(logger, logging.INFO, "certificate reloaded")

@@ -346,7 +346,7 @@ async def test_a_dribbler_is_aborted(start: Start) -> None:
         peer.expect_abort(2, 0)
 
     await bench.by_peer(script)
-    assert (await bench.end()).error == "too slow amid a message"
+    assert (await bench.end()).error == "too slow within a message"
     assert bench.store.sinks[0].discarded
 
 
@@ -362,7 +362,7 @@ async def test_a_peer_that_never_reads_is_aborted(start: Start) -> None:
     began = time.monotonic()
     await bench.by_peer(script)
     assert time.monotonic() - began < 1 + BUSY_MACHINE_S
-    assert (await bench.end()).error in ("idle for too long", "too slow amid a message")
+    assert (await bench.end()).error in ("idle for too long", "too slow within a message")
 
 
 # ---- who may come -----------------------------------------------------------------------------

@@ -324,7 +324,9 @@ def test_new_connections_get_a_new_certificate(
             peer.echo()
 
             install(names[2].certificate, names[1].key)
-            refused = receiver.wait_for_log("new certificate rejected", count=count)
+            refused = receiver.wait_for_log(
+                "new certificate unusable; previous one stays in use", count=count
+            )
             assert refused["level"] == "WARN"
             assert "is not the key of the certificate" in refused["reason"]
             assert subject_of(port, ours) == shown[1]

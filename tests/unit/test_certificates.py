@@ -327,7 +327,10 @@ def test_a_broken_pair_gives_one_warning_and_the_old_one_stays(
         installed.certificates.reload()
     assert not installed.taken
     (record,) = caplog.records
-    assert (record.levelno, record.message) == (logging.WARNING, "new certificate rejected")
+    assert (record.levelno, record.message) == (
+        logging.WARNING,
+        "new certificate unusable; previous one stays in use",
+    )
     installed.install(*other)
     for _ in range(2):
         installed.certificates.reload()

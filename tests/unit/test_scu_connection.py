@@ -49,6 +49,7 @@ def dribble(peer: socket.socket) -> None:
 
 
 def reset(peer: socket.socket) -> None:
+    peer.recv(1)  # or connecting itself could fail
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 

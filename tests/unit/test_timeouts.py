@@ -40,14 +40,14 @@ def test_a_silent_peer_within_a_message_is_too_slow() -> None:
     timeouts = ConnectionTimeouts(LIMITS, 0)
     assert timeouts.observe(10, 100, 1, False) is None
     assert timeouts.observe(69, 100, 1, False) is None
-    assert timeouts.observe(70, 100, 1, False) == "too slow amid a message"
+    assert timeouts.observe(70, 100, 1, False) == "too slow within a message"
 
 
 def test_a_peer_below_the_least_rate_is_too_slow() -> None:
     timeouts = ConnectionTimeouts(LIMITS, 0)
     verdicts = [timeouts.observe(now, now, 1, False) for now in range(62)]
     assert verdicts[:60] == [None] * 60
-    assert verdicts[60] == "too slow amid a message"
+    assert verdicts[60] == "too slow within a message"
 
 
 def test_a_peer_at_the_least_rate_may_take_any_time() -> None:
@@ -68,7 +68,7 @@ def test_a_pause_between_messages_begins_a_new_window() -> None:
     assert timeouts.observe(50, 10, None, False) is None
     assert timeouts.observe(55, 20, 1, False) is None
     assert timeouts.observe(114, 30, 1, False) is None
-    assert timeouts.observe(115, 40, 1, False) == "too slow amid a message"
+    assert timeouts.observe(115, 40, 1, False) == "too slow within a message"
 
 
 def test_no_time_limit_runs_while_the_peer_waits_for_us() -> None:
@@ -77,7 +77,7 @@ def test_no_time_limit_runs_while_the_peer_waits_for_us() -> None:
         assert timeouts.observe(now, 100, 1, True) is None
     assert timeouts.observe(5000, 100, 1, False) is None
     assert timeouts.observe(5059, 100, 1, False) is None
-    assert timeouts.observe(5060, 100, 1, False) == "too slow amid a message"
+    assert timeouts.observe(5060, 100, 1, False) == "too slow within a message"
 
     timeouts = ConnectionTimeouts(LIMITS, 0)
     assert timeouts.observe(1000, 0, None, True) is None

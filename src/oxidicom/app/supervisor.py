@@ -145,7 +145,7 @@ class Supervisor:
             try:
                 await self._clean_up(worker)
             except Exception as error:  # a worker without a replacement would be worse
-                event(logger, logging.ERROR, "worker clean-up failed", exc_info=error)
+                event(logger, logging.ERROR, "clean-up after a dead worker failed", exc_info=error)
             if time.monotonic() - worker.began >= EARLY_DEATH_S:
                 backoff.reset()
             replacement = await self._replace(worker.number, backoff)

@@ -327,8 +327,15 @@ class Listener:
         if self._peers is not None and not self._peers.may_associate(peer_address):
             raise AssociationRejectedError(2, 3, 2, "peer's limit of associations exceeded")
         if self._allowed_networks and not self._is_allowed(peer_address):
-            event(logger, logging.WARNING, "peer network not allowed", peer=peer_address)
-            raise AssociationRejectedError(1, 1, 3, "peer network not allowed")
+            event(
+                logger,
+                logging.WARNING,
+                "peer network not allowed; association rejected",
+                peer=peer_address,
+            )
+            raise AssociationRejectedError(
+                1, 1, 3, "peer network not allowed; association rejected"
+            )
 
     def _is_allowed(self, peer_address: str) -> bool:
         try:

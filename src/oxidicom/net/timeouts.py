@@ -71,7 +71,7 @@ class ConnectionTimeouts:
             self._begin_window(now, received, message)
         elif now - self._window_began >= self._limits.window:
             if received - self._window_received < MIN_WINDOW_BYTES:
-                return "too slow amid a message"
+                return "too slow within a message"
             self._begin_window(now, received, message)
         return None
 

@@ -148,16 +148,9 @@ class OutboxRelay:
         self._retry_at = 0.0
         self._delivery_wanted.set()
         self._note_idle()
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(flush_timeout):
                 await self._idle.wait()
-        except TimeoutError:
-            event(
-                logger,
-                logging.WARNING,
-                "registrations left in the outbox until the next start",
-                registrations=self.depth,
-            )
         await end_tasks([*self._tasks, *self._in_flight.values()], RELAY_CLOSE_TIMEOUT_S)
         self._tasks.clear()
         for write in self._unwritten:

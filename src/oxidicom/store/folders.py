@@ -220,7 +220,7 @@ class SeriesFolders:
             event(
                 logger,
                 logging.WARNING,
-                "instances with other patient or study attributes stored in the series folder",
+                "instances with other patient or study than their series' first; stored in its folder",
                 SeriesInstanceUID=folder.series.series_instance_uid,
                 instances=folder.differing,
             )

@@ -64,7 +64,7 @@ def start(protocol: str, service_version: str) -> tuple[tuple[Observer, ...], Tr
             event(
                 _logger,
                 logging.WARNING,
-                "invalid OTEL_* variable; signal not exported",
+                "invalid OTEL_* variable; nothing exported",
                 signal=signal,
                 reason=describe(error, phi=True),  # texts about the environment
             )
@@ -284,7 +284,7 @@ def _is_enabled(signal: str) -> bool:
         event(
             _logger,
             logging.WARNING,
-            "unknown exporter; signal not exported",
+            "unknown telemetry exporter; nothing exported",
             variable=f"OTEL_{signal.upper()}_EXPORTER",
         )
     endpoint = _variable(signal, "EXPORTER_OTLP_{}_ENDPOINT")
@@ -300,7 +300,7 @@ def _protocol(signal: str, general: str) -> _Protocol | None:
     event(
         _logger,
         logging.WARNING,
-        "unknown OTLP protocol; signal not exported",
+        "unknown OTLP protocol; nothing exported",
         signal=signal,
         protocol=protocol,
     )

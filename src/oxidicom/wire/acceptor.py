@@ -167,7 +167,7 @@ class Acceptor:
             self._on_associate_rq(pdu.body, events)
         elif pdu.type == PduType.A_RELEASE_RQ:
             if self._data_set_is_due:
-                raise PeerError(AbortReason.UNEXPECTED_PDU, "release amid a message")
+                raise PeerError(AbortReason.UNEXPECTED_PDU, "release before the end of a message")
             # Before an association too: peers that only test the connection expect it.
             error = None if self.state is State.ESTABLISHED else "never associated"
             self._end(events, error, pdus.encode_release_rp(), waits=True)
@@ -217,7 +217,9 @@ class Acceptor:
     def _on_command(self, event: CommandSet, events: list[Event]) -> None:
         context = self._context(event.context_id)
         if self._data_set_is_due:
-            raise PeerError(AbortReason.INVALID_PDU_PARAMETER_VALUE, "command amid a data set")
+            raise PeerError(
+                AbortReason.INVALID_PDU_PARAMETER_VALUE, "command before the end of a data set"
+            )
         command = dimse.decode_command(event.data)
         service = service_of(command.field, self._services)
         self._context_id = context.id
