@@ -207,7 +207,7 @@ def test_the_first_instance_decides_the_folder_in_every_worker(two: Receiver) ->
     (warning,) = (
         record
         for record in two.log(
-            "instances with other patient or study than their series' first; stored in its folder"
+            "instances with another patient or study than their series; stored in its folder"
         )
         if record["SeriesInstanceUID"] == instances[0].series
     )

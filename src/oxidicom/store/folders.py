@@ -220,7 +220,7 @@ class SeriesFolders:
             event(
                 logger,
                 logging.WARNING,
-                "instances with other patient or study than their series' first; stored in its folder",
+                "instances with another patient or study than their series; stored in its folder",
                 SeriesInstanceUID=folder.series.series_instance_uid,
                 instances=folder.differing,
             )
