@@ -103,7 +103,9 @@ def test_idle_connections_do_not_delay_others(receiver: Receiver) -> None:
                 started = time.monotonic()
                 peer.echo(message_id)
                 waits.append(time.monotonic() - started)
-            assert statistics.median(waits) < 0.5, "the machine may have other work for a moment"
+            # The quicker ones, for the machine may have other work.
+            quick, *_ = statistics.quantiles(waits)
+            assert quick < 0.1
             peer.release()
     finally:
         for connection in held:

@@ -12,7 +12,19 @@ from tests.support.authority import Authority, found_authority
 from tests.support.commands import Oxidicom
 from tests.support.pacs import DCMQRSCP, PacsSide, Script, dcmqrscp, scripted_pacs
 from tests.support.ports import free_port
-from tests.support.raw_peer import IMPLICIT, RJ, abort, pdu
+from tests.support.raw_peer import (
+    IMPLICIT,
+    RJ,
+    VERIFICATION,
+    Element,
+    abort,
+    command_set,
+    number,
+    p_data,
+    pdu,
+    pdv,
+    uid,
+)
 from tests.support.receiver import Receiver
 
 
@@ -146,6 +158,43 @@ def test_an_error_names_its_fault_and_its_cause(
     assert told.status == 1
     assert words in told.err
     assert "; " in told.err, "what to do"
+
+
+def echo_response(status: int, *further: Element, data_set_type: int = 0x0101) -> bytes:
+    command = command_set(
+        (0x0002, uid(VERIFICATION)),
+        (0x0100, number(0x8030)),
+        (0x0120, number(1)),
+        (0x0800, number(data_set_type)),
+        (0x0900, number(status)),
+        *further,
+    )
+    return p_data(pdv(1, command, command=True, last=True))
+
+
+def test_a_response_that_only_announces_a_data_set_is_an_answer(oxidicom: Oxidicom) -> None:
+    """Some peers copy the Command Data Set Type of another message."""
+
+    def script(pacs: PacsSide) -> None:
+        pacs.accept(IMPLICIT)
+        pacs.expect(4)
+        pacs.send(echo_response(0x0000, data_set_type=1))
+        pacs.released()
+
+    with scripted_pacs(script) as pacs:
+        assert oxidicom("echo", "127.0.0.1", pacs.port).status == 0
+
+
+def test_a_comment_of_the_peer_cannot_control_the_terminal(oxidicom: Oxidicom) -> None:
+    def script(pacs: PacsSide) -> None:
+        pacs.accept(IMPLICIT)
+        pacs.expect(4)
+        pacs.send(echo_response(0x0110, (0x0902, b"\x1b[2Jdisk full")))
+
+    with scripted_pacs(script) as pacs:
+        done = oxidicom("echo", "127.0.0.1", pacs.port)
+    assert done.status == 1
+    assert r"status 0110H processing failure (\x1b[2Jdisk full)" in done.err
 
 
 def test_a_refused_connection_is_an_error(oxidicom: Oxidicom) -> None:

@@ -25,12 +25,14 @@ from tests.support.pacs import (
     COUNT,
     DCMQRSCP,
     PENDING,
+    PENDING_WITH_WARNING,
     SERIES_UID,
     STUDY_ROOT_FIND,
     STUDY_UID,
     PacsSide,
     Script,
     dcmqrscp,
+    find_command,
     find_response,
     scripted_pacs,
 )
@@ -219,6 +221,64 @@ def test_a_match_without_an_identifier_or_with_one_that_cannot_be_read() -> None
         assert ask(pacs.port).expected == 8
 
 
+def test_a_response_may_come_in_any_number_of_fragments_and_pdus() -> None:
+    """PS3.8 annex E; one PDU may hold the end of a command set and the beginning of a data set."""
+
+    def script(pacs: PacsSide) -> None:
+        pacs.accept()
+        pacs.question()
+        identifier = pacs.identifier(SERIES, b"8")
+        command = find_command(PENDING, identifier)
+        pacs.send(p_data(pdv(1, command[:5], command=True, last=False)))
+        pacs.send(
+            p_data(
+                pdv(1, command[5:], command=True, last=True),
+                pdv(1, identifier[:3], command=False, last=False),
+                pdv(1, b"", command=False, last=False),
+            )
+        )
+        *most, last = identifier[3:]
+        for octet in most:
+            pacs.send(p_data(pdv(1, bytes([octet]), command=False, last=False)))
+        pacs.send(p_data(pdv(1, bytes([last]), command=False, last=True)))
+        pacs.finish()
+
+    with scripted_pacs(script) as pacs:
+        assert ask(pacs.port) == CountAnswer(8, 0x0000, None)
+
+
+def test_all_responses_may_be_in_one_pdu() -> None:
+    def script(pacs: PacsSide) -> None:
+        pacs.accept()
+        pacs.question()
+        pdvs = []
+        for series, count in ((OTHER, b"3"), (SERIES, b"8")):
+            identifier = pacs.identifier(series, count)
+            command = find_command(PENDING_WITH_WARNING, identifier)
+            pdvs += [
+                pdv(1, command, command=True, last=True),
+                pdv(1, identifier, command=False, last=True),
+            ]
+        pdvs.append(pdv(1, find_command(0x0000, None), command=True, last=True))
+        pacs.send(p_data(*pdvs))
+        pacs.released()
+
+    with scripted_pacs(script) as pacs:
+        assert ask(pacs.port) == CountAnswer(8, 0x0000, None)
+
+
+@pytest.mark.parametrize("max_length", [0, 1, 6, 7, 8, 100, 0xFFFFFFFF])
+def test_a_query_is_cut_to_the_maximum_length_of_the_pacs(max_length: int) -> None:
+    def script(pacs: PacsSide) -> None:
+        pacs.accept(max_length=max_length)
+        pacs.question()
+        pacs.match(SERIES, b"8")
+        pacs.finish()
+
+    with scripted_pacs(script) as pacs:
+        assert ask(pacs.port) == CountAnswer(8, 0x0000, None)
+
+
 # ---- failures --------------------------------------------------------------------------------
 
 
@@ -273,6 +333,13 @@ def fails(pacs: PacsSide) -> None:
     pacs.accept()
     pacs.question()
     pacs.respond(0xA700)
+    pacs.released()
+
+
+def cancels(pacs: PacsSide) -> None:
+    pacs.accept()
+    pacs.question()
+    pacs.respond(0xFE00)
     pacs.released()
 
 
@@ -342,6 +409,7 @@ FAILURES: list[tuple[Script, str, int | None]] = [
     ),
     (does_not_offer, "the Study Root query (C-FIND) is not accepted", None),
     (fails, "status A700H out of resources", 0xA700),
+    (cancels, "status FE00H cancelled", 0xFE00),
     (aborts, "WHERE aborted the association, by its service user", None),
     (closes, "WHERE closed the connection", None),
     (speaks_http, f"{PROTOCOL}what it sends is not DICOM", None),

@@ -39,7 +39,7 @@ from tests.support.receiver import wait_until
 
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 C_FIND_RQ, C_FIND_RSP = 0x0020, 0x8020
-PENDING, SUCCESS = 0xFF00, 0x0000
+PENDING, PENDING_WITH_WARNING, SUCCESS = 0xFF00, 0xFF01, 0x0000
 STUDY_UID, SERIES_UID, COUNT = 0x0020000D, 0x0020000E, 0x00201209
 
 
@@ -69,12 +69,16 @@ class PacsSide(RawPeer):
         called, calling = (body[start : start + 16].decode().strip() for start in (4, 20))
         return Request(called, calling, contexts)
 
-    def accept(self, transfer_syntax: str = EXPLICIT, result: int = 0) -> Request:
+    def accept(
+        self, transfer_syntax: str = EXPLICIT, result: int = 0, max_length: int = 16384
+    ) -> Request:
         """Read and accept a request; `result` is that of its one context (PS3.8 table 9-18)."""
         request = self.request()
         self.transfer_syntax = transfer_syntax
         context = struct.pack(">BxBx", 1, result) + item(0x40, transfer_syntax.encode())
-        user = item(0x51, struct.pack(">I", 16384)) + item(0x52, b"1.2.826.0.1.3680043.8.498.9")
+        user = item(0x51, struct.pack(">I", max_length)) + item(
+            0x52, b"1.2.826.0.1.3680043.8.498.9"
+        )
         body = struct.pack(">H2x64x", 1) + item(0x10, APPLICATION_CONTEXT.encode())
         self.send(pdu(AC, body + item(0x21, context) + item(0x50, user)))
         return request
@@ -142,14 +146,19 @@ def answering(count: int) -> Script:
     return script
 
 
-def find_response(status: int, identifier: bytes | None) -> bytes:
-    command = command_set(
+def find_command(status: int, identifier: bytes | None) -> bytes:
+    """Return the command set of a C-FIND-RSP."""
+    return command_set(
         (0x0002, uid(STUDY_ROOT_FIND)),
         (0x0100, number(C_FIND_RSP)),
         (0x0120, number(1)),
         (0x0800, number(0x0101 if identifier is None else 1)),
         (0x0900, number(status)),
     )
+
+
+def find_response(status: int, identifier: bytes | None) -> bytes:
+    command = find_command(status, identifier)
     pdvs = [*fragments(1, command, command=True, size=8192)]
     if identifier is not None:
         pdvs += fragments(1, identifier, command=False, size=8192)

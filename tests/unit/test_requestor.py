@@ -213,6 +213,7 @@ def test_a_malformed_response_is_the_peers_fault(command: bytes) -> None:
         (0xC123, "C123H cannot understand", False),
         (0x0122, "0122H SOP class not supported", False),
         (0x0999, "0999H failure", False),
+        (0xFE00, "FE00H cancelled", False),
     ],
 )
 def test_statuses_are_described_and_tell_whether_the_instance_is_stored(

@@ -30,6 +30,7 @@ from oxidicom.constants import (
 from oxidicom.errors import PeerError
 from oxidicom.scu.connection import UNLIMITED, Limits, PduConnection, Peer
 from oxidicom.scu.errors import Fault, ScuError
+from oxidicom.settings.parsing import printable
 from oxidicom.wire.pdus import p_data
 from oxidicom.wire.requestor import (
     RELEASE_RQ,
@@ -169,7 +170,7 @@ class Association:
         self._connection.expect_answer()
         response, _ = self._response(CommandField.C_ECHO_RSP)
         if response.status != 0:
-            comment = f" ({response.comment})" if response.comment else ""
+            comment = f" ({printable(response.comment)})" if response.comment else ""
             text = f"it answers with status {status_text(response.status)}{comment}"
             raise ScuError(Fault.STATUS, text, fatal=False)
 
@@ -275,12 +276,14 @@ class Association:
     def _response(
         self, field: CommandField, *, with_data_set: bool = False
     ) -> tuple[Response, bytes | None]:
-        """Read one whole response to the last request; only a `with_data_set` one may have one."""
+        """Read one whole response to the last request, with its data set if it may have one.
+
+        Other responses have none whatever their Command Data Set Type says: some peers copy it
+        from the request.
+        """
         response = self._checked(self._fragments(command=True), field)
-        if not response.has_data_set:
+        if not (with_data_set and response.has_data_set):
             return response, None
-        if not with_data_set:
-            raise self._connection.protocol_error("it sends a response that has a data set")
         return response, self._fragments(command=False)
 
     def _fragments(self, *, command: bool) -> bytes:

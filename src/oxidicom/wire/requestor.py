@@ -312,6 +312,7 @@ _STATUSES: Final[Mapping[int, str]] = {
     0xB000: "warning: coercion of data elements",
     0xB006: "warning: elements discarded",
     0xB007: "warning: data set does not match SOP class",
+    0xFE00: "cancelled",
 }
 
 
