@@ -140,7 +140,7 @@ def installed(kind: type[Broker]) -> None:
         pytest.skip(f"{kind.program} is not installed")
 
 
-# They end without ceremony: nothing is kept, and whoever interrupts us does not wait for long.
+# They end without ceremony: nothing is kept, and a run that is interrupted ends soon.
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 CANCEL_AGAIN_S: Final = 0.5
-"""Seconds after which a task that goes on after a cancellation is cancelled again."""
+"""Seconds after which a task that continues after a cancellation is cancelled again."""
 
 CANCELLED_CALL_GRACE_S: Final = 0.1
 """Seconds for which a cancelled call may clean up before its caller continues without it."""

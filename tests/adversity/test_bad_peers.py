@@ -174,7 +174,7 @@ def test_a_byte_a_second_amid_an_instance(receiver: Receiver, undisturbed: Undis
     """The minute of decision 16 cannot be shortened from outside."""
     instance = Instance(pixels=100_000)
     data_set = instance.encode(EXPLICIT)
-    with undisturbed.by("a byte a second amid an instance"), RawPeer(receiver.port) as peer:
+    with undisturbed.by("a byte a second within an instance"), RawPeer(receiver.port) as peer:
         peer.associate()
         command = c_store_rq(instance.sop_class, instance.sop_instance)
         peer.send(p_data(pdv(1, command, command=True, last=True)))
@@ -195,7 +195,7 @@ def test_a_byte_a_second_amid_an_instance(receiver: Receiver, undisturbed: Undis
 def test_a_peer_that_never_reads(
     receiver: Receiver, undisturbed: Undisturbed, scale: Scale, long: bool
 ) -> None:
-    """It asks until we stop reading, and is then idle, or slow amid a message: a minute."""
+    """It asks until we stop reading, and is then idle, or slow within a message: a minute."""
     number = scale(1, 20)
     echoes = p_data(pdv(3, c_echo_rq(), command=True, last=True)) * 500_000
     with undisturbed.by(f"{number} peers that never read"), ExitStack() as stack:
@@ -207,7 +207,7 @@ def test_a_peer_that_never_reads(
             with pytest.raises(TimeoutError):
                 peers[-1].send(echoes)
         if not long:
-            time.sleep(IDLE + 1)  # a flood is short: whom it harms is seen beside what follows
+            time.sleep(IDLE + 1)  # a flood is short: its effects show during what follows
             return
         gone = {peer.socket.getsockname()[1] for peer in peers}
         wait_until(lambda: not gone & connected_ports(receiver), "them to be ended", 80)

@@ -122,14 +122,14 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
     root = tmp_path / "files"
     root.mkdir()
     with storage_faults(tmp_path, root) as faults:
-        # Where it stands, Python would look for modules.
+        # Otherwise Python would look for modules in the current folder, the files root.
         faults.environment["PYTHONSAFEPATH"] = "1"
         receiver = Receiver(root, OXIDICOM_RECOVERY_SETTLE="0s", **faults.environment)
         yield Trial(receiver, faults)
         receiver.kill()
 
 
-@pytest.mark.parametrize("times", [1, ALWAYS], ids=["once", "for ever"])
+@pytest.mark.parametrize("times", [1, ALWAYS], ids=["once", "always"])
 def test_every_call_of_a_start_fails(
     trial: Trial, times: int, long: bool, figures: Figures
 ) -> None:

@@ -149,7 +149,7 @@ class Trial:
         case = f"after {errno.errorcode[error]}, {self.faults.hits} times from {self.faults.hit} on"
         temporary = self.receiver.state / "tmp"
         wait_until(lambda: not os.listdir(temporary), f"no temporary files {case}")
-        wait_until(lambda: self.open_handles() == self.handles, f"no more handles {case}")
+        wait_until(lambda: self.open_handles() == self.handles, f"no further handles {case}")
         return True
 
     def may_pass(self, call: str, path: str, times: int) -> bool:

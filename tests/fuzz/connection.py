@@ -56,7 +56,7 @@ def _folder() -> Path:
 
 
 class LateExecutor:
-    """Stands for a writer thread (WRITE_MODE=threads) that gets to its jobs when the input says so,
+    """Replaces a writer thread (WRITE_MODE=threads) that gets to its jobs when the input says so,
     and whose results the loop learns later still. A real thread would find less, and not again."""
 
     def __init__(self, completions: Completions) -> None:
@@ -119,7 +119,7 @@ def conversation(data: bytes) -> None:
 
 
 class Sent:
-    """The bytes that a script stands for, and the data sets among them."""
+    """Return the bytes of a script, and the data sets among them."""
 
     def __init__(self, script: Script) -> None:
         self.stream = bytearray()

@@ -2,7 +2,7 @@
 """Targets that never leave compiled code while nothing unusual turns up: the laws of `targets.py`
 that are about the cores, for a hundredth of the time. Built for fuzzing alone, never shipped.
 
-They take the same inputs as the targets of the same name. What is fed stands in memory of its own
+They take the same inputs as the targets of the same name. What is fed is in memory of its own
 size, so that AddressSanitizer sees the first byte read beyond it; a bytes object ends with a NUL.
 """
 
@@ -118,7 +118,7 @@ cdef class Log(Consumer):
     it takes what is of odd contexts."""
     cdef uint8_t *bytes
     cdef size_t used, room
-    cdef Py_ssize_t fragment        # where the data set under way stands, -1: none
+    cdef Py_ssize_t fragment        # where the data set under way is, -1: none
     cdef Part part                  # that is fed
     cdef bint ended
 

@@ -256,7 +256,7 @@ async def test_a_broker_that_is_killed_keeps_what_it_confirmed(tmp_path: Path, q
         async with publisher(broker.url, queue) as ours:
             await ours.publish(registration(0), str(uuid.uuid4()))
         # What it confirmed is gone with a queue that a kill soon after its first start makes it
-        # forget (3.10 on Erlang 25: one kill in fifteen, though the queue stands in Mnesia's log).
+        # forget (3.10 on Erlang 25: one kill in fifteen, though the queue is in Mnesia's log).
         await asyncio.to_thread(broker.stop)
         await asyncio.to_thread(broker.start)
         async with publisher(broker.url, queue) as ours:

@@ -33,7 +33,7 @@ from tests.support.ports import free_port
 from tests.support.raw_peer import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
 from tests.support.receiver import PROJECT, Receiver
 
-# What it would say of each PDU nobody is to read.
+# pynetdicom logs every PDU otherwise.
 _config.LOG_HANDLER_LEVEL = "none"
 
 

@@ -154,7 +154,7 @@ def test_the_page_shows_a_study_that_arrives(browser: Browser, receiver: Receive
         send(peer, series, range(10))
         row = viewer.part("series").get_by_role("listitem")
         bar = row.get_by_role("progressbar")
-        send(stranger, Instance().series, range(3))  # of a PACS that nobody can ask
+        send(stranger, Instance().series, range(3))  # no PACS is set for this title
         expect(row.nth(0).locator("[data-part=tally]")).to_have_text("3")
         expect(row.nth(0).locator("progress:indeterminate")).to_be_visible()
         expect(row.nth(1).locator("[data-part=tally]")).to_have_text("10 / 40")

@@ -158,7 +158,7 @@ def test_a_journal_that_cannot_be_written_refuses_the_instance(tmp_path: Path) -
         shutil.rmtree(journal)
         journal.write_text("a file where a folder belongs")
         assert_refused(store(peer, instance), PROCESSING_FAILURE)
-        assert receiver.files() == [], "what nobody would register after a crash"
+        assert receiver.files() == [], "it would not be registered after a crash"
         journal.unlink()
         assert store(peer, instance).status == 0
         peer.release()

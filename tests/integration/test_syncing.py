@@ -194,7 +194,7 @@ def test_file_then_name_then_folder_then_answer(receiver: Receiver, tmp_path: Pa
 def test_a_folder_sync_that_fails_refuses_those_it_concerns(
     receiver: Receiver, tmp_path: Path
 ) -> None:
-    """All who wait for it, whoever made it; those who were told so are whole."""
+    """Every caller waits for the sync, and those that it succeeded for have whole files."""
     (folder,) = {os.path.dirname(path) for path in receiver.files()}
     log = tmp_path / "calls"
     # strace counts by thread.

@@ -158,7 +158,7 @@ async def test_records_cut_anywhere(start: Start, ours: Authority) -> None:
 
 
 async def test_slow_storage_stops_the_peer(start: Start, ours: Authority) -> None:
-    """What is kept stays bounded, and nothing is lost when it goes on."""
+    """What is kept stays bounded, and nothing is lost when reading continues."""
     bench = await start()
     bench.store.keeps = True
     paused = asyncio.Event()
@@ -247,7 +247,7 @@ async def test_last_pdu_arrive_before_the_end(start: Start, ours: Authority) -> 
 
 
 async def test_drained(start: Start, ours: Authority) -> None:
-    """Associations may end, those amid a handshake are cut off, nobody new is let in."""
+    """Associations may end, handshakes are cut off, new connections are refused."""
     bench = await start()
 
     def handshake_begun() -> socket.socket:
@@ -334,7 +334,7 @@ async def test_half_a_handshake_is_cut_off_and_holds_up_nobody(
 
 
 async def test_many_half_handshakes_do_not_add_up(start: Start, ours: Authority) -> None:
-    """The oldest goes, and whoever means it is let in."""
+    """The oldest connection is closed, and a real sender is accepted."""
     bench = await start(max_associations=4, request_memory=2 * HANDSHAKE_BYTES)
 
     def script() -> None:

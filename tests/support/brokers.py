@@ -3,7 +3,7 @@
 Each listens on free ports of 127.0.0.1, keeps its files in a folder of its own and runs as a child
 of ours in a process group of its own: nothing of the machine's own brokers is touched or needed.
 `stop` and `start` again on the same port, with the same files, to see a broker go and come back.
-`Gate` stands between a client and a broker, to cut or freeze the line at a chosen moment.
+`Gate` is between a client and a broker, to cut or freeze the line at a chosen moment.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Broker:
             )
         try:
             self._wait_until_ready(self.process)
-        except BaseException:  # Ctrl-C too: nobody else would end it
+        except BaseException:  # Ctrl-C too: nothing else would end it
             self.stop()
             raise
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class FakeTime:
-    """A clock that stands still until `advance`, which also ends the sleeps that are over then."""
+    """A clock that stops until `advance`, which also ends the sleeps that are over then."""
 
     def __init__(self) -> None:
         self.now = 1000.0

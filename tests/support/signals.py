@@ -2,7 +2,7 @@
 
 A shell ignores SIGINT and SIGQUIT for a job that it starts in the background (`make test &`), and
 children inherit what is ignored; what is handled, however, is set back to the default by exec. The
-product must not restore SIGINT itself: whoever starts a command in the background expects that
+product must not restore SIGINT itself: a shell that starts a command in the background expects that
 Ctrl-C, which is meant for the job in the foreground, does not end it. (`oxidicom serve` ends by
 SIGINT wherever it was started, as the reference does.)
 """

@@ -53,5 +53,5 @@ class TaskQueue:
         return messages
 
     def declare_as_celery_does(self) -> None:
-        """Durable; the broker refuses with PreconditionFailed if it stands there otherwise."""
+        """Durable; the broker refuses with PreconditionFailed if it exists with other arguments."""
         self._queue.queue_declare()

@@ -184,7 +184,7 @@ def test_everything_can_be_read_back_from_json() -> None:
 
 def test_a_table_without_a_row_of_its_own_is_left_out() -> None:
     keys = [grid.key for grid in tables.grids(reported([trial("ours", 0.1)]))]
-    assert keys == ["throughput"]  # and not idle, where the same row stands again
+    assert keys == ["throughput"]  # and not idle, which has the same row again
 
 
 def test_every_table_has_its_picture(tmp_path: Path) -> None:

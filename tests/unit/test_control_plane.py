@@ -44,7 +44,7 @@ SERIES = SeriesInfo(
 
 
 class Recorder:
-    """Stands in for LONK publisher, relay and registrar; records the calls."""
+    """Replaces LONK publisher, relay and registrar; records the calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []

@@ -63,7 +63,7 @@ def test_the_image_has_a_health_check() -> None:
     command = json.loads(check.partition("CMD ")[2])  # a list: there is no shell
     assert command == ["oxidicom", "status", "--quiet"]
     assert environment()["OXIDICOM_ADMIN_PORT"] == "11180"
-    assert "OXIDICOM_ADMIN_HOST" not in environment()  # 127.0.0.1: nobody else's business
+    assert "OXIDICOM_ADMIN_HOST" not in environment()  # its default is 127.0.0.1
 
 
 def test_signals_reach_the_receiver_itself() -> None:

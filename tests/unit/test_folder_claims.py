@@ -33,7 +33,7 @@ KEY = ONE.key
 
 
 class Tracker:
-    """Stands in for the series tracker: knows which series are open."""
+    """Replaces the series tracker: knows which series are open."""
 
     def __init__(self) -> None:
         self.open: dict[SeriesKey, SeriesInfo] = {}

@@ -187,7 +187,7 @@ def line() -> Iterator[Line]:
     assert line.host.events.count("opened") == line.host.events.count("closed") == 1
     began = [r for r in line.host.reported if isinstance(r, AssociationBegan)]
     assert len(began) == line.host.events.count("associated")
-    # Nobody but the transport closes the descriptor.
+    # Only the transport closes the descriptor.
     assert line.ours.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
     line.ours.close()
     line.theirs.close()

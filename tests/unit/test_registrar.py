@@ -43,7 +43,7 @@ def series(uid: str = "1.2.3") -> SeriesInfo:
 
 
 class RelayRecorder:
-    """Stands in for relay and LONK publisher; records the calls in order."""
+    """Replaces relay and LONK publisher; records the calls in order."""
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []

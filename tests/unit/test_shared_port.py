@@ -25,7 +25,7 @@ pytestmark = pytest.mark.both_loops
 
 
 class Greeter(asyncio.Protocol):
-    """Says which process it stands for, and counts as the listener does."""
+    """Tells the client which process answered, and counts connections as the listener does."""
 
     def __init__(self, name: bytes, counts: SharedConnectionCounts) -> None:
         self._name = name
