@@ -664,6 +664,7 @@ async def test_a_later_instance_is_stored_in_the_folder_of_the_first(bench: Benc
     assert len({os.path.dirname(file) for file in bench.files()}) == 1
     first, second = bench.stored()
     assert first.series is second.series
+    assert bench.storage.folders._folders[first.series.key].differing == 1
     await bench.store(Instance(series=series, number=2, PatientID="OTHER"), aet="OTHER")
     assert len({os.path.dirname(file) for file in bench.files()}) == 2, "the series of another PACS"
 
@@ -676,6 +677,8 @@ async def test_a_first_instance_that_failed_does_not_name_the_folder(bench: Benc
     await bench.store(Instance(series=series, PatientID="RIGHT"))
     (file,) = bench.files()
     assert "RIGHT" in file
+    (stored,) = bench.stored()
+    assert bench.storage.folders._folders[stored.series.key].differing == 0
 
 
 @pytest.mark.parametrize("earlier_session", [False, True])
