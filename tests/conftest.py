@@ -1,4 +1,4 @@
-"""What every test may use.
+"""Fixtures and options that every test may use.
 
 Async tests run on asyncio's loop. One marked `@pytest.mark.both_loops` runs on asyncio's and on
 uvloop's (pytest-asyncio 1.4 or newer; with an older one on asyncio's only).
@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """What pytest-xdist hands to each of its processes."""
+    """Pass the options on to each process of pytest-xdist."""
     node.workerinput["seed"] = node.config.stash[SEED]
 
 

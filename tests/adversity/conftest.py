@@ -57,7 +57,7 @@ def figures(request: pytest.FixtureRequest) -> Figures:
 
 
 def durable(kind: type[Broker], folder: Path) -> Broker:
-    """What it has confirmed outlives a kill."""
+    """Return a broker that keeps confirmed messages through a kill."""
     installed(kind)
     if kind is RedisServer:
         return RedisServer(folder, ("--appendonly", "yes", "--appendfsync", "always"))

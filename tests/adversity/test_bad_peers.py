@@ -65,7 +65,7 @@ def receiver(
 
 @pytest.fixture(scope="module")
 def alone(receiver: Receiver) -> Probe:
-    """What the machine, and whatever else it does now, costs a peer that is alone."""
+    """Return what a peer measures without bad peers, for the load that the machine has now."""
     with Probe(receiver.port) as probe:
         time.sleep(1)
     return probe
@@ -83,7 +83,7 @@ def resident(receiver: Receiver) -> int:
 
 
 class Undisturbed:
-    """What a bad peer may not touch: others' waits, file descriptors and memory."""
+    """Checks that a bad peer affects neither the waits of others nor descriptors and memory."""
 
     def __init__(self, receiver: Receiver, figures: Figures, limit: float) -> None:
         self._receiver = receiver
@@ -195,7 +195,7 @@ def test_a_byte_a_second_amid_an_instance(receiver: Receiver, undisturbed: Undis
 def test_a_peer_that_never_reads(
     receiver: Receiver, undisturbed: Undisturbed, scale: Scale, long: bool
 ) -> None:
-    """It asks until we stop reading, and is then idle, or slow within a message: a minute."""
+    """The peer sends until we stop reading, and is then idle, or slow within a message."""
     number = scale(1, 20)
     echoes = p_data(pdv(3, c_echo_rq(), command=True, last=True)) * 500_000
     with undisturbed.by(f"{number} peers that never read"), ExitStack() as stack:

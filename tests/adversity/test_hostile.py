@@ -1,4 +1,4 @@
-"""What a hostile peer may send, to one receiver, case after case: each is refused or stored safely.
+"""Data of hostile peers are refused or stored safely, case after case by one receiver.
 
 After every case the receiver answers a C-ECHO in time, has needed no more memory than for an
 honest peer, has written nothing outside of its files root or through a link, and tells no value

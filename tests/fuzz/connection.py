@@ -232,7 +232,7 @@ def outcome(
 
 
 def whatever_the_time(everything: tuple[object, ...]) -> tuple[object, ...]:
-    """What does not depend on when it was written: the files, and what is told of each instance.
+    """Return what does not depend on timing: the files, and what is reported of each instance.
     Answers may change places, or come too late for a peer that has gone."""
     _, files, reports, *_ = everything
     assert isinstance(reports, list)

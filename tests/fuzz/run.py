@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def fail(lost: sys.UnraisableHookArgs) -> None:
-    """What a core's function cannot raise is a finding too."""
+    """Report an exception that a compiled function cannot raise as a finding, too."""
     traceback.print_exception(lost.exc_type, lost.exc_value, lost.exc_traceback)
     os.abort()
 

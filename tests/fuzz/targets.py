@@ -1,4 +1,4 @@
-"""What is fuzzed: each target takes any bytes, and raises where one of our laws does not hold.
+"""The targets of fuzzing: each takes any bytes, and raises where an invariant does not hold.
 
 `python -m tests.fuzz.run` feeds them by coverage, `test_corpus.py` with what that has found.
 """

@@ -1,4 +1,4 @@
-"""What fuzzing has found stays found: every file of the corpus, through its target."""
+"""Every file that fuzzing has found is fed to its target again."""
 
 from __future__ import annotations
 

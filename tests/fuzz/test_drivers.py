@@ -75,7 +75,7 @@ def test_file_name(drivers: ModuleType) -> None:
 
 
 def test_any_bytes(drivers: ModuleType) -> None:
-    """What a real storage keeps is among what came, whichever way it went."""
+    """A real storage keeps only what was sent, on the fast and on the general path."""
     kept = 0
     for data in inputs("any_bytes"):
         drivers.any_bytes(data)

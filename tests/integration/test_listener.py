@@ -661,7 +661,7 @@ async def test_a_broken_check_of_one_connection_harms_no_other(
 
 
 async def test_long_turns_of_many_do_not_add_up(start: Start) -> None:
-    """Who had one reads on one at a time, so that others wait for one of them, not for all."""
+    """Peers that had a long turn read one at a time, so that others wait for one of them only."""
     listener = (await start()).listener
     had: list[int] = []
 

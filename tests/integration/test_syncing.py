@@ -36,7 +36,7 @@ RENAME = re.compile(r'\d+<[^>]*>, "(?P<part>[^"]*)", \d+<(?P<folder>[^>]*)>, "(?
 
 @contextmanager
 def traced(pid: int, into: Path, *options: str) -> Iterator[None]:
-    """What all threads call, in `into` once it is over."""
+    """Trace the system calls of all threads into the file `into`."""
     strace = subprocess.Popen(
         ["strace", "-f", "-y", "-s", "300", *options, "-o", str(into), "-p", str(pid)],
         stderr=subprocess.PIPE,
@@ -83,7 +83,7 @@ def calls_of(log: str) -> Iterator[tuple[str, str, str, bool]]:
 
 
 class Ledger:
-    """What of the instances is on the medium, by the calls so far."""
+    """The parts of the instances that are on the medium, according to the calls so far."""
 
     def __init__(self, *, files: bool = True) -> None:
         self._files = files
@@ -179,7 +179,7 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
 
 
 def test_file_then_name_then_folder_then_answer(receiver: Receiver, tmp_path: Path) -> None:
-    """And threads that wait at a time share the folder's sync."""
+    """Threads that wait at the same time share the sync of the folder."""
     log = tmp_path / "calls"
     options = ("-e", "trace=fsync,renameat,sendto,sendmsg,write,writev", "-e", SLOW)
     with traced(receiver.process.pid, log, *options):

@@ -116,7 +116,7 @@ class Broker:
         self._signal(self.process, signal.SIGCONT)
 
     def greeting(self, hello: bytes = b"", length: int = 1) -> bytes:
-        """What it answers to `hello`; nothing if it does not listen."""
+        """Return what the broker answers to `hello`; nothing if it does not listen."""
         with (
             contextlib.suppress(OSError),
             socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection,

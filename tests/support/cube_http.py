@@ -44,8 +44,8 @@ class Taken(NamedTuple):
 
 
 class Cube:
-    """What it is told by `next` is done to the next requests, one each; by `always`, to all; by
-    `choose`, to those for which it returns a reply. Otherwise it registers, and a path that it has
+    """A CUBE whose replies a test sets: `next` for one request each, `always` for all, `choose` for
+    those for which it returns one. Otherwise it registers, and a path that it has
     is a duplicate."""
 
     def __init__(
@@ -112,7 +112,7 @@ class Cube:
 
     @property
     def paths(self) -> list[str]:
-        """Of what was taken, in order."""
+        """The registered paths, in order."""
         return [taken.body["path"] for taken in self.taken]
 
     # ---- for the handler ------------------------------------------------------------------------

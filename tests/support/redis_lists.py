@@ -1,4 +1,4 @@
-"""What we put into Redis, and what lies there, without Celery."""
+"""Reads and writes the lists of a Redis queue without Celery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a broker holds for CUBE, whichever broker it is, beside what was sent."""
+"""The registrations in the queue of any broker, compared with those that were sent."""
 
 from __future__ import annotations
 

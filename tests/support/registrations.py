@@ -43,5 +43,5 @@ def registration(ndicom: int = NDICOM, /, **changes: Any) -> Registration:
 
 
 def numbered(number: int, ndicom: int = 1) -> Registration:
-    """Of a series of its own."""
+    """Return a registration of a series of its own."""
     return registration(ndicom, series_instance_uid=f"1.2.826.{number}")

@@ -64,7 +64,7 @@ def test_every_abort_reason_is_there_and_no_other(document: str) -> None:
 
 
 def test_results_of_contexts(document: str) -> None:
-    """Of the results of PS3.8 table 9-18, two are given for reasons of ours."""
+    """Two results of PS3.8 table 9-18 are given for reasons that the document must name."""
     results = {f"ContextResult.{result.name}" for result in ContextResult}
     negotiation = (SOURCE / "wire" / "negotiation.py").read_text()
     given = {result for result in results if re.search(rf"\b{re.escape(result)}\b", negotiation)}

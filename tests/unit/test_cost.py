@@ -1,5 +1,5 @@
-"""What a usual instance may cost, counted instead of timed, so that a slow way that comes back is
-seen on any machine."""
+"""The cost of a common instance, in calls instead of seconds, so that a regression shows on any
+machine."""
 
 from __future__ import annotations
 

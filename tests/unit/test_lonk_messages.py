@@ -64,7 +64,7 @@ def test_each_kind_of_payload_has_its_bytes() -> None:
 
 
 class Wire:
-    """What passes the limiter, as the sender would send it."""
+    """The messages that pass the limiter, as the publisher would send them."""
 
     def __init__(self, interval: float) -> None:
         self.limiter = ProgressLimiter(interval)

@@ -1,4 +1,4 @@
-"""What is accepted of a request, and with what we refuse the rest."""
+"""Which parts of an association request are accepted, and how the rest is refused."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def seen(folder: Path) -> list[OutboxFile]:
 
 
 def later(ndicom: int = 6, seconds: float = 5) -> OutboxEntry:
-    """Of the same series."""
+    """Return a later entry of the same series."""
     return msgspec.structs.replace(
         new_entry(numbered(1, ndicom)), written_at=ENTRY.written_at + seconds
     )

@@ -198,7 +198,7 @@ def store(size: int = 100, message_id: int = 1, uid: str = "1.2.3") -> bytes:
 
 
 def message_ids(sent: list[bytes]) -> list[int]:
-    """Of C-STORE-RSPs, one a write."""
+    """Return the message ids of C-STORE-RSPs, of which each write has one."""
     ids = []
     for pdu in sent:
         elements = peer.parse_command_set(pdu[12:])

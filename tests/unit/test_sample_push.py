@@ -1,4 +1,4 @@
-"""What was pushed is counted correctly, and shown in a table."""
+"""Pushed instances are counted correctly, and shown in a table."""
 
 from __future__ import annotations
 

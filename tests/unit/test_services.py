@@ -55,7 +55,7 @@ def echoing(max_data_set_bytes: int) -> Service:
 
 
 def responses(service: Service, *fragments: bytes) -> list[bytes]:
-    """What a further service answers to a request with a data set in these fragments."""
+    """Return what a further service answers to a request with a data set in these fragments."""
     acceptor = FramingAcceptor(Policy(), services={N_ACTION_RQ: service})
     stream = peer.associate_rq([Context(1, peer.CT_IMAGE_STORAGE, [peer.EXPLICIT])])
     events: list[Event] = acceptor.receive(stream, 0, len(stream))

@@ -40,7 +40,7 @@ class Greeter(asyncio.Protocol):
 
 
 class Process:
-    """What one worker has of the port; all of them live in this one process."""
+    """One worker's side of the port; the workers of a test share one process."""
 
     def __init__(
         self, name: bytes, sockets: list[socket.socket], counts: SharedConnectionCounts
@@ -119,7 +119,7 @@ async def test_a_process_that_does_not_accept_is_waited_for_briefly(
 async def test_accepting_pauses_without_file_handles(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is tried again, and not at once: the loop has others to serve."""
+    """Accepting is tried again after a pause, because the loop has others to serve."""
     monkeypatch.setattr(shared_port, "ACCEPT_PAUSE_S", 0.05)
     loop = asyncio.get_running_loop()
     failures: list[float] = []
