@@ -1,4 +1,4 @@
-"""When an association stops reading, and when it goes on."""
+"""When an association stops reading, and when it continues."""
 
 from __future__ import annotations
 
