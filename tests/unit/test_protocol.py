@@ -696,6 +696,23 @@ def test_a_killed_connection_sends_nothing(line: Line) -> None:
     assert line.end is not None
 
 
+def test_killed_while_outcomes_are_due_it_ends_when_the_connection_is_lost(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    line.store.late = True
+    line.associate()
+    line.receive(store() + peer.release_rq())
+    line.protocol.kill()
+    line.store.sinks[0].done()
+    assert line.taken() == []
+    assert line.end is None
+    with caplog.at_level(logging.DEBUG):
+        line.lose()
+    assert line.end is not None
+    assert line.end.error is None
+    assert not caplog.records, "there was an association"
+
+
 # ---- time limits ------------------------------------------------------------------------------
 
 

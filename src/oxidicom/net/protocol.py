@@ -224,6 +224,8 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
         self._flow.instance_done()
         if self.state is ConnectionState.ESTABLISHED:
             self.peer_socket.send(self._acceptor.store_response(outcome))
+        elif self.state is ConnectionState.KILLED:
+            pass  # `connection_lost` follows, and reports the end
         elif self.state.is_over:
             self._report_end()
         else:
