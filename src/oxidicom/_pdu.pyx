@@ -160,6 +160,8 @@ cdef class Framer:
     cdef list take(self, object buffer, Py_ssize_t start, Py_ssize_t stop):
         cdef Py_buffer view
         cdef list events = []
+        # Kept alive while its methods run: they may close the framer, which holds the last reference.
+        cdef Consumer consumer = self.consumer
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
         self.buffer = buffer
         try:
@@ -171,8 +173,8 @@ cdef class Framer:
             self.associated = self.requested
             if events:
                 self.offering = False
-            if self.consumer is not None and self.consumer.active and self.state != DEAD:
-                self.consumer.on_receive_end()
+            if consumer is not None and consumer.active and self.state != DEAD:
+                consumer.on_receive_end()
         finally:
             self.buffer = None
             PyBuffer_Release(&view)

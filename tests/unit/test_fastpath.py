@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import resource
 import shutil
@@ -18,10 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from oxidicom._fastpath import StoreFastPath
 from oxidicom.buffers import BufferPool
 from oxidicom.errors import InstanceError
 from oxidicom.net.connection_state import ConnectionState
-from oxidicom.ports import InstanceRefused, InstanceStored, Report
+from oxidicom.ports import HandOver, InstanceRefused, InstanceStored, Report
 from oxidicom.store.write_policy import TOO_SLOW_CALL_NS, WritePolicy
 from tests.support import raw_peer as peer
 from tests.support.data import Instance
@@ -348,6 +350,22 @@ def test_draining_aborts_after_the_instance_in_flight(make: Make) -> None:
     sent = line.taken()
     assert statuses(sent[:-10]) == [0]
     assert sent[-10:] == bytes((7, 0, 0, 0, 0, 4, 0, 0, 2, 0))
+    assert line.protocol.state is ConnectionState.CLOSING
+
+
+def test_the_fast_path_outlives_a_call_that_ends_its_association(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = prepared(make)
+    alive = []
+
+    def end_association(hand_over: HandOver) -> None:
+        line.protocol.abort("enough")
+        alive.extend([each for each in gc.get_objects() if type(each) is StoreFastPath])
+
+    monkeypatch.setattr(line.protocol, "on_hand_over", end_association)
+    line.receive(message(instance(2, InstanceNumber="-3")))
+    assert len(alive) == 1
     assert line.protocol.state is ConnectionState.CLOSING
 
 
