@@ -238,6 +238,9 @@ def file_name(bytes number, bytes uid):
     cdef int size
     if number is None or uid is None or not read_uid(uid, len(uid), &instance):
         return None
+    if not is_uid(uid, len(uid), &instance):
+        # In general form, a space before a NUL becomes part of the name.
+        return None
     if not read_number(number, len(number), &instance_number):
         return None
     size = write_name(name, instance_number, &instance)
@@ -251,7 +254,8 @@ cdef class HeaderTemplate:
     `before` and `after` are what precedes and follows the UID, `room` its padded length in bytes.
     """
 
-    def __init__(self, bytes before not None, Py_ssize_t room, bytes after not None):
+    def __cinit__(self, bytes before not None, Py_ssize_t room, bytes after not None):
+        # `write` relies on both, so that there must be no template without them.
         self.before = before
         self.after = after
         self.room = room

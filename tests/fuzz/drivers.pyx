@@ -14,7 +14,7 @@ from libc.string cimport memcmp, memcpy
 
 from oxidicom._dataset cimport VALUE_LIMIT, WANTED, SeriesFingerprint, Walker
 from oxidicom._dimse cimport (
-    NAME_ROOM, RESPONSE_ROOM, StoreCommand, Uid, read_number, read_store_command, read_uid,
+    NAME_ROOM, RESPONSE_ROOM, StoreCommand, Uid, is_uid, read_number, read_store_command, read_uid,
     text_of, write_name, write_store_response,
 )
 from oxidicom._pdu cimport A_ASSOCIATE_RQ, CommandSet, Consumer, Data, Framer, Pdu, Violation
@@ -390,6 +390,8 @@ def file_name_read(bytes data):
     cdef char name[NAME_ROOM]
     if not read_uid(uid.at, <uint32_t> uid.size, &instance):
         return None
+    if not is_uid(uid.at, <int> uid.size, &instance):
+        return None
     if not read_number(number.at, <int> number.size, &instance_number):
         return None
     return name[:write_name(name, instance_number, &instance)].decode("ascii")
@@ -402,7 +404,7 @@ def file_name(bytes data):
         return
     number, _, uid = data.partition(b"\\")
     instance = value_text("SOPInstanceUID", uid, "UI")
-    expected = instance_file_name(value_text("InstanceNumber", number, "IS"), instance.strip(" \0"))
+    expected = instance_file_name(value_text("InstanceNumber", number, "IS"), instance)
     if name != expected:
         raise AssertionError(f"{name} is {expected}")
 

@@ -18,7 +18,9 @@ from tests.support.raw_peer import CT_IMAGE_STORAGE, c_store_rq, command_set, nu
 LONGEST_UID = "1." + "2" * 62
 UIDS = st.one_of(
     st.from_regex(r"[0-9.]{1,66}", fullmatch=True),
-    st.sampled_from(["1.2.3", "1.2.3 ", " 1.2.3", "1.2.3\0\0", "", LONGEST_UID, "1.2.x"]),
+    st.sampled_from(
+        ["1.2.3", "1.2.3 ", " 1.2.3", "1.2.3\0\0", "1.2.3 \0", "", LONGEST_UID, "1.2.x"]
+    ),
 ).map(str.encode)
 ELEMENTS = st.one_of(
     st.tuples(st.sampled_from([0x0002, 0x1000]), UIDS),
@@ -127,7 +129,7 @@ def test_a_file_name_is_the_one_in_general_form(raw_number: bytes, raw_uid: byte
     instance = text_of("SOPInstanceUID", raw_uid, "UI")
     assert instance is not None
     number = text_of("InstanceNumber", raw_number, "IS")
-    assert named == (instance.strip(" \0"), instance_file_name(number, instance.strip(" \0")))
+    assert named == (instance.strip(" \0"), instance_file_name(number, instance))
 
 
 def test_file_names_of_common_values() -> None:
@@ -136,6 +138,8 @@ def test_file_names_of_common_values() -> None:
     assert file_name(b"0", b"1.2") == ("1.2", "0000-1.2.dcm")
     for raw_number in (b"1234567890", b"", b"-1", b"1 2", None):
         assert file_name(raw_number, b"1.2") is None
+    for raw_uid in (b"1.2 \0", b"1.2 ", b"1.2\0 ", b" 1.2"):
+        assert file_name(b"7", raw_uid) is None, "its padding is not that of a UID"
     assert file_name(b"7", None) is None
 
 
