@@ -286,7 +286,7 @@ cdef class Walker:
         return 0
 
     cdef int slot_of_tag(self) noexcept nogil:
-        """Return the index of the tag in WANTED_TAGS, or -1; a lower tag begins the search again."""
+        """Return the index of the tag in WANTED_TAGS, or -1; a lower tag restarts the search."""
         if self.last_tag >= self.tag:
             self.ascending = False
             self.next_slot = 0

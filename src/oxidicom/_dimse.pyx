@@ -220,7 +220,8 @@ def success_response(int message_id, str sop_class not None, str sop_instance no
     cdef StoreCommand command
     cdef uint8_t response[RESPONSE_ROOM]
     cdef int size
-    if not set_uid(&command.sop_class, sop_class) or not set_uid(&command.sop_instance, sop_instance):
+    if (not set_uid(&command.sop_class, sop_class)
+            or not set_uid(&command.sop_instance, sop_instance)):
         return None
     command.message_id = message_id
     size = write_store_response(response, 0, &command)

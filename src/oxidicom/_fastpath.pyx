@@ -27,7 +27,7 @@ cdef enum:
     UNSERVED = -1
 
 cdef int64_t SLOW_CALL_NS = 5_000_000
-"""Nanoseconds of a slow storage call, as in store.write_policy: such calls are told to the policy."""
+"""Nanoseconds from which a storage call is slow: the policy learns of it (store.write_policy)."""
 
 
 @cython.final
@@ -250,7 +250,9 @@ cdef class StoreFastPath(Consumer):
         cdef int size, number
         cdef str file_name, instance_uid, older
         size = self.walker.sizes[<int> INSTANCE_NUMBER]
-        if size <= 0 or not read_number(self.walker.value_at(INSTANCE_NUMBER), size, &instance_number):
+        if size <= 0:
+            return False
+        if not read_number(self.walker.value_at(INSTANCE_NUMBER), size, &instance_number):
             return False
         size = write_name(name, instance_number, uid)
         if len(to.path) + 1 + size > MAX_PATH_LENGTH:

@@ -94,11 +94,13 @@ cdef class Framer:
     cdef int on_pdu_header(self, const uint8_t *h, list events) except -1
     cdef int on_pdv_header(self, const uint8_t *h, list events) except -1
     cdef str pdv_fault(self)
-    cdef int on_fragment(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1
+    cdef int on_fragment(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n,
+                         list events) except -1
     cdef bint is_consumed(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last,
                           list events) except -1
     cdef int on_pdv_end(self, list events) except -1
-    cdef int on_command(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last, list events) except -1
+    cdef int on_command(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last,
+                        list events) except -1
     cdef int deliver_command(self, const uint8_t *command, Py_ssize_t size, list events) except -1
     cdef int on_control_header(self, uint32_t length, list events) except -1
     cdef int on_body(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1

@@ -15,7 +15,7 @@ cdef inline uint32_t big_endian_32(const uint8_t *p) noexcept nogil:
 
 
 cdef str unrecognized(const uint8_t *header):
-    """Describe six bytes that begin no PDU; a TLS record is the commonest mistake (RFC 8446 5.1)."""
+    """Describe six bytes that begin no PDU, often those of a TLS record (RFC 8446 5.1)."""
     if header[0] == 0x16 and header[1] == 3:
         return "unknown PDU type 16H: a TLS handshake, and this is not the TLS port"
     return f"unknown PDU type {header[0]:02X}H"
@@ -59,7 +59,8 @@ cdef class Data:
         self.last = last
 
     def __repr__(self):
-        return f"Data(context_id={self.context_id}, start={self.start}, stop={self.stop}, last={self.last})"
+        return (f"Data(context_id={self.context_id}, start={self.start}, stop={self.stop}, "
+                f"last={self.last})")
 
 
 @cython.final
@@ -160,7 +161,7 @@ cdef class Framer:
     cdef list take(self, object buffer, Py_ssize_t start, Py_ssize_t stop):
         cdef Py_buffer view
         cdef list events = []
-        # Kept alive while its methods run: they may close the framer, which holds the last reference.
+        # Kept alive while its methods run: they may close the framer, which drops its reference.
         cdef Consumer consumer = self.consumer
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
         self.buffer = buffer
@@ -217,7 +218,8 @@ cdef class Framer:
             if not self.associated:
                 return self.violated(UNEXPECTED_PDU, "P-DATA-TF before the association", events)
             if self.strict and self.max_length and length > self.max_length:
-                return self.violated(INVALID_PDU_PARAMETER_VALUE, "P-DATA-TF longer than advertised", events)
+                return self.violated(
+                    INVALID_PDU_PARAMETER_VALUE, "P-DATA-TF longer than advertised", events)
             return self.on_pdv_end(events)
         if self.pdu_type < A_ASSOCIATE_RQ or self.pdu_type > A_ABORT:
             return self.violated(UNRECOGNIZED_PDU, unrecognized(h), events)
@@ -226,13 +228,15 @@ cdef class Framer:
     cdef int on_control_header(self, uint32_t length, list events) except -1:
         cdef bint release_or_abort = self.pdu_type == A_RELEASE_RQ or self.pdu_type == A_ABORT
         if not release_or_abort and (self.pdu_type != A_ASSOCIATE_RQ or self.requested):
-            return self.violated(UNEXPECTED_PDU, f"unexpected PDU type {self.pdu_type:02X}H", events)
+            return self.violated(
+                UNEXPECTED_PDU, f"unexpected PDU type {self.pdu_type:02X}H", events)
         if self.pdu_type == A_RELEASE_RQ and self.command is not None:
             return self.violated(UNEXPECTED_PDU, "release within a command set", events)
         # PS3.8 9.3.6, 9.3.8: these two have a length of 4
         if release_or_abort and length != 4:
             return self.violated(
-                INVALID_PDU_PARAMETER_VALUE, f"PDU type {self.pdu_type:02X}H of {length} bytes", events)
+                INVALID_PDU_PARAMETER_VALUE,
+                f"PDU type {self.pdu_type:02X}H of {length} bytes", events)
         if length > MAX_ASSOCIATE_RQ_LENGTH:
             return self.violated(
                 INVALID_PDU_PARAMETER_VALUE, f"A-ASSOCIATE-RQ of {length} bytes", events)
@@ -259,7 +263,8 @@ cdef class Framer:
         cdef str fault
         if length < 2 or <int64_t> length + 4 > self.pdu_left:
             return self.violated(
-                INVALID_PDU_PARAMETER_VALUE, f"PDV of {length} bytes in {self.pdu_left} left of its PDU", events)
+                INVALID_PDU_PARAMETER_VALUE,
+                f"PDV of {length} bytes in {self.pdu_left} left of its PDU", events)
         self.pdu_left -= HEADER_LENGTH
         self.fragment_left = <int64_t> length - 2
         self.context_id = h[4]
@@ -281,9 +286,12 @@ cdef class Framer:
             if self.context_id != self.command_context:
                 return "command set over two contexts"
             have = len(self.command)
-        return None if have + self.fragment_left <= MAX_COMMAND_LENGTH else "command set over 256 KiB"
+        if have + self.fragment_left > MAX_COMMAND_LENGTH:
+            return "command set over 256 KiB"
+        return None
 
-    cdef int on_fragment(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, list events) except -1:
+    cdef int on_fragment(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n,
+                         list events) except -1:
         cdef bint last
         self.fragment_left -= n
         self.pdu_left -= n
@@ -309,12 +317,14 @@ cdef class Framer:
             self.state = PDU_HEADER
         elif self.pdu_left < HEADER_LENGTH:
             return self.violated(
-                INVALID_PDU_PARAMETER_VALUE, f"{self.pdu_left} bytes left over in a P-DATA-TF", events)
+                INVALID_PDU_PARAMETER_VALUE,
+                f"{self.pdu_left} bytes left over in a P-DATA-TF", events)
         else:
             self.state = PDV_HEADER
         return 0
 
-    cdef int on_command(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last, list events) except -1:
+    cdef int on_command(self, const uint8_t *base, Py_ssize_t p, Py_ssize_t n, bint last,
+                        list events) except -1:
         cdef bytes joined
         if last and self.command is None:
             return self.deliver_command(base + p, n, events)

@@ -50,8 +50,8 @@ cdef class BufferedReceiver:
         elif filled and took < self.long_turn_ns // 4:
             self.window *= 2
         if not filled and took < self.long_turn_ns // 4:
-            # Nothing is left to read, and it was little. Such receives do not add up, or a peer that
-            # sends now and then would queue behind those that flood.
+            # Nothing is left to read, and it was little. Such receives do not add up, or a peer
+            # that sends now and then would queue behind those that flood.
             self.worked_ns = max(0, self.worked_ns + took - self.long_turn_ns // 2)
             return
         # A loop hands over many buffers in a row.

@@ -303,7 +303,7 @@ class FastPathOwner(SinkOwner, Protocol):
 
 class FastPath(Protocol):
     """Takes the common instances of an association from its framer (`_pdu.Consumer`), stores and
-    answers them. It hands over an instance that turns out to be none of these."""
+    answers them. An instance that turns out not to be common is handed over to the owner."""
 
     def close(self) -> None:
         """Discard the instance under way, if there is one; the association has ended."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import oxidicom
 from oxidicom._dimse import HeaderTemplate, file_name, read_store_request, success_response
-from oxidicom.constants import CommandField
-from oxidicom.store.paths import instance_file_name
+from oxidicom.constants import CommandField, Encoding
+from oxidicom.store.paths import PATH_LIMIT, instance_file_name
 from oxidicom.store.tags import text_of
+from oxidicom.store.write_policy import SLOW_CALL_NS
 from oxidicom.wire.dimse import decode_command, decode_general_command, encode_response
 from tests.support.raw_peer import CT_IMAGE_STORAGE, c_store_rq, command_set, number, uid
 
@@ -112,6 +116,17 @@ def test_what_senders_write_is_read_by_the_compiled_reader(
 )
 def test_other_commands_are_left_to_the_general_decoder(command: bytes) -> None:
     assert read_store_request(command) is None
+
+
+def test_the_limits_of_the_fast_path_are_those_of_the_general_path() -> None:
+    text = (Path(oxidicom.__file__).parent / "_fastpath.pyx").read_text()
+    found = {
+        name: int(value)
+        for name, value in re.findall(r"^.*\b([A-Z_]{6,}) = ([0-9_]+)\b", text, re.MULTILINE)
+    }
+    assert found["MAX_PATH_LENGTH"] == PATH_LIMIT
+    assert found["EXPLICIT_BE"] == Encoding.EXPLICIT_BE
+    assert found["SLOW_CALL_NS"] == SLOW_CALL_NS
 
 
 NUMBERS = st.one_of(
