@@ -85,7 +85,7 @@ cdef class Framer:
     cdef bytearray command          # fragments of a command set so far, or None
     cdef int command_context
 
-    cdef void die(self) noexcept
+    cdef void stop(self) noexcept
     cdef bint is_mid_message(self) noexcept
     cdef bint is_served_by_consumer(self) noexcept
     cdef list take(self, object buffer, Py_ssize_t start, Py_ssize_t stop)

@@ -115,10 +115,11 @@ cdef class Framer:
 
     def close(self):
         """Drop whatever else arrives, and detach the consumer."""
-        self.die()
+        self.stop()
         self.consumer = None
 
-    cdef void die(self) noexcept:
+    cdef void stop(self) noexcept:
+        """Drop whatever else arrives; the consumer stays attached."""
         self.state = DEAD
         self.body = None
         self.command = None
@@ -348,6 +349,6 @@ cdef class Framer:
         return 0
 
     cdef int violated(self, int reason, str text, list events) except -1:
-        self.die()  # the events before this one may still ask whether the consumer is active
+        self.stop()  # the events before this one may still ask whether the consumer is active
         events.append(Violation(reason, text))
         return 0

@@ -194,6 +194,18 @@ def test_without_free_space_an_instance_is_refused(
     assert line.transport.writes == 3, "and back on the fast path"
 
 
+def test_the_space_is_checked_once_for_an_instance_that_is_handed_over(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = make(min_free_space=1)
+    line.associate()
+    checks = []
+    monkeypatch.setattr(line.storage, "check_space", lambda: checks.append(1))
+    line.receive(message(instance(1, pixels=600_000)))
+    assert statuses(line.taken()) == [0]
+    assert (line.fast, checks) == (1, [1])
+
+
 def test_names_that_break_the_code_refuse_one_instance_only(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
