@@ -333,9 +333,7 @@ class Listener:
                 "peer network not allowed; association rejected",
                 peer=peer_address,
             )
-            raise AssociationRejectedError(
-                1, 1, 3, "peer network not allowed; association rejected"
-            )
+            raise AssociationRejectedError(1, 1, 3, "peer network not allowed")
 
     def _is_allowed(self, peer_address: str) -> bool:
         try:
