@@ -25,11 +25,17 @@ _abandoned: set[asyncio.Task[Any]] = set()
 """Tasks that outlived their time limit; the loop itself holds weak references only."""
 
 
-async def end_tasks(tasks: Iterable[asyncio.Task[Any]], timeout: float) -> bool:
+async def end_tasks(
+    tasks: Iterable[asyncio.Task[Any]],
+    timeout: float,
+    *,
+    cancel_again_s: float = CANCEL_AGAIN_S,
+) -> bool:
     """Cancel `tasks` and wait until they have ended.
 
     Return False if one has not ended after `timeout` seconds; it is left behind. What the tasks
-    raise is ignored.
+    raise is ignored. `cancel_again_s` must be more than the seconds that a task needs to clean up
+    after a cancellation, because a second one would interrupt that.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
@@ -37,7 +43,7 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]], timeout: float) -> bool:
     while pending and (remaining := deadline - loop.time()) > 0:
         for task in pending:
             task.cancel()
-        ended, pending = await asyncio.wait(pending, timeout=min(remaining, CANCEL_AGAIN_S))
+        ended, pending = await asyncio.wait(pending, timeout=min(remaining, cancel_again_s))
         for task in ended:
             _retrieve_exception(task)
     for task in pending:

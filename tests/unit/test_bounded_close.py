@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from oxidicom.cancellation import end_tasks, run_within
+from oxidicom.cancellation import CANCEL_AGAIN_S, end_tasks, run_within
 from oxidicom.notify import amqp, cube_eager, cube_http, lonk_publisher, nats_client, redis
 from oxidicom.notify import outbox_relay as relay_module
 from oxidicom.notify.amqp import AmqpPublisher
@@ -196,6 +196,27 @@ async def test_lonk_closes_although_its_connection_does_not(
     await lonk.start()
     await until(lambda: lonk.connected)
     assert await ended_in_time(lonk.close())
+
+
+async def test_lonk_lets_a_slow_connection_close_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing takes as long as the server needs to take what is unsent."""
+    closed = False
+
+    async def connect(self: NatsClient, *_: object, **__: object) -> None:
+        return None
+
+    async def close(self: NatsClient) -> None:
+        nonlocal closed
+        await asyncio.sleep(1.6 * CANCEL_AGAIN_S)
+        closed = True
+
+    monkeypatch.setattr(NatsClient, "connect", connect)
+    monkeypatch.setattr(NatsClient, "close", close)
+    lonk = lonk_publisher_to("127.0.0.1:1")
+    await lonk.start()
+    await until(lambda: lonk.connected)
+    await lonk.close()
+    assert closed
 
 
 async def test_the_lonk_subscriber_ends_although_nats_py_swallows_its_cancellation(

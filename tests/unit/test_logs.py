@@ -455,6 +455,7 @@ def test_a_stalled_reader_costs_lines_but_no_time() -> None:
     assert [line["number"] for line in got] == list(range(len(got)))
     confession, last = map(json.loads, rest.splitlines())
     assert confession["message"] == "log lines dropped"
+    assert confession["logger"] == "oxidicom.telemetry"
     assert confession["count"] == 1000 - len(got)
     assert last["message"] == "afterwards"
 

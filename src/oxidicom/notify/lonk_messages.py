@@ -52,12 +52,7 @@ def error(text: str) -> bytes:
 
 def token(text: str) -> str:
     """Return the token of a subject for an AE title or a UID."""
-    safe = (
-        "_"
-        if character in _RESERVED_CHARACTERS or unicodedata.category(character) == "Cc"
-        else character
-        for character in text.replace("\0", "")
-    )
+    safe = ("_" if _is_reserved(each) else each for each in text.replace("\0", ""))
     return "".join(safe) or UNKNOWN_TOKEN
 
 

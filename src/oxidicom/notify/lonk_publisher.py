@@ -167,7 +167,11 @@ class LonkPublisher:
         Messages that are still queued are dropped; call `flush` before.
         """
         self._closing = True
-        await end_tasks([*self._tasks, *self._round_trips], NATS_CLOSE_TIMEOUT_S + 0.5)
+        await end_tasks(
+            [*self._tasks, *self._round_trips],
+            NATS_CLOSE_TIMEOUT_S + 0.5,
+            cancel_again_s=NATS_CLOSE_TIMEOUT_S + 0.3,  # the connection closes in order before
+        )
         self._tasks.clear()
         self.dropped += len(self._queue)
         self._queue.clear()

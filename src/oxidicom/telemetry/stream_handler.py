@@ -53,7 +53,7 @@ class BoundedStreamHandler(logging.Handler):
 
     def _dropped_record(self) -> logging.LogRecord:
         record = logging.LogRecord(
-            __name__, logging.WARNING, __file__, 0, "log lines dropped", None, None
+            "oxidicom.telemetry", logging.WARNING, __file__, 0, "log lines dropped", None, None
         )
         record.fields = {"count": self._dropped}
         return record
