@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from oxidicom.app import supervisor, worker_process
 from oxidicom.app.folder_claims import FolderClaims
+from oxidicom.app.supervisor import Supervisor
 from oxidicom.app.worker_messages import BeginAccepting, Drain
 from oxidicom.app.worker_process import WorkerProcess
+from oxidicom.backoff import Backoff
 from oxidicom.net.shared_port import Scoreboard, listening_sockets
 from oxidicom.ports import AssociationBegan, AssociationEnded, Report
 from oxidicom.settings import load
@@ -105,3 +108,51 @@ async def test_a_worker_ends_when_its_channel_is_closed(tmp_path: Path) -> None:
     worker._on_closed()
     assert await worker.exit_status() == 1
     os.close(table.fd)
+
+
+class EndedWorker:
+    """A worker that ended `age_s` seconds after its start."""
+
+    number = 1
+    pid = 1
+    faults = ()
+
+    def __init__(self, age_s: float) -> None:
+        self.began = time.monotonic() - age_s
+        self.ready, self.ended = asyncio.Event(), asyncio.Event()
+        self.ready.set()
+        self.ended.set()
+
+
+@pytest.mark.parametrize(
+    ("ages_s", "delays_s"),
+    [
+        ([0, 0, 0, 0], [0.1, 0.2, 0.4, 0.8]),
+        ([0] * 8, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]),
+        ([60, 0, 0], [0.1, 0.2, 0.4]),
+        ([0, 0, 60, 60, 0], [0.1, 0.2, 0.1, 0.1, 0.2]),
+    ],
+)
+async def test_replacement_is_delayed_by_the_deaths_since_a_worker_has_lived_long(
+    monkeypatch: pytest.MonkeyPatch, ages_s: list[float], delays_s: list[float]
+) -> None:
+    delays: list[float] = []
+
+    class RecordedBackoff(Backoff):
+        def failed(self) -> float:
+            delays.append(super().failed())
+            return 0.001
+
+    async def clean_up(worker: EndedWorker) -> None:
+        if not workers:
+            subject._draining.set()
+
+    workers = [EndedWorker(age) for age in ages_s]
+    monkeypatch.setattr(supervisor, "Backoff", RecordedBackoff)
+    subject = Supervisor.__new__(Supervisor)
+    subject._draining = asyncio.Event()
+    subject._workers = {}
+    monkeypatch.setattr(subject, "_clean_up", clean_up)
+    monkeypatch.setattr(subject, "_start_worker", lambda number: workers.pop(0))
+    await asyncio.wait_for(subject._replace_until_drain(workers.pop(0)), 20)  # type: ignore[arg-type]
+    assert delays == delays_s
