@@ -21,8 +21,9 @@ CANCEL_AGAIN_S: Final = 0.5
 CANCELLED_CALL_GRACE_S: Final = 0.1
 """Seconds for which a cancelled call may clean up before its caller continues without it."""
 
-_abandoned: set[asyncio.Task[Any]] = set()
-"""Tasks that outlived their time limit; the loop itself holds weak references only."""
+_kept: set[asyncio.Task[Any]] = set()
+"""Tasks that may outlive their time limit or their caller; the loop itself holds weak references
+only."""
 
 
 async def end_tasks(
@@ -40,14 +41,13 @@ async def end_tasks(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     pending = set(tasks)
+    for task in pending:
+        # At once, not at the end: the caller may be cancelled before that.
+        _keep(task)
     while pending and (remaining := deadline - loop.time()) > 0:
         for task in pending:
             task.cancel()
-        ended, pending = await asyncio.wait(pending, timeout=min(remaining, cancel_again_s))
-        for task in ended:
-            _retrieve_exception(task)
-    for task in pending:
-        _abandon(task)
+        _, pending = await asyncio.wait(pending, timeout=min(remaining, cancel_again_s))
     return not pending
 
 
@@ -84,20 +84,22 @@ async def _run(
 ) -> asyncio.Task[T]:
     """Return the task of `call` once it has ended, or has been cancelled `grace_s` seconds ago."""
     task = asyncio.ensure_future(call)
+    # Before the call ends: that may be just when the caller is cancelled.
+    _keep(task)
     try:
         await asyncio.wait([task], timeout=timeout)
     finally:
         if not task.done():
             task.cancel()
-            _abandon(task)
             if grace_s:
                 await asyncio.wait([task], timeout=grace_s)
     return task
 
 
-def _abandon(task: asyncio.Task[Any]) -> None:
-    _abandoned.add(task)
-    task.add_done_callback(_abandoned.discard)
+def _keep(task: asyncio.Task[Any]) -> None:
+    """Keep the task until it ends, also without a caller that waits for it."""
+    _kept.add(task)
+    task.add_done_callback(_kept.discard)
     task.add_done_callback(_retrieve_exception)
 
 

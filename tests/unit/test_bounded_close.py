@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -112,6 +113,41 @@ async def test_a_call_that_ends_in_time_returns_or_raises() -> None:
     assert await run_within(asyncio.sleep(0), LIMIT_S)
     with pytest.raises(ConnectionError):
         await run_within(fail(), LIMIT_S)
+
+
+@pytest.mark.parametrize("helper", ["end_tasks", "run_within"])
+async def test_errors_after_the_caller_was_cancelled_are_not_logged(helper: str) -> None:
+    """The loop reports an exception of a task that nothing has retrieved."""
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, report: reports.append(report))
+
+    async def close() -> None:
+        if helper == "run_within":
+            await run_within(fail_just_then(), None)
+        else:
+            task = asyncio.create_task(swallow_and_fail())
+            await asyncio.sleep(0)
+            await end_tasks([task], 60)
+
+    async def fail_just_then() -> None:
+        await asyncio.sleep(0.01)
+        caller.cancel()
+        raise ConnectionError("broken")
+
+    async def swallow_and_fail() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        caller.cancel()
+        await asyncio.sleep(0.01)
+        raise ConnectionError("broken")
+
+    caller: Any = asyncio.create_task(close())
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    await asyncio.sleep(0.05)
+    caller = None  # its traceback refers to the task
+    gc.collect()
+    assert reports == []
 
 
 # ---- LONK ------------------------------------------------------------------------------------
