@@ -202,7 +202,7 @@ class ControlHost:
     def _make_relay(
         self, publisher: Publisher | None, observers: Observers, lonk: LonkPublisher | None
     ) -> OutboxRelay:
-        """Return the relay, which the health checks then know of, and of `lonk`."""
+        """Return the relay, after giving it and `lonk` to the health checks."""
         settings = self._settings
         over_http = settings.cube_url is not None
 

@@ -58,6 +58,11 @@ class Measurements(Observer):
         self._bytes = 0
         self._depth = 0
         self._dropped = 0
+        self._create_histograms(meter)
+        self._create_reception_counters(meter)
+        self._create_registration_counters(meter)
+
+    def _create_histograms(self, meter: Meter) -> None:
         self._latencies = meter.create_histogram(
             "oxidicom.store.latency",
             "s",
@@ -88,6 +93,8 @@ class Measurements(Observer):
             "From the completion of a series to the confirmation by CUBE or its broker",
             explicit_bucket_boundaries_advisory=DURATION_BUCKETS_S,
         )
+
+    def _create_reception_counters(self, meter: Meter) -> None:
         meter.create_observable_counter(
             "oxidicom.associations",
             [self._read_associations],
@@ -109,6 +116,8 @@ class Measurements(Observer):
         meter.create_observable_counter(
             "oxidicom.bytes", [_reader(lambda: self._bytes)], "By", "Bytes of data sets stored"
         )
+
+    def _create_registration_counters(self, meter: Meter) -> None:
         meter.create_observable_gauge(
             "oxidicom.outbox.depth",
             [_reader(lambda: self._depth)],
