@@ -498,7 +498,7 @@ def test_rabbitmq(tmp_path: Path) -> None:
     with RabbitMQ(tmp_path / "rabbitmq") as server:
         finding = only(probe_broker(settings("guest:guest")))
         assert finding.verdict is Verdict.OK
-        assert "queue no such queue is not there yet" in finding.text
+        assert "queue no such queue does not exist yet" in finding.text
         assert "refuses this user or password" in fault(probe_broker(settings("guest:sesame")))
         assert "no such virtual host" in fault(probe_broker(settings("guest:guest", "nowhere")))
 

@@ -68,7 +68,7 @@ def test_logins(private_redis: StartRedis) -> None:
 
 
 def test_a_password_where_none_is(server: RedisServer) -> None:
-    assert "knows no password" in told(f"redis://:sesame@{server.address}")
+    assert "has no password" in told(f"redis://:sesame@{server.address}")
 
 
 def test_permissions(server: RedisServer) -> None:
@@ -82,7 +82,9 @@ def test_permissions(server: RedisServer) -> None:
     text = told(f"redis://pusher:sesame@{server.address}", Verdict.OK)
     assert "not looked at" in text
     for user in ("other", "reader"):
-        assert "denies this user the queue" in told(f"redis://{user}:sesame@{server.address}")
+        assert "does not let this user use the queue" in told(
+            f"redis://{user}:sesame@{server.address}"
+        )
     assert lists(server) == {}
 
 

@@ -29,7 +29,7 @@ environment:
 
 examples:
   oxidicom status --watch
-  oxidicom status --url http://10.0.0.5:9180 --json | jq .totals
+  oxidicom status --url http://10.0.0.5:8080 --json | jq .totals
   HEALTHCHECK CMD ["oxidicom", "status", "--quiet"]
 
 exit status:
@@ -144,7 +144,7 @@ def _parsed(url: str) -> SplitResult:
     except ValueError:
         valid = False
     if not valid:
-        raise ArgumentsError(f"{url}: expected a URL such as http://127.0.0.1:9180")
+        raise ArgumentsError(f"{url}: expected a URL such as http://127.0.0.1:8080")
     return parts
 
 

@@ -29,7 +29,7 @@ def split_url(text: str) -> SplitResult:
         port = parts.port
     except ValueError:
         raise InvalidValueError(
-            "its host or port is malformed (in a password, write %40 for @ and %2F for /)"
+            "host or port is malformed; if a password holds @ or /, write %40 or %2F"
         ) from None
     if not parts.hostname:
         raise InvalidValueError("it has no host")
@@ -37,7 +37,7 @@ def split_url(text: str) -> SplitResult:
         raise InvalidValueError("port 0 cannot be connected to")
     if "@" in parts.path + parts.query + parts.fragment:
         raise InvalidValueError(
-            "it has an @ after its host (in a password, write %40 for @ and %2F for /)"
+            "it has an @ after its host; if a password holds @ or /, write %40 or %2F"
         )
     return parts
 
@@ -60,9 +60,9 @@ def parse_pacs_addresses(text: str) -> tuple[PacsAddress, ...]:
     for item in items(text):
         title, equals, address = (part.strip() for part in item.partition("="))
         if not equals:
-            raise InvalidValueError("a title and its address are joined by =")
+            raise InvalidValueError('an item without "=": write TITLE=host:port')
         if not is_ae_title(title):
-            raise InvalidValueError("an AE title has 1 to 16 characters")
+            raise InvalidValueError("an AE title has 1 to 16 ASCII characters")
         parts = split_url(f"dicom://{address}")
         if parts.netloc != address or parts.port is None:
             raise InvalidValueError("an address is host:port")

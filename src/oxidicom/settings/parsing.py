@@ -77,7 +77,9 @@ def parse_duration(text: str) -> float:
             raise InvalidValueError
         number, unit = part.groups()
         if unit not in _NANOSECONDS:
-            raise InvalidValueError("it has an unknown unit of time")
+            raise InvalidValueError(
+                "unknown unit of time: write ns, us, ms, s, m, h, d, w, M (month) or y"
+            )
         total += Fraction(number) * _NANOSECONDS[unit]
         position = part.end()
     if total > _MAX_DURATION_NS:

@@ -27,7 +27,7 @@ async def _describe_queue(url: str, queue_name: str, context: ssl.SSLContext | N
         try:
             queue = await channel.declare_queue(queue_name, passive=True)
         except ChannelNotFoundEntity:
-            return f"queue {queue_name} is not there yet, serve declares it"
+            return f"queue {queue_name} does not exist yet; `serve` will declare it"
         found = queue.declaration_result
         return (
             f"queue {queue_name} has {found.message_count} messages and"
@@ -44,8 +44,8 @@ def _explain(error: Exception, server: Server) -> str:
             return f"{where} has no such virtual host for this user: correct {variable}"
         case ChannelAccessRefused():
             return (
-                f"{where} denies this user the queue: correct OXIDICOM_QUEUE_NAME, or have"
-                " the broker's administrator grant the user its permissions"
+                f"{where} does not let this user use the queue: correct OXIDICOM_QUEUE_NAME, or"
+                " have the broker's administrator grant the user its permissions"
             )
     return explain_connection_error(error, server)
 

@@ -69,8 +69,8 @@ def _fault(status: int, where: str) -> str | None:
         return f"{where} refuses this user or password: correct CHRIS_USERNAME and CHRIS_PASSWORD"
     if status == 403:
         return (
-            f"{where} denies this user its API: correct CHRIS_USERNAME and CHRIS_PASSWORD, or"
-            " ask CUBE's administrator to grant the user permissions"
+            f"{where} does not let this user use its API: correct CHRIS_USERNAME and"
+            " CHRIS_PASSWORD, or ask CUBE's administrator to grant the user permissions"
         )
     if 300 <= status < 400:
         return f"{where} redirects ({status}), and redirects are not followed: correct {_VARIABLE}"

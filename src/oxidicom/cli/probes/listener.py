@@ -36,7 +36,7 @@ def _probe(host: str, port: int, variables: str, purpose: str) -> Finding:
                 listener.listen(1)
     except OSError as error:
         return Finding("listener", Verdict.FAULT, _explain(error, host, port, variables))
-    text = f"{host}:{port} is free" if port else f"any free port of {host}"
+    text = f"{host}:{port} is free" if port else f"will listen on any free port of {host}"
     return Finding("listener", Verdict.OK, text + purpose)
 
 

@@ -81,13 +81,13 @@ def _refusal(error: RedisError, where: str, variable: str) -> str | None:
         case AuthenticationError() if "required" in text:
             return f"{where} wants a password: write redis://user:password@host in {variable}"
         case AuthenticationError() if "without any password" in text:
-            return f"{where} knows no password: take it out of {variable}, or set one there"
+            return f"{where} has no password: remove it from {variable}, or set one on the server"
         case AuthenticationError():
             return f"{where} refuses this user or password: correct {variable}"
         case NoPermissionError():
             return (
-                f"{where} denies this user the queue: correct OXIDICOM_QUEUE_NAME, or have the"
-                " broker's administrator grant the user LPUSH on it"
+                f"{where} does not let this user use the queue: correct OXIDICOM_QUEUE_NAME, or"
+                " have the broker's administrator grant the user LPUSH on it"
             )
         case BusyLoadingError():
             return f"{where} is still loading its data: wait, and check again"

@@ -23,9 +23,8 @@ def probe_tls(settings: Settings) -> list[Finding]:
     """Return a finding for our certificate, and one for each authority that has expired."""
     files = tls_files(settings)
     if files is None:
-        return [
-            Finding("TLS", Verdict.NOT_SET, "there is no port for TLS: OXIDICOM_TLS_PORT is off")
-        ]
+        text = "TLS is off; to receive over TLS, set OXIDICOM_TLS_PORT"
+        return [Finding("TLS", Verdict.NOT_SET, text)]
     try:
         server_context(files)
         return [_certificate(files), *_authorities(files)]
@@ -57,8 +56,8 @@ def _authorities(files: TlsFiles) -> list[Finding]:
         Finding(
             "TLS",
             Verdict.WARNING,
-            f"OXIDICOM_TLS_CLIENT_CA={files.client_ca}: the authority {name} has expired, and with"
-            " it every peer's certificate that it signed",
+            f"OXIDICOM_TLS_CLIENT_CA={files.client_ca}: authority {name} has expired, so peers with"
+            " its certificates are refused: add its new certificate",
         )
         for name in expired_authorities(files.client_ca)
     ]
