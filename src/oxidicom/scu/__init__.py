@@ -1,6 +1,6 @@
-"""Service class user: the associations that oxidicom requests of others.
+"""Service class user (SCU): the associations that oxidicom itself requests.
 
-`association` is the one requestor. `find` and `count_queries` ask PACS for expected counts;
-`sending`, `send_queue` and `files` belong to `oxidicom send`. Sockets block, on threads of their
-own; only `count_queries` has methods for an event loop.
+`association` is the requestor that all others use. `find` and `count_queries` query PACS for
+expected counts; `sending`, `send_queue` and `files` belong to `oxidicom send`. All sockets are
+blocking, on threads other than the event loop's; only `CountQueries` is called on an event loop.
 """

@@ -1,10 +1,10 @@
-"""The one requestor: an association that we request, for C-ECHO, C-STORE and C-FIND.
+"""The requestor of associations, for C-ECHO, C-STORE and C-FIND.
 
-Our own rather than pynetdicom's. Through its public interface pynetdicom cannot be bounded: it
-waits without end for the rest of a PDU, takes a PDU of any length, polls each connection by
-select(), which knows no handle beyond 1023, keeps the process from exiting, and takes 1.3 ms of
-CPU time for an instance of 20 KiB where this takes 0.2. A C-MOVE needs what C-FIND needs here: an
-identifier out, and several responses in.
+pynetdicom is not used, because its public interface cannot limit it: it waits without limit for
+the rest of a PDU, accepts a PDU of any length, polls each connection by select(), which fails for
+descriptors above 1023, and keeps the process from exiting. It takes 1.3 ms of CPU time for an
+instance of 20 KiB, this module 0.2 ms. A C-MOVE would need only what C-FIND uses here: one
+identifier sent, and several responses received.
 """
 
 from __future__ import annotations
@@ -50,20 +50,23 @@ from oxidicom.wire.requestor import (
 )
 
 _ANNOUNCED_PDU_BYTES: Final = 16 * 1024
-"""Our Maximum Length: we receive responses and identifiers of queries only."""
+"""The Maximum Length that we announce, in bytes. It is small because we receive only responses and
+identifiers of queries."""
 
 _MAX_PDU_BYTES: Final = 1024 * 1024
-"""Accepted of a peer that ignores our Maximum Length."""
+"""Greatest length of a P-DATA-TF PDU that is accepted, in bytes; greater than the Maximum Length
+that we announce, because some peers ignore it."""
 
 _MAX_FRAGMENT_BYTES: Final = 256 * 1024
-"""Of a data set in one PDU, where the peer sets no lower limit: what one association holds in
-memory."""
+"""Greatest number of bytes of a data set in one PDU, if the peer's Maximum Length allows as many.
+It limits the memory of one association."""
 
 _RELEASE_TIMEOUT_S: Final = 2.0
-"""For the peer to answer A-RELEASE-RQ."""
+"""Seconds that the peer has to answer an A-RELEASE-RQ."""
 
 _LAST: Final = 2
-"""Message control header: the last fragment of a data set (PS3.8 annex E.2)."""
+"""Bit of the message control header that marks the last fragment of a command set or a data set
+(PS3.8 annex E.2)."""
 
 _pdv_header = Struct(">BxI IBB")
 
@@ -71,19 +74,19 @@ VERIFICATION_CONTEXT: Final = Context(VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,)
 
 
 class DataSet(NamedTuple):
-    """A data set within a file, sent as it is there."""
+    """A data set in a file. It is sent byte for byte as it is in the file."""
 
     path: Path
     offset: int
-    """Bytes before it in the file."""
+    """Position of its first byte in the file."""
     sop_class: str
     sop_instance: str
     transfer_syntax: str
 
     @property
     def context(self) -> Context:
-        """The presentation context that it needs: one transfer syntax, so that the peer has no
-        choice and nothing is converted."""
+        """The presentation context that it needs. It has only the transfer syntax of the file, so
+        that the data set need not be converted."""
         return Context(self.sop_class, (self.transfer_syntax,))
 
 
@@ -92,25 +95,26 @@ class Match(NamedTuple):
 
     response: Response
     identifier: bytes | None
-    """Encoded in the context's transfer syntax; None where the response has none."""
+    """Encoded in the context's transfer syntax; None if the response has no identifier."""
 
 
 class Association:
-    """An association, established when it is made. As a context manager it is released at the
-    end, or aborted after an exception.
+    """One association, established by the constructor.
 
-    Every method but `release` and `abort` raises ScuError; after a fatal one it is over.
+    As a context manager it releases the association at the end of the block, or aborts it after
+    an exception. The constructor and the services raise ScuError; after one whose `fatal` is set
+    the association can only be aborted.
     """
 
     def __init__(self, peer: Peer, contexts: Sequence[Context], limits: Limits = UNLIMITED) -> None:
-        """Connect and associate, proposing `contexts` (1 to 128). Raises ScuError."""
+        """Connect to the peer and associate, proposing `contexts` (1 to 128). Raises ScuError."""
         self._message_id = 0
         self._pdvs: deque[tuple[int, bytes]] = deque()
         began = time.monotonic()
         self._connection = PduConnection(peer, limits)
         connected = time.monotonic()
         self.connect_seconds = connected - began
-        """Time that connecting took, TLS included."""
+        """Seconds that it took to connect, including the TLS handshake."""
         try:
             request = encode_associate_rq(peer.called, peer.calling, contexts, _ANNOUNCED_PDU_BYTES)
             self._accepted, self._max_length = self._negotiated(request, contexts)
@@ -140,7 +144,7 @@ class Association:
 
     @property
     def tls_version(self) -> str | None:
-        """The protocol's name, such as TLSv1.3; None without TLS."""
+        """Name of the TLS version, such as TLSv1.3; None without TLS."""
         return self._connection.tls_version
 
     def __enter__(self) -> Self:
@@ -162,7 +166,7 @@ class Association:
     def echo(self) -> None:
         """Send a C-ECHO-RQ and wait for its response (PS3.7 9.1.5).
 
-        Raises ScuError for every status but success; that error is not fatal.
+        Raises ScuError; the error for a status other than success is not fatal.
         """
         context_id = self._accepted_context(VERIFICATION_CONTEXT).id
         command = encode_echo_request(self._next_message_id())
@@ -175,9 +179,9 @@ class Association:
             raise ScuError(Fault.STATUS, text, fatal=False)
 
     def store(self, data_set: DataSet) -> tuple[Response, int]:
-        """Send a C-STORE-RQ (PS3.7 9.1.1); return the response and the bytes of data set sent.
+        """Send a C-STORE-RQ (PS3.7 9.1.1); return the response and the data set's size in bytes.
 
-        A ScuError that is not fatal means that nothing was sent.
+        A response of any status is returned. Raises ScuError; if it is not fatal, nothing was sent.
         """
         context_id = self._accepted_context(data_set.context).id
         command = encode_store_request(
@@ -198,15 +202,15 @@ class Association:
     def transfer_syntax(self, context: Context) -> str:
         """Return the transfer syntax that the peer chose for `context`.
 
-        Raises ScuError, which is not fatal, where it has not accepted the context.
+        Raises a ScuError that is not fatal if the peer has not accepted the context.
         """
         return self._accepted_context(context).transfer_syntax
 
     def find(self, context: Context, identifier: bytes) -> Iterator[Match]:
-        """Send a C-FIND-RQ (PS3.7 9.1.2) and yield every response, the final one too.
+        """Send a C-FIND-RQ (PS3.7 9.1.2) and yield every response, including the final one.
 
-        `identifier` is encoded in the context's transfer syntax. A caller that does not want the
-        rest of the matches aborts the association.
+        `identifier` must be encoded in the context's transfer syntax. A caller that does not read
+        all responses must abort the association. Raises ScuError.
         """
         context_id = self._accepted_context(context).id
         command = encode_find_request(self._next_message_id(), context.sop_class)
@@ -221,7 +225,10 @@ class Association:
             self._connection.expect_answer()
 
     def release(self) -> None:
-        """Send A-RELEASE-RQ, wait up to 2 seconds for any answer, and close."""
+        """Send an A-RELEASE-RQ, wait up to 2 seconds for any answer, and close the connection.
+
+        Raises nothing, and does nothing if the connection is closed already.
+        """
         connection = self._connection
         if not connection.is_open:
             return
@@ -230,11 +237,11 @@ class Association:
             connection.expect_answer(_RELEASE_TIMEOUT_S)
             connection.receive(_ANNOUNCED_PDU_BYTES)
         except ScuError:
-            pass  # every response has been read: nothing depends on how the association ends
+            pass  # every response has been read, so a failed release loses nothing
         connection.close()
 
     def abort(self) -> None:
-        """Send an A-ABORT without waiting for anything, and close."""
+        """Send an A-ABORT without waiting, and close the connection. Raises nothing."""
         self._connection.abort()
 
     # ---- messages ------------------------------------------------------------------------
@@ -242,9 +249,10 @@ class Association:
     def _send_data_set(
         self, file: FileIO | BytesIO, offset: int, context_id: int, before: bytes
     ) -> int:
-        """Send the rest of `file` from `offset`, in one write with `before` if it is small.
+        """Send `before`, encoded PDUs, and then `file` from `offset` to its end as a data set.
 
-        Returns the number of bytes of data set.
+        A small data set is sent in one write with `before`. Returns the size of the data set in
+        bytes. Raises ScuError, which is fatal if anything was sent.
         """
         length = self._fragment
         buffer = bytearray()
@@ -276,10 +284,10 @@ class Association:
     def _response(
         self, field: CommandField, *, with_data_set: bool = False
     ) -> tuple[Response, bytes | None]:
-        """Read one whole response to the last request, with its data set if it may have one.
+        """Return the next response to the last request, and its data set or None.
 
-        Other responses have none whatever their Command Data Set Type says: some peers copy it
-        from the request.
+        A data set is read only if `with_data_set` is True: some peers copy the Command Data Set
+        Type of the request into responses that have none. Raises ScuError.
         """
         response = self._checked(self._fragments(command=True), field)
         if not (with_data_set and response.has_data_set):
@@ -287,7 +295,7 @@ class Association:
         return response, self._fragments(command=False)
 
     def _fragments(self, *, command: bool) -> bytes:
-        """Join the fragments of one command set or data set (PS3.8 annex E.2)."""
+        """Read and join the fragments of one command set or data set (PS3.8 annex E.2)."""
         joined = bytearray()
         while True:
             control, fragment = self._next_pdv()
@@ -345,7 +353,7 @@ _SERVICES: Final = {
 
 
 def context_text(context: Context) -> str:
-    """Return a sentence which says that the peer has not accepted `context`."""
+    """Return an error text saying that the peer has not accepted `context`."""
     service = _SERVICES.get(context.sop_class)
     if service is not None:
         return f"{service} is not accepted"

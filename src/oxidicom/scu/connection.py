@@ -1,6 +1,7 @@
-"""One connection to a DICOM peer: PDUs out and in, over TCP or TLS, within time and size limits.
+"""A connection to a DICOM peer that sends and receives PDUs over TCP or TLS, with time and size
+limits.
 
-Blocking sockets: a count query, `oxidicom echo` and `oxidicom send` run on threads of their own.
+Its socket is blocking: count queries and `oxidicom send` use it on threads other than the main one.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from oxidicom.wire.pdus import encode_abort
 from oxidicom.wire.requestor import abort_text
 
 _RECEIVE_BYTES: Final = 65536
-"""Bytes asked of the socket in one call."""
+"""Greatest number of bytes to read from the socket in one call."""
 
 _TIMEOUT_SLACK_S: Final = 0.01
-"""A socket's timeout is not set again for a smaller difference: that is a system call."""
+"""Seconds by which a socket's timeout may differ from the remaining time. It is set again only for
+a greater difference, because setting it is a system call."""
 
 _pdu_header = Struct(">BxI")
 
 
 class Peer(NamedTuple):
-    """The address of a DICOM peer, and how to call it."""
+    """The address of a DICOM peer, and what is needed to associate with it."""
 
     host: str
     port: int
@@ -37,13 +39,13 @@ class Peer(NamedTuple):
     calling: str
     """Our AE title."""
     timeout: float
-    """Seconds to connect, and seconds for each answer."""
+    """Time limit in seconds, for connecting, for each `send` and for each answer."""
     tls: ssl.SSLContext | None = None
-    """None connects without TLS."""
+    """The TLS context; None for a connection without TLS."""
 
     @property
     def where(self) -> str:
-        """The host and port as one text; an IPv6 address is in brackets."""
+        """The text host:port, with an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -51,23 +53,25 @@ class Limits(NamedTuple):
     """Bounds on one whole association; the peer cannot exceed them."""
 
     seconds: float = math.inf
-    """From the first connection attempt to the last response. Only the look-up of the host's name
-    may take longer: nothing interrupts the resolver."""
+    """Seconds from the first connection attempt to the last response. Only the resolution of the
+    host's name may take longer, because it cannot be interrupted."""
     receive_bytes: float = math.inf
+    """Greatest number of bytes received, in all PDUs together."""
 
 
 UNLIMITED: Final = Limits()
-"""For associations that a person watches and can interrupt."""
+"""Limits of an association that a person watches and can interrupt: none."""
 
 
 class PduConnection:
-    """One open connection. Every method but `abort` and `close` raises ScuError.
+    """One connection, opened by the constructor.
 
-    After such an error, which is always fatal, the connection is closed.
+    The constructor, `send` and `receive` raise ScuError. Such an error is always fatal, and the
+    connection is closed when it is raised.
     """
 
     def __init__(self, peer: Peer, limits: Limits) -> None:
-        """Connect. Raises ScuError."""
+        """Connect, and make the TLS handshake if `peer.tls` is set. Raises ScuError."""
         self._peer = peer
         self._limits = limits
         self._end = time.monotonic() + limits.seconds
@@ -89,7 +93,10 @@ class PduConnection:
             raise
 
     def _connected(self) -> socket.socket:
-        """Try the addresses of the host one after the other; raises the last one's OSError."""
+        """Return a socket that is connected to the first address of the host that accepts.
+
+        Raises OSError, that of the last address, or UnicodeError for an invalid host name.
+        """
         peer = self._peer
         failure: OSError | None = None
         for family, kind, protocol, _, address in socket.getaddrinfo(
@@ -114,16 +121,16 @@ class PduConnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether the connection has neither been closed nor failed."""
+        """Whether the connection is open: neither closed by us nor failed."""
         return self._socket is not None
 
     @property
     def tls_version(self) -> str | None:
-        """The protocol's name, such as TLSv1.3; None without TLS."""
+        """Name of the TLS version, such as TLSv1.3; None without TLS."""
         return self._socket.version() if isinstance(self._socket, ssl.SSLSocket) else None
 
     def send(self, data: bytes | bytearray) -> None:
-        """Send all of `data`, in one system call where the peer reads fast enough."""
+        """Send all of `data`, in one system call if the peer reads fast enough. Raises ScuError."""
         assert self._socket is not None, "the association is over"
         try:
             self._limit(self._socket, self._deadline())
@@ -134,13 +141,15 @@ class PduConnection:
             raise abort or self._failed(error) from error
 
     def expect_answer(self, within: float | None = None) -> None:
-        """Start the time of one answer: `Peer.timeout`, or `within` seconds, for all its PDUs."""
+        """Start the time limit of one answer with all its PDUs: `within` seconds, or `Peer.timeout`
+        if it is None."""
         self._answer_deadline = self._deadline(within)
 
     def receive(self, limit: int) -> tuple[int, bytes]:
-        """Return the type and the variable field of the next PDU, of at most `limit` bytes.
+        """Return the type and the variable field of the next PDU.
 
-        An A-ABORT and the end of the connection are raised as ScuError.
+        Raises ScuError for an A-ABORT, the end of the connection, an exceeded limit, and a variable
+        field of more than `limit` bytes.
         """
         kind, length = _pdu_header.unpack(self._read(6))
         if not PduType.A_ASSOCIATE_RQ <= kind <= PduType.A_ABORT:
@@ -155,14 +164,14 @@ class PduConnection:
         return kind, body
 
     def protocol_error(self, text: str) -> ScuError:
-        """Abort the association because of what the peer sent; return the error to raise."""
+        """Abort the association for a violation of the protocol; return the error to raise."""
         self.abort(encode_abort(2, AbortReason.UNEXPECTED_PDU))
         return ScuError(
             Fault.PROTOCOL, f"{self._peer.where} does not follow the DICOM protocol: {text}"
         )
 
     def abort(self, pdu: bytes = encode_abort(0, 0)) -> None:
-        """Send an A-ABORT, unless that would have to wait, and close the connection."""
+        """Send an A-ABORT if the socket accepts it at once, and close the connection."""
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.settimeout(0)
@@ -170,7 +179,7 @@ class PduConnection:
         self.close()
 
     def close(self) -> None:
-        """Close the socket; nothing is sent, and a second call does nothing."""
+        """Close the socket without an A-ABORT. A second call does nothing."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -210,7 +219,10 @@ class PduConnection:
         return min(time.monotonic() + within, self._end)
 
     def _limit(self, connection: socket.socket, deadline: float) -> None:
-        """Have the next operation on the socket end at `deadline`. Raises TimeoutError after it."""
+        """Make the next operation on the socket time out at `deadline` (monotonic clock).
+
+        Raises TimeoutError if that has passed already.
+        """
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError

@@ -1,4 +1,4 @@
-"""Count queries to PACS on a few daemon threads, fed by one bounded queue.
+"""Count queries to PACS, made by a few daemon threads that share one bounded queue.
 
 A PACS that hangs delays neither reception nor registration nor the end of the process.
 """
@@ -22,19 +22,19 @@ from oxidicom.thread_names import NamedThread
 logger = logging.getLogger("oxidicom.query")
 
 MAX_QUERY_THREADS: Final = 4
-"""Count queries in progress at once."""
+"""Greatest number of count queries in progress at once."""
 
 MAX_WAITING_QUERIES: Final = 1024
-"""Count queries that wait for a thread; one more drops the oldest."""
+"""Greatest number of count queries that wait for a thread; one more drops the oldest."""
 
 MAX_COMPLETED_QUERIES: Final = 1024
-"""Count queries of completed series whose answer can still be read."""
+"""Number of completed series whose answers can still be read; one more drops the oldest answer."""
 
 DROPPED_ERROR: Final = "too many count queries are waiting"
 
 
 class _PendingQuery:
-    """The count query of one series that is being received, and its answer to come."""
+    """The count query of one series, and the future of its answer."""
 
     __slots__ = ("answer", "asked_ns", "association_id", "deadline", "query", "series")
 
@@ -56,8 +56,8 @@ class _PendingQuery:
 class CountQueries:
     """The count queries of one receiver.
 
-    Make and call it on one running loop; `answered` is called on that loop, once for each query.
-    `finder` is called on threads.
+    Make it and call it on one running loop. `answered` is called on that loop once for each query,
+    also for one that was dropped, until `close`. `finder` is called on the threads.
     """
 
     def __init__(
@@ -75,26 +75,27 @@ class CountQueries:
         self._open: dict[SeriesKey, _PendingQuery] = {}
         self._completed: OrderedDict[SeriesKey, _PendingQuery] = OrderedDict()
         self._logged_errors: dict[str, str] = {}
-        """The last logged error of each PACS that gives no counts, by AE title."""
+        """The error last logged for each PACS that gives no counts, by its AE title."""
         self.dropped = 0
         """Number of queries dropped so far because too many were waiting."""
         self._threads = 0
-        # What follows is shared with the threads.
+        # The threads use the attributes below, too, under `_changed`.
         self._changed = threading.Condition()
         self._waiting: deque[_PendingQuery] = deque()
         self._idle = 0
         self._in_progress: Counter[str] = Counter()
-        """Number of queries in progress, by AE title."""
+        """Number of queries in progress at each PACS, by its AE title."""
         self._max_per_pacs = max(1, MAX_QUERY_THREADS // max(1, len(self._addresses)))
-        """A PACS that hangs must not take every thread from the others."""
+        """Greatest number of queries in progress at one PACS: if it hangs, threads must remain for
+        the others."""
         self._closed = False
 
     # ---- on the loop ---------------------------------------------------------------------
 
     def stored(self, series: SeriesInfo, association_id: str) -> None:
-        """Query the PACS of a series when its first instance has been stored.
+        """Start the count query of a series whose first instance has been stored.
 
-        Further instances, and senders without a PACS address, change nothing.
+        Does nothing for further instances of the series, and for a calling AE title without a PACS.
         """
         address = self._addresses.get(series.calling_ae_title)
         if address is None or series.key in self._open:
@@ -129,7 +130,10 @@ class CountQueries:
             self._finish(dropped, None, CountAnswer(None, None, DROPPED_ERROR))
 
     def completed(self, key: SeriesKey) -> None:
-        """Close the query of a series that is complete: a later instance starts a new one."""
+        """Record that a series is complete: a later instance of it starts a new query.
+
+        Does nothing for a series without a query.
+        """
         pending = self._open.pop(key, None)
         if pending is not None:
             self._completed[key] = pending
@@ -140,9 +144,9 @@ class CountQueries:
     async def answer(self, key: SeriesKey) -> int | None:
         """Wait for the number of instances that the PACS has of a series, and return it.
 
-        None if there was no query, the PACS gave no count, or `COUNT_QUERY_LIMIT_S` has passed
-        since the query was made. A query of the series' last completion comes before an open one.
-        May be cancelled.
+        Returns None if there was no query, the PACS gave no count, or `COUNT_QUERY_LIMIT_S` has
+        passed since `stored` started the query. If the series has been completed and is received
+        again, the query of the completed reception is the one that counts. May be cancelled.
         """
         pending = self._completed.get(key) or self._open.get(key)
         if pending is None:
@@ -152,7 +156,10 @@ class CountQueries:
         return pending.answer.result() if pending.answer.done() else None
 
     def close(self) -> None:
-        """Answer None to every waiting caller; queries in progress are left to their threads."""
+        """Let every waiting `answer` return None, and start no further query.
+
+        Queries in progress are not interrupted; their results are ignored.
+        """
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -185,7 +192,10 @@ class CountQueries:
         )
 
     def _log(self, pending: _PendingQuery, answer: CountAnswer) -> None:
-        """Log an error once, until the PACS has another one: it may be unreachable for days."""
+        """Log a PACS's error unless it was logged last, and log when the PACS gives counts again.
+
+        A PACS may be unreachable for days.
+        """
         title = pending.query.address.ae_title
         if answer.expected is not None:
             if self._logged_errors.pop(title, None) is not None:
@@ -214,11 +224,11 @@ class CountQueries:
                 self._in_progress[pending.query.address.ae_title] -= 1
             try:
                 self._loop.call_soon_threadsafe(self._finish, pending, began_ns, answer)
-            except RuntimeError:  # the loop has ended meanwhile
+            except RuntimeError:  # the loop has been closed meanwhile
                 return
 
     def _next(self) -> _PendingQuery | None:
-        """Wait for a query to make and return it, or None once all is closed."""
+        """Wait for the next query to make and return it; return None after `close`."""
         with self._changed:
             self._idle += 1
             while not self._closed and (pending := self._oldest_allowed()) is None:
@@ -232,7 +242,8 @@ class CountQueries:
             return pending
 
     def _oldest_allowed(self) -> _PendingQuery | None:
-        """Return the oldest waiting query of a PACS with fewer queries than it may have."""
+        """Return the oldest waiting query whose PACS has fewer than `_max_per_pacs` in progress, or
+        None."""
         for pending in self._waiting:
             if self._in_progress[pending.query.address.ae_title] < self._max_per_pacs:
                 return pending

@@ -1,4 +1,4 @@
-"""A question to a PACS about one series, and its answer."""
+"""The count query of one series to a PACS, and its answer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ COUNT_QUERY_LIMIT_S: Final = 30.0
 
 
 class CountQuery(NamedTuple):
-    """Asks how many instances of a series a PACS has."""
+    """A query of the number of instances that a PACS has of one series."""
 
     address: PacsAddress
-    """Its AE title is the called one."""
+    """Address of the PACS; its AE title is the called AE title."""
     calling_ae_title: str
     """Our AE title."""
     study_instance_uid: str
@@ -23,15 +23,17 @@ class CountQuery(NamedTuple):
 
 
 class CountAnswer(NamedTuple):
-    """The outcome of a count query. A count is valid even if an error followed it."""
+    """The outcome of a count query. A count is valid even if there is an error as well."""
 
     expected: int | None
-    """Number of instances that the PACS has; None if it gave none."""
+    """Number of instances that the PACS has; None if it gave no number."""
     status: int | None
     """Status of the last C-FIND response (PS3.4 table C.4-1); None if there was none."""
     error: str | None
-    """Why there is no count, or no proper end; without patient data."""
+    """Why there is no count, or why the query failed after the count; None if neither is the case.
+    It contains no patient data."""
 
 
 Finder = Callable[[CountQuery], CountAnswer]
-"""Blocks for at most `COUNT_QUERY_LIMIT_S`, plus the time of the look-up of the host's name."""
+"""A function that makes one count query and returns its answer. It blocks for at most
+`COUNT_QUERY_LIMIT_S`, plus the time to resolve the host's name."""

@@ -1,4 +1,4 @@
-"""The error of an association that we request, or of one operation on it."""
+"""The exception for a failed association that we requested, or for a failed operation on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oxidicom.logevents import verification_text
 
 
 class Fault(Enum):
-    """The kind of an error. The values are an interface: `--json` prints them."""
+    """The cause of a ScuError. The values are an interface: `--json` prints them."""
 
     NAME = "name"
     """The host's name does not resolve."""
@@ -23,7 +23,7 @@ class Fault(Enum):
     TIMEOUT = "timeout"
     """The peer did not answer in time."""
     TLS = "tls"
-    """The handshake failed, or a certificate is not trusted."""
+    """The TLS handshake failed, or a certificate is not trusted."""
     REJECTED = "rejected"
     """The peer sent A-ASSOCIATE-RJ."""
     ABORTED = "aborted"
@@ -35,7 +35,7 @@ class Fault(Enum):
     CONTEXT = "context"
     """The peer does not accept the SOP class or the transfer syntax."""
     STATUS = "status"
-    """The peer responded with a status of failure."""
+    """The peer responded with a status other than success."""
     FILE = "file"
     """A local file cannot be read, or is not DICOM."""
 
@@ -46,8 +46,8 @@ _PERMANENT_FAULTS = frozenset((Fault.NAME, Fault.TLS, Fault.CONTEXT, Fault.FILE)
 class ScuError(OxidicomError):
     """An association, or one operation on it, failed.
 
-    `str()` is meant for a person and holds no patient data. `fatal`: the association is over.
-    `permanent`: a repetition would fail in the same way.
+    `str()` gives a text for a person, without patient data. `fatal` is True if the association
+    cannot be used again. `permanent` is True if another attempt would fail in the same way.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class ScuError(OxidicomError):
 
 
 def connection_error(error: OSError | UnicodeError, where: str, timeout: float) -> ScuError:
-    """Return the ScuError for a failure of the network on the way to `where` (host:port).
+    """Return the ScuError for a failed connection to `where` (host:port).
 
-    `timeout` is the number of seconds after which a TimeoutError was raised.
+    `timeout` is the time limit in seconds that the text of a TimeoutError names.
     """
     match error:
-        case socket.gaierror() | UnicodeError():  # the latter: it cannot be a name (RFC 3490)
+        case socket.gaierror() | UnicodeError():  # UnicodeError: not a valid host name (RFC 3490)
             return ScuError(Fault.NAME, f"the name in {where} does not resolve")
         case ssl.SSLCertVerificationError():
             text = f"the certificate of {where} is not trusted: {verification_text(error)}"

@@ -1,6 +1,6 @@
-"""Finds DICOM files one after the other and recognizes them by their first bytes.
+"""Finds DICOM files one at a time and recognizes them by their first bytes.
 
-Nothing is kept, so that a million files take no more memory than one.
+No list of the files is kept, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from oxidicom.constants import (
 from oxidicom.scu.association import DataSet
 
 _HEAD_BYTES: Final = 4096
-"""Bytes of a file that are read to recognize it; nearly every file meta information fits."""
+"""Bytes at the start of a file that are read to recognize it; nearly all file meta information is
+shorter."""
 
 _MAX_HEAD_BYTES: Final = 1024 * 1024
-"""Bytes read at most of file meta information, or up to the UIDs of a data set."""
+"""Greatest number of further bytes that are read to find the end of the file meta information, or
+the UIDs in a data set."""
 
 _META_OFFSET: Final = 132
-"""Bytes of the preamble and the prefix DICM (PS3.10 7.1)."""
+"""Offset of the file meta information: the size of the preamble and the prefix (PS3.10 7.1)."""
 _LONG_VRS: Final = frozenset((b"OB", b"OW", b"UN", b"SQ", b"UT", b"OD", b"OF", b"OL", b"OV"))
 _MEDIA_STORAGE_DIRECTORY: Final = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR, which is not an instance."""
@@ -45,7 +47,8 @@ class Candidate(NamedTuple):
 
     path: Path
     named: bool
-    """Whether the user named it, rather than a folder: then it must be a DICOM file."""
+    """Whether the user named this file itself, not a folder or pattern. Then it must be a DICOM
+    file; otherwise one that is not is skipped."""
 
 
 class NotDicomError(Exception):
@@ -56,10 +59,11 @@ class NotDicomError(Exception):
 
 
 def candidates(paths: Iterable[str]) -> Iterator[Candidate]:
-    """Yield the files of paths, of folders with everything below, and of patterns (`**` too).
+    """Yield the files that `paths` names; each is a file, a folder or a pattern (`**` is allowed).
 
-    They come in the order of the file system. A path that does not exist is yielded as well, so
-    that opening it gives the error.
+    A folder stands for every file below it, in the order of the file system; symbolic links to
+    folders below it are not followed. A path that does not exist and a pattern without a match are
+    yielded, too, so that opening them gives the error.
     """
     for text in paths:
         if not glob.has_magic(text) or os.path.lexists(text):
@@ -83,7 +87,7 @@ def _below(text: str, *, named: bool) -> Iterator[Candidate]:
         try:
             entries = os.scandir(folder)
         except OSError:
-            yield Candidate(Path(folder), True)  # opening it gives the error
+            yield Candidate(Path(folder), True)  # opening it raises the error again
             continue
         with entries:
             for entry in entries:
@@ -97,22 +101,21 @@ def _below(text: str, *, named: bool) -> Iterator[Candidate]:
 
 
 def write_listed(file: IO[str], path: Path) -> None:
-    """Write a path as one line of a list, quoted as in JSON if it would not survive otherwise."""
+    """Write a path as one line; quote it as in JSON if `read_listed` could not read it unquoted."""
     text = str(path)
     plain = text.isprintable() and text == text.strip() and text[0] not in '#"'
     file.write((text if plain else json.dumps(text)) + "\n")
 
 
 def read_listed(file: Iterable[str]) -> Iterator[Path]:
-    """Yield the paths of a list, one a line; skip blank lines and those that begin with #."""
+    """Yield the path in each line of a list; skip blank lines and lines that begin with #."""
     for line in file:
         text = line.strip("\r\n")
         if not text.strip() or text.startswith("#"):
             continue
         if text.startswith('"'):
-            with suppress(
-                ValueError
-            ):  # a name that begins with a quote, in a list not written by us
+            # A list that oxidicom did not write may hold an unquoted name that begins with a quote.
+            with suppress(ValueError):
                 text = json.loads(text)
         yield Path(text)
 
@@ -121,7 +124,10 @@ def read_listed(file: Iterable[str]) -> Iterator[Path]:
 
 
 def recognize(path: Path) -> tuple[DataSet, int]:
-    """Return the data set of a DICOM file, and its bytes. Raises OSError or NotDicomError."""
+    """Return the data set of a DICOM file, and the size of the data set in bytes.
+
+    Raises OSError or NotDicomError.
+    """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         os.listdir(path)  # raises the error that `candidates` met
@@ -159,12 +165,15 @@ def recognize(path: Path) -> tuple[DataSet, int]:
 
 
 class _Meta:
-    """File meta information, Explicit VR Little Endian (PS3.10 7.1); group length is ignored."""
+    """The file meta information in `head`, from `start` on (PS3.10 7.1).
+
+    The UIDs are empty texts if their elements are missing. The group length is not used.
+    """
 
     def __init__(self, head: bytes, start: int) -> None:
         self.sop_class = self.sop_instance = self.transfer_syntax = ""
         self.end: int | None = None
-        """Offset of the data set; None if `head` ends before it."""
+        """Offset of the data set in the file; None if `head` ends before it."""
         position = start
         size = len(head)
         while position + 8 <= size:
@@ -193,7 +202,10 @@ class _Meta:
 
 
 def _bare(path: Path, head: bytes) -> DataSet:
-    """Recognize a data set without file meta information; its first element shows its encoding."""
+    """Return the data set of a file without file meta information. Raises NotDicomError.
+
+    The bytes of its first element, which `head` begins with, show the transfer syntax.
+    """
     little = head[0] == 8
     explicit = head[4:6].isalpha() and head[4:6].isupper()
     if not little and not explicit:
@@ -206,8 +218,11 @@ def _bare(path: Path, head: bytes) -> DataSet:
 
 
 def _uids(head: bytes, *, implicit: bool, little: bool) -> tuple[str, str]:
-    """Return SOP Class and SOP Instance UID from the beginning of a data set."""
-    from pydicom.filereader import read_dataset  # late: few files need it
+    """Return the SOP Class UID and the SOP Instance UID in the beginning of a data set.
+
+    Raises NotDicomError if either is missing or empty.
+    """
+    from pydicom.filereader import read_dataset  # imported late, because few files need it
 
     def beyond(tag: int, vr: str | None, length: int) -> bool:
         return tag > 0x00080018
@@ -217,7 +232,7 @@ def _uids(head: bytes, *, implicit: bool, little: bool) -> tuple[str, str]:
         try:
             found = read_dataset(BytesIO(head), implicit, little, stop_when=beyond)
             sop_class, sop_instance = str(found.SOPClassUID), str(found.SOPInstanceUID)
-        except Exception as error:  # pydicom raises many kinds for other files
+        except Exception as error:  # pydicom raises many types of errors for other data
             raise NotDicomError("not a DICOM file") from error
     if not sop_class or not sop_instance:
         raise NotDicomError("it has no SOP class or no SOP instance UID")

@@ -1,7 +1,7 @@
-"""Asks a PACS how many instances it has of a series.
+"""Makes one count query: how many instances a PACS has of a series.
 
-Study Root C-FIND at level SERIES (PS3.4 C.4.1) over an association of our own (`scu.association`);
-pydicom encodes and decodes the identifiers.
+It is a Study Root C-FIND at level SERIES (PS3.4 C.4.1) over `scu.association`; pydicom encodes and
+decodes the identifiers.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from oxidicom.scu.errors import Fault, ScuError
 from oxidicom.wire.requestor import Context, is_pending, status_text
 
 MAX_MATCHES: Final = 1000
-"""Matches read of a PACS that ignores which series it was asked for. There should be one."""
+"""Greatest number of matches that are read. There should be one; a PACS that ignores the keys of
+the query may send all its series."""
 
 MAX_RECEIVE_BYTES: Final = 32 * 1024 * 1024
-"""Bytes received in one association at most. A match has some hundred bytes."""
+"""Greatest number of bytes received in one association. A match has a few hundred."""
 
 _SUCCESS: Final = 0x0000
 
@@ -48,14 +49,17 @@ _FIND_CONTEXT: Final = Context(
 )
 
 _COUNT: Final = re.compile(rb"\+?[0-9]{1,12}")
-"""An integer string (PS3.5 table 6.2-1) that is not negative."""
+"""Pattern of an integer string (PS3.5 table 6.2-1) that is not negative."""
 
-# pydicom's messages may quote values of an identifier: patient data.
+# pydicom's log messages may quote values of an identifier, which are patient data.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 
 def find_count(query: CountQuery, within: float = COUNT_QUERY_LIMIT_S) -> CountAnswer:
-    """Ask for a count, for at most `within` seconds in all. Never raises."""
+    """Make a count query that takes at most `within` seconds, plus the time to resolve the name.
+
+    Raises nothing: an error is part of the answer.
+    """
     address = query.address
     peer = Peer(
         address.host, address.port, address.ae_title, query.calling_ae_title, timeout=within
@@ -75,17 +79,18 @@ def find_count(query: CountQuery, within: float = COUNT_QUERY_LIMIT_S) -> CountA
 
 
 class _Matches:
-    """The count that the responses to one query have given so far."""
+    """Collects the count from the responses to one query."""
 
     def __init__(self, series_instance_uid: str) -> None:
         self._series_instance_uid = series_instance_uid.encode(errors="replace")
         self._matches = 0
         self.expected: int | None = None
+        """The count; None until a match has given it."""
         self.status: int | None = None
-        """The last response's."""
+        """Status of the last response; None before the first one."""
 
     def add(self, match: Match, implicit: bool) -> None:
-        """Take the count of a match. Raises ScuError after MAX_MATCHES of them."""
+        """Take status and count from a response. Raises ScuError after MAX_MATCHES matches."""
         self.status = match.response.status
         if not is_pending(self.status):
             return
@@ -100,7 +105,10 @@ class _Matches:
                 self.expected = int(count)
 
     def error(self) -> str | None:
-        """Return why a query that ended as it should gave no count, or None if it gave one."""
+        """Return why a query whose final response has arrived failed or gave no count.
+
+        Returns None if it succeeded and gave a count.
+        """
         if self.status != _SUCCESS:
             assert self.status is not None
             return f"status {status_text(self.status)}"
@@ -110,7 +118,7 @@ class _Matches:
 
 
 def _identifier(query: CountQuery, implicit: bool) -> bytes:
-    """Encode the keys of a query, little endian."""
+    """Return the encoded identifier with the keys of a query, in little endian."""
     identifier = Dataset()
     for tag, vr, value in (
         (_QUERY_RETRIEVE_LEVEL, "CS", "SERIES"),
@@ -118,7 +126,7 @@ def _identifier(query: CountQuery, implicit: bool) -> bytes:
         (_SERIES_INSTANCE_UID, "UI", query.series_instance_uid),
         (_NUMBER_OF_SERIES_RELATED_INSTANCES, "IS", None),
     ):
-        # The PACS knows a UID as it was received, even if it is not a legal one.
+        # pydicom must not reject an invalid UID: the PACS has the series under the same one.
         identifier.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))
     buffer = DicomBytesIO()
     buffer.is_implicit_VR = implicit
@@ -129,15 +137,18 @@ def _identifier(query: CountQuery, implicit: bool) -> bytes:
 
 
 def _decoded(identifier: bytes, implicit: bool) -> Dataset:
-    """Decode an identifier; one that is malformed gives an empty data set."""
+    """Return the decoded identifier, or an empty data set if it is malformed."""
     try:
         return read_dataset(BytesIO(identifier), implicit, True)
-    except Exception:  # pydicom raises many kinds
+    except Exception:  # pydicom raises many types of errors
         return Dataset()
 
 
 def _raw_value(found: Dataset, tag: int) -> bytes:
-    """Return a value as sent, without padding: pydicom would raise for, or warn of, a bad one."""
+    """Return the bytes of a value without padding, or empty bytes if the element is missing.
+
+    The value is not decoded, because pydicom would raise or warn if it were invalid.
+    """
     element: Any = found.get_item(tag) if tag in found else None
     value = None if element is None else element.value
     return value.strip(b" \0") if isinstance(value, bytes) else b""

@@ -1,4 +1,4 @@
-"""The queue of instances that wait for an association, sorted by presentation context."""
+"""The queue of instances that wait to be sent, grouped by presentation context."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oxidicom.scu.association import DataSet
 from oxidicom.wire.requestor import MAX_CONTEXTS, Context
 
 MAX_WAITING_INSTANCES: Final = 1024
-"""Instances that are found ahead of sending: enough to see which presentation contexts to
+"""Greatest number of instances that wait to be sent: enough to know which presentation contexts to
 propose."""
 
 
@@ -26,7 +26,7 @@ class Item(NamedTuple):
 class SendQueue:
     """A bounded queue that one thread fills and several empty.
 
-    An item that was taken may come back for another association.
+    A thread that cannot send the item that it has taken puts it back for another association.
     """
 
     def __init__(self, limit: int = MAX_WAITING_INSTANCES) -> None:
@@ -34,15 +34,18 @@ class SendQueue:
         self._changed = threading.Condition()
         self._waiting: dict[Context, deque[Item]] = {}
         self._seen: dict[Context, None] = {}
-        """Every context so far, the latest one last."""
+        """The context of every item added so far; the keys are in order of their latest item."""
         self._count = 0
         self._taken = 0
-        """Number of items of which it is not known yet whether they come back."""
+        """Number of taken items that have been neither finished nor put back."""
         self._closed = False
         self._abandoned = False
 
     def put(self, item: Item) -> bool:
-        """Wait for room and add the item; return False, without adding it, after `close`."""
+        """Wait until the queue is not full, add the item and return True.
+
+        Returns False without adding the item if the queue is closed.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._count < self._limit or self._closed)
             if not self._closed:
@@ -50,10 +53,10 @@ class SendQueue:
             return not self._closed
 
     def take(self, proposed: Collection[Context] = ()) -> Item | None:
-        """Take an item of a `proposed` context if there is one, else the next one.
+        """Wait for an item and take it, if possible one of a `proposed` context.
 
-        Call `finish` or `put_back` for it afterwards. Returns None if the queue is closed and
-        empty; an item may still come back, see `wait_for_returns`.
+        The caller must call `finish` or `put_back` for it afterwards. Returns None if the queue is
+        closed and empty; an item may still be put back (see `wait_for_returns`).
         """
         with self._changed:
             self._changed.wait_for(lambda: self._count or self._closed)
@@ -72,16 +75,16 @@ class SendQueue:
             return item
 
     def wait_for_returns(self) -> bool:
-        """Wait after `take` gave None, and return whether an item has come back.
+        """Wait, after `take` has returned None, until an item is put back; then return True.
 
-        False means that every item is finished, or that the queue is abandoned.
+        Returns False if every item is finished, or if the queue is abandoned.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._count or not self._taken or self._abandoned)
             return self._count > 0
 
     def finish(self) -> None:
-        """Say that a taken item does not come back."""
+        """Record that one taken item will not be put back."""
         with self._changed:
             self._taken -= 1
             self._changed.notify_all()
@@ -101,16 +104,16 @@ class SendQueue:
         self._changed.notify_all()
 
     def contexts(self, first: Context) -> list[Context]:
-        """Return the contexts to propose in an association for `first`.
+        """Return the contexts, at most 128, to propose in an association that must have `first`.
 
-        At most 128: it, those of waiting items, then those seen before, the latest first.
+        They are `first`, those of waiting items, and those of earlier items, the latest first.
         """
         with self._changed:
             wanted = dict.fromkeys((first, *self._waiting, *reversed(self._seen)))
         return list(wanted)[:MAX_CONTEXTS]
 
     def close(self, *, abandon: bool = False) -> None:
-        """Say that no more items will come; `abandon` also ends every `wait_for_returns`."""
+        """Accept no further items; `abandon` also lets every `wait_for_returns` return at once."""
         with self._changed:
             self._closed = True
             self._abandoned = self._abandoned or abandon

@@ -1,8 +1,8 @@
-"""Sends many files over several associations, repeats what failed, and counts the results.
+"""Sends many files over several associations, tries failed files again, and counts the results.
 
-The first round sends the files of the source, each further round those that failed in the round
-before, over new associations. Their paths are kept in a temporary file in between, so that memory
-does not grow with failures.
+The first round sends all files. Each further round sends, over new associations, those that failed
+in the round before. Their paths are kept in a temporary file in between, so that memory does not
+grow with the number of failures.
 """
 
 from __future__ import annotations
@@ -27,39 +27,40 @@ from oxidicom.thread_names import NamedThread
 from oxidicom.wire.requestor import Context, is_stored, status_text
 
 FIRST_RETRY_PAUSE_S: Final = 0.5
-"""Seconds before an association is tried again; doubled each time."""
+"""Seconds of the first pause before a thread associates again; doubled after each failure."""
 
 _MAX_RETRY_PAUSE_S: Final = 30.0
-"""Seconds at most between two attempts."""
+"""Greatest pause in seconds before a thread associates again."""
 
 _MAX_ABORTS: Final = 3
-"""Aborts in a row that a thread tolerates even with fewer retries: one instance that makes the peer
-abort must not end the others."""
+"""Number of associations lost in a row while sending that a thread tolerates even if `retries` is
+lower, because one instance that makes the peer abort must not keep the others from being sent."""
 
 OnFailure = Callable[[Path, str], None]
-"""Called with each file that failed in every attempt, and the reason; on any thread, one call at a
-time."""
+"""Function that is called with the path of each file that was not stored and will not be tried
+again, and the reason. It is called on any thread, but never twice at the same time."""
 
 
 class SendTally:
-    """The results so far. It may be read at any time; it is written under a lock of Sending."""
+    """The results so far. Any thread may read them at any time."""
 
     def __init__(self) -> None:
         self.examined = 0
-        """Files of the first round, DICOM or not."""
+        """Number of files that were found and examined, DICOM or not."""
         self.skipped = 0
-        """Files from folders and patterns that are not DICOM."""
+        """Number of files from folders and patterns that are not DICOM."""
         self.stored = 0
-        """Instances that the peer has stored."""
+        """Number of instances that the peer has stored."""
         self.warned = 0
-        """Stored instances whose status is a warning."""
+        """Number of stored instances whose status is a warning."""
         self.failed = 0
-        """Files that failed in every attempt."""
+        """Number of files that were not stored and will not be tried again."""
         self.bytes = 0
-        """Bytes of the stored data sets."""
+        """Size of the stored data sets in bytes."""
         self.associations = 0
-        """Associations that were established."""
+        """Number of associations that were established."""
         self.rounds = 0
+        """Number of rounds that have begun."""
         self.statuses: Counter[str] = Counter()
         """Number of responses with each status, those of repeated attempts included."""
         self.reasons: Counter[str] = Counter()
@@ -67,7 +68,7 @@ class SendTally:
 
 
 class Sending:
-    """One run: call `start`, then `wait` until it returns True; `stop` ends it early."""
+    """One run of sending. Call `start`, then `wait` until it returns True; `stop` ends it early."""
 
     def __init__(
         self,
@@ -88,13 +89,14 @@ class Sending:
         self._first_pause = first_pause
         self._lock = threading.Lock()
         self._spool: IO[str] | None = None
-        """Receives the failures of this round that will be tried again, one a line."""
+        """Temporary file with the failures that the next round tries again, one per line; None in
+        the last round."""
         self._stopped = threading.Event()
         self._end_reason = ""
         self._skip_rest = False
         self._queue = SendQueue()
         self._working = 0
-        """Number of threads that have not given up."""
+        """Number of threads of this round that have not ended."""
         self._internal_error: BaseException | None = None
         self._ended = threading.Event()
         self._rounds_thread = NamedThread(target=self._run_rounds, name="ox-send", daemon=True)
@@ -104,11 +106,11 @@ class Sending:
         self._rounds_thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait, and return whether everything is done.
+        """Wait up to `seconds`; return True if the run has ended.
 
-        Raises InternalError if a thread failed, and the error that `failed` raised.
+        Raises InternalError if a thread failed, or the OxidicomError that `failed` raised.
         """
-        # Not Thread.join: after KeyboardInterrupt it takes a running thread for one that ended.
+        # After a KeyboardInterrupt Thread.join may report a running thread as ended.
         if not self._ended.wait(seconds):
             return False
         if isinstance(self._internal_error, OxidicomError):
@@ -118,16 +120,16 @@ class Sending:
         return True
 
     def stop(self, reason: str, *, skip_rest: bool) -> None:
-        """End after the instances in progress.
+        """End the run after the instances in progress; `reason` becomes `end_reason`.
 
-        The files that remain count as failed, unless `skip_rest` is set: then they are not read.
+        The remaining files are found and count as failed; with `skip_rest` they are not even found.
         """
         self._skip_rest = skip_rest
         self._end(reason)
 
     @property
     def end_reason(self) -> str:
-        """Why the run ended early, or an empty text."""
+        """Why the run was ended early; an empty text if it was not."""
         return self._end_reason
 
     # ---- rounds ------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ class Sending:
             queue.close()
         for worker in workers:
             worker.join()
-        while (item := queue.take()) is not None:  # of workers that gave up
+        while (item := queue.take()) is not None:  # items left by threads that gave up
             self._fail(item.data_set.path, self._end_reason)
             queue.finish()
 
@@ -201,7 +203,7 @@ class Sending:
             while not self._stopped.is_set() and not current.given_up:
                 item = queue.take(current.proposed)
                 if item is None:
-                    # Release before waiting: a peer may accept one association at a time.
+                    # Release before waiting, because some peers accept one association only.
                     current.release()
                     if queue.wait_for_returns():
                         continue
@@ -223,7 +225,10 @@ class Sending:
             self._end(current.given_up)
 
     def _is_associated(self, item: Item, current: _ThreadAssociation, queue: SendQueue) -> bool:
-        """Return whether `current` can send the item, after associating anew if it has to."""
+        """Return whether `current` can send the item; associate again first if that is necessary.
+
+        If associating fails, pause or give up and return False.
+        """
         if item.data_set.context in current.proposed:
             return True
         try:
@@ -261,7 +266,10 @@ class Sending:
     def _pause_or_give_up(
         self, current: _ThreadAssociation, error: ScuError, *, at_least: int = 0
     ) -> None:
-        """Pause before the next attempt, or give up; once every thread has, the run ends."""
+        """Pause before the next attempt, or give up after a permanent error or too many in a row.
+
+        `at_least` is the number of errors in a row that are tolerated even with fewer retries.
+        """
         current.errors_in_a_row += 1
         if error.permanent or current.errors_in_a_row > max(self._retries, at_least):
             current.given_up = str(error)
@@ -292,21 +300,24 @@ class Sending:
 
 
 class _ThreadAssociation:
-    """The association that one thread uses now, if any, and how often it has failed."""
+    """The association that one thread has open, if any, and the failures of that thread."""
 
     def __init__(self, peer: Peer, backoff: Backoff) -> None:
         self._peer = peer
         self.association: Association | None = None
         self.proposed: frozenset[Context] = frozenset()
-        """Presentation contexts proposed in it, accepted or not."""
+        """Presentation contexts proposed in the association, accepted or not; empty without one."""
         self.errors_in_a_row = 0
-        """Failed attempts since the last response."""
+        """Number of failed attempts since the last response."""
         self.backoff = backoff
         self.given_up = ""
-        """Why the thread has given up, or an empty text."""
+        """Why the thread has given up; an empty text if it has not."""
 
     def associate(self, contexts: list[Context]) -> None:
-        """Replace the association by one with other contexts. Raises ScuError."""
+        """Release the association, if there is one, and open one that proposes `contexts`.
+
+        Raises ScuError; then there is no association.
+        """
         self.release()
         self.association = Association(self._peer, contexts)
         self.proposed = frozenset(contexts)
