@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.receiver import wait_until
+
 PROJECT = Path(__file__).parents[2]
 
 HANGING_TESTS = '''\
@@ -114,6 +116,12 @@ def started_processes(folder: Path) -> list[int]:
     return [int(pid) for pid in (folder / "pids").read_text().split()]
 
 
+def wait_until_ended(pids: list[int]) -> None:
+    """Wait for processes that have been killed: the kernel ends them a moment later."""
+    assert pids
+    wait_until(lambda: not any(map(is_running, pids)), "the processes of the test to end")
+
+
 def test_a_test_that_hangs_fails_and_the_others_run(tmp_path: Path) -> None:
     run = run_pytest(tmp_path, HANGING_TESTS, "-n1", "--timeout=1.5")
     assert run.returncode == 1, run.stdout
@@ -128,7 +136,7 @@ def test_a_test_that_hangs_fails_and_the_others_run(tmp_path: Path) -> None:
     assert re.search(r"\b3 passed\b", run.stdout), run.stdout
     pids = started_processes(tmp_path)
     assert len(pids) == 6
-    assert not [pid for pid in pids if is_running(pid)]
+    wait_until_ended(pids)
 
 
 def test_the_stacks_of_all_threads_are_printed(tmp_path: Path) -> None:
@@ -139,7 +147,7 @@ def test_the_stacks_of_all_threads_are_printed(tmp_path: Path) -> None:
     assert "Stack of a thread of the test" in run.stdout
     assert "in wait_for_nothing" in run.stdout
     assert "printed before the hang" in run.stdout
-    assert not [pid for pid in started_processes(tmp_path) if is_running(pid)]
+    wait_until_ended(started_processes(tmp_path))
 
 
 def test_a_run_that_cannot_exit_is_ended(tmp_path: Path) -> None:
