@@ -1,4 +1,4 @@
-"""The settings: read from the environment once, validated, and never changed afterwards."""
+"""The settings. They are read from the environment and validated once, and never change after."""
 
 from oxidicom.settings.load import load, load_some
 from oxidicom.settings.model import Settings

@@ -1,4 +1,7 @@
-"""Parsers of the URLs and addresses of other servers, and how they are shown without secrets."""
+"""Parses the URLs and addresses of other servers, and masks the secrets in them for output.
+
+Every parser raises InvalidValueError.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from oxidicom.settings.parsing import InvalidValueError, is_ae_title, items
 
 
 class PacsAddress(NamedTuple):
-    """The address of the PACS to query (C-FIND) for series of one calling AE title."""
+    """The address of a PACS to query (C-FIND), written TITLE=host:port.
+
+    It is queried for the series that are received from its AE title.
+    """
 
     ae_title: str
     host: str
@@ -21,7 +27,7 @@ class PacsAddress(NamedTuple):
 
 
 def split_url(text: str) -> SplitResult:
-    """Split a URL that has a host, and a port that is absent or a number above 0."""
+    """Split a URL. Raises InvalidValueError unless it has a host and no port or one above 0."""
     if not text.isprintable() or " " in text:
         raise InvalidValueError("it contains spaces or characters that cannot be printed")
     try:
@@ -43,7 +49,7 @@ def split_url(text: str) -> SplitResult:
 
 
 def parse_cube_url(text: str) -> str:
-    """Return the URL that the resources of CUBE's API are relative to, with a slash at its end."""
+    """Return the base URL of CUBE's API as written, but always with a slash at its end."""
     if text.partition("://")[0].lower() not in ("http", "https") or "://" not in text:
         raise InvalidValueError
     parts = split_url(text)
@@ -55,7 +61,10 @@ def parse_cube_url(text: str) -> str:
 
 
 def parse_pacs_addresses(text: str) -> tuple[PacsAddress, ...]:
-    """Parse TITLE=host:port items as the first generation does: the last one of a title counts."""
+    """Parse TITLE=host:port items between commas.
+
+    Of several items with one title the last one counts, as in the first generation.
+    """
     addresses = {}
     for item in items(text):
         title, equals, address = (part.strip() for part in item.partition("="))
@@ -74,7 +83,10 @@ def parse_pacs_addresses(text: str) -> tuple[PacsAddress, ...]:
 
 
 def parse_nats(text: str) -> str:
-    """Return the servers of one NATS cluster as they are, with or without scheme and port."""
+    """Return a comma-separated list of the servers of one NATS cluster as written.
+
+    Scheme and port of a server are optional.
+    """
     servers = items(text)
     if not servers:
         raise InvalidValueError
@@ -87,19 +99,22 @@ def parse_nats(text: str) -> str:
 
 
 def parse_endpoint(text: str) -> bool:
-    """Return that telemetry is on; OpenTelemetry reads the address itself."""
+    """Return whether telemetry is on, which any address means; OpenTelemetry reads it itself."""
     return bool(text)
 
 
 def mask_url(text: str) -> str:
-    """Return an address without password, token and query; a malformed one is masked as a whole."""
+    """Return an address with its password, token and query replaced by ***.
+
+    A malformed address is replaced as a whole.
+    """
     has_scheme = "://" in text
     try:
         parts = split_url(text if has_scheme else f"nats://{text}")
     except InvalidValueError:
         return "***"
     userinfo, at, host = parts.netloc.rpartition("@")
-    if at:  # a user without a password is a token in NATS
+    if at:  # in NATS a user name without a password is a token
         user, colon, _ = userinfo.partition(":")
         host = f"{user}:***@{host}" if colon else f"***@{host}"
     query = "?***" if parts.query else ""
@@ -108,7 +123,11 @@ def mask_url(text: str) -> str:
 
 
 def mask_urls(text: str) -> str:
-    """Mask addresses between commas. Where one has a login, one without may be half a password."""
+    """Mask each address of a comma-separated list.
+
+    If one of several has a login, an item without one is replaced as a whole: it may be a part of
+    a password that contains a comma.
+    """
     addresses = text.split(",")
     if len(addresses) > 1 and "@" in text:
         return ",".join(mask_url(each) if "@" in each else "***" for each in addresses)

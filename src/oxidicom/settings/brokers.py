@@ -1,8 +1,9 @@
-"""The message brokers that CUBE's Celery may use, by the scheme of their URL.
+"""The kinds of message brokers that CUBE's Celery may use, by the scheme of their URLs.
 
-A new broker is a publisher in `oxidicom.notify`, its probe for `oxidicom check` in
-`oxidicom.cli.probes`, and one line in BROKERS. The line gives both as "module:name": settings must
-not import them, and only a process that uses a broker pays for its client library (5 MB, 50 ms).
+To add one, write a publisher in `oxidicom.notify`, its probe for `oxidicom check` in
+`oxidicom.cli.probes`, and one line in BROKERS. The line gives both as "module:name", because
+settings must not import them, and only a process that uses a broker should load its client library
+(5 MB, 50 ms).
 """
 
 from __future__ import annotations
@@ -18,25 +19,28 @@ from oxidicom.settings.parsing import InvalidValueError
 
 
 class Broker(NamedTuple):
-    """What is known of the brokers of one URL scheme."""
+    """The properties of the brokers whose URLs have one scheme."""
 
     protocol: str
-    """The protocol's name, for texts."""
+    """Name of the protocol, for error texts."""
     default_port: int
+    """Port of a URL without one."""
     tls: bool
+    """Whether the scheme means a connection with TLS."""
     check_url: Callable[[SplitResult], None]
-    """Raises InvalidValueError for a URL that is wrong for this protocol."""
+    """Function that raises InvalidValueError for a URL that this protocol does not allow."""
     publisher: str
-    """The oxidicom.notify.publisher.BrokerPublisher, made of URL, queue name and CA file."""
+    """Reference, "module:name", to a class of `oxidicom.notify.publisher.BrokerPublisher`. Its
+    arguments are the URL, the queue name and the file of authorities."""
     probe: str
-    """The oxidicom.cli.probes.QueueProbe."""
+    """Reference, "module:name", to an `oxidicom.cli.probes.QueueProbe`."""
 
     def load_publisher(self) -> Any:
-        """Import and return the publisher's class."""
+        """Import the publisher's class and return it."""
         return _load(self.publisher)
 
     def load_probe(self) -> Any:
-        """Import and return the probe."""
+        """Import the probe and return it."""
         return _load(self.probe)
 
 
@@ -46,7 +50,7 @@ def _load(reference: str) -> Any:
 
 
 def _check_amqp_url(url: SplitResult) -> None:
-    """Accept any path: it is the name of a virtual host."""
+    """Accept any URL: its path is the name of a virtual host."""
 
 
 def _check_redis_url(url: SplitResult) -> None:
@@ -66,12 +70,16 @@ BROKERS: Final = {
 
 
 def broker_of(url: str) -> Broker:
-    """Return the broker of a URL that `parse_broker` accepts."""
+    """Return the Broker for a URL that `parse_broker` has accepted."""
     return BROKERS[urlsplit(url).scheme]
 
 
 def parse_broker(text: str) -> str:
-    """Return the URL of a broker, as written; raises InvalidValueError."""
+    """Return the URL of a broker as written.
+
+    Raises InvalidValueError for an unknown scheme, a malformed URL, and options that turn off the
+    verification of TLS certificates.
+    """
     broker = BROKERS.get(text.partition(":")[0].lower())
     if broker is None or "://" not in text:
         raise InvalidValueError

@@ -1,4 +1,4 @@
-"""Reads the settings from the environment, and reports every error in them at once."""
+"""Reads the settings from the environment, and reports all their faults together."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _HTTP_FIELDS: Final = (
     "pushers",
     "http_register",
 )
-"""Settings that have an effect with CHRIS_URL only."""
+"""Fields of the settings that have no effect without CHRIS_URL."""
 
 _TLS_SCHEMES: Final = ("amqps:", "rediss:", "https:")
 
 _SERVICE_LINK: Final = re.compile(
     r"OXIDICOM_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
 )
-"""Variables that Kubernetes sets in every container for a Service named oxidicom or oxidicom-…"""
+"""Names that Kubernetes sets in every container for a Service named oxidicom or oxidicom-…"""
 
 
 class _Found(NamedTuple):
-    """A variable that is set."""
+    """One variable that is set, and the format of its value."""
 
     name: str
     text: str
@@ -39,8 +39,11 @@ class _Found(NamedTuple):
 
 
 class _Environment:
-    """The environment as the reference reads it: OXIDICOM_ and CHRIS_ names in any case, upper case
-    first; a variable with an empty value is not set."""
+    """The environment variables, read by the rules of the reference.
+
+    OXIDICOM_ and CHRIS_ names are recognized in any case; the name in upper case takes precedence.
+    White space and quotes around a value are removed. A variable with an empty value is not set.
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._values: dict[str, str] = {}
@@ -52,14 +55,17 @@ class _Environment:
                 self._values.setdefault(upper if ours else name, text)
 
     def get(self, name: str) -> str | None:
-        """Return the text of a variable, or None if it is not set."""
+        """Return the value of a variable, or None if it is not set."""
         return self._values.get(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
     def find(self, variable: Variable) -> list[_Found]:
-        """Return the names of equal rank that are set; if none is, the first older one."""
+        """Return those of the variable's name and its synonyms that are set.
+
+        If none is set, return the first older name that is set; otherwise an empty list.
+        """
         equals = [
             _Found(name, text, variable.format)
             for name in (variable.name, *variable.synonyms)
@@ -74,17 +80,17 @@ class _Environment:
 
 
 def _unquoted(text: str) -> str:
-    """Remove quotes: the reference needs them around a string that looks like a number."""
+    """Remove double quotes, which the reference needs around a string that looks like a number."""
     if len(text) >= 2 and text.startswith('"') and text.endswith('"'):
         return text[1:-1].strip()
     return text
 
 
 def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
-    """Return the settings and the warnings about them, each one line.
+    """Return the settings and the warnings about them, one line each.
 
-    Raises OperatorError with every fault. The warnings are notes on it: a setting that is missing
-    is most often misspelt, which gives an unknown name.
+    Raises OperatorError with all faults. The warnings are added to it as notes, because an unknown
+    name is often the misspelt name of a setting that is missing.
     """
     environment = _Environment(environ)
     values: dict[str, Any] = {}
@@ -113,7 +119,7 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
 
 
 def load_some(environ: Mapping[str, str], *fields: str) -> dict[str, Any]:
-    """Return those of a few settings that are set, by field. Raises OperatorError."""
+    """Return the values of those `fields` that are set. Raises OperatorError if one is invalid."""
     environment = _Environment(environ)
     values: dict[str, Any] = {}
     faults: list[str] = []
@@ -131,7 +137,10 @@ def _read(
     values: dict[str, Any],
     faults: list[str],
 ) -> None:
-    """Add one setting to `values`, if it is set, or what is wrong with it to `faults`."""
+    """Read one setting into `values`; if it is invalid, add a line to `faults` instead.
+
+    Does nothing if the setting is not set.
+    """
     found = environment.find(variable)
     if len({each.text for each in found}) > 1:
         faults.append(_contradiction(variable, found))
@@ -171,8 +180,8 @@ def _missing(variable: Variable, named: bool = False) -> str:
 
 
 def _http_registration(values: Mapping[str, Any], environment: _Environment) -> Iterator[str]:
-    """Yield a fault if a broker and CUBE's URL are both set, or the latter without a login
-    (decision 40)."""
+    """Yield a fault if both a broker and CUBE's URL are set, and one for each of user name and
+    password that is missing beside CUBE's URL (decision 40)."""
     declared = variables()
     if environment.get(declared["cube_url"].name) is None:
         return
@@ -188,8 +197,8 @@ def _http_registration(values: Mapping[str, Any], environment: _Environment) -> 
 
 
 def _ports(values: Mapping[str, Any], environment: _Environment) -> Iterator[str]:
-    """Yield a fault if a certificate or key is without the TLS port, or that without them, or
-    there is no port to listen on."""
+    """Yield faults: TLS files without a TLS port, a TLS port without certificate or key, two equal
+    ports, no port to listen on."""
     declared = variables()
     port, tls_port = declared["listener_port"], declared["tls_port"]
     files = [declared[field] for field in ("tls_cert", "tls_key", "tls_client_ca")]
@@ -241,8 +250,11 @@ def _is_service_link(name: str, value: str) -> bool:
 
 
 def _check_ae_title(values: dict[str, Any], faults: list[str], warnings: list[str]) -> None:
-    """Check our own title: a fault where it is compared, else a warning, as the reference takes
-    any text."""
+    """Add a line to `faults` or `warnings` if our own AE title is invalid.
+
+    It is a fault only if the called AE titles of peers are compared with it, because the reference
+    accepts any text.
+    """
     title = values.get("scp_aet")
     if title is None or is_ae_title(title):
         return
@@ -252,7 +264,7 @@ def _check_ae_title(values: dict[str, Any], faults: list[str], warnings: list[st
 
 
 def _suspicious(settings: Settings, environment: _Environment) -> Iterator[str]:
-    """Yield a warning for each setting that is valid but hardly intended."""
+    """Yield a warning for each valid setting that has no effect, and if no broker is set."""
     declared = variables()
     broker, url, authority = declared["broker"], declared["cube_url"], declared["broker_ca"]
     if settings.broker is None and settings.cube_url is None:

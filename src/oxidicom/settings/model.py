@@ -1,4 +1,4 @@
-"""The settings: each is declared once, with its variable, value format, default and meaning."""
+"""Declares every setting once: its variable, the format of its value, its default and meaning."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from oxidicom.settings.addresses import PacsAddress
 from oxidicom.settings.variable import OlderName, Variable
 
 _IN_FILES_ROOT: Final = Path()
-"""Default of the state folder, replaced by the folder `.oxidicom` in the files root."""
+"""Placeholder for the default of the state folder: the folder `.oxidicom` in the files root."""
 
 _BY_FSYNC: Final = 0
-"""Default of the number of writer threads, replaced by one that depends on `fsync`."""
+"""Placeholder for the default number of writer threads, which depends on `fsync`."""
 
 _MIN_SYNCING_THREADS: Final = 16
-"""Threads that sync wait for the device, which serves concurrent syncs as one (docs/tuning.md)."""
+"""Least default number of writer threads with `fsync`. They wait for the storage device, which
+combines concurrent syncs, so that more threads than CPUs are faster (docs/tuning.md)."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings. Durations are seconds, sizes are bytes, paths are absolute."""
+    """All settings. Durations are in seconds and sizes in bytes; paths are absolute."""
 
     files_root: Annotated[
         Path,
@@ -442,6 +443,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 @cache
 def variables() -> Mapping[str, Variable]:
-    """Return the variable of each field, in order of declaration."""
+    """Return the variable of each setting by the name of its field, in order of declaration."""
     hints = get_type_hints(Settings, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items()}

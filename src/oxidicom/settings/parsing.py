@@ -1,7 +1,7 @@
-"""Parsers from the text of an environment variable to a value, and back to text for a person.
+"""Converts the text of an environment variable to a value, and a value to text for a person.
 
-Every parser takes text that is neither empty nor padded and raises InvalidValueError. No error
-text repeats the value, which may be a secret.
+Every parser expects text that is not empty and has no white space around it. It raises
+InvalidValueError if the text is invalid. No error text repeats a value that may be secret.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Final
 
 
 class InvalidValueError(ValueError):
-    """A value that a setting cannot have. The text says why, or is empty where the expectation of
-    the value format says it all."""
+    """A value is invalid for its setting.
+
+    The text says why. It is empty if the value format's `expected` says enough.
+    """
 
 
 _TRUE: Final = frozenset(("true", "yes", "on", "1"))
@@ -24,7 +26,7 @@ _FALSE: Final = frozenset(("false", "no", "off", "0"))
 
 
 def parse_bool(text: str) -> bool:
-    """Parse true, yes, on, 1, false, no, off or 0, in any case."""
+    """Parse true, yes, on and 1 as True, and false, no, off and 0 as False, in any case."""
     word = text.lower()
     if word in _TRUE:
         return True
@@ -34,7 +36,7 @@ def parse_bool(text: str) -> bool:
 
 
 def show_bool(value: bool) -> str:
-    """Return true or false."""
+    """Return the text true or false."""
     return "true" if value else "false"
 
 
@@ -56,17 +58,18 @@ _NANOSECONDS: Final[Mapping[str, int]] = {
     )
     for unit in units.split()
 }
-"""Nanoseconds of each unit of the Rust crate humantime, whose durations the reference reads; `M`
-(month) is not `m` (minute)."""
+"""Nanoseconds in each unit of time, by name. The names are those of the Rust crate humantime, by
+which the reference reads durations. `M` is a month, `m` a minute."""
 
 _DURATION_PART: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)[ \t]*([^\W\d_]+)[ \t]*")
 _BARE_NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _MAX_DURATION_NS: Final = 100 * _NANOSECONDS["y"]
-"""A clock plus this still fits into the integers of the event loop and the kernel."""
+"""Greatest duration: 100 years in nanoseconds. Added to a clock, it still fits into the integers of
+the event loop and the kernel."""
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds, 0 to 100 years, of pairs of number and unit such as `1m 30s`."""
+    """Parse pairs of number and unit such as `1m 30s`; return seconds, at most 100 years."""
     if _BARE_NUMBER.fullmatch(text):
         raise InvalidValueError("a unit is missing")
     total = Fraction(0)
@@ -88,7 +91,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_time_limit(text: str) -> float:
-    """Return the seconds, above 0: a limit of 0 would end everything at once."""
+    """Parse a duration above 0; return seconds. A limit of 0 would end everything at once."""
     seconds = parse_duration(text)
     if seconds <= 0:
         raise InvalidValueError("a time limit must be above 0s")
@@ -96,7 +99,7 @@ def parse_time_limit(text: str) -> float:
 
 
 def show_duration(seconds: float) -> str:
-    """Return the shortest text that `parse_duration` reads back, exact to the nanosecond."""
+    """Return a text such as `1m 30s` that `parse_duration` reads back, exact to the nanosecond."""
     remaining = round(seconds * 10**9)
     parts = []
     for unit in ("d", "h", "m", "s", "ms", "us", "ns"):
@@ -114,7 +117,7 @@ _SIZE_UNITS: Final = {"tib": 1 << 40, "gib": 1 << 30, "mib": 1 << 20, "kib": 1 <
 
 
 def integer_parser(low: int, high: int | None = None) -> Callable[[str], int]:
-    """Return a parser of decimal numbers from `low` to `high`."""
+    """Return a parser of whole numbers from `low` to `high`; None is no upper bound."""
 
     def parse(text: str) -> int:
         if not _INTEGER.fullmatch(text):
@@ -128,12 +131,12 @@ def integer_parser(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 def parse_port(text: str) -> int | None:
-    """Parse a port from 0 to 65535; `off` gives None."""
+    """Parse a port from 0 to 65535; return None for `off`, in any case."""
     return None if text.lower() == "off" else integer_parser(0, 65535)(text)
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes, below 2**63, of a number alone or with a binary unit in any case."""
+    """Parse a size such as `64MiB` or `1024`; return bytes, below 2**63. Units have any case."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise InvalidValueError
@@ -149,7 +152,10 @@ def parse_size(text: str) -> int:
 def size_parser(
     low: int, high: int | None = None, *, or_zero: bool = False
 ) -> Callable[[str], int]:
-    """Return a parser of sizes from `low` to `high` bytes, and of 0 if `or_zero`."""
+    """Return a parser of sizes from `low` to `high` bytes; it also accepts 0 if `or_zero` is True.
+
+    If `high` is None, only the limit of `parse_size` applies.
+    """
 
     def parse(text: str) -> int:
         value = parse_size(text)
@@ -163,7 +169,7 @@ def size_parser(
 
 
 def show_size(value: int) -> str:
-    """Return the bytes in the greatest binary unit that divides them."""
+    """Return a size as text in the greatest binary unit that divides it, such as `64MiB`."""
     for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if value and value % factor == 0:
             return f"{value // factor}{unit}"
@@ -174,7 +180,10 @@ def show_size(value: int) -> str:
 
 
 def word_parser(words: Mapping[str, str]) -> Callable[[str], str]:
-    """Return a parser of a closed set of words in any case; the mapping gives their values."""
+    """Return a parser that accepts each key of `words`, in any case, and returns its value.
+
+    The keys must be in lower case.
+    """
 
     def parse(text: str) -> str:
         try:
@@ -186,7 +195,7 @@ def word_parser(words: Mapping[str, str]) -> Callable[[str], str]:
 
 
 def text_parser(max_bytes: int) -> Callable[[str], str]:
-    """Return a parser of printable text of at most `max_bytes` bytes of UTF-8."""
+    """Return a parser that accepts printable text of at most `max_bytes` bytes in UTF-8."""
 
     def parse(text: str) -> str:
         if not text.isprintable():
@@ -199,7 +208,10 @@ def text_parser(max_bytes: int) -> Callable[[str], str]:
 
 
 def parse_subject(text: str) -> str:
-    """Parse the literal beginning of NATS subjects: tokens between dots, no wildcards."""
+    """Return a NATS subject as written: non-empty parts between dots, without spaces and wildcards.
+
+    It has at most 255 bytes.
+    """
     parse = text_parser(255)
     if not all(parse(text).split(".")) or any(each in " *>" for each in text):
         raise InvalidValueError("a subject has no spaces, *, > or empty parts between dots")
@@ -207,8 +219,8 @@ def parse_subject(text: str) -> str:
 
 
 def is_ae_title(text: str) -> bool:
-    """Return whether `text` is an AE title (PS3.5 6.2): 1 to 16 characters of the default
-    repertoire, no backslash, not only spaces."""
+    """Return whether `text` is an AE title (PS3.5 6.2): 1 to 16 printable ASCII characters, no
+    backslash, not only spaces."""
     return (
         0 < len(text) <= 16
         and text.isascii()
@@ -219,12 +231,12 @@ def is_ae_title(text: str) -> bool:
 
 
 def items(text: str) -> list[str]:
-    """Return the parts between commas, stripped, without empty ones."""
+    """Return the parts of `text` between commas, without white space around them and empty ones."""
     return [item for item in map(str.strip, text.split(",")) if item]
 
 
 def parse_ae_titles(text: str) -> tuple[str, ...]:
-    """Parse AE titles between commas; each is kept once."""
+    """Parse AE titles between commas; a repeated one is returned once."""
     titles = items(text)
     if not titles or not all(map(is_ae_title, titles)):
         raise InvalidValueError
@@ -232,7 +244,7 @@ def parse_ae_titles(text: str) -> tuple[str, ...]:
 
 
 def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Parse networks in CIDR notation between commas; each is kept once."""
+    """Parse networks in CIDR notation between commas; a repeated one is returned once."""
     networks = []
     for item in items(text):
         try:
@@ -249,17 +261,17 @@ def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
 
 
 def show_items(items: tuple[object, ...]) -> str:
-    """Return the items as text between commas."""
+    """Return the texts of the items, joined by commas."""
     return ",".join(map(str, items))
 
 
 def parse_path(text: str) -> Path:
-    """Return the absolute path; it is not looked up."""
+    """Return an absolute path; it need not exist, and symbolic links are kept."""
     return Path(text).absolute()
 
 
 def parse_host(text: str) -> str:
-    """Return a host's name or address without brackets; it is not looked up."""
+    """Return a host's name or address without brackets around it; it need not resolve."""
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,255}", host):
         raise InvalidValueError
@@ -271,12 +283,12 @@ def parse_host(text: str) -> str:
 
 
 def parse_password(text: str) -> str:
-    """Return any text as it is."""
+    """Return the text unchanged: any text is a valid password."""
     return text
 
 
 def hide(_: str) -> str:
-    """Mask a whole value; the result does not depend on its length."""
+    """Return *** for any text, so that not even its length is shown."""
     return "***"
 
 
@@ -300,8 +312,10 @@ _RUST_LEVELS: Final[Mapping[str, str]] = {
 
 
 def parse_rust_log(text: str) -> str:
-    """Return the level in directives of Rust's tracing: that for oxidicom, else the one without a
-    target."""
+    """Return the log level in directives of Rust's `tracing`, such as `warn,oxidicom=debug`.
+
+    It is the level of the target oxidicom, otherwise the one without a target, otherwise info.
+    """
     bare = ours = None
     for directive in items(text):
         target, equals, level = directive.rpartition("=")
@@ -318,12 +332,18 @@ def parse_rust_log(text: str) -> str:
 
 
 def parse_verbose(text: str) -> str:
-    """Parse CHRIS_VERBOSE of the first generation: anything that begins with y is verbose."""
+    """Return the log level for CHRIS_VERBOSE of the first generation: info for true, else warning.
+
+    Any text that begins with y is true; others are parsed by `parse_bool`.
+    """
     return "info" if text[0] in "yY" or parse_bool(text) else "warning"
 
 
 def printable(text: str, max_length: int = 100) -> str:
-    """Return one printable line: escape other characters, cut after `max_length` of them."""
+    """Return `text` as one printable line.
+
+    It is cut after `max_length` characters; those that are not printable are escaped.
+    """
     cut = text if len(text) <= max_length else text[:max_length] + "…"
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut

@@ -1,4 +1,4 @@
-"""The settings as text for people: the effective ones, and the table in docs/settings.md."""
+"""Settings as text for people: the values in force, and the table in docs/settings.md."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from oxidicom.settings.variable import Variable
 
 
 class Effective(NamedTuple):
-    """One setting with the value that is in force."""
+    """One setting, as text, with the value that is in force."""
 
     name: str
+    """Main name of its variable."""
     value: str
-    """As it would be written in the environment, with secrets masked."""
+    """The value as it would be written in the environment, with secrets masked."""
     is_default: bool
+    """Whether the value equals the default; never for the files root, which has none."""
 
 
 def effective(settings: Settings) -> list[Effective]:
-    """Return every setting with its value, in order of declaration."""
+    """Return every setting with the value in force, in order of declaration."""
     return [
         Effective(
             variable.name,
@@ -35,14 +37,17 @@ def effective(settings: Settings) -> list[Effective]:
 def _is_default(settings: Settings, field: str) -> bool:
     if field == "files_root":
         return False
-    # Other defaults depend on fsync.
+    # The default number of writer threads depends on fsync.
     fsync = settings.fsync and field != "fsync"
     defaults = Settings(files_root=settings.files_root, fsync=fsync)
     return bool(getattr(settings, field) == getattr(defaults, field))
 
 
 def markdown_table() -> str:
-    """Return the Markdown table of every setting, the same on every machine, with a line feed."""
+    """Return a Markdown table of every setting, ending with a line feed.
+
+    It is the same on every machine.
+    """
     rows = [
         "| Variable | Value | Default | Meaning |",
         "|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""The value formats of the settings."""
+"""The formats in which the values of settings are written in the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The declaration of one setting: its environment variables and the format of their value."""
+"""Types to declare a setting: its environment variables and the format of their values."""
 
 from __future__ import annotations
 
@@ -9,45 +9,48 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True)
 class ValueFormat:
-    """How a value is written in the environment: how to read it, describe it and show it."""
+    """The format in which a setting is written in the environment."""
 
     parse: Callable[[str], Any]
-    """Returns the value of a text; raises InvalidValueError."""
+    """Function that returns the value of a text, or raises InvalidValueError."""
     expected: str
-    """Completes the sentence "expected …"."""
+    """Description of valid texts that completes the sentence "expected …"."""
     example: str
+    """A valid text."""
     show: Callable[[Any], str] = str
-    """Returns the text of a value."""
+    """Function that returns the text of a value, without secrets."""
     mask: Callable[[str], str] | None = None
-    """Returns a text without the password that it may hold."""
+    """Function that masks the secrets in a text, for error messages. If it is None, only the
+    secrets of a URL are masked."""
     none: str = "not set"
-    """The text that shows None."""
+    """Text that is shown for None and for an empty tuple."""
 
 
 class OlderName(NamedTuple):
-    """A variable's name in an earlier generation, read only where no newer one is set."""
+    """The name of a variable in an earlier generation. It is read only if no newer name is set."""
 
     name: str
     format: ValueFormat | None = None
-    """Set where the older variable was written differently."""
+    """Format of the older variable; None if it is that of the newer one."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """The environment variable of one setting."""
+    """The environment variable of one setting, with its other names and its meaning."""
 
     name: str
     format: ValueFormat
     meaning: str
-    """One line for the operator, in Markdown."""
+    """Description of the setting for the operator: one line of Markdown."""
     synonyms: tuple[str, ...] = ()
-    """Further names of equal rank. Two that are set to different values are an error."""
+    """Other names that are read like `name`. Two names that are set must have equal values."""
     older: tuple[OlderName, ...] = ()
     """Names of earlier generations, in order of precedence."""
     default: str | None = None
-    """A description of the default, where it depends on other settings or on the machine."""
+    """Description of the default if it depends on other settings or on the machine; None if the
+    value itself is shown."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that is read, the main one first."""
+        """Every name that is read, in order of precedence; `name` is the first."""
         return (self.name, *self.synonyms, *(each.name for each in self.older))
