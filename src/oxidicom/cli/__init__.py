@@ -1,4 +1,4 @@
-"""The command line. Without a command `serve` runs, as the reference's binary does."""
+"""The command line. Without a command it runs `serve`, as the reference's binary does."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ COMMANDS: Final = (
     *("serve", "check", "status", "watch", "outbox"),
     *("echo", "send", "settings", "completion", "version"),
 )
-"""Each is a module of this package with a docstring whose first line is its help,
-`add_arguments(parser)`, and `run(arguments)`, which returns the exit status. Only the module of
-the command that is called is imported."""
+"""Names of the commands. Each is a module of this package: the first line of its docstring is the
+command's help, and it has `add_arguments(parser)` and `run(arguments)`, which returns the exit
+status. Only the module of the command that is called is imported."""
 
 EXIT_INTERRUPTED: Final = 130
+"""Exit status of a command that Ctrl-C ended."""
 
 _EPILOG: Final = """\
 The settings of `serve` are environment variables: see `oxidicom settings`. Every command has
@@ -38,7 +39,11 @@ exit status:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 2 for invalid settings or arguments."""
+    """Run one command and return its exit status (0 to 3, or 130).
+
+    `argv` are the arguments without the program's name; None takes those of this process. Raises
+    SystemExit after --help, and for arguments that argparse rejects.
+    """
     argv = sys.argv[1:] if argv is None else argv
     wanted = argv[0] if argv else "serve"
     arguments = _parser([wanted] if wanted in COMMANDS else COMMANDS).parse_args(argv)
@@ -53,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_SETTINGS if isinstance(error, ArgumentsError) else EXIT_FAULT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at exit
+    except BrokenPipeError:  # the program that reads our output has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # output is flushed at exit
         return EXIT_FAULT
 
 
 def parser_of_all() -> argparse.ArgumentParser:
-    """Return a parser that knows every command."""
+    """Return the parser of the command line with every command."""
     return _parser(COMMANDS)
 
 

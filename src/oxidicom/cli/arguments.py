@@ -1,4 +1,4 @@
-"""Arguments that several commands have, and parsers of their values."""
+"""Arguments that several commands have, and parsers of the values of arguments."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Callable
 from typing import Final
 
 FILE: Final = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
-"""How shells complete a path: a value for the attribute `complete` of an argument, for shtab."""
+"""How shells complete a path. It is set as attribute `complete` of an argument, for shtab."""
 
 
 def set_epilog(parser: argparse.ArgumentParser, epilog: str) -> None:
-    """Show `epilog`, examples and exit statuses, below the help as it is written."""
+    """Show `epilog` below the help with its line breaks."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = epilog
 
 
 def add_json(parser: argparse.ArgumentParser, form: str = "print one JSON object a line") -> None:
-    """Add the option --json; `form` is its help."""
+    """Add the option --json; `form` is its help text."""
     parser.add_argument("--json", action="store_true", help=form)
 
 
 def ae_title(text: str) -> str:
-    """Parse an AE title."""
+    """Return an AE title as written. Raises ArgumentTypeError for an invalid one."""
     from oxidicom.settings.parsing import is_ae_title
 
     if not is_ae_title(text):
@@ -31,7 +31,10 @@ def ae_title(text: str) -> str:
 
 
 def number(what: str, least: int, most: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `least` to `most`; `what` names the value."""
+    """Return a parser of whole numbers from `least` to `most`.
+
+    It raises ArgumentTypeError, with `what` as the name of the value.
+    """
 
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
@@ -44,7 +47,7 @@ def number(what: str, least: int, most: int) -> Callable[[str], int]:
 
 
 def seconds(text: str) -> float:
-    """Parse a number of seconds, above 0 and at most one day."""
+    """Parse seconds, above 0 and at most one day. Raises ArgumentTypeError."""
     try:
         value = float(text)
     except ValueError:

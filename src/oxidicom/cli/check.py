@@ -1,7 +1,7 @@
 """Test whether `serve` could work here: storage, brokers, CUBE, certificate and ports.
 
-Prints the settings in force, then one finding a line. Exits with 0 if there is no fault, although
-there may be warnings, with 1 if there is a fault, and with 2 if the settings are invalid.
+The command prints the settings in force, then one finding per line. Its exit status is 0 if there
+is no fault, even if there are warnings, 1 if there is a fault, and 2 if the settings are invalid.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from oxidicom.cli.probes.tls import probe_tls
 from oxidicom.settings import Settings, effective
 
 Probe = Callable[[Settings], list[Finding]]
+"""Function that examines one part of the environment of `serve`."""
 
 _PROBES: Final[Mapping[str, Probe]] = {
     "storage": probe_storage,
@@ -47,7 +48,8 @@ exit status:
   2   the settings are invalid
 """
 _ALL_PROBES_LIMIT_S: Final = 3 * PROBE_LIMIT_S
-"""Seconds for all probes together: the look-up of a name may take longer than PROBE_LIMIT_S."""
+"""Time limit in seconds for all probes together. It is greater than PROBE_LIMIT_S, because that
+does not limit the resolution of a host's name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,9 +105,10 @@ def _print_settings(settings: Settings) -> None:
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:
-    """Run every probe at once and yield their findings in a fixed order.
+    """Run all probes at the same time and yield their findings in the order of `_PROBES`.
 
-    A probe that does not end in time gives a finding of its own.
+    A probe that does not end within `_ALL_PROBES_LIMIT_S` yields a fault instead. Raises what a
+    probe raises.
     """
     deadline = time.monotonic() + _ALL_PROBES_LIMIT_S
     for subject, future in [
@@ -119,7 +122,10 @@ def _findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _start(probe: Probe, settings: Settings) -> Future[list[Finding]]:
-    """Run a probe on a daemon thread: one that waits for a dead file server cannot be joined."""
+    """Run a probe on a daemon thread and return the future of its findings.
+
+    A probe that waits for a dead file server cannot be ended, and must not block the exit.
+    """
     future: Future[list[Finding]] = Future()
 
     def run() -> None:

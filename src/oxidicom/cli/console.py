@@ -1,4 +1,4 @@
-"""Output of the commands, exit statuses, and the settings from the environment."""
+"""What several commands need: output, exit statuses, and the settings from the environment."""
 
 from __future__ import annotations
 
@@ -13,44 +13,53 @@ if TYPE_CHECKING:
     from oxidicom.settings import Settings
 
 EXIT_FAULT: Final = 1
+"""Exit status of a command that failed or found a fault."""
 EXIT_SETTINGS: Final = 2
+"""Exit status for invalid settings or arguments."""
 
 
 class ArgumentsError(OperatorError):
-    """Invalid arguments. The exit status is 2, as for those that argparse itself finds."""
+    """Arguments are invalid. The exit status is 2, as for arguments that argparse rejects."""
 
 
 def print_error(line: str) -> None:
-    """Print one line on stderr, after the program's name."""
+    """Print one line on stderr, prefixed by the program's name."""
     print(f"oxidicom: {line}", file=sys.stderr)
 
 
 def print_warning(line: str) -> None:
-    """Print one line on stderr as a warning."""
+    """Print one line on stderr, prefixed by the program's name and warning."""
     print_error(f"warning: {line}")
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print one object on one line of stdout."""
+    """Print an object as one line of JSON on stdout."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def printable(text: str) -> str:
-    """Escape characters of a sender that could control the terminal."""
+    """Return `text` with escapes in place of characters that are not printable.
+
+    Text that comes from a peer could otherwise control the terminal.
+    """
     return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Return whether to draw on a stream: not with NO_COLOR (https://no-color.org) or TERM=dumb."""
+    """Return whether colours and cursor movements may be written to `stream`.
+
+    That is True for a terminal, unless NO_COLOR (https://no-color.org) or TERM=dumb is set.
+    """
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def settings_of_environment(*, print_warnings: bool = True) -> tuple[Settings, list[str]] | None:
-    """Return the settings and the warnings about them; print the latter if `print_warnings`.
+    """Return the settings and the warnings about them, one line each.
 
-    Returns None if the settings are invalid, after printing every fault on stderr.
+    The warnings are printed on stderr, too, unless `print_warnings` is False. If the settings are
+    invalid, every fault is printed on stderr and None is returned.
     """
-    from oxidicom.settings import load  # late: not every command needs it
+    from oxidicom.settings import load  # imported late, because not every command needs it
 
     try:
         settings, warnings = load(os.environ)

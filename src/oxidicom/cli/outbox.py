@@ -35,20 +35,22 @@ from oxidicom.notify.outbox_inspect import (
 from oxidicom.settings import Settings
 
 EXIT_NEEDS_OPERATOR: Final = 3
+"""Exit status of `outbox list` if there are refused or corrupt entries."""
 
 _MIN_PREFIX_LENGTH: Final = 4
-"""Characters of a name that an operator must give at least."""
+"""Least number of characters of an entry's name that the operator must give."""
 
 _SHOWN_NAME_LENGTH: Final = 12
-"""Characters of a name that are shown: 48 bits tell the entries of any outbox apart."""
+"""Number of characters of an entry's name that are shown. They are hexadecimal, and 48 bits
+distinguish the entries of any outbox."""
 
 _FIELDS_WITHOUT_PHI: Final = frozenset(
     ("calling_ae_title", "pacs_name", "study_instance_uid", "series_instance_uid", "modality")
 )
-"""Fields of a series that are shown without --phi; all others are patient data."""
+"""Fields of a series that are shown without --phi; all others count as patient data."""
 
 _LISTED_PHI_FIELDS: Final = ("patient_id", "patient_name", "study_date")
-"""Fields that `list --phi` adds to a line."""
+"""Fields of a series that `list --phi` adds to the line of an entry."""
 
 _LIST: Final = f"""\
 exit status:
@@ -232,7 +234,10 @@ def _print_field(name: str, value: object) -> None:
 
 
 def _as_json(found: OutboxFile, now: float, *, phi: bool) -> dict[str, Any]:
-    """Return the JSON object of an entry: first what `list` shows, then the registration."""
+    """Return the JSON object of an entry; its registration is missing if it cannot be read.
+
+    `now` is the time in seconds since 1970. Patient data are included only if `phi` is True.
+    """
     data: dict[str, Any] = {
         "name": found.name,
         "state": found.state.value,
@@ -311,8 +316,10 @@ def _inspect_all(files: Iterable[Path]) -> Iterator[OutboxFile]:
 
 
 def _named(folder: Path, name: str) -> list[Path]:
-    """Return the files of the entry with this name; print an error and return none if no entry or
-    several entries have it."""
+    """Return the files of the entry whose name is `name` or begins with it.
+
+    If there is no such entry, or several, print an error and return an empty list.
+    """
     stem = Path(name).stem
     found = entry_files(folder, stem) if len(stem) >= _MIN_PREFIX_LENGTH else []
     names = {path.stem for path in found}

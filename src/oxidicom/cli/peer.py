@@ -52,7 +52,7 @@ def add_peer(parser: argparse.ArgumentParser, timeout: float) -> None:
 
 
 def peer_of(arguments: argparse.Namespace) -> Peer:
-    """Return the peer of the arguments. Raises ArgumentsError for files without certificates."""
+    """Return the peer in the arguments. Raises ArgumentsError for invalid TLS options."""
     return Peer(
         host=arguments.host,
         port=arguments.port,
@@ -103,7 +103,7 @@ _ADVICE: Final[Mapping[Fault, str]] = {
 
 
 def advice(error: ScuError, peer: Peer) -> str:
-    """Return what the operator can do about an error."""
+    """Return what the operator can do about an error, or an empty text."""
     if error.fault is Fault.REJECTED:
         text = str(error)
         if "called AE title" in text:

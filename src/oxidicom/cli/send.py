@@ -26,10 +26,10 @@ from oxidicom.scu.files import Candidate, candidates, read_listed, write_listed
 from oxidicom.scu.sending import Sending, SendTally
 
 _MAX_PRINTED_FAILURES: Final = 10
-"""Failures that are printed one by one on stderr."""
+"""Number of failures that are printed one by one on stderr."""
 
 _REDRAW_S: Final = 0.1
-"""Seconds between two drawings of the progress."""
+"""Seconds between two updates of the progress bar."""
 
 _EPILOG: Final = """\
 PATHS are files, folders (with everything below them) and quoted patterns ('studies/**/*.dcm').
@@ -134,29 +134,33 @@ def _all(paths: list[str], listed: IO[str] | None) -> Iterator[Candidate]:
 
 
 class _Failures:
-    """The list of the files that were not stored; the first of them are printed as well."""
+    """Reports the files that were not stored: prints the first ones on stderr, and writes all to
+    the file of --failed, if one is given."""
 
     def __init__(self, path: Path | None, source: Path | None) -> None:
         if path is not None and source is not None and _same(path, source):
             raise ArgumentsError("--failed and --from are the same file")
         self._path = path
-        # Opened at once, so that a wrong path is reported early and no older list remains.
+        # Open it now, so that an invalid path is reported before sending and no older list remains.
         self._file = None if path is None else _opened(path, "w")
         self._count = 0
         self.print_line: Callable[[str], None] = print_error
 
     @property
     def is_listed(self) -> bool:
-        """Whether failures are written to a file."""
+        """Whether failures are written to a file, which --failed names."""
         return self._file is not None
 
     @property
     def listed(self) -> str | None:
-        """The path of the list, or None if nothing is on it."""
+        """The path of the file with the failures; None if there is no file or no failure."""
         return str(self._path) if self._file is not None and self._count else None
 
     def add(self, path: Path, reason: str) -> None:
-        """Count, list and print one file. Raises OperatorError if the list cannot be written."""
+        """Record one file that was not stored, and the reason.
+
+        Raises OperatorError if the file of --failed cannot be written.
+        """
         self._count += 1
         if self._file is not None:
             try:
@@ -169,7 +173,7 @@ class _Failures:
             self.print_line("further failures are counted, and listed with --failed")
 
     def close(self) -> None:
-        """Close the list."""
+        """Close the file of --failed, if there is one."""
         if self._file is not None:
             self._file.close()
 
@@ -179,9 +183,10 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _carry_out(sending: Sending, failures: _Failures, drawn_paths: list[str] | None) -> bool:
-    """Send, and return whether Ctrl-C interrupted it; a second Ctrl-C raises KeyboardInterrupt.
+    """Run `sending` to its end; return True if Ctrl-C interrupted it.
 
-    Draws progress unless `drawn_paths` is None; the files below those paths are counted for it.
+    A second Ctrl-C raises KeyboardInterrupt. A progress bar is drawn unless `drawn_paths` is None;
+    the files below these paths are counted for its total.
     """
     with contextlib.ExitStack() as stack:
         draw: Callable[[SendTally], None] = _draw_nothing

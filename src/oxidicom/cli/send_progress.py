@@ -15,11 +15,15 @@ from oxidicom.scu.files import candidates
 from oxidicom.scu.sending import SendTally
 
 _RATE_WINDOW_S: Final = 5.0
-"""Seconds over which a rate is measured."""
+"""Length in seconds of the time window over which a rate is measured."""
 
 
 class Drawing:
-    """A bar on stderr. A thread of its own counts the files below `paths` for the total."""
+    """A progress bar on stderr, shown while its context is entered.
+
+    A separate thread counts the files below `paths` for the total. Without `paths` the total
+    remains unknown.
+    """
 
     def __init__(self, paths: list[str]) -> None:
         self._progress = Progress(
@@ -55,11 +59,11 @@ class Drawing:
         self._progress.stop()
 
     def print_line(self, line: str) -> None:
-        """Print one line above the bar."""
+        """Print one line above the bar, prefixed by the program's name."""
         self._progress.console.print(f"oxidicom: {line}", markup=False, highlight=False)
 
     def update(self, tally: SendTally) -> None:
-        """Draw the bar as `tally` is now."""
+        """Update the bar with the results in `tally`."""
         finished = tally.stored + tally.failed + tally.skipped
         known = max(self._total, tally.examined)
         instances, size = self._rates(tally)

@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    loaded = settings_of_environment(print_warnings=False)  # the log has them
+    loaded = settings_of_environment(print_warnings=False)  # the log reports them
     if loaded is None:
         return EXIT_SETTINGS
-    from oxidicom import app  # late: no other command needs it
+    from oxidicom import app  # imported late, because no other command needs it
 
     return app.run(*loaded)

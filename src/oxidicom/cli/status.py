@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from oxidicom.admin.model import ReceiverStatus
 
 _MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+"""Greatest number of bytes that are read of an answer."""
 
 _POLL_INTERVAL_S: Final = 1.0
+"""Seconds between two queries of --watch."""
 
 _EPILOG: Final = """\
 Asks the admin endpoint of `serve`, which exists if OXIDICOM_ADMIN_PORT is set there.
@@ -63,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _NoAnswerError(OxidicomError):
-    """The endpoint gave no usable answer. The text says what to do."""
+    """The endpoint gave no valid answer. The text says why and, where possible, what to do."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -89,7 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _default_url() -> str:
-    """Read the variables without loading the settings: health checks run every few seconds."""
+    """Return the URL of the endpoint that the environment names.
+
+    Raises ArgumentsError without a port. The settings are not loaded, which would take longer:
+    health checks run every few seconds.
+    """
     port = os.environ.get("OXIDICOM_ADMIN_PORT", "").strip()
     if not port.isdecimal() or int(port) == 0:
         raise ArgumentsError(
@@ -110,7 +116,7 @@ class _Endpoint:
         self._timeout = timeout
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Return the HTTP status and the body. Raises _NoAnswerError."""
+        """Send a GET request; return the HTTP status and the body. Raises _NoAnswerError."""
         parts = self._parts
         connection_type = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -169,7 +175,7 @@ def _print_raw(answer: bytes) -> None:
 
 
 def _watch(endpoint: _Endpoint, *, as_json: bool) -> None:
-    """Show the status until Ctrl-C, whether the endpoint answers or not."""
+    """Show the status, or the error, every second until Ctrl-C. It never returns."""
     if as_json or not is_terminal(sys.stdout):
         from oxidicom.cli.status_view import show
 

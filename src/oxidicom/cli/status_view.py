@@ -1,4 +1,4 @@
-"""The output of `oxidicom status`: tables on a terminal, the same as plain text elsewhere."""
+"""The output of `oxidicom status`: tables, which have colours on a terminal only."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from oxidicom.admin.model import ReceiverStatus, RecentSeries, Series
 from oxidicom.cli.console import is_terminal, printable
 
 _MAX_ROWS: Final = 20
-"""Rows of one table; the page of the admin endpoint has all of them."""
+"""Greatest number of rows in one table; the page of the admin endpoint shows more."""
 
 _PLAIN_WIDTH: Final = 160
+"""Characters in a line if stdout is not a terminal."""
 _COLOURS: Final = {"ok": "green", "degraded": "yellow", "failed": "red"}
 
 
 def show(status: ReceiverStatus) -> None:
-    """Print the status once."""
+    """Print the status on stdout."""
     if is_terminal(sys.stdout):
         console = Console()
     else:
@@ -31,7 +32,7 @@ def show(status: ReceiverStatus) -> None:
 
 
 class StatusScreen:
-    """The status on a terminal, drawn again in the same place."""
+    """The status on a terminal. Each update replaces the one before it."""
 
     def __init__(self) -> None:
         self._live = Live(auto_refresh=False, screen=False)
@@ -50,12 +51,12 @@ class StatusScreen:
         self._live.stop()
 
     def update(self, status: ReceiverStatus) -> None:
-        """Draw a new status."""
+        """Show `status` in place of what is shown."""
         self._latest = status
         self._live.update(view(status), refresh=True)
 
     def show_error(self, text: str) -> None:
-        """Draw an error above the last status."""
+        """Show an error above the last status, if there is one."""
         parts: list[RenderableType] = [Text(text, style="red")]
         if self._latest is not None:
             parts.append(view(self._latest))

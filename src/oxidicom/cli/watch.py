@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oxidicom.notify.lonk_messages import LonkMessage
 
 _REDRAW_S: Final = 0.25
-"""Seconds between two drawings of the screen."""
+"""Seconds between two updates of the screen."""
 
 _EPILOG: Final = """\
 NATS does not keep messages: those that were published before are not shown. If NATS becomes
@@ -73,7 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _nats(given: str | None) -> tuple[str, str, Any]:
-    """Return address, root subject and authorities; `given` replaces the address that is set."""
+    """Return the NATS address, the root subject and the file of authorities or None.
+
+    The address is `given`, or the one in the environment if it is None. Raises ArgumentsError.
+    """
     environment = dict(os.environ)
     if given is not None:
         environment["OXIDICOM_NATS_ADDRESS"] = given

@@ -1,4 +1,4 @@
-"""The screen of `oxidicom watch`."""
+"""The screen of `oxidicom watch` on a terminal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from oxidicom.cli.watch_model import Row, WatchModel
 from oxidicom.notify.lonk_messages import LonkMessage
 
 _OTHER_LINES: Final = 4
-"""Lines of the screen that show no series."""
+"""Number of lines of the terminal that are not used for series."""
 
 _UID_TAIL_LENGTH: Final = 24
-"""Characters that are shown of a UID: its end tells series apart."""
+"""Number of characters of a UID that are shown: its last ones, because series of one device differ
+only there."""
 
 
 class WatchScreen:
-    """A table on the terminal that is drawn again in the same place."""
+    """A table of series on the terminal; `draw` replaces it with the current one."""
 
     def __init__(self, rows: int, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -46,19 +47,19 @@ class WatchScreen:
         self._live.stop()
 
     def add(self, message: LonkMessage) -> None:
-        """Take one message into account."""
+        """Apply one message; the next `draw` shows it."""
         self._model.add(message, time.monotonic())
 
     def set_state(self, state: str) -> None:
-        """Show `state`, the state of the connection, below the table."""
+        """Set the state of the connection, which the next `draw` shows below the table."""
         self._state = state
 
     def draw(self) -> None:
-        """Draw the table as it is now."""
+        """Draw the current table."""
         self._live.update(self.table(time.monotonic()), refresh=True)
 
     def table(self, now: float) -> Table:
-        """Return the table; `now` is a time of the monotonic clock."""
+        """Return the current table; `now` is a time of the monotonic clock."""
         rows = self._model.rows(now)
         table = Table(
             box=None,
@@ -85,7 +86,7 @@ class WatchScreen:
 
 
 def _bar(row: Row, now: float) -> ProgressBar:
-    """Return a bar that moves until the series is done: LONK has no totals."""
+    """Return a bar that pulsates until the series is done, because LONK sends no totals."""
     if row.done:
         return ProgressBar(total=1, completed=1, finished_style="green" if not row.error else "red")
     return ProgressBar(total=1, pulse=True, animation_time=now)

@@ -1,4 +1,8 @@
-"""The probes of `oxidicom check`: each takes the settings and returns its findings."""
+"""The probes of `oxidicom check`, and what they have in common.
+
+A probe is a function that takes the settings, tests one part of what `serve` needs, and returns
+its findings.
+"""
 
 from __future__ import annotations
 
@@ -15,39 +19,46 @@ from oxidicom.logevents import verification_text
 from oxidicom.settings import Settings
 
 PROBE_LIMIT_S: Final = 5.0
-"""Seconds that each server has to answer."""
+"""Time limit in seconds for a server to answer."""
 
 
 _UNREACHABLE: Final = frozenset(
     (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EACCES)
 )
+"""Values of errno that mean that no packet can reach the server."""
 
 
 class Verdict(Enum):
-    """How a finding is rated; the values are printed, the names are those of `--json`."""
+    """The rating of a finding. The value is printed; `--json` prints the name in lower case."""
 
     OK = "ok"
     NOT_SET = "not set"
     WARNING = "warning"
-    """`serve` works without it."""
+    """A problem in spite of which `serve` works."""
     FAULT = "FAULT"
+    """A problem that keeps `serve` from working."""
 
 
 class Finding(NamedTuple):
-    """The result of a probe, in one line."""
+    """One result of a probe, printed as one line."""
 
     subject: str
+    """What was examined, such as broker or PACS."""
     verdict: Verdict
     text: str
+    """What was found and, for a fault, what to do. It contains no secrets."""
 
 
 class CertificatesError(Exception):
-    """OXIDICOM_BROKER_CA cannot be used; the text says why and what to do."""
+    """The file OXIDICOM_BROKER_CA cannot be used. The text says why and what to do."""
 
 
 def client_context(settings: Settings) -> ssl.SSLContext:
-    """Return the TLS context for CUBE, the broker and NATS; without OXIDICOM_BROKER_CA
-    SSL_CERT_FILE applies. Raises CertificatesError."""
+    """Return the TLS context for connections to CUBE, the broker and NATS.
+
+    Without OXIDICOM_BROKER_CA it trusts the system's authorities, or those in SSL_CERT_FILE.
+    Raises CertificatesError.
+    """
     try:
         return certificates.client_context(settings.broker_ca)
     except OSError as error:
@@ -58,29 +69,31 @@ def client_context(settings: Settings) -> ssl.SSLContext:
 
 
 class QueueProbe(NamedTuple):
-    """How `oxidicom check` examines CUBE's queue in one kind of broker."""
+    """The functions by which `oxidicom check` examines CUBE's queue in one kind of broker."""
 
     describe_queue: Callable[[str, str, ssl.SSLContext | None], Awaitable[str]]
-    """Return a sentence on the queue, from URL, queue name and TLS context; raises any error."""
+    """Function that logs in to the broker and returns the state of the queue as text.
+
+    It takes the URL, the queue's name, and the TLS context or None. It may raise any Exception."""
     explain: Callable[[Exception, Server], str]
-    """Return what an error of `describe_queue` means and what to do."""
+    """Function that returns what an exception of `describe_queue` means and what to do."""
 
 
 class Server(NamedTuple):
     """A server that a probe connects to."""
 
     where: str
-    """host:port"""
+    """Its address as host:port."""
     language: str
-    """The protocol that it speaks."""
+    """Name of the protocol that it should speak."""
     variable: str
-    """The variable to set if `where` is wrong."""
+    """Name of the variable that holds its address."""
 
 
 def explain_connection_error(error: BaseException, server: Server) -> str:
-    """Return why no connection was made and what to do about it, without secrets.
+    """Return why connecting to `server` failed and what to do about it, without secrets.
 
-    The causes of the error are examined as well: libraries wrap the errors of the system.
+    The causes of `error` are examined, too, because libraries wrap the errors of the system.
     """
     where, language, variable = server
     causes = _causes(error)
@@ -112,7 +125,10 @@ def explain_connection_error(error: BaseException, server: Server) -> str:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """Return the error and all its causes; asyncio puts several refusals into one group."""
+    """Return the error, its causes and contexts, and the members of exception groups.
+
+    asyncio raises a group if several addresses of one host refuse the connection.
+    """
     causes: list[BaseException] = []
     pending: list[BaseException | None] = [error]
     while pending:

@@ -19,7 +19,7 @@ from oxidicom.cli.probes import QueueProbe, Server, explain_connection_error
 
 
 async def _describe_queue(url: str, queue_name: str, context: ssl.SSLContext | None) -> str:
-    for name in ("aio_pika", "aiormq"):  # the finding reports what they would log
+    for name in ("aio_pika", "aiormq"):  # suppress their logs: the finding reports the error
         logging.getLogger(name).addHandler(logging.NullHandler())
     connection = await aio_pika.connect(url, ssl_context=context)
     async with connection:
@@ -40,7 +40,7 @@ def _explain(error: Exception, server: Server) -> str:
     match error:
         case ProbableAuthenticationError() | AuthenticationError():
             return f"{where} refuses this user or password: correct {variable}"
-        case InvalidFrameError() if "OpenOk" in str(error):  # the last answer before we are in
+        case InvalidFrameError() if "OpenOk" in str(error):  # the last answer of a login
             return f"{where} has no such virtual host for this user: correct {variable}"
         case ChannelAccessRefused():
             return (

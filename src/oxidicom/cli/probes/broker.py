@@ -1,4 +1,4 @@
-"""Probe of the way of registrations to CUBE's queue."""
+"""Probe of the broker that registrations are sent to, and of CUBE's queue in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _VARIABLE: Final = "OXIDICOM_CELERY_BROKER"
 
 
 def probe_broker(settings: Settings) -> list[Finding]:
-    """Report whether the broker and the queue can be used; nothing where CHRIS_URL is set."""
+    """Return a finding on whether the broker and CUBE's queue can be used.
+
+    Returns no finding if CHRIS_URL is set.
+    """
     if settings.cube_url is not None:
         return []
     if settings.broker is None:

@@ -1,4 +1,4 @@
-"""Probe of registration over HTTP: whether CUBE can be reached and offers the resource."""
+"""Probe of CUBE: whether series can be registered over HTTP."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ from oxidicom.settings import Settings
 
 _VARIABLE: Final = "CHRIS_URL"
 _RESOURCES: Final = {"instance": "pacsfiles/", "series": "pacs/series/"}
-"""Resources that registrations are posted to, relative to CUBE's URL."""
+"""The resource, relative to CUBE's URL, that registrations are posted to, by the value of
+OXIDICOM_HTTP_REGISTER."""
 
 
 def probe_cube(settings: Settings) -> list[Finding]:
-    """Return a finding if CHRIS_URL is set; if not, the broker's probe says so for both ways."""
+    """Return a finding on whether CUBE accepts the login and registrations.
+
+    Returns no finding without CHRIS_URL; `probe_broker` reports it if neither is set.
+    """
     if settings.cube_url is None:
         return []
     url = urlsplit(settings.cube_url)
@@ -42,8 +46,11 @@ def probe_cube(settings: Settings) -> list[Finding]:
 
 
 def _query(settings: Settings, url: str, context: ssl.SSLContext, where: str) -> str | None:
-    """Return what is wrong with the answers, or None."""
-    import httpx  # late: only this probe needs it
+    """Query CUBE and return what is wrong with its answers, or None.
+
+    Raises the errors of httpx if there is no answer.
+    """
+    import httpx  # imported late, because only this probe needs it
 
     resource = _RESOURCES[settings.http_register]
     auth = httpx.BasicAuth(settings.cube_username or "", settings.cube_password or "")
@@ -54,7 +61,7 @@ def _query(settings: Settings, url: str, context: ssl.SSLContext, where: str) ->
         if fault is not None:
             return fault
         with client.stream("GET", url + resource) as answer:
-            # Every answer of CUBE lists the methods that it allows (RFC 9110 10.2.1).
+            # CUBE lists the allowed methods in every answer (RFC 9110 10.2.1), so a GET shows them.
             allowed = answer.headers.get("allow")
             if answer.status_code in (404, 405) or (allowed and "POST" not in allowed.upper()):
                 return (

@@ -10,7 +10,7 @@ from oxidicom.settings import Settings
 
 
 def probe_listener(settings: Settings) -> list[Finding]:
-    """Bind each port for a moment; return a finding for each."""
+    """Listen on each port that is set for a moment; return a finding for each."""
     host, admin_host = settings.listener_host, settings.admin_host
     ports = (
         (host, settings.listener_port, "OXIDICOM_LISTENER", ""),
@@ -25,7 +25,7 @@ def probe_listener(settings: Settings) -> list[Finding]:
 
 
 def _probe(host: str, port: int, variables: str, purpose: str) -> Finding:
-    """Bind one port; the names of its variables begin with `variables`."""
+    """Listen on one port for a moment. Its variable is `variables` with _PORT appended."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 _VARIABLE: Final = "OXIDICOM_NATS_ADDRESS"
 _DEFAULT_PORT: Final = 4222
 _CLOSE_LIMIT_S: Final = 0.5
+"""Time limit in seconds to close the connection."""
 
 
 def probe_nats(settings: Settings) -> list[Finding]:
-    """Log in to each server; return a finding for each."""
+    """Log in to each server that OXIDICOM_NATS_ADDRESS names; return a finding for each."""
     if settings.nats_address is None:
         text = f"no progress is published; to publish it, set {_VARIABLE}"
         return [Finding("NATS", Verdict.NOT_SET, text)]
-    logging.getLogger("nats").addHandler(logging.NullHandler())  # the finding reports it
+    # The finding reports what the library would log.
+    logging.getLogger("nats").addHandler(logging.NullHandler())
     return [
         _probe(address.strip(), settings)
         for address in settings.nats_address.split(",")
@@ -53,10 +55,10 @@ def _probe(address: str, settings: Settings) -> Finding:
 
 
 async def _query(url: SplitResult, context: ssl.SSLContext) -> str:
-    from nats.aio.client import Client  # late: only this probe needs it
+    from nats.aio.client import Client  # imported late, because only this probe needs it
 
     async def on_error(error: Exception) -> None:
-        raise error  # otherwise the library tries again
+        raise error  # otherwise the library would try again
 
     client = Client()
     try:
@@ -71,7 +73,7 @@ async def _query(url: SplitResult, context: ssl.SSLContext) -> str:
                 tls=context,
                 verbose=True,  # the server confirms the login before anything else
             )
-        if not client.is_connected:  # the server closed it, unnoticed by the library
+        if not client.is_connected:  # closed by the server; the library raises nothing
             raise ConnectionResetError
         version = client.connected_server_version
         return f"server version {version.major}.{version.minor}.{version.patch}"
@@ -80,15 +82,21 @@ async def _query(url: SplitResult, context: ssl.SSLContext) -> str:
 
 
 async def _close(client: Client) -> None:
-    """Close with a time limit: after a failed TLS handshake the library would never return."""
+    """Close the connection, within a time limit and without raising errors.
+
+    After a failed TLS handshake the library would never return.
+    """
     with contextlib.suppress(Exception):
         async with asyncio.timeout(_CLOSE_LIMIT_S):
             await client.close()
 
 
 async def _insists_on_tls(url: SplitResult) -> bool:
-    """Return whether the server's INFO requires TLS: if not, the library would send the password
-    without TLS."""
+    """Return whether the server's INFO message requires TLS.
+
+    If it does not, the library would send the password without TLS, in spite of a tls:// URL.
+    Raises OSError, or ValueError if the server does not speak NATS.
+    """
     reader, writer = await asyncio.open_connection(url.hostname, url.port or _DEFAULT_PORT)
     try:
         operation, _, info = (await reader.readline()).partition(b" ")

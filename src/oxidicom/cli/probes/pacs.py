@@ -1,6 +1,6 @@
-"""Whether each PACS that count queries go to answers a C-ECHO.
+"""Probe of the PACS: each one that receives count queries must answer a C-ECHO.
 
-One that does not is a warning: it costs the count and nothing else.
+One that does not is only a warning, because only the expected count is missing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from oxidicom.settings.addresses import PacsAddress
 
 _VARIABLE: Final = "OXIDICOM_PACS_ADDRESS"
 _TOTAL_LIMITS: Final = 2
-"""The time limit of all PACS together, in limits of one: nothing interrupts the look-up of a
-name."""
+"""Time limit of all PACS together, in multiples of PROBE_LIMIT_S. It is greater than 1, because
+the resolution of a host's name cannot be interrupted."""
 
 
 def probe_pacs(settings: Settings) -> list[Finding]:
-    """Echo every PACS at once. Returns a finding for each address."""
+    """Send a C-ECHO to all PACS at the same time; return a finding for each."""
     if not settings.pacs_addresses:
         text = f"no PACS is asked how many instances a series has; set {_VARIABLE} to change that"
         return [Finding("PACS", Verdict.NOT_SET, text)]
@@ -37,7 +37,7 @@ def _finding(address: PacsAddress, answer: Future[None], deadline: float) -> Fin
     try:
         answer.result(max(0.0, deadline - time.monotonic()))
     except Exception as error:
-        # Only our own errors are written for a person and are known to hold no secret.
+        # Only the texts of our own errors are known to contain no secrets.
         reason = str(error) if isinstance(error, ScuError) else type(error).__name__
         text = (
             f"{address} does not answer a C-ECHO ({reason}): start the PACS, make our AE title"
@@ -48,7 +48,10 @@ def _finding(address: PacsAddress, answer: Future[None], deadline: float) -> Fin
 
 
 def _start(address: PacsAddress, calling_ae_title: str) -> Future[None]:
-    """Echo on a daemon thread, so that a name server that hangs cannot block the command."""
+    """Run `echo` on a daemon thread and return the future of its end.
+
+    A name server that hangs must not block the command.
+    """
     future: Future[None] = Future()
 
     def run() -> None:
@@ -63,7 +66,7 @@ def _start(address: PacsAddress, calling_ae_title: str) -> Future[None]:
 
 
 def echo(address: PacsAddress, calling_ae_title: str, within: float) -> None:
-    """Associate and echo, for at most `within` seconds in all. Raises ScuError."""
+    """Associate and send a C-ECHO, within `within` seconds in all. Raises ScuError."""
     peer = Peer(address.host, address.port, address.ae_title, calling_ae_title, timeout=within)
     with Association(peer, (VERIFICATION_CONTEXT,), Limits(seconds=within)) as association:
         association.echo()

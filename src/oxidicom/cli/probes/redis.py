@@ -23,7 +23,7 @@ from oxidicom.redis_connection import connection_to, disconnect, execute, open_c
 
 
 class NotAListError(Exception):
-    """The key with the queue's name holds something other than a list."""
+    """The key with the queue's name holds a value that is not a list. The text is the key."""
 
 
 async def _describe_queue(url: str, queue_name: str, context: ssl.SSLContext | None) -> str:
@@ -44,10 +44,10 @@ async def _describe_queue(url: str, queue_name: str, context: ssl.SSLContext | N
 
 
 async def _rehearse(connection: Connection, queue_name: str) -> None:
-    """Queue an LPUSH in a transaction and discard it.
+    """Add an LPUSH to a transaction and discard the transaction.
 
-    The server checks permissions, memory and role when a command enters a transaction. Raises
-    RedisError if it would refuse the command.
+    The server checks permissions, memory and its role as primary when a command is added. Raises
+    RedisError if it would refuse an LPUSH. Tests nothing if the user may not use transactions.
     """
     try:
         await execute(connection, "MULTI")
@@ -75,7 +75,7 @@ PROBE: Final = QueueProbe(_describe_queue, _explain)
 
 
 def _refusal(error: RedisError, where: str, variable: str) -> str | None:
-    """Return the server's refusal in words, or None if it is not a known one."""
+    """Return what the server's error means and what to do; None if the error is not known."""
     text = str(error).lower()
     match error:
         case AuthenticationError() if "required" in text:

@@ -1,6 +1,6 @@
 """Probe of the files root and the state folder: whether files can be stored there.
 
-Every step of storing is done once with a small file; nothing is left behind.
+It makes every step of storing an instance once, with a small file, and removes what it has made.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from oxidicom.cli.probes import Finding, Verdict
 from oxidicom.settings import Settings
 
 _OUR_FOLDER: Final = ".oxidicom"
+"""Folder of oxidicom in the files root; the state folder unless another one is set."""
 _CONTENT: Final = b"oxidicom check\n"
 
 
 class _StorageError(Exception):
-    """The storage cannot be used; the text says why and what to do."""
+    """The storage cannot be used. The text says why and what to do."""
 
 
 def probe_storage(settings: Settings) -> list[Finding]:
-    """Return a finding for the files root, and for a state folder outside of it."""
+    """Return a finding for the files root, and one for a state folder other than the default."""
     root = settings.files_root
     findings = [
         _finding("storage", root, "OXIDICOM_FILES_ROOT", settings.min_free_space, _probe_files)
@@ -55,7 +56,7 @@ def _finding(
         return Finding(subject, Verdict.FAULT, _explain(error, folder, variable))
     finally:
         for each in reversed(made):
-            with contextlib.suppress(OSError):  # in use by another program by now
+            with contextlib.suppress(OSError):  # another program uses it by now
                 each.rmdir()
     return Finding(
         subject, Verdict.OK, f"files can be written, synced and renamed in {folder}; {free} free"
@@ -83,7 +84,10 @@ def _probe_state(folder: Path, made: list[Path]) -> None:
 
 
 def _make(folder: Path, made: list[Path]) -> None:
-    """Make a folder and its parents, and append those that were missing to `made`."""
+    """Make a folder and its missing parents, and append each that was made to `made`.
+
+    Raises OSError.
+    """
     if folder.is_dir():
         return
     if os.path.lexists(folder):
@@ -94,7 +98,7 @@ def _make(folder: Path, made: list[Path]) -> None:
 
 
 def _try_file(first: Path, second: Path) -> None:
-    """Make a file in `first`, write and sync it, rename it into `second` and remove it."""
+    """Write and sync a file in `first`, rename it into `second` and remove it. Raises OSError."""
     name = f".oxidicom-check-{secrets.token_hex(8)}"
     before, after = first / name, second / f"{name}-renamed"
     descriptor = os.open(before, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -151,7 +155,10 @@ def _explain(error: OSError, folder: Path, variable: str) -> str:
 
 
 def _owner(path: Path) -> str:
-    """Describe the owner of the nearest parent that exists and can be seen."""
+    """Return a text on owner and mode of `path`, or of its nearest parent that can be read.
+
+    Returns an empty text if none can be read.
+    """
     for each in (path, *path.parents):
         try:
             found = each.stat()

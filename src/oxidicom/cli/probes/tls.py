@@ -1,4 +1,4 @@
-"""Probe of the certificates: our own, and those of the authorities of peers."""
+"""Probe of the TLS files: our certificate and key, and the authorities of peers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _DAY: Final = 86_400
 
 
 def probe_tls(settings: Settings) -> list[Finding]:
-    """Return a finding for our certificate, and one for each authority that has expired."""
+    """Return a finding for our certificate, and a warning for each authority that has expired.
+
+    Returns one finding if TLS is off, and a fault for each file that cannot be used.
+    """
     files = tls_files(settings)
     if files is None:
         text = "TLS is off; to receive over TLS, set OXIDICOM_TLS_PORT"
