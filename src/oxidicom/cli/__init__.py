@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the program that reads our output has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # output is flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the flush at exit would fail
         return EXIT_FAULT
 
 

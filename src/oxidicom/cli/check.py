@@ -1,4 +1,4 @@
-"""Test whether `serve` could work here: storage, brokers, CUBE, certificate and ports.
+"""Test whether `serve` could work here: storage, brokers, CUBE, PACS, certificate and ports.
 
 The command prints the settings in force, then one finding per line. Its exit status is 0 if there
 is no fault, even if there are warnings, 1 if there is a fault, and 2 if the settings are invalid.
@@ -26,7 +26,7 @@ from oxidicom.cli.probes.tls import probe_tls
 from oxidicom.settings import Settings, effective
 
 Probe = Callable[[Settings], list[Finding]]
-"""Function that examines one part of the environment of `serve`."""
+"""Function that examines one part of the environment of `serve` and returns what it found."""
 
 _PROBES: Final[Mapping[str, Probe]] = {
     "storage": probe_storage,

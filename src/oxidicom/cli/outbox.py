@@ -1,4 +1,4 @@
-"""Show registrations that no broker has confirmed, and requeue refused ones."""
+"""Show registrations that are not confirmed, and requeue refused ones."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def _print_field(name: str, value: object) -> None:
 
 
 def _as_json(found: OutboxFile, now: float, *, phi: bool) -> dict[str, Any]:
-    """Return the JSON object of an entry; its registration is missing if it cannot be read.
+    """Return the JSON object of an entry; without its registration if the file cannot be read.
 
     `now` is the time in seconds since 1970. Patient data are included only if `phi` is True.
     """
@@ -318,7 +318,8 @@ def _inspect_all(files: Iterable[Path]) -> Iterator[OutboxFile]:
 def _named(folder: Path, name: str) -> list[Path]:
     """Return the files of the entry whose name is `name` or begins with it.
 
-    If there is no such entry, or several, print an error and return an empty list.
+    `name` may have the suffix of a file. If there is no such entry, or several, print an error and
+    return an empty list.
     """
     stem = Path(name).stem
     found = entry_files(folder, stem) if len(stem) >= _MIN_PREFIX_LENGTH else []

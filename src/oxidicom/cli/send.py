@@ -148,7 +148,7 @@ class _Failures:
 
     @property
     def is_listed(self) -> bool:
-        """Whether failures are written to a file, which --failed names."""
+        """Whether failures are written to the file of --failed."""
         return self._file is not None
 
     @property

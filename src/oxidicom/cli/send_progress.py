@@ -19,7 +19,7 @@ _RATE_WINDOW_S: Final = 5.0
 
 
 class Drawing:
-    """A progress bar on stderr, shown while its context is entered.
+    """A progress bar on stderr, shown inside its context.
 
     A separate thread counts the files below `paths` for the total. Without `paths` the total
     remains unknown.

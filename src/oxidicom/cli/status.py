@@ -116,7 +116,10 @@ class _Endpoint:
         self._timeout = timeout
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Send a GET request; return the HTTP status and the body. Raises _NoAnswerError."""
+        """Send a GET request; return the HTTP status and the body. Raises _NoAnswerError.
+
+        The body is cut after `_MAX_ANSWER_BYTES`.
+        """
         parts = self._parts
         connection_type = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection

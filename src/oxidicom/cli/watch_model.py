@@ -44,7 +44,7 @@ class Row:
     def rate(self, now: float) -> float:
         """Return the instances per second over the last `_RATE_WINDOW_S` seconds.
 
-        Returns 0 if the series is done or has had fewer than two counts.
+        Returns 0 if the series is done or has had fewer than two counts in that time.
         """
         while len(self._counts) > 1 and now - self._counts[0][0] > _RATE_WINDOW_S:
             self._counts.popleft()
@@ -57,8 +57,8 @@ class Row:
 class WatchModel:
     """The series to show: at most `limit`, in the order of their first message.
 
-    Beyond `limit` the series without a message for the longest time is dropped, one that is done
-    first.
+    Before another one is added, the series whose last message is the oldest is dropped, among those
+    that are done if any is.
     """
 
     def __init__(self, limit: int) -> None:

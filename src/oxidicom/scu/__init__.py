@@ -2,5 +2,5 @@
 
 `association` is the requestor that all others use. `find` and `count_queries` query PACS for
 expected counts; `sending`, `send_queue` and `files` belong to `oxidicom send`. All sockets are
-blocking, on threads other than the event loop's; only `CountQueries` is called on an event loop.
+blocking and are used on threads without an event loop; only `CountQueries` is called on a loop.
 """

@@ -1,7 +1,7 @@
 """A connection to a DICOM peer that sends and receives PDUs over TCP or TLS, with time and size
 limits.
 
-Its socket is blocking: count queries and `oxidicom send` use it on threads other than the main one.
+Its socket is blocking, so that it must not be used on the thread of an event loop.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Peer(NamedTuple):
     host: str
     port: int
     called: str
-    """Its AE title."""
+    """AE title of the peer."""
     calling: str
     """Our AE title."""
     timeout: float
@@ -60,7 +60,7 @@ class Limits(NamedTuple):
 
 
 UNLIMITED: Final = Limits()
-"""Limits of an association that a person watches and can interrupt: none."""
+"""No limits, for an association that a person watches and can interrupt."""
 
 
 class PduConnection:
@@ -141,8 +141,10 @@ class PduConnection:
             raise abort or self._failed(error) from error
 
     def expect_answer(self, within: float | None = None) -> None:
-        """Start the time limit of one answer with all its PDUs: `within` seconds, or `Peer.timeout`
-        if it is None."""
+        """Start the time limit of one answer with all its PDUs.
+
+        It is `within` seconds, or `Peer.timeout` if `within` is None.
+        """
         self._answer_deadline = self._deadline(within)
 
     def receive(self, limit: int) -> tuple[int, bytes]:

@@ -28,7 +28,7 @@ MAX_WAITING_QUERIES: Final = 1024
 """Greatest number of count queries that wait for a thread; one more drops the oldest."""
 
 MAX_COMPLETED_QUERIES: Final = 1024
-"""Number of completed series whose answers can still be read; one more drops the oldest answer."""
+"""Greatest number of completed series whose answers are kept; one more drops the oldest."""
 
 DROPPED_ERROR: Final = "too many count queries are waiting"
 
@@ -192,9 +192,10 @@ class CountQueries:
         )
 
     def _log(self, pending: _PendingQuery, answer: CountAnswer) -> None:
-        """Log a PACS's error unless it was logged last, and log when the PACS gives counts again.
+        """Log the error of an answer, or that its PACS gives counts again.
 
-        A PACS may be unreachable for days.
+        An error that equals the last one logged for the PACS is not repeated, because a PACS may
+        be unreachable for days.
         """
         title = pending.query.address.ae_title
         if answer.expected is not None:

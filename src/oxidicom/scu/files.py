@@ -61,8 +61,8 @@ class NotDicomError(Exception):
 def candidates(paths: Iterable[str]) -> Iterator[Candidate]:
     """Yield the files that `paths` names; each is a file, a folder or a pattern (`**` is allowed).
 
-    A folder stands for every file below it, in the order of the file system; symbolic links to
-    folders below it are not followed. A path that does not exist and a pattern without a match are
+    A folder yields every file below it, in no particular order; symbolic links to folders below it
+    are not followed. A path that does not exist and a pattern without a match are
     yielded, too, so that opening them gives the error.
     """
     for text in paths:

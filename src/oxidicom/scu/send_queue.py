@@ -20,7 +20,7 @@ class Item(NamedTuple):
 
     data_set: DataSet
     size: int
-    """Bytes of the data set."""
+    """Size of the data set in bytes."""
 
 
 class SendQueue:
@@ -34,7 +34,7 @@ class SendQueue:
         self._changed = threading.Condition()
         self._waiting: dict[Context, deque[Item]] = {}
         self._seen: dict[Context, None] = {}
-        """The context of every item added so far; the keys are in order of their latest item."""
+        """The context of every item added so far; contexts are in order of their latest items."""
         self._count = 0
         self._taken = 0
         """Number of taken items that have been neither finished nor put back."""

@@ -1,4 +1,4 @@
-"""The settings. They are read from the environment and validated once, and never change after."""
+"""The settings, which are read from the environment once, validated, and never changed."""
 
 from oxidicom.settings.load import load, load_some
 from oxidicom.settings.model import Settings

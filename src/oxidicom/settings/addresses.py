@@ -1,6 +1,6 @@
 """Parses the URLs and addresses of other servers, and masks the secrets in them for output.
 
-Every parser raises InvalidValueError.
+A parser raises InvalidValueError for an invalid text.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def parse_nats(text: str) -> str:
 
 
 def parse_endpoint(text: str) -> bool:
-    """Return whether telemetry is on, which any address means; OpenTelemetry reads it itself."""
+    """Return True: an address turns telemetry on. OpenTelemetry reads the address itself."""
     return bool(text)
 
 

@@ -26,14 +26,14 @@ class Broker(NamedTuple):
     default_port: int
     """Port of a URL without one."""
     tls: bool
-    """Whether the scheme means a connection with TLS."""
+    """Whether connections use TLS."""
     check_url: Callable[[SplitResult], None]
     """Function that raises InvalidValueError for a URL that this protocol does not allow."""
     publisher: str
-    """Reference, "module:name", to a class of `oxidicom.notify.publisher.BrokerPublisher`. Its
+    """The class that implements `oxidicom.notify.publisher.BrokerPublisher`, as "module:name". Its
     arguments are the URL, the queue name and the file of authorities."""
     probe: str
-    """Reference, "module:name", to an `oxidicom.cli.probes.QueueProbe`."""
+    """The `oxidicom.cli.probes.QueueProbe`, as "module:name"."""
 
     def load_publisher(self) -> Any:
         """Import the publisher's class and return it."""

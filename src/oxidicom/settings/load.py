@@ -27,7 +27,7 @@ _TLS_SCHEMES: Final = ("amqps:", "rediss:", "https:")
 _SERVICE_LINK: Final = re.compile(
     r"OXIDICOM_(?:\w+_)?(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
 )
-"""Names that Kubernetes sets in every container for a Service named oxidicom or oxidicom-…"""
+"""Pattern of names that Kubernetes sets for a Service named oxidicom or oxidicom-…"""
 
 
 class _Found(NamedTuple):
@@ -119,7 +119,10 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
 
 
 def load_some(environ: Mapping[str, str], *fields: str) -> dict[str, Any]:
-    """Return the values of those `fields` that are set. Raises OperatorError if one is invalid."""
+    """Return the values of those `fields` that are set, by field.
+
+    Raises OperatorError with every fault if any of them is invalid.
+    """
     environment = _Environment(environ)
     values: dict[str, Any] = {}
     faults: list[str] = []
@@ -197,8 +200,8 @@ def _http_registration(values: Mapping[str, Any], environment: _Environment) -> 
 
 
 def _ports(values: Mapping[str, Any], environment: _Environment) -> Iterator[str]:
-    """Yield faults: TLS files without a TLS port, a TLS port without certificate or key, two equal
-    ports, no port to listen on."""
+    """Yield a fault for each of these: TLS files without a TLS port, a TLS port without certificate
+    or key, two equal ports, no port to listen on."""
     declared = variables()
     port, tls_port = declared["listener_port"], declared["tls_port"]
     files = [declared[field] for field in ("tls_cert", "tls_key", "tls_client_ca")]
@@ -264,7 +267,7 @@ def _check_ae_title(values: dict[str, Any], faults: list[str], warnings: list[st
 
 
 def _suspicious(settings: Settings, environment: _Environment) -> Iterator[str]:
-    """Yield a warning for each valid setting that has no effect, and if no broker is set."""
+    """Yield a warning for each valid setting without effect, and if neither broker nor CUBE is set."""
     declared = variables()
     broker, url, authority = declared["broker"], declared["cube_url"], declared["broker_ca"]
     if settings.broker is None and settings.cube_url is None:

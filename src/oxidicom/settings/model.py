@@ -22,8 +22,8 @@ _BY_FSYNC: Final = 0
 """Placeholder for the default number of writer threads, which depends on `fsync`."""
 
 _MIN_SYNCING_THREADS: Final = 16
-"""Least default number of writer threads with `fsync`. They wait for the storage device, which
-combines concurrent syncs, so that more threads than CPUs are faster (docs/tuning.md)."""
+"""Minimum of the default number of writer threads with `fsync`. The storage device combines
+concurrent syncs, so that more threads than CPUs are faster (docs/tuning.md)."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

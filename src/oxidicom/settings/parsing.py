@@ -136,7 +136,7 @@ def parse_port(text: str) -> int | None:
 
 
 def parse_size(text: str) -> int:
-    """Parse a size such as `64MiB` or `1024`; return bytes, below 2**63. Units have any case."""
+    """Parse a size below 2**63 such as `64MiB` or `1024`, in any case; return bytes."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise InvalidValueError
@@ -231,7 +231,7 @@ def is_ae_title(text: str) -> bool:
 
 
 def items(text: str) -> list[str]:
-    """Return the parts of `text` between commas, without white space around them and empty ones."""
+    """Return the non-empty parts of `text` between commas, stripped of white space."""
     return [item for item in map(str.strip, text.split(",")) if item]
 
 
@@ -276,7 +276,7 @@ def parse_host(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,255}", host):
         raise InvalidValueError
     try:
-        host.encode("idna")  # as the resolver does
+        host.encode("idna")  # the resolver does the same
     except UnicodeError as error:
         raise InvalidValueError("each part between dots has 1 to 63 characters") from error
     return host

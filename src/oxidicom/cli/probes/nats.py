@@ -110,7 +110,7 @@ async def _insists_on_tls(url: SplitResult) -> bool:
 
 
 class _PlainServerError(Exception):
-    """The server would have received our password without TLS."""
+    """The server does not require TLS, although its URL begins with tls://."""
 
 
 def _explain(error: Exception, server: Server) -> str:
