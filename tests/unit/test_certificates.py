@@ -252,7 +252,9 @@ def test_check_warns_of_an_expired_authority(tmp_path: Path, ours: Authority, go
     old, _ = ours.issue_for("ancient", *PAST, authority=True)
     _, finding = probed(good, old)
     assert finding.verdict is Verdict.WARNING
-    assert "the authority ancient has expired" in finding.text
+    assert (
+        "authority ancient has expired, so peers with its certificates are refused" in finding.text
+    )
 
 
 # ---- new files -------------------------------------------------------------------------------

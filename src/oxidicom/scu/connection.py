@@ -39,7 +39,8 @@ class Peer(NamedTuple):
     calling: str
     """Our AE title."""
     timeout: float
-    """Time limit in seconds, for connecting, for each `send` and for each answer."""
+    """Time limit in seconds: for connecting to each address of the host, for the TLS handshake, for
+    each `send` and for each answer."""
     tls: ssl.SSLContext | None = None
     """The TLS context; None for a connection without TLS."""
 

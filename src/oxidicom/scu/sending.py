@@ -102,7 +102,7 @@ class Sending:
         self._rounds_thread = NamedThread(target=self._run_rounds, name="ox-send", daemon=True)
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the run on threads of its own, and return at once."""
         self._rounds_thread.start()
 
     def wait(self, seconds: float) -> bool:
