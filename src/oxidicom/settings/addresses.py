@@ -27,7 +27,7 @@ class PacsAddress(NamedTuple):
 
 
 def split_url(text: str) -> SplitResult:
-    """Split a URL. Raises InvalidValueError unless it has a host and no port or one above 0."""
+    """Split a URL. Raises InvalidValueError if it is malformed, has no host, or has port 0."""
     if not text.isprintable() or " " in text:
         raise InvalidValueError("it contains spaces or characters that cannot be printed")
     try:

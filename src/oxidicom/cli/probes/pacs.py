@@ -66,7 +66,10 @@ def _start(address: PacsAddress, calling_ae_title: str) -> Future[None]:
 
 
 def echo(address: PacsAddress, calling_ae_title: str, within: float) -> None:
-    """Associate and send a C-ECHO, within `within` seconds in all. Raises ScuError."""
+    """Associate and send a C-ECHO. Raises ScuError.
+
+    It takes at most `within` seconds, plus the time to resolve the host's name.
+    """
     peer = Peer(address.host, address.port, address.ae_title, calling_ae_title, timeout=within)
     with Association(peer, (VERIFICATION_CONTEXT,), Limits(seconds=within)) as association:
         association.echo()
