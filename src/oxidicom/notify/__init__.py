@@ -1,1 +1,1 @@
-"""LONK messages over NATS, and registrations from the outbox to CUBE by broker or HTTP."""
+"""Sends LONK messages over NATS, and registrations from the outbox to CUBE by broker or HTTP."""

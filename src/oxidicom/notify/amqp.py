@@ -20,9 +20,11 @@ from oxidicom.notify.celery_message import client_origin, encode
 from oxidicom.ports import Registration
 
 AMQP_CONNECT_TIMEOUT_S: Final = 10.0
+"""Seconds to connect to the broker, log in and declare the queue."""
 AMQP_PUBLISH_TIMEOUT_S: Final = 30.0
-"""Seconds from the call to the confirmation, connecting included."""
+"""Seconds from the call of `publish` to the confirmation, connecting included."""
 AMQP_CLOSE_TIMEOUT_S: Final = 2.0
+"""Seconds for the broker to answer when the connection is closed."""
 AMQP_HEARTBEAT_S: Final = 20
 """Seconds between heartbeats (AMQP 0-9-1 4.2.7)."""
 
@@ -32,8 +34,8 @@ logger = logging.getLogger("oxidicom.amqp")
 class AmqpPublisher:
     """One connection to an AMQP broker; its methods may be called concurrently.
 
-    `url` is amqp:// or amqps://, with credentials and virtual host. `ca` is a PEM file of the
-    certificates to trust instead of the system's.
+    `url` begins with amqp:// or amqps:// and contains credentials and virtual host. `ca` is a PEM
+    file of the certificates to trust instead of the system's; None trusts the system's.
     """
 
     def __init__(self, url: str, queue_name: str, ca: Path | None = None) -> None:
@@ -46,9 +48,10 @@ class AmqpPublisher:
         self._channel: AbstractChannel | None = None
 
     async def start(self) -> bool:
-        """Connect and declare the queue, for workers that start before the first registration.
+        """Connect, and declare the queue for Celery workers that start before the first message.
 
-        Return False, after a warning, if that fails; the next `publish` tries again.
+        Return True on success. Return False, after a warning is logged, if that fails; the next
+        `publish` tries again.
         """
         try:
             async with asyncio.timeout(AMQP_CONNECT_TIMEOUT_S):
@@ -60,7 +63,7 @@ class AmqpPublisher:
         return True
 
     async def answers(self) -> None:
-        """Return if the broker answers, connecting first if necessary.
+        """Check that the broker opens a channel, after connecting if necessary.
 
         Raises TimeoutError, OSError, AMQPError or RuntimeError if it does not.
         """
@@ -70,10 +73,11 @@ class AmqpPublisher:
             await channel.close()
 
     async def publish(self, registration: Registration, task_id: str) -> None:
-        """Return once the broker has confirmed that a queue holds the message on its disk.
+        """Publish the registration, and return once the broker has confirmed the message.
 
-        Raises TimeoutError, OSError, AMQPError or RuntimeError; the broker may have taken the
-        message nevertheless. The next call connects again if necessary.
+        A durable queue then holds the message on disk. Raises TimeoutError, OSError, AMQPError or
+        RuntimeError if no confirmation comes; the broker may have stored the message nevertheless.
+        The next call connects again if necessary.
         """
         channel: AbstractChannel | None = None
         message = self._message(registration, task_id)
@@ -92,20 +96,20 @@ class AmqpPublisher:
                     await self._declare()
                     await self._publish(channel, message)
         except DeliveryError:
-            raise  # returned or rejected (basic.nack): the connection is sound
+            raise  # the message was returned or rejected (basic.nack); the connection still works
         except BaseException as error:
             if channel is not None:
                 await self._disconnect(channel)
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
-                # Not a cancellation of this task: the library cancels those that wait on a
-                # connection that ends.
-                raise ConnectionError("the connection ended before the confirmation") from None
+                # Nothing has cancelled this task: aio-pika cancels the calls that are in progress
+                # on a connection when it ends.
+                raise ConnectionError("the AMQP connection ended before the confirmation") from None
             raise
 
     async def close(self) -> None:
-        """Close the connection, within AMQP_CLOSE_TIMEOUT_S and a little more."""
-        # A call that is connecting to a broker that hangs may hold the lock for longer.
+        """Close the connection; return after AMQP_CLOSE_TIMEOUT_S + 0.5 seconds at the latest."""
+        # A call that is connecting to a broker that hangs may hold the lock for longer than that.
         await run_within(self._disconnect(), AMQP_CLOSE_TIMEOUT_S + 0.5)
 
     def _message(self, registration: Registration, task_id: str) -> aio_pika.Message:
@@ -122,11 +126,14 @@ class AmqpPublisher:
         )
 
     async def _publish(self, channel: AbstractChannel, message: aio_pika.Message) -> None:
-        # To the default exchange, which routes by queue name (AMQP 0-9-1 3.1.3.1).
+        # The default exchange routes by queue name (AMQP 0-9-1 3.1.3.1).
         await channel.default_exchange.publish(message, self._queue_name, mandatory=True)
 
     async def _ready(self) -> AbstractChannel:
-        """Return the open channel; connect and declare the queue if there is none."""
+        """Return the open channel; connect and declare the queue if there is none.
+
+        Raises TimeoutError, OSError, AMQPError or RuntimeError.
+        """
         async with self._connecting:
             if self._channel is not None and not self._channel.is_closed:
                 return self._channel
@@ -149,12 +156,12 @@ class AmqpPublisher:
         return await aio_pika.connect(url, ssl_context=context)
 
     async def _declare(self) -> None:
-        # On channels of its own: a refusal closes the channel and with it loses confirmations.
+        # Uses its own channels: a refusal closes the channel, which would lose confirmations.
         try:
             await self._declare_once(durable=True)
         except ChannelClosed as error:
-            # The operator has declared it with other arguments (a quorum queue, a length limit),
-            # or does not let us declare.
+            # The operator has declared the queue with other arguments (a quorum queue, a length
+            # limit), or this user may not declare queues.
             event(
                 logger,
                 logging.INFO,
@@ -173,13 +180,13 @@ class AmqpPublisher:
 
     async def _open_channel(self) -> AbstractChannel:
         if self._connection is None:
-            raise ConnectionError("the connection was closed meanwhile")
+            raise ConnectionError("the AMQP connection was closed by another call")
         channel = self._connection.channel(publisher_confirms=True, on_return_raises=True)
         await channel.initialize()
         return channel
 
     async def _disconnect(self, broken: AbstractChannel | None = None) -> None:
-        """Close the connection; with `broken`, only if it is still that channel's."""
+        """Close the connection. With `broken`, close it only if `broken` is still its channel."""
         async with self._connecting:
             # Another call may have replaced the broken channel by now.
             if broken is None or broken is self._channel:

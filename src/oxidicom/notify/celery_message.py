@@ -1,4 +1,4 @@
-"""A registration as a Celery task message, protocol 2 (decision 33)."""
+"""Encodes a registration as a Celery task message of protocol 2 (decision 33)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from oxidicom.notify.cube_fields import cube_fields
 from oxidicom.ports import Registration
 
 TASK_NAME: Final = "pacsfiles.tasks.register_pacs_series"
+"""Name of the Celery task in CUBE that registers a series."""
 
 _EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+"""The third part of the body: what Celery runs after the task, which is nothing."""
 
 
 class CeleryMessage(NamedTuple):
-    """A task message, the same over every broker; only the envelope differs."""
+    """A task message. It is the same for AMQP and Redis, which wrap it differently."""
 
     body: bytes
-    """Compact UTF-8 JSON: args, kwargs, embed."""
+    """JSON list of positional arguments, keyword arguments and `_EMBED`, in UTF-8."""
     headers: dict[str, Any]
+    """Headers of Celery's protocol 2, by name."""
     properties: dict[str, Any]
-    """Properties of AMQP's basic class (AMQP 0-9-1 4.2.6.1) by their names, and the routing key."""
+    """Properties of AMQP's basic class (AMQP 0-9-1 4.2.6.1) by name, and `routing_key`."""
 
 
 def encode(
@@ -31,12 +34,13 @@ def encode(
 ) -> CeleryMessage:
     """Return the task message of a registration.
 
-    `task_id` is a UUID, the same for every attempt to deliver the same registration. The routing
-    key is `queue` and not Celery's default: a worker that shuts down returns prefetched messages by
-    routing key, and CUBE has no consumer of the default queue `celery`.
+    `task_id` is a UUID, the same for every attempt to deliver the same registration. `origin`
+    identifies the sender, by default `client_origin()`. The routing key is `queue` and not Celery's
+    default: a Celery worker that shuts down returns prefetched messages by routing key, and CUBE
+    has no consumer of the default queue `celery`.
     """
     fields = cube_fields(registration)
-    # Workers log kwargsrepr, so it must not hold patient data.
+    # Celery workers log kwargsrepr, so it must not contain patient data.
     shown = {keyword: fields[keyword] for keyword in ("pacs_name", "SeriesInstanceUID", "ndicom")}
     headers: dict[str, Any] = {
         "lang": "py",
@@ -55,7 +59,7 @@ def encode(
         "origin": origin if origin is not None else client_origin(),
     }
     if registration.traceparent is not None:
-        # OpenTelemetry's instrumentation of Celery writes and reads it in this header.
+        # OpenTelemetry's instrumentation of Celery reads the trace context from this header.
         headers["traceparent"] = registration.traceparent
     properties: dict[str, Any] = {
         "correlation_id": task_id,
@@ -69,5 +73,5 @@ def encode(
 
 
 def client_origin() -> str:
-    """Return the name by which Celery's own client identifies itself."""
+    """Return the sender's name in the form of Celery's own client: `gen<pid>@<host>`."""
     return f"gen{os.getpid()}@{socket.gethostname()}"

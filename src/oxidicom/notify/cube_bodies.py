@@ -1,4 +1,4 @@
-"""Bodies of the requests to CUBE over HTTP, and the names of the files of custom metadata."""
+"""Bodies of the HTTP requests to CUBE, and the folders of custom metadata files."""
 
 from __future__ import annotations
 
@@ -9,29 +9,35 @@ from oxidicom.ports import Registration, SeriesInfo
 
 SERIES_RESOURCE: Final = "pacs/series/"
 FILES_RESOURCE: Final = "pacsfiles/"
-"""Resources, relative to CUBE's URL."""
+"""Paths of the two CUBE resources that take registrations, relative to CUBE's URL."""
 
 EXPECTED_KEY: Final = "NumberOfSeriesRelatedInstances"
 ATTEMPTED_KEY: Final = "OxidicomAttemptedPushCount"
-"""Keys of custom metadata."""
+"""Keys of custom metadata: how many instances the PACS holds, and how many were received."""
 
 UNKNOWN_COUNT: Final = "unknown"
-"""The value of EXPECTED_KEY where the PACS has not told a number."""
+"""Value of EXPECTED_KEY if the number of instances in the PACS is unknown."""
 
 METADATA_PACS: Final = "org.fnndsc.oxidicom"
-"""The name under which CUBE lists custom metadata, in place of that of a PACS."""
+"""Value of `pacs_name` in registrations of custom metadata, in place of a PACS."""
 
 MAX_PATH_CHARACTERS: Final = 1024
-"""The longest path that CUBE accepts."""
+"""Number of characters of the longest path that CUBE accepts."""
 
 
 def series_body(registration: Registration) -> Fields:
-    """Return the fields of the Celery task without null ones, which CUBE refuses over HTTP."""
+    """Return the body for a whole series: the fields of the Celery task except null ones.
+
+    CUBE refuses null over HTTP.
+    """
     return _present(cube_fields(registration))
 
 
 def instance_body(registration: Registration, name: str) -> Fields:
-    """Return the body for the file `name` of the series folder, in the first generation's order."""
+    """Return the body for the file `name` of the series folder.
+
+    The fields are in the order in which the first generation sent them.
+    """
     fields = cube_fields(registration)
     del fields["ndicom"]
     folder = fields.pop("path")
@@ -39,7 +45,7 @@ def instance_body(registration: Registration, name: str) -> Fields:
 
 
 def metadata_body(registration: Registration, path: str, key: str, value: str) -> Fields:
-    """Return the body for the empty file at `path` that tells `key`=`value` of a series."""
+    """Return the body for the empty file at `path`, which represents `key`=`value` of a series."""
     fields = cube_fields(registration)
     return {
         "path": path,
@@ -54,7 +60,10 @@ def metadata_body(registration: Registration, path: str, key: str, value: str) -
 
 
 def metadata_folder(series: SeriesInfo, association: str) -> str:
-    """Return the folder of a series' custom metadata; `association` is a UUID."""
+    """Return the folder for the custom metadata of a series, relative to the files root.
+
+    `association` is a UUID, which keeps the metadata of repeated transmissions apart.
+    """
     return f"SERVICES/PACS/{METADATA_PACS}/{series.path}/{association}"
 
 

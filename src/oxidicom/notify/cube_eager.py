@@ -1,7 +1,8 @@
-"""Eager registration: instances go to CUBE before their series is complete, as in generation one.
+"""Eager registration: instances are registered before their series is complete.
 
-What does not succeed here is left to the publication of the complete series, and nothing is
-remembered of an instance except that CUBE has it. So memory does not grow during an outage.
+The first generation did the same. An instance that cannot be registered here is registered when the
+complete series is published. Series are queued, not instances, so memory does not grow while CUBE
+is unavailable.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ from oxidicom.ports import Registration, SeriesInfo, SeriesKey
 from oxidicom.ulid import uuid_of
 
 MAX_QUEUED_SERIES: Final = 1000
-"""Series with new instances; those beyond are not registered eagerly."""
+"""Greatest number of queued series; further ones are not registered eagerly."""
 
 LIST_INTERVAL_S: Final = 1.0
-"""Seconds between two listings of one series folder."""
+"""Least number of seconds from one listing of a series folder to the next."""
 
 MAX_INSTANCES_A_TURN: Final = 250
-"""Instances of one series that are registered before those of another one."""
+"""Greatest number of instances of one series that are registered before the next series."""
 
 EAGER_FIRST_PAUSE_S: Final = 1.0
 EAGER_GREATEST_PAUSE_S: Final = 30.0
-"""Seconds without eager registration after CUBE failed; doubled from the first to the greatest."""
+"""Seconds of the pause after CUBE failed; doubled from the first to the greatest."""
 
 EAGER_STOP_TIMEOUT_S: Final = 2.0
+"""Seconds for the registrar's task to end after it is cancelled."""
 
 logger = logging.getLogger("oxidicom.cube")
 
@@ -44,14 +46,15 @@ logger = logging.getLogger("oxidicom.cube")
 class _QueuedSeries(NamedTuple):
     series: SeriesInfo
     association_id: str
-    """The first association that has carried the series."""
+    """ULID of the first association that carried the series."""
 
 
 class EagerRegistrar:
     """Registers instances of open series, one series after the other.
 
-    `expected` returns how many instances the PACS has of an open series, or None. `clock` and
-    `sleep` are in seconds.
+    `expected` returns how many instances of an open series the PACS holds, or None if that is
+    unknown. At most `max_concurrent` requests are in progress at once. `clock` and `sleep` are in
+    seconds.
     """
 
     def __init__(
@@ -75,18 +78,21 @@ class EagerRegistrar:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to register what `stored` reports."""
+        """Begin to register the instances of the series that are queued by `stored`."""
         self._task = asyncio.create_task(self._register_queued(), name="eager registrar")
 
     async def stop(self) -> None:
-        """Cancel what is in progress, within EAGER_STOP_TIMEOUT_S; the publication repeats it."""
+        """Cancel registrations in progress; return after EAGER_STOP_TIMEOUT_S at the latest.
+
+        The publication of the series repeats them.
+        """
         if self._task is not None:
             await end_tasks([self._task], EAGER_STOP_TIMEOUT_S)
 
     def stored(self, series: SeriesInfo, association_id: str) -> None:
-        """Queue the series of an instance that has been stored; takes about a microsecond.
+        """Queue the series of an instance that has been stored. Takes about a microsecond.
 
-        `association_id` is the first association that has carried the series.
+        `association_id` is the ULID of the first association that carried the series.
         """
         key = series.key
         if key not in self._queued and len(self._queued) < MAX_QUEUED_SERIES:
@@ -94,7 +100,7 @@ class EagerRegistrar:
             self._wanted.set()
 
     def drop(self, key: SeriesKey) -> None:
-        """Take the series from the queue, because its publication begins."""
+        """Remove the series from the queue, because its publication begins."""
         self._queued.pop(key, None)
 
     async def _register_queued(self) -> None:
@@ -111,7 +117,10 @@ class EagerRegistrar:
                     await self._sleep(self._backoff.delay)
 
     def _next(self) -> _QueuedSeries | float | None:
-        """Return the next series, the seconds until there may be one, or None if none is queued."""
+        """Return the next series to register, and remove it from the queue.
+
+        If none is due, return the seconds until the first one is; if none is queued, return None.
+        """
         now = self._clock()
         shortest: float | None = None
         for key, queued in self._queued.items():
@@ -128,7 +137,7 @@ class EagerRegistrar:
         return shortest
 
     async def _wait(self, seconds: float) -> None:
-        """Return when another series is queued, at the latest after `seconds`."""
+        """Wait until another series is queued, for at most `seconds`."""
         sleep = asyncio.ensure_future(self._sleep(seconds))
         wanted = asyncio.ensure_future(self._wanted.wait())
         try:
@@ -164,7 +173,7 @@ class EagerRegistrar:
 
         async def register(name: str) -> None:
             if known.publishing:
-                return  # the publication registers the rest
+                return  # the publication registers the remaining instances
             try:
                 await self._registrar.register_instance(registration, name, attempts=1)
             except RegistrationRefusedError:
@@ -177,7 +186,10 @@ class EagerRegistrar:
     async def _register_expected(
         self, registration: Registration, known: SeriesRegistrations
     ) -> None:
-        """Register the expected number once CUBE has an instance and the PACS has answered."""
+        """Register the expected number of instances, if the PACS has answered, once per series.
+
+        Call it after an instance was registered. Raises CubeUnavailableError.
+        """
         expected = self._expected(registration.series.key)
         if known.expected_registered or expected is None:
             return
@@ -185,7 +197,7 @@ class EagerRegistrar:
             association = uuid_of(registration.association_id or "")
         except ValueError:
             return
-        known.expected_registered = True  # before another task of `run_concurrently` does so
+        known.expected_registered = True  # set first: another task may come here during the request
         try:
             await self._registrar.register_metadata(
                 registration, association, EXPECTED_KEY, str(expected), attempts=1

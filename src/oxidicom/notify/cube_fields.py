@@ -1,7 +1,7 @@
 """The sixteen fields of a registration, in CUBE's order and within CUBE's limits (decision 34).
 
 CUBE refuses a whole series because of one illegal optional field, so such a field becomes null. A
-required field is only cut: without it the series cannot be registered, and CUBE's refusal shows it.
+required field is only cut to CUBE's limit: if it is illegal, CUBE's refusal names it.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ MAX_FIELD_CHARACTERS: Final = {
 """CUBE's `max_length` (pacsfiles/models.py) of each field that has one."""
 
 _SEXES: Final = frozenset("MFO")
+"""Values of PatientSex that CUBE accepts."""
 _DATE: Final = re.compile(r"(\d{4})(-?)(\d{2})\2(\d{2})", re.ASCII)
 _MAX_INTEGER: Final = 2**31 - 1
 """The greatest value of PostgreSQL's integer, the column type of PatientAge."""
 
 Fields = dict[str, str | int | None]
+"""Values of a registration or of a request's body, by CUBE's field names."""
 
 
 def fit(registration: Registration) -> Registration:
-    """Return the registration with texts cut to CUBE's limits and encodable in UTF-8.
+    """Return the registration with its texts cut to CUBE's limits and encodable in UTF-8.
 
-    So an outbox entry is a small file whatever a sender wrote.
+    This keeps outbox entries small, however long the values in the data set are.
     """
     series = registration.series
     texts = {name: getattr(series, name) for name in MAX_FIELD_CHARACTERS}
@@ -56,7 +58,7 @@ def fit(registration: Registration) -> Registration:
 
 
 def cube_fields(registration: Registration) -> Fields:
-    """Return the fields by CUBE's names, fitted to its limits."""
+    """Return the sixteen fields by CUBE's names; optional ones that CUBE would refuse are None."""
     series = fit(registration).series
     return {
         "PatientID": series.patient_id,
@@ -83,7 +85,10 @@ def _optional(text: str | None) -> str | None:
 
 
 def _birth_date(text: str | None) -> str | None:
-    """Return the date as received, or None: CUBE's DateField reads YYYYMMDD and YYYY-MM-DD."""
+    """Return the date unchanged, or None if CUBE's DateField would not accept it.
+
+    It accepts existing dates in the forms YYYYMMDD and YYYY-MM-DD.
+    """
     match = _DATE.fullmatch(text or "")
     if match is None:
         return None

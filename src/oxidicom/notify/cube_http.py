@@ -18,9 +18,10 @@ from oxidicom.notify.cube_responses import MAX_RESPONSE_BYTES, CubeResponse, Cub
 from oxidicom.notify.publisher import RegistrationRefusedError
 
 CUBE_REQUEST_TIMEOUT_S: Final = 30.0
-"""Seconds from the first byte of a request to the last one of its response, connecting included."""
+"""Seconds from the start of a request to the end of its response, connecting included."""
 
 CUBE_CLOSE_TIMEOUT_S: Final = 2.0
+"""Seconds for the connections to CUBE to close."""
 
 CUBE_FIRST_RETRY_S: Final = 2.0
 CUBE_GREATEST_RETRY_S: Final = 20.0
@@ -28,30 +29,32 @@ CUBE_GREATEST_RETRY_S: Final = 20.0
 
 _HEADERS: Final = {
     "Accept": "application/json",
-    "Accept-Encoding": "identity",  # nothing to inflate
+    "Accept-Encoding": "identity",  # responses are read without decompression
     "User-Agent": "oxidicom",
 }
 
 
 class CubeUnavailableError(OxidicomError):
-    """CUBE did not take the registration now; it may do so later."""
+    """CUBE is unreachable or did not accept the registration; a later attempt may succeed."""
 
 
 class Retry(NamedTuple):
-    """A pause between two attempts."""
+    """A failed attempt and the pause before the next one."""
 
     at_ns: int
     """Time of the failure, in nanoseconds since the epoch."""
     error: str
+    """Why the attempt failed, without patient data."""
     seconds: float
-    """Length of the pause."""
+    """Length of the pause in seconds."""
 
 
 class CubeClient:
-    """A client for one CUBE; it must be made and used on one loop.
+    """A client for one CUBE; it must be created and used on one loop.
 
-    `url` ends with a slash. At most `max_concurrent` requests are in progress at once. `ca` is a
-    PEM file of the certificates to trust instead of the system's. `timeout`, `sleep` and `clock`
+    `url` ends with a slash. A registration is attempted `attempts` times. At most `max_concurrent`
+    requests are in progress at once. `ca` is a PEM file of the certificates to trust instead of the
+    system's; None trusts the system's. `timeout` limits one request; `timeout`, `sleep` and `clock`
     are in seconds. The client connects at the first request.
     """
 
@@ -80,7 +83,7 @@ class CubeClient:
         self._connecting = asyncio.Lock()
         self._client: httpx.AsyncClient | None = None
         self._not_before = 0.0
-        """The time before which the server asked for no requests, by `clock`."""
+        """Time of `clock` before which no request is sent, because of a Retry-After header."""
 
     async def register(
         self,
@@ -91,11 +94,12 @@ class CubeClient:
         retries: list[Retry] | None = None,
         traceparent: str | None = None,
     ) -> None:
-        """Return once CUBE has the registration, or had it before.
+        """Send `body` to `resource`, and return once CUBE has the registration or had it before.
 
-        A Retry is appended to `retries` at each pause. `traceparent` (W3C Trace Context) is sent
-        along if it is not None. Raises RegistrationRefusedError if CUBE will never take the
-        registration, CubeUnavailableError if all `attempts` (by default the constructor's) failed.
+        A Retry is appended to `retries` before each pause. `traceparent` (W3C Trace Context) is
+        sent as a header if it is not None. Raises RegistrationRefusedError if CUBE will never
+        accept the registration, and CubeUnavailableError if all `attempts` (by default the
+        constructor's) have failed.
         """
         remaining = self._attempts if attempts is None else attempts
         backoff = Backoff(CUBE_FIRST_RETRY_S, CUBE_GREATEST_RETRY_S)
@@ -117,7 +121,7 @@ class CubeClient:
         self, resource: str, body: Mapping[str, str | int | None], traceparent: str | None
     ) -> CubeResponse:
         async with self._slots:
-            # Retry-After of any request delays all of them.
+            # A Retry-After header in any response delays all further requests.
             while (wait := self._not_before - self._clock()) > 0:
                 await self._sleep(wait)
             try:
@@ -143,7 +147,7 @@ class CubeClient:
         ) as response:
             received = b""
             try:
-                # The body of a success is read, too: otherwise the connection could not be reused.
+                # Read after a success, too: otherwise the connection could not be reused.
                 received = await _beginning(response)
             except (httpx.HTTPError, OSError):
                 if not response.is_success:
@@ -166,14 +170,17 @@ class CubeClient:
             return self._client
 
     async def close(self) -> None:
-        """Close the connections, within CUBE_CLOSE_TIMEOUT_S."""
+        """Close the connections; return after CUBE_CLOSE_TIMEOUT_S seconds at the latest."""
         client, self._client = self._client, None
         if client is not None:
             await run_within(client.aclose(), CUBE_CLOSE_TIMEOUT_S)
 
 
 async def _beginning(response: httpx.Response) -> bytes:
-    """Return the first MAX_RESPONSE_BYTES of the body."""
+    """Return the body of the response, or its first MAX_RESPONSE_BYTES if it is longer.
+
+    Raises httpx.HTTPError or OSError.
+    """
     received = bytearray()
     async for chunk in response.aiter_raw():
         received += chunk
@@ -183,7 +190,10 @@ async def _beginning(response: httpx.Response) -> bytes:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the type names of an error and its causes, with the text of system errors only."""
+    """Return the type names of an error and of up to three causes.
+
+    System errors are followed by their text; texts of others may contain patient data.
+    """
     seen: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(seen) < 4:

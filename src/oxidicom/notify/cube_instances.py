@@ -1,4 +1,4 @@
-"""Registration of single files over HTTP: instances, and the empty files of custom metadata."""
+"""Registers single files over HTTP: instances, and the empty files of custom metadata."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from oxidicom.observers import (
 from oxidicom.ports import Registration, SeriesFiles, SeriesInfo
 
 INSTANCE_SUFFIX: Final = ".dcm"
+"""File name suffix of instances; other files in a series folder are not registered."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,10 +38,11 @@ logger = logging.getLogger("oxidicom.cube")
 
 
 class InstanceRegistrar:
-    """Registers single files and notes in `registered` which of them CUBE has.
+    """Registers single files, and records in `registered` which of them CUBE has.
 
-    With `show_files`, observers get the files' paths. Registration raises
-    RegistrationRefusedError, or CubeUnavailableError, also if it is the storage that fails.
+    Observers receive the path of each file only if `show_files` is True, because it contains
+    patient data. The methods that register raise RegistrationRefusedError if CUBE will never accept
+    the file, and CubeUnavailableError if CUBE or the storage fails.
     """
 
     def __init__(
@@ -62,14 +64,20 @@ class InstanceRegistrar:
         self._disk = DiskExecutor("ox-cube-files")
 
     async def instance_names(self, series: SeriesInfo) -> list[str]:
-        """Return the names of the instances in the series folder."""
+        """Return the sorted file names of the instances in the series folder.
+
+        The list is empty if there is no folder. Raises CubeUnavailableError if the storage fails.
+        """
         names = await self._on_disk(self._files.names, series.path)
         return [name for name in names if name.endswith(INSTANCE_SUFFIX)]
 
     async def register_instance(
         self, registration: Registration, name: str, attempts: int | None = None
     ) -> None:
-        """Register the file `name` of the series folder."""
+        """Register the file `name` of the series folder; see the class for what it raises.
+
+        `attempts` None means as many as the client makes by default.
+        """
         key = registration.series.key
         try:
             await self._register(registration, instance_body(registration, name), attempts)
@@ -86,9 +94,11 @@ class InstanceRegistrar:
         value: str,
         attempts: int | None = None,
     ) -> None:
-        """Write and register an empty file that tells CUBE `key`=`value` of the series.
+        """Create and register an empty file named `key`=`value` for the series.
 
-        `association` is a UUID. A value that an earlier attempt wrote for `key` is kept.
+        `association` is the UUID that the folder of the file is named after. If that folder has a
+        file for `key` already, its value is registered instead. `attempts` None means as many as
+        the client makes by default. If the path is too long for CUBE, only a warning is logged.
         """
         folder = metadata_folder(registration.series, association)
         for name in await self._on_disk(self._files.names, folder):
@@ -147,11 +157,11 @@ class InstanceRegistrar:
         try:
             return await self._disk.run(call, *args, **kwargs)
         except OSError as error:
-            # The error's own text may hold a patient's name.
+            # The error's own text contains a path, and so perhaps a patient's name.
             raise CubeUnavailableError(f"the storage fails: {describe(error)}") from None
 
     async def close(self) -> None:
-        """Close the connections to CUBE; see CubeClient.close."""
+        """Stop storage calls and close the connections to CUBE; see CubeClient.close."""
         self._disk.close()
         await self.client.close()
 
@@ -159,10 +169,10 @@ class InstanceRegistrar:
 async def run_concurrently(
     items: Iterable[T], work: Callable[[T], Awaitable[None]], max_concurrent: int
 ) -> None:
-    """Call `work` with each item, at most `max_concurrent` of them at once.
+    """Call `work` with each item, with at most `max_concurrent` calls in progress at once.
 
-    After an error no further item is begun, and the first error is raised when those in progress
-    have ended.
+    After an error no further call is made; when the calls in progress have ended, the first error
+    is raised.
     """
     remaining = iter(items)
     errors: list[Exception] = []

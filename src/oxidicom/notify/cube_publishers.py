@@ -1,4 +1,4 @@
-"""Publishers over HTTP: one registration for a series, or one for each instance (decision 40)."""
+"""Publishers over HTTP: one request for each series, or one for each instance (decision 40)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FOLDER_IS_EMPTY: Final = "no instance is in the series' folder"
 
 
 class SeriesPublisher:
-    """Registers a series at `pacs/series/`, which CUBE has had since 2024."""
+    """Registers each series by one request to `pacs/series/`, which CUBE has had since 2024."""
 
     def __init__(self, client: CubeClient) -> None:
         self._client = client
@@ -47,8 +47,9 @@ class SeriesPublisher:
 class InstancePublisher:
     """Registers each instance of a series at `pacsfiles/`, as the first generation did.
 
-    Instances that were registered before their series was complete are left out; those that CUBE
-    did not take then are registered now. `on_begin` is called before a series folder is listed.
+    Instances that are registered already, by eager registration or an earlier attempt, are left
+    out. At most `max_concurrent` requests are in progress at once. `on_begin` is called with the
+    key of a series before its folder is listed.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class InstancePublisher:
 
 
 class _Publication:
-    """One run through the instances and the custom metadata of a series."""
+    """One attempt to register the remaining instances and the custom metadata of a series."""
 
     def __init__(
         self,
@@ -118,20 +119,25 @@ class _Publication:
         self._known = known
         self._max_concurrent = max_concurrent
         self._refused: dict[str, RegistrationRefusedError] = {}
-        """Refusals by name of the file."""
+        """Refusals of instances, by file name."""
         self._metadata_refused: RegistrationRefusedError | None = None
+        """The latest refusal of custom metadata."""
 
     async def run(self) -> None:
-        """Register what CUBE does not have; raises RegistrationRefusedError if it refused some."""
+        """Register the instances that CUBE does not have, and the custom metadata.
+
+        Raises RegistrationRefusedError if the folder is empty, or after the last request if CUBE
+        refused any of them; CubeUnavailableError if CUBE or the storage fails.
+        """
         names = await self._registrar.instance_names(self._registration.series)
         if not names:
             raise RegistrationRefusedError(_FOLDER_IS_EMPTY)
         known = self._known
         remaining = [name for name in names if name not in known.registered]
-        # Those that failed come last: an instance at which CUBE fails must not block the others.
+        # Instances that failed before come last: if CUBE fails at one again, the others are done.
         remaining.sort(key=known.failed.__contains__)
         if not known.expected_registered:
-            # One instance goes first, then the expected number, as in eager registration.
+            # The expected number follows the first instance, as in eager registration.
             if remaining and len(remaining) == len(names):
                 await self._register(remaining.pop(0))
             await self._register_expected()
@@ -161,7 +167,10 @@ class _Publication:
             self._metadata_refused = refusal
 
     async def _raise_refusals(self, total: int) -> None:
-        """Raise an error if CUBE has refused metadata or an instance that still exists."""
+        """Raise RegistrationRefusedError if CUBE refused metadata or an instance that still exists.
+
+        `total` is the number of instances in the series folder.
+        """
         if self._refused:
             existing = set(await self._registrar.instance_names(self._registration.series))
             refused = [refusal for name, refusal in self._refused.items() if name in existing]
@@ -172,7 +181,7 @@ class _Publication:
 
 
 def association_uuid(registration: Registration, default: str) -> str:
-    """Return the ULID of the first association as a UUID; `default` if it is not a ULID."""
+    """Return the ULID of the first association as a UUID; `default` if there is no valid ULID."""
     try:
         return uuid_of(registration.association_id or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The files of each series that CUBE has, as far as this run knows; bounded, so it may forget."""
+"""Records which files CUBE has, for as many recent series as memory is allowed for."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final
 from oxidicom.ports import SeriesKey
 
 MAX_REMEMBERED_FILES: Final = 200_000
-"""Files of all series together. A file that is forgotten is registered again, and CUBE answers that
-it has it."""
+"""Greatest number of files, of all series together. A file that is forgotten is registered again,
+and CUBE answers that it is registered already."""
 
 
 class SeriesRegistrations:
-    """One series, from its first registered file to the end of its publication."""
+    """State of the registration of one series' files, until the series is published."""
 
     __slots__ = ("expected_registered", "failed", "listed_at", "lock", "publishing", "registered")
 
@@ -22,34 +22,35 @@ class SeriesRegistrations:
         self.registered: set[str] = set()
         """Names of files that CUBE has."""
         self.failed: set[str] = set()
-        """Names of files that CUBE did not take; they are tried after the others."""
+        """Names of files whose registration failed; they are tried after the others."""
         self.expected_registered = False
-        """Whether CUBE has the custom metadata of how many instances are expected."""
+        """Whether the expected number of instances is registered, or is being registered."""
         self.listed_at: float | None = None
-        """When the series folder was last listed, by the eager registrar's clock, in seconds."""
+        """Time of the last listing by eager registration, in seconds of its clock; None if none."""
         self.publishing = 0
-        """Number of publications in progress; eager registration of the series pauses meanwhile."""
+        """Number of publications in progress; above 0, eager registration of the series pauses."""
         self.lock = asyncio.Lock()
-        """Held by the one task that registers files of the series."""
+        """Held by a task while it registers files of the series."""
 
 
 class RegisteredFiles:
-    """The registered files of each series; forgets those of the least recently used series first.
+    """The registered files of each series.
 
-    At most `max_files` are remembered.
+    Above `max_files` in all, those of the least recently used series are forgotten.
     """
 
     def __init__(self, max_files: int = MAX_REMEMBERED_FILES) -> None:
         self._max_files = max_files
         self._series: OrderedDict[SeriesKey, SeriesRegistrations] = OrderedDict()
         self._size = 0
-        """Number of files, and one for each series, which costs memory even without files."""
+        """Number of files plus number of series: a series uses memory even without files."""
 
     def __len__(self) -> int:
+        """Return the number of files plus the number of series."""
         return self._size
 
     def series(self, key: SeriesKey) -> SeriesRegistrations:
-        """Return what is known of the series, which becomes the most recently used one."""
+        """Return the state of the series, a new one if necessary. This counts as a use of it."""
         known = self._series.get(key)
         if known is None:
             known = self._series[key] = SeriesRegistrations()
@@ -59,11 +60,11 @@ class RegisteredFiles:
         return known
 
     def get(self, key: SeriesKey) -> SeriesRegistrations | None:
-        """Return what is known of the series, or None."""
+        """Return the state of the series, or None if there is none. Does not count as a use."""
         return self._series.get(key)
 
     def add(self, key: SeriesKey, name: str, *, registered: bool) -> None:
-        """Note that CUBE has the file, or did not take it."""
+        """Record that CUBE has the file `name`, or with `registered` False, that it failed."""
         known = self.series(key)
         before = len(known.registered) + len(known.failed)
         if registered:
@@ -75,7 +76,7 @@ class RegisteredFiles:
         self._forget_oldest()
 
     def forget(self, key: SeriesKey) -> None:
-        """Forget a series that is published: if it is sent again, CUBE may have removed it."""
+        """Forget a published series: CUBE may have deleted its files before it is sent again."""
         known = self._series.pop(key, None)
         if known is not None:
             self._size -= 1 + len(known.registered) + len(known.failed)

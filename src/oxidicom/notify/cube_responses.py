@@ -1,4 +1,4 @@
-"""The meaning of CUBE's response to a registration over HTTP (decision 41)."""
+"""Interprets CUBE's response to a registration over HTTP (decision 41)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 MAX_RESPONSE_BYTES: Final = 64 * 1024
-"""Bytes of a response that are read; the explanation of a refusal is shorter."""
+"""Bytes of a response body that are read; explanations of refusals are shorter."""
 
 MAX_RETRY_AFTER_S: Final = 60.0
-"""The greatest Retry-After that is respected, in seconds."""
+"""Longest delay in seconds; a longer one in a Retry-After header is cut to it."""
 
 _TEMPORARY_STATUSES: Final = frozenset((401, 403, 408, 409, 429))
-"""Client errors that may pass with time or by an action of the operator."""
+"""Client error statuses after which a repeated request may succeed."""
 
 _DUPLICATE: Final = re.compile(
     rb"already\b[^{}\[\]]{0,40}?\b(?:registered|exists?)"
     rb"|\b(?:registered|exists?)\b[^{}\[\]]{0,40}?\balready",
     re.IGNORECASE,
 )
-"""The first generation's CUBE: "File has already been registered."; today's: "A DICOM series with
-SeriesInstanceUID=… already registered for pacs …"."""
+"""Matches CUBE's response to a file or series that is registered already. CUBE of the first
+generation: "File has already been registered."; today's: "A DICOM series with SeriesInstanceUID=…
+already registered for pacs …"."""
 
 _FIELDS: Final = frozenset(
     (
@@ -33,11 +34,12 @@ _FIELDS: Final = frozenset(
         *("SeriesInstanceUID", "SeriesDescription", "Modality", "ProtocolName"),
     )
 )
-"""Names of fields that may be repeated from a response; nothing else of it is."""
+"""Field names that may be copied from a response into a reason; nothing else is copied, because it
+may contain patient data."""
 
 
 class CubeVerdict(Enum):
-    """What to do after a response: nothing more, try again, or give up."""
+    """What follows from a response: the registration is done, may be repeated, or is refused."""
 
     DONE = "done"
     AGAIN = "again"
@@ -45,19 +47,21 @@ class CubeVerdict(Enum):
 
 
 class CubeResponse(NamedTuple):
-    """A response of CUBE, or the reason why there was none."""
+    """The verdict on one request to CUBE, whether there was a response or not."""
 
     verdict: CubeVerdict
     reason: str = ""
-    """A text for an operator; of the response's body it holds the names of fields only."""
+    """A text for an operator, which may be empty after a success. It repeats nothing of the
+    response's body except names of fields."""
     retry_after: float | None = None
-    """Seconds to wait, as the server asks."""
+    """Seconds to wait before the next request, from the Retry-After header; None without one."""
 
 
 def judge(status: int, body: bytes, retry_after: str | None, now: float) -> CubeResponse:
-    """Return the meaning of a response.
+    """Return the verdict on a response.
 
-    `body` is the beginning of the response's body; `now` is in seconds since the epoch.
+    `status` is the HTTP status, `body` the beginning of the response's body, `retry_after` the
+    value of the Retry-After header or None, `now` the time in seconds since the epoch.
     """
     if 200 <= status < 300:
         return CubeResponse(CubeVerdict.DONE)
@@ -73,7 +77,7 @@ def _advice(status: int) -> str:
     if status == 401:
         return ": correct CHRIS_USERNAME and CHRIS_PASSWORD"
     if status == 403:
-        return ": the user CHRIS_USERNAME may not register, see to its permissions in CUBE"
+        return ": the user CHRIS_USERNAME lacks the permission to register in CUBE"
     if 300 <= status < 400:
         return ", a redirection, which is not followed: correct CHRIS_URL"
     if status in (404, 405):
@@ -93,9 +97,10 @@ def _fields_at_fault(body: bytes) -> str:
 
 
 def seconds_of(retry_after: str | None, now: float) -> float | None:
-    """Return the seconds of a Retry-After header (RFC 9110 10.2.3), at most MAX_RETRY_AFTER_S.
+    """Return the delay that a Retry-After header asks for, in seconds (RFC 9110 10.2.3).
 
-    The header holds seconds or a date. `now` is in seconds since the epoch.
+    The header contains seconds or a date. The result is between 0.0 and MAX_RETRY_AFTER_S; None if
+    there is no header or it is invalid. `now` is in seconds since the epoch.
     """
     if retry_after is None:
         return None

@@ -1,7 +1,7 @@
-"""LONK over NATS.
+"""Publishes LONK messages over NATS.
 
-Reception never waits for it: while NATS is unreachable counts are dropped, and other messages are
-kept as far as the queue reaches (decision 37).
+Reception never waits for NATS: while it is unreachable, counts are dropped, and other messages are
+queued up to MAX_QUEUED_MESSAGES (decision 37).
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ from oxidicom.notify.nats_client import (
 from oxidicom.ports import SeriesInfo
 
 MAX_QUEUED_MESSAGES: Final = 4096
+"""Length of the queue; one more message displaces the oldest one."""
 ROUND_TRIP_TIMEOUT_S: Final = 3 * NATS_PING_INTERVAL_S
+"""Seconds for the answer to a ping; by then nats-py has closed a connection that hangs."""
 MAX_UNSENT_BYTES: Final = 256 * 1024
-"""Bytes in nats-py's own buffer; beyond them messages wait in our queue instead."""
+"""Size of nats-py's own buffer in bytes; when it is full, messages wait in our queue."""
 
 logger = logging.getLogger("oxidicom.lonk")
 
@@ -51,10 +53,11 @@ class _Message(NamedTuple):
 class LonkPublisher:
     """Sends LONK messages in the order in which its methods are called.
 
-    All methods but `start`, `flush` and `close` return at once. `address` is `host`, `host:port`,
-    `nats://…` or `tls://…`, with user:password@ or token@, and commas between several servers of
-    one cluster. `dev_sleep` is a pause in seconds after every message, sent or not, which makes
-    progress bars slow enough to watch.
+    All methods except `flush` and `close` return at once. `address` is `host`, `host:port`,
+    `nats://…` or `tls://…`, with an optional login (`user:password@` or `token@`) before the host;
+    commas separate several servers of one cluster. `dev_sleep` is a pause in seconds after every
+    message, sent or not, which makes progress bars slow enough to watch. `ca` is a PEM file of the
+    certificates to trust instead of the system's. `clock` is in seconds.
     """
 
     def __init__(
@@ -69,8 +72,8 @@ class LonkPublisher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dropped = 0
-        """Number of messages lost or not sent because NATS was unreachable or too slow; those that
-        the rate limit suppressed are not counted."""
+        """Number of messages lost because NATS was unreachable, too slow or failed. Counts that the
+        rate limit suppressed are not included."""
         self._servers = server_urls(address)
         self._root_subject = root_subject
         self._limiter = limiter
@@ -92,7 +95,7 @@ class LonkPublisher:
 
     @property
     def connected(self) -> bool:
-        """Whether messages reach a server now."""
+        """Whether there is a connection to a NATS server now."""
         return self._connected.is_set()
 
     @property
@@ -101,14 +104,14 @@ class LonkPublisher:
         return len(self._queue)
 
     async def start(self) -> None:
-        """Start to connect and to send; return without waiting for NATS."""
+        """Begin to connect and to send; return without waiting for NATS."""
         self._tasks = [
             asyncio.create_task(self._keep_connected(), name="NATS connection"),
             asyncio.create_task(self._send_queued(), name="LONK sender"),
         ]
 
     def progress(self, series: SeriesInfo, count: int, first: bool) -> None:
-        """Send the number of received instances; only a `first` one has no rate limit."""
+        """Send the number of received instances; the rate limit applies unless `first` is True."""
         subject = self._subject(series)
         if first:
             self._put(subject, Urgency.FIRST, lonk_messages.ndicom(count))
@@ -116,7 +119,7 @@ class LonkPublisher:
             self._put(subject, Urgency.COUNT, lonk_messages.ndicom(count))
 
     def failed(self, calling_ae_title: str, series_instance_uid: str | None, error: str) -> None:
-        """Send an error of a series, or of an instance whose series is unknown."""
+        """Send an error of a series; `series_instance_uid` is None if the series is unknown."""
         subject = lonk_messages.subject(self._root_subject, calling_ae_title, series_instance_uid)
         self._put(subject, Urgency.ERROR, lonk_messages.error(error))
 
@@ -125,14 +128,15 @@ class LonkPublisher:
         self._put(self._subject(series), Urgency.FINAL, lonk_messages.ndicom(received))
 
     def done(self, series: SeriesInfo, received: int) -> None:
-        """Send that a series is complete."""
-        del received  # every done frees the subject's state, whatever was received
+        """Send that a series is complete. `received` is ignored."""
+        del received  # the message has no count, but must be sent in any case: it frees the subject
         self._put(self._subject(series), Urgency.DONE, lonk_messages.done())
 
     async def flush(self, timeout: float) -> bool:
-        """Return whether the server has everything within `timeout` seconds.
+        """Wait until the server has received every message, for at most `timeout` seconds.
 
-        Pauses for `dev_sleep` are left out meanwhile.
+        Return True if it has; False if the time is over or the connection fails. Meanwhile there
+        are no pauses for `dev_sleep`.
         """
         self._hurry.set()
         try:
@@ -140,8 +144,8 @@ class LonkPublisher:
                 await self._empty.wait()
                 if self._client is None or not self.connected:
                     return False
-                # Shielded from our timeout: nats-py fails on a PONG whose future was cancelled,
-                # and closes the connection.
+                # Shielded from the timeout: when a PONG arrives whose future was cancelled, nats-py
+                # fails and closes the connection.
                 await asyncio.shield(self._round_trip(self._client))
         except (TimeoutError, nats.errors.Error, OSError):
             return False
@@ -159,12 +163,12 @@ class LonkPublisher:
     def _round_trip_ended(self, task: asyncio.Task[None]) -> None:
         self._round_trips.discard(task)
         if not task.cancelled():
-            task.exception()  # `flush` has raised it if it still waited
+            task.exception()  # retrieved, or asyncio would log it if `flush` timed out
 
     async def close(self) -> None:
-        """Close the connection, within NATS_CLOSE_TIMEOUT_S and a little more.
+        """Close the connection; return after NATS_CLOSE_TIMEOUT_S + 0.5 seconds at the latest.
 
-        Messages that are still queued are dropped; call `flush` before.
+        Messages that are still queued are dropped; call `flush` first.
         """
         self._closing = True
         await end_tasks(
@@ -196,11 +200,11 @@ class LonkPublisher:
 
     def _drop(self, message: _Message) -> None:
         self.dropped += 1
-        if message.urgency is Urgency.DONE:  # the limiter must still forget the subject
+        if message.urgency is Urgency.DONE:  # otherwise the limiter would keep the subject
             self._limiter.sent(message.subject, message.urgency, self._clock())
 
     async def _send_queued(self) -> None:
-        # nats-py swallows a cancellation that arrives during a publish.
+        # The flag is tested as well, because nats-py swallows a cancellation during a publish.
         while not self._closing:
             await self._filled.wait()
             self._filled.clear()
@@ -241,7 +245,7 @@ class LonkPublisher:
     async def _keep_connected(self) -> None:
         """Connect again whenever the connection ends, until `close`."""
         backoff = Backoff(NATS_FIRST_RETRY_S, NATS_GREATEST_RETRY_S)
-        # The flag is tested besides the cancellation, which nats-py may swallow.
+        # The flag is tested as well, because nats-py may swallow the cancellation.
         while not self._closing:
             client = NatsClient()
             try:
@@ -270,14 +274,17 @@ class LonkPublisher:
                 await asyncio.sleep(delay)
 
     async def _connect(self, client: NatsClient) -> asyncio.Event:
-        """Return an event that is set when the connection has ended."""
+        """Connect, and return an event that is set when the connection has ended.
+
+        Raises nats.errors.Error or OSError.
+        """
         closed = asyncio.Event()
 
         async def on_closed() -> None:
             closed.set()
 
         async def on_error(_: Exception) -> None:
-            """Ignore the error: the connection ends because of it."""
+            """Ignore the error: it ends the connection, which is noticed by `on_closed`."""
 
         if self._tls is None:
             self._tls = client_context(self._ca)

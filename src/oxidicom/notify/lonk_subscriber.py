@@ -1,4 +1,4 @@
-"""A subscriber for LONK messages of this receiver or of the reference, over NATS."""
+"""Receives LONK messages over NATS, of oxidicom or of the reference implementation."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from oxidicom.notify.nats_client import (
 
 
 class LonkSubscriber:
-    """Calls back on the running loop for each message, whatever NATS does.
+    """Calls `on_message` for each LONK message, and connects again when the connection ends.
 
-    `calling_ae_title` restricts the messages to the series of one AE title. `on_message` is called
-    with each valid message, `on_state` with a line for a person whenever the connection begins or
-    ends.
+    `on_message` is called with each message whose subject is valid, `on_state` with a line for the
+    user whenever the connection begins, ends or loses messages; both on the running loop. Unless
+    `calling_ae_title` is None, only series of that AE title are subscribed to. `ca` is a PEM file
+    of the certificates to trust instead of the system's.
     """
 
     def __init__(
@@ -50,8 +51,8 @@ class LonkSubscriber:
         self._on_state = on_state
         self._tls = client_context(ca)
         self._callback_error: Exception | None = None
-        """An error of `on_message`, which nats-py would only log."""
-        # `on_state` reports what nats-py would log.
+        """What `on_message` raised; `run` raises it, because nats-py would only log it."""
+        # Keeps nats-py's log messages from standard error; `on_state` reports the same.
         logging.getLogger("nats").addHandler(logging.NullHandler())
 
     async def run(self) -> None:
@@ -75,7 +76,11 @@ class LonkSubscriber:
             await asyncio.sleep(backoff.failed())
 
     async def _subscribe(self, client: NatsClient) -> asyncio.Event:
-        """Return an event that is set when the connection or `on_message` has failed."""
+        """Connect and subscribe; return an event that is set when this ends.
+
+        It ends when the connection is closed or `on_message` raises an exception. Raises
+        nats.errors.Error or OSError.
+        """
         closed = asyncio.Event()
 
         async def on_closed() -> None:
@@ -83,7 +88,7 @@ class LonkSubscriber:
 
         async def on_error(error: Exception) -> None:
             if isinstance(error, nats.errors.SlowConsumerError):
-                self._on_state("some messages were missed: they come faster than they are shown")
+                self._on_state("some messages were missed: they arrive faster than they are shown")
 
         await client.connect_once(
             self._servers, "oxidicom watch", self._tls, closed_cb=on_closed, error_cb=on_error

@@ -1,4 +1,4 @@
-"""The NATS client of the LONK publisher and of the LONK subscriber."""
+"""A NATS client for the LONK publisher and the LONK subscriber."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from oxidicom.cancellation import run_within
 from oxidicom.logevents import describe_client_error, event
 
 NATS_PORT: Final = 4222
+"""Port of a server whose address has none."""
 NATS_CONNECT_TIMEOUT_S: Final = 5
+"""Seconds to connect to one server."""
 NATS_CLOSE_TIMEOUT_S: Final = 2.0
+"""Seconds to close the connection in order before it is aborted."""
 NATS_FIRST_RETRY_S: Final = 0.1
 NATS_GREATEST_RETRY_S: Final = 2.0
+"""Seconds between attempts to connect; doubled from the first to the greatest."""
 NATS_PING_INTERVAL_S: Final = 10
-"""Seconds between pings; after two unanswered ones nats-py closes the connection."""
+"""Seconds between pings; nats-py closes the connection after two unanswered ones."""
 
 logger = logging.getLogger("oxidicom.lonk")
 
 
 class NatsClient(Client):
-    """A client for one connection, which never falls back to plain text.
+    """A client for one connection. With a `tls://` URL it never sends its login unencrypted.
 
-    Without this class nats-py sends its login in the clear to a `tls://` server that does not
-    require TLS.
+    nats-py alone would do so if the server does not require TLS.
     """
 
     def _connect_command(self) -> bytes:
@@ -41,10 +44,11 @@ class NatsClient(Client):
     async def connect_once(
         self, servers: list[str], name: str, tls: ssl.SSLContext, **options: Any
     ) -> None:
-        """Connect to one of `servers`, which are URLs; the login is that of the first one.
+        """Connect to one of `servers`, a list of URLs, with the login in the first URL.
 
-        There is no reconnection: nats-py's own gives up on a refused login and does not run before
-        the first connection. Raises what nats-py raises (nats.errors.Error, OSError).
+        `options` are passed to nats-py. The client does not reconnect by itself: nats-py's
+        reconnection gives up if the login is refused, and does not begin before the first
+        connection. Raises nats.errors.Error or OSError.
         """
         url = urlsplit(servers[0])
         login: dict[str, Any] = {}
@@ -72,9 +76,10 @@ class NatsClient(Client):
             raise nats.errors.ConnectionClosedError
 
     async def close_or_abort(self) -> None:
-        """Close in order, or abort the connection after NATS_CLOSE_TIMEOUT_S; raises nothing.
+        """Close in order, or abort the connection after NATS_CLOSE_TIMEOUT_S.
 
-        `close` waits until all is sent, and a server that hangs never takes it.
+        Raises only CancelledError. nats-py's `close` alone waits until everything is sent, which
+        never happens if the server hangs.
         """
         try:
             closed = await run_within(self.close(), NATS_CLOSE_TIMEOUT_S)
@@ -97,7 +102,10 @@ class NatsClient(Client):
 
 
 def server_urls(address: str) -> list[str]:
-    """Return the URLs in `address`, which has commas between them; scheme and port are optional."""
+    """Return the URLs of the servers in `address`, which commas separate.
+
+    Without a scheme or a port, `nats://` and NATS_PORT are added.
+    """
     return [_server_url(each.strip()) for each in address.split(",") if each.strip()]
 
 

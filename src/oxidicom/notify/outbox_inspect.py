@@ -1,7 +1,7 @@
-"""What an operator sees and does in the outbox folder, whether a receiver runs or not.
+"""Lists and requeues outbox entries for the operator's commands, while a receiver runs or not.
 
-Only renames and links are used, no locks, so that it works on NFS too. After a crash at any step
-the next call, or the receiver, can continue.
+Entries are moved by renames and links, without locks, so that this works on NFS too. After a crash
+at any step the next call, or the receiver, can continue.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from oxidicom.notify.outbox_store import (
 )
 
 _NO_LINK_ERRORS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
-"""Errors of file systems without hard links."""
+"""Errors by which file systems refuse a hard link."""
 
 _INTERRUPTED: Final = "its retry was interrupted: retry it again"
 _READABLE: Final = "it can be read now: retry requeues it"
 
 
 class EntryState(Enum):
-    """The state of an outbox entry, as commands show it."""
+    """The state of an outbox entry; the values are those that commands show."""
 
     PENDING = "pending"
     REFUSED = "refused"
@@ -47,21 +47,22 @@ _STATES: Final = {
 
 
 def state_of(path: Path) -> EntryState:
-    """Return the state that the file's suffix tells."""
+    """Return the state for the suffix of an outbox file. Raises KeyError for another suffix."""
     return _STATES[path.suffix]
 
 
 class OutboxFile(NamedTuple):
-    """One file of the outbox, and what is in it."""
+    """One file of the outbox, and the entry in it."""
 
     path: Path
     state: EntryState
     entry: OutboxEntry | None
-    """None if it cannot be read."""
+    """The entry in the file; None if it cannot be read."""
     written_at: float
-    """Seconds since the epoch; the file's modification time if the entry cannot be read."""
+    """When the entry was written, in seconds since the epoch. If it cannot be read, this is the
+    file's modification time, or 0.0 if that is unknown, too."""
     note: str | None
-    """What is wrong with the file, without anything of its contents."""
+    """What the operator should know of the file, without quoting its contents; None if nothing."""
 
     @property
     def name(self) -> str:
@@ -70,7 +71,7 @@ class OutboxFile(NamedTuple):
 
 
 class RequeueOutcome(Enum):
-    """The result of requeueing an entry, as commands show it."""
+    """The result of requeueing an entry; the values are those that commands show."""
 
     BACK = "pending again"
     PENDING = "is pending already"
@@ -81,14 +82,14 @@ class RequeueOutcome(Enum):
 
     @property
     def succeeded(self) -> bool:
-        """Whether the operator need not requeue the entry again."""
+        """Whether the entry needs no further requeue; False if the operator has to try again."""
         return self not in (RequeueOutcome.OLDER, RequeueOutcome.CORRUPT)
 
 
 def entry_files(folder: Path, prefix: str = "") -> list[Path]:
     """Return the outbox files whose name begins with `prefix`, oldest first.
 
-    The list is empty without a folder. Raises OSError.
+    The list is empty if there is no folder. The age is that of the file. Raises OSError.
     """
     found: list[tuple[int, str]] = []
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
@@ -101,7 +102,11 @@ def entry_files(folder: Path, prefix: str = "") -> list[Path]:
 
 
 def inspect(path: Path) -> OutboxFile | None:
-    """Return what is in the file; None if it is gone, or left over from a finished requeue."""
+    """Return the state of the file and the entry in it.
+
+    Return None if the file is gone, or was left behind by a requeue that succeeded. Never raises
+    OSError; an error is described in `note`.
+    """
     state = state_of(path)
     entry = note = None
     written_at = 0.0
@@ -127,9 +132,10 @@ def inspect(path: Path) -> OutboxFile | None:
 
 
 def requeue(path: Path, *, sync: bool) -> RequeueOutcome:
-    """Make a refused entry pending, or a corrupt one that has become readable.
+    """Make a refused entry pending again, or a corrupt one that has become readable.
 
-    A pending entry is never replaced. Raises OSError, after which the call may be repeated.
+    A pending entry of the series is never replaced. With `sync`, the folder is fsynced before the
+    call returns. Raises OSError, after which the call may be repeated.
     """
     claimed, pending = path.with_suffix(CLAIMED_SUFFIX), path.with_suffix(PENDING_SUFFIX)
     try:
@@ -146,7 +152,7 @@ def requeue(path: Path, *, sync: bool) -> RequeueOutcome:
     except FileNotFoundError:
         return RequeueOutcome.GONE
     except FileExistsError:
-        if not _holds(pending, entry):  # it does after a crash that followed the link
+        if not _holds(pending, entry):  # it does if an earlier call crashed after the link
             return _undo_claim(entry, claimed, pending, sync)
     if sync:
         sync_folder(path.parent)
@@ -155,9 +161,10 @@ def requeue(path: Path, *, sync: bool) -> RequeueOutcome:
 
 
 def _claim(path: Path, entry: OutboxEntry, claimed: Path) -> OutboxEntry:
-    """Rename the entry to a name that no receiver writes to, and return the claimed entry.
+    """Rename the file to `claimed`, to which no receiver writes, and return the claimed entry.
 
-    After a crash a newer entry of the series may be claimed already; then that one is returned.
+    If an earlier call crashed, a newer entry of the series may be claimed already; then that one is
+    returned. Raises OSError.
     """
     if path == claimed:
         return entry
@@ -171,25 +178,32 @@ def _claim(path: Path, entry: OutboxEntry, claimed: Path) -> OutboxEntry:
 
 
 def _link(claimed: Path, pending: Path) -> None:
-    """Rename without replacing: raises FileExistsError if `pending` exists."""
+    """Give the entry its second name `pending`, or rename it where there are no hard links.
+
+    Raises FileExistsError if `pending` exists, FileNotFoundError if `claimed` does not, and other
+    OSErrors.
+    """
     try:
         os.link(claimed, pending, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NO_LINK_ERRORS:
             raise
-        # Not atomic: such a file system has no atomic operation for it.
+        # Not atomic: such file systems have no atomic operation that does not replace.
         if pending.exists():
             raise FileExistsError from error
         claimed.rename(pending)
 
 
 def _undo_claim(entry: OutboxEntry, claimed: Path, pending: Path, sync: bool) -> RequeueOutcome:
-    """Make the claimed entry a refused one again, beside the pending one of its series."""
+    """Make the claimed entry a refused one again, beside the pending one of its series.
+
+    Return NEWER or OLDER, depending on the age of the pending entry. Raises OSError.
+    """
     outcome = RequeueOutcome.NEWER
     with contextlib.suppress(OSError, ValueError):
         if _read(pending).written_at < entry.written_at:
             outcome = RequeueOutcome.OLDER
-    # An entry that was refused meanwhile is newer than this one, and stays.
+    # If an entry was refused meanwhile, it is newer than this one, which is removed.
     with contextlib.suppress(FileExistsError, FileNotFoundError):
         _link(claimed, claimed.with_suffix(REFUSED_SUFFIX))
     if sync:
@@ -199,7 +213,7 @@ def _undo_claim(entry: OutboxEntry, claimed: Path, pending: Path, sync: bool) ->
 
 
 def _holds(path: Path, entry: OutboxEntry) -> bool:
-    """Return whether the file holds this very entry."""
+    """Return whether the file contains the entry with this task id; False if it cannot be read."""
     try:
         return _read(path).task_id == entry.task_id
     except (OSError, ValueError):
@@ -207,7 +221,10 @@ def _holds(path: Path, entry: OutboxEntry) -> bool:
 
 
 def _read(path: Path) -> OutboxEntry:
-    """Return the entry; raises OSError, or ValueError, whose text quotes nothing of the file."""
+    """Return the entry in the file.
+
+    Raises OSError, or ValueError if the entry is invalid; its text does not quote the file.
+    """
     data = read_small(path)
     if len(data) > MAX_SMALL_FILE:
         raise ValueError(f"it is longer than any entry: over {MAX_SMALL_FILE} bytes")

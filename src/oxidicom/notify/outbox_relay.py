@@ -1,8 +1,8 @@
 """Delivers every registration from the outbox to the publisher, however long that is unreachable.
 
-Every entry is delivered at least once, never two of one series at once, and never an older count
-after a newer one (decisions 21, 32, 35). Only names are kept in memory: an entry is read when it is
-sent.
+Each entry is delivered at least once. Two entries of one series are never in flight at once, and
+an older count is never delivered after a newer one (decisions 21, 32, 35). Only names are kept in
+memory: an entry is read when it is sent.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from oxidicom.ports import Registration, SeriesKey
 
 DELIVERY_FIRST_RETRY_S: Final = 1.0
 DELIVERY_GREATEST_RETRY_S: Final = 30.0
-"""Seconds between attempts that fail; doubled from the first to the greatest (decision 35)."""
+"""Seconds to the next delivery after a failure; doubled from the first to the greatest (decision
+35)."""
 
 MAX_BROKER_DELIVERIES: Final = 8
-"""Entries in flight at once to a broker."""
+"""Greatest number of entries in flight to a broker at once."""
 
 RELAY_CLOSE_TIMEOUT_S: Final = 3.0
-"""Seconds for deliveries to end after they are cancelled, and for the publisher to close."""
+"""Seconds for cancelled deliveries to end, and as many again for the publisher to close."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,20 +42,22 @@ logger = logging.getLogger("oxidicom.outbox")
 
 
 class _Unwritten(NamedTuple):
-    """A registration on its way to the disk."""
+    """A submitted registration that is not on disk yet."""
 
     entry: OutboxEntry
     durable: asyncio.Future[None]
+    """Done once the entry is on disk; has an exception if it cannot be written."""
     outcome: asyncio.Future[bool]
+    """The future that `submit` returns."""
 
 
 class OutboxRelay:
-    """Writes registrations into the outbox and delivers what is there.
+    """Writes registrations into the outbox and delivers its entries.
 
-    With `publisher` None, registrations stay in the outbox until a later run has one. At most
-    `max_in_flight` entries are in flight at once, and only one while attempts fail. `on_outcome` is
-    called for each entry that leaves the outbox, with the reason if it was refused. `clock` and
-    `sleep` are in seconds; `scan_sleep` is the pause between two scans of the outbox folder.
+    With `publisher` None, registrations stay in the outbox until a later run has a publisher. At
+    most `max_in_flight` entries are in flight at once, and only one while deliveries fail.
+    `on_outcome` is called for each entry that is delivered, with None, or refused, with the reason.
+    `clock` and `sleep` are in seconds; `scan_sleep` makes the outbox scanner's pauses.
     """
 
     def __init__(
@@ -86,9 +89,9 @@ class OutboxRelay:
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         """The delivery of each entry, by name."""
         self._unresolved: dict[str, list[tuple[str, asyncio.Future[bool]]]] = {}
-        """Task ids and futures by name of the entry, in order of submission."""
+        """Task ids and futures of submissions without an outcome, in order, by entry name."""
         self._attempts: dict[str, int] = {}
-        """Number of attempts by name, of entries that are still in the outbox."""
+        """Number of delivery attempts of each entry that is still in the outbox, by name."""
 
         self._write_wanted = asyncio.Event()
         self._delivery_wanted = asyncio.Event()
@@ -96,18 +99,22 @@ class OutboxRelay:
         self._loaded = False
         self._backoff = Backoff(DELIVERY_FIRST_RETRY_S, DELIVERY_GREATEST_RETRY_S)
         self.last_error: str | None = None
-        """Why the latest delivery failed; None after a success."""
+        """Why the latest delivery failed; None before the first failure and after a success."""
         self._retry_at = 0.0
+        """Time of `clock` before which nothing is delivered after a failure."""
         self._attempted_at = 0.0
+        """Time of `clock` at which the latest delivery began."""
         self._failed_at = 0.0
+        """Time of `clock` of the latest failure."""
         self._probe: str | None = None
+        """Name of an entry to deliver before all others, to test whether deliveries fail."""
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start to write and to deliver; entries of earlier runs come first, oldest first.
+        """Begin to write and to deliver; entries of earlier runs come first, oldest first.
 
-        Return without waiting for the disk or the publisher.
+        Does not wait for the disk or the publisher.
         """
         self._tasks.append(asyncio.create_task(self._write_entries(), name="outbox writer"))
         if self._publisher is not None:
@@ -115,33 +122,35 @@ class OutboxRelay:
             self._tasks.append(asyncio.create_task(self._scanner.run(), name="outbox scanner"))
 
     async def submit(self, registration: Registration) -> asyncio.Future[bool]:
-        """Return once the registration is on disk; the write is repeated until it succeeds.
+        """Write the registration to disk, and return a future of its outcome.
 
-        The future is done when nothing more will happen to the registration: True if the publisher
-        has taken it or a newer one of its series, False if it was refused or, without a publisher,
-        once it is on disk. Cancel the future to stop waiting; the delivery continues.
+        The write is repeated while it raises OSError. The future's result is True once the
+        publisher has accepted the registration or a newer one of its series, and False once it was
+        refused or, without a publisher, is on disk. If the future is cancelled, the delivery
+        continues. Raises RuntimeError after `stop`, and ValueError if the entry would be too long.
         """
         if self._stopping:
-            raise RuntimeError("submit after stop")
+            raise RuntimeError("a registration was submitted after the outbox relay was stopped")
         loop = asyncio.get_running_loop()
         write = _Unwritten(new_entry(registration), loop.create_future(), loop.create_future())
         self._unwritten.append(write)
         self._idle.clear()
         self._write_wanted.set()
-        # The write continues if the caller is cancelled.
+        # Shielded, so that the write continues if the caller is cancelled.
         await asyncio.shield(write.durable)
         return write.outcome
 
     @property
     def depth(self) -> int:
-        """The number of registrations that are not confirmed, as far as this run knows."""
+        """Number of registrations that this run has yet to write or deliver."""
         in_flight = sum(name not in self._queued for name in self._in_flight)
         return len(self._unwritten) + len(self._queued) + in_flight
 
     async def stop(self, flush_timeout: float) -> int:
-        """Deliver for at most `flush_timeout` seconds more; return how many entries stay.
+        """Continue for at most `flush_timeout` seconds, then end; return how many entries stay.
 
-        Then cancel what is in flight and close the publisher, each within RELAY_CLOSE_TIMEOUT_S.
+        Afterwards deliveries in flight are cancelled and the publisher is closed, each within
+        RELAY_CLOSE_TIMEOUT_S.
         """
         self._stopping = True
         self._backoff.reset()
@@ -165,7 +174,7 @@ class OutboxRelay:
     async def _write_entries(self) -> None:
         if (
             self._publisher is None
-        ):  # otherwise `_deliver_entries` lists the outbox, which sweeps it
+        ):  # otherwise `_deliver_entries` lists the outbox, and so removes temporary files
             with contextlib.suppress(OSError):
                 await self._disk.run(self._outbox.sweep)
         while True:
@@ -176,7 +185,7 @@ class OutboxRelay:
                 try:
                     await self._until_done(self._outbox.put, write.entry)
                 except Exception as error:
-                    # Not an OSError, which is retried: this entry can never be written.
+                    # An OSError would have been retried: this entry can never be written.
                     if not write.durable.done():
                         write.durable.set_exception(error)
                 else:
@@ -247,7 +256,7 @@ class OutboxRelay:
                 removed = await self._until_done(self._outbox.remove, entry)
                 self._resolve(entry, None)
             if not removed:
-                # A newer entry of the series is there, perhaps of another receiver.
+                # The file now has a newer entry of the series, perhaps of another receiver.
                 self._queued.setdefault(name)
         except asyncio.CancelledError:
             self._queued.setdefault(name)
@@ -268,13 +277,13 @@ class OutboxRelay:
         self._attempts.pop(entry.name, None)
         unresolved = self._unresolved.get(entry.name, [])
         ids = [task_id for task_id, _ in unresolved]
-        # This entry has replaced those before it.
+        # On disk, this entry has replaced those that were submitted before it.
         for _, outcome in unresolved[: ids.index(entry.task_id) + 1 if entry.task_id in ids else 0]:
             if not outcome.done():
                 outcome.set_result(refusal is None)
 
     def _on_failed(self, name: str, error: Exception, began: float) -> None:
-        # To the end of the queue, so that an entry at which the broker fails does not block others.
+        # Queued last, so that an entry at which the broker fails does not block others.
         self._queued.setdefault(name)
         self.last_error = describe_client_error(error)
         if not self._backoff:
@@ -284,7 +293,7 @@ class OutboxRelay:
                 "registration delivery failed; retrying",
                 reason=self.last_error,
             )
-        # A delivery that began before the last failure has probably failed by the same cause.
+        # A delivery that began before the last failure probably failed for the same reason.
         if not self._backoff or began > self._failed_at:
             self._backoff.failed()
         self._failed_at = self._clock()
@@ -306,16 +315,16 @@ class OutboxRelay:
         else:
             self._idle.clear()
 
-    # ---- what others put there --------------------------------------------------------------
+    # ---- entries of others ------------------------------------------------------------------
 
     def _is_known(self, name: str) -> bool:
-        """Return whether this run delivers the entry; called on the disk thread, too."""
+        """Return whether this run delivers the entry. Called on the disk thread."""
         return name in self._queued or name in self._in_flight
 
     def _adopt(self, names: list[str]) -> None:
         if self._stopping:
             return
-        # Behind our own, so that two receivers do not deliver the same list in the same order.
+        # Queued last, so that two receivers with the same list do not deliver it in the same order.
         for name in names:
             self._queued.setdefault(name)
         event(logger, logging.INFO, "registrations found in the outbox", registrations=len(names))
@@ -327,7 +336,7 @@ class OutboxRelay:
         return await self._disk.run_until_done(_log_unusable, call, *args, **kwargs)
 
     async def _wait_for_work(self, seconds: float) -> None:
-        """Return when an entry is queued or resolved, at the latest after `seconds`."""
+        """Wait until an entry is queued or a delivery ends, for at most `seconds`."""
         waits = [
             asyncio.ensure_future(self._sleep(seconds)),
             asyncio.ensure_future(self._delivery_wanted.wait()),

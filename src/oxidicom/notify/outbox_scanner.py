@@ -1,7 +1,8 @@
 """Polls the outbox folder for entries requeued by an operator or left by a dead receiver.
 
-inotify would not see what another machine does on NFS. A poll reads the folder's modification time
-only; a scan reads the names, and takes at most a hundredth of the time.
+inotify would not report changes by another machine on NFS. A poll reads only the modification time
+of the folder; if that has changed, a scan reads the names. Scans take about a hundredth of the time
+at most, except those of over 0.3 s: the pause between two scans is never over 30 s.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Final, NamedTuple
 from oxidicom.notify.outbox_store import Outbox, OutboxScan
 
 OUTBOX_POLL_INTERVAL_S: Final = 1.0
+"""Seconds from one poll to the next."""
 OUTBOX_SCAN_INTERVAL_S: Final = 30.0
 """Seconds after which the folder is scanned even if its modification time is the same: some file
-systems do not keep one."""
+systems do not update it."""
 SCAN_PAUSE_FACTOR: Final = 100
-"""Durations of the last scan before the next poll, where that is more than the poll interval."""
+"""Least pause after a scan, in multiples of the scan's duration."""
 
 
 class OutboxPoll(NamedTuple):
@@ -27,15 +29,16 @@ class OutboxPoll(NamedTuple):
     changed_at_ns: int
     """The folder's modification time, in nanoseconds."""
     scan: OutboxScan | None
-    """What a scan has found; None if the folder was not scanned."""
+    """The result of the scan; None if the folder was not scanned."""
     scan_seconds: float
+    """Duration of the scan in seconds; 0.0 without one."""
 
 
 class OutboxScanner:
-    """Calls `on_found` with the names of pending entries that no receiver delivers.
+    """Calls `on_found` with the names of pending entries that no receiver seems to deliver.
 
-    `is_known` says whether this receiver delivers an entry; it is called on a thread. `on_disk`
-    calls a function where it may block. `sleep` and `clock` are in seconds.
+    `is_known` returns whether this receiver delivers the entry of a name; it is called on the
+    thread of `on_disk`, which runs a function that may block. `sleep` and `clock` are in seconds.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class OutboxScanner:
             try:
                 changed_at_ns, scan, seconds = await self._on_disk(self._poll)
             except OSError:
-                # Not logged here: the outbox writer reports what is wrong with the folder.
+                # Not logged here: the outbox writer logs errors of the folder.
                 self._pause = OUTBOX_SCAN_INTERVAL_S
                 continue
             self._pause = OUTBOX_POLL_INTERVAL_S

@@ -1,8 +1,8 @@
-"""Registrations on disk until a broker has confirmed them (decision 35).
+"""Keeps registrations on disk until they are confirmed by a broker or by CUBE (decision 35).
 
 There is one file for each series, so that a newer registration replaces an older one in one rename
-(decision 32). The methods block; `OutboxRelay` calls them on a thread of its own. What an operator
-does with refused and corrupt entries is in `outbox_inspect`.
+(decision 32). The methods block; `OutboxRelay` calls them on a thread of its own. The module
+`outbox_inspect` has the operator's commands for refused and corrupt entries.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ CLAIMED_SUFFIX: Final = ".retry"
 receivers ignore it."""
 
 OUTBOX_ENTRY_GRACE_S: Final = 60.0
-"""Seconds for which an entry of unknown origin is left to the receiver that wrote it."""
+"""Age in seconds from which a scan returns an entry that this process does not know. A younger one
+is probably being delivered by the receiver that wrote it."""
 
 MAX_REFUSAL_CHARACTERS: Final = 2000
+"""Number of characters to which the reason of a refusal is cut."""
 
 _SUFFIX_LENGTH: Final = len(PENDING_SUFFIX)
 _NO_SPACE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -51,26 +53,26 @@ logger = logging.getLogger("oxidicom.outbox")
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why the receiving side will never take an entry."""
+    """The answer of the receiving side that it will never accept an entry."""
 
     reason: str
     """A text for an operator, without patient data."""
     at: float
     """Time of the refusal, in seconds since the epoch."""
     attempts: int = 1
-    """Number of deliveries since the entry was written or requeued, as far as that run knows."""
+    """Number of delivery attempts since the start of the run, the refused one included."""
 
 
 class OutboxEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A registration on disk."""
+    """A registration with what the outbox stores beside it."""
 
     registration: Registration
     task_id: str
     """A UUID, the same for every attempt to deliver this entry."""
     written_at: float
-    """Time of writing in seconds since the epoch; tells an older count from a newer one."""
+    """Time of writing, in seconds since the epoch; the newer of two entries of a series counts."""
     refusal: Refusal | None = None
-    """The latest refusal; a pending entry that has one was requeued."""
+    """The latest refusal; None if there was none. A pending entry with a refusal was requeued."""
 
     @property
     def name(self) -> str:
@@ -82,15 +84,22 @@ _decoder: Final = msgspec.json.Decoder(OutboxEntry)
 
 
 def decode(name: str, data: bytes) -> OutboxEntry:
-    """Return the entry `name`; raises ValueError, whose text quotes nothing of `data`."""
+    """Return the entry in `data`, the contents of a file whose name without suffix is `name`.
+
+    Raises ValueError if the data is invalid or the name is not the entry's; its text does not quote
+    the data.
+    """
     entry = _decoder.decode(data)
     if entry.name != name:
-        raise ValueError("it is another series' entry, under a name that is not its own")
+        raise ValueError("its file has the name of another series' entry")
     return entry
 
 
 def entry_name(key: SeriesKey) -> str:
-    """Return the name of a series' entry: a hash, because an AE title may hold any character."""
+    """Return the name of a series' entry, of 40 hexadecimal digits.
+
+    It is a hash, because an AE title may contain any character.
+    """
     return hashlib.sha256("\0".join(key).encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
@@ -100,22 +109,22 @@ class OutboxScan(NamedTuple):
     names: list[str]
     """Names of pending entries not yet known to this process, oldest first."""
     young_entries: bool
-    """Whether there are others, so young that their writer may be delivering them: scan again."""
+    """Whether entries were left out because they are too young; a later scan may return them."""
 
 
 class OutboxCounts(NamedTuple):
-    """The numbers of entries in the folder."""
+    """Number of pending and of refused entries in the folder, and the age of the oldest."""
 
     pending: int
     refused: int
     oldest_at: float | None
-    """Time when the oldest pending entry was written, in seconds since the epoch."""
+    """When the oldest pending entry was written, in seconds since the epoch; None if none is."""
 
 
 class Outbox:
     """The outbox folder of one receiver, which other receivers may share.
 
-    With `sync`, every entry is fsynced, with its folder, before `put` returns.
+    With `sync`, `put` and `refuse` fsync the entry and its folder before they return.
     """
 
     def __init__(self, folder: Path, *, sync: bool) -> None:
@@ -124,31 +133,31 @@ class Outbox:
         self._replacing = threading.Lock()
 
     def put(self, entry: OutboxEntry) -> None:
-        """Write the entry, in place of an older one of its series.
+        """Write the entry as pending; it replaces the pending entry of its series, if any.
 
-        Raises OSError, or ValueError if the entry would be longer than any entry that is read.
+        Raises OSError, or ValueError if the encoded entry is longer than MAX_SMALL_FILE.
         """
         with self._replacing:
             create_folder(self._folder, sync=self._sync)
             self._write(entry, PENDING_SUFFIX)
 
     def sweep(self) -> None:
-        """Remove temporary files of writers that were killed. Raises OSError."""
+        """Remove the temporary files of processes that died while writing. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             remove_stale_temporaries(self._folder)
 
     def names(self) -> list[str]:
-        """Return the names of all pending entries, oldest first. Raises OSError."""
+        """Sweep, and return the names of all pending entries, oldest first. Raises OSError."""
         self.sweep()
         return self.scan(lambda _: False, grace_s=0.0).names
 
     def scan(
         self, is_known: Callable[[str], bool], *, grace_s: float = OUTBOX_ENTRY_GRACE_S
     ) -> OutboxScan:
-        """Return the pending entries that `is_known` does not know.
+        """Return the names of the pending entries for which `is_known` returns False.
 
-        Entries younger than `grace_s` are left to their writer, unless they were requeued. Of known
-        entries only the name is read. Raises OSError.
+        Entries younger than `grace_s` seconds are left out, because their writer may be delivering
+        them, unless they were requeued or are corrupt. Raises OSError.
         """
         found: list[tuple[int, str]] = []
         young_entries = False
@@ -162,7 +171,7 @@ class Outbox:
                     or file[0] == "."
                 ):
                     continue
-                # The entry may be delivered or replaced meanwhile.
+                # The entry may have been delivered meanwhile.
                 with contextlib.suppress(FileNotFoundError):
                     written = entry.stat(follow_symlinks=False).st_mtime_ns
                     if grace_s and written / 1e9 > youngest and not self._was_requeued(name):
@@ -175,12 +184,12 @@ class Outbox:
         try:
             return decode(name, read_small(self._path(name))).refusal is not None
         except ValueError:
-            return True  # no receiver writes such a file: any may set it aside
+            return True  # corrupt: no receiver is delivering it, so it is found at once
         except OSError:
             return False
 
     def counts(self) -> OutboxCounts:
-        """Count the entries in the folder. Raises OSError."""
+        """Return the numbers of entries in the folder, all 0 without a folder. Raises OSError."""
         pending = refused = 0
         oldest: float | None = None
         with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
@@ -195,9 +204,9 @@ class Outbox:
         return OutboxCounts(pending, refused, oldest)
 
     def changed_at_ns(self) -> int:
-        """Return the folder's modification time in nanoseconds, 0 without a folder.
+        """Return the folder's modification time in nanoseconds, or 0 if there is no folder.
 
-        It stays the same while no entry comes or goes. Raises OSError.
+        It changes whenever a file is added, renamed or removed. Raises OSError.
         """
         try:
             return os.stat(self._folder).st_mtime_ns
@@ -205,9 +214,9 @@ class Outbox:
             return 0
 
     def read(self, name: str) -> OutboxEntry | None:
-        """Return the pending entry, or None if it is gone. Raises OSError.
+        """Return the pending entry `name`, or None if it is gone or corrupt. Raises OSError.
 
-        A corrupt entry is set aside as such and counts as gone.
+        A corrupt entry is renamed and logged.
         """
         with self._replacing:
             try:
@@ -225,7 +234,7 @@ class Outbox:
                 return None
 
     def pending(self) -> Iterator[OutboxEntry]:
-        """Yield the pending entries, oldest first; read one at a time. Raises OSError."""
+        """Yield the pending entries, oldest first, reading one at a time. Raises OSError."""
         for name in self.names():
             entry = self.read(name)
             if entry is not None:
@@ -236,12 +245,13 @@ class Outbox:
         return len(self.names())
 
     def remove(self, entry: OutboxEntry) -> bool:
-        """Remove a confirmed entry and what is older of its series, refused entries included.
+        """Remove a confirmed entry, and older refused or claimed entries of its series.
 
-        Return False if there is a newer entry of the series, which stays. Raises OSError.
+        Return True if no pending entry of the series remains, False if a newer one, which stays,
+        has replaced it. Raises OSError.
         """
         with self._replacing:
-            # In the order in which an operator's requeue moves the entry.
+            # In the order in which a requeue moves an entry, so that none is missed.
             for suffix in (REFUSED_SUFFIX, CLAIMED_SUFFIX):
                 self._remove_unless_newer(entry, suffix)
             if not self._still_holds(entry):
@@ -250,9 +260,10 @@ class Outbox:
             return True
 
     def refuse(self, entry: OutboxEntry, reason: str, attempts: int = 1) -> bool:
-        """Keep the entry as a refused one, with the reason; on a full disk, without the reason.
+        """Make a pending entry a refused one, with the reason, or without it on a full disk.
 
-        Return False if there is a newer entry of the series, which stays. Raises OSError.
+        `attempts` is the number of delivery attempts. Return True if that is done, False if a newer
+        pending entry of the series, which stays, has replaced it. Raises OSError.
         """
         refused = msgspec.structs.replace(
             entry, refusal=Refusal(reason[:MAX_REFUSAL_CHARACTERS], time.time(), attempts)
@@ -261,7 +272,7 @@ class Outbox:
             if not self._still_holds(entry):
                 return False
             try:
-                # In this order: after a crash in between the entry is pending, and refused again.
+                # In this order: after a crash in between the entry is still pending.
                 self._write(refused, REFUSED_SUFFIX)
                 remove_if_there(self._path(entry.name))
             except OSError as error:
@@ -279,7 +290,7 @@ class Outbox:
     def _remove_unless_newer(self, entry: OutboxEntry, suffix: str) -> None:
         try:
             other = decode(entry.name, read_small(self._path(entry.name, suffix)))
-        except (OSError, ValueError):  # what cannot be read is left to the operator
+        except (OSError, ValueError):  # a file that cannot be read is left for the operator
             return
         if other.written_at <= entry.written_at:
             remove_if_there(self._path(entry.name, suffix))
@@ -302,5 +313,5 @@ class Outbox:
 
 
 def new_entry(registration: Registration) -> OutboxEntry:
-    """Return an entry with a new task id, written now."""
+    """Return an entry for the registration, with a new task id and the current time."""
     return OutboxEntry(registration, str(uuid.uuid4()), time.time())

@@ -1,4 +1,4 @@
-"""What the outbox relay needs of a transport that takes registrations to CUBE."""
+"""The interface between the outbox relay and the transports that bring registrations to CUBE."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from oxidicom.ports import Registration
 
 
 class RegistrationRefusedError(OxidicomError):
-    """This registration will never be accepted; others may be."""
+    """The receiving side will never accept this registration, but may accept others."""
 
 
 class Publisher(Protocol):
     """One transport: AMQP, Redis or HTTP."""
 
     async def publish(self, registration: Registration, task_id: str) -> None:
-        """Return once the receiving side has taken responsibility for the registration.
+        """Send the registration, and return once the receiving side has accepted it.
 
-        Raises RegistrationRefusedError if it never will. After any other exception the call is
-        repeated later with the same `task_id`, a UUID.
+        Raises RegistrationRefusedError if it never will. After any other exception the relay
+        repeats the call later with the same `task_id`, a UUID.
         """
 
     async def close(self) -> None:
-        """Close the connections within a few seconds, whatever the other side does."""
+        """Close the connections; return within a few seconds even if the other side hangs."""
 
 
 class BrokerPublisher(Publisher, Protocol):
-    """A transport to CUBE's Celery workers by way of a message broker."""
+    """A transport to CUBE's Celery workers through a message broker: AMQP or Redis."""
 
     async def start(self) -> bool:
-        """Connect; return False, after a warning, if that fails: `publish` tries again."""
+        """Connect, and return whether that succeeded; a failure is logged as a warning.
+
+        After a failure, the next `publish` tries again.
+        """
 
     async def answers(self) -> None:
-        """Return if the broker answers within a few seconds; raises the reason if not."""
+        """Check that the broker answers; raise an error within a few seconds if it does not."""

@@ -32,17 +32,19 @@ from oxidicom.redis_connection import (
 )
 
 REDIS_CONNECT_TIMEOUT_S: Final = 10.0
+"""Seconds to connect to the server and log in."""
 REDIS_PUBLISH_TIMEOUT_S: Final = 30.0
-"""Seconds from the call to the answer; connecting and earlier calls are included."""
+"""Seconds from the call of `publish` to the answer, including connecting and waiting for earlier
+calls."""
 
 logger = logging.getLogger("oxidicom.redis")
 
 
 def envelope(message: CeleryMessage) -> bytes:
-    """Return the JSON that kombu's Redis transport keeps in a list.
+    """Return the message as JSON in the form that kombu's Redis transport expects in a list.
 
-    The delivery tag is new at each call: workers store unacknowledged messages under it, and two
-    copies of one message must not overwrite each other there.
+    Each call creates another delivery tag: Celery workers store unacknowledged messages under it,
+    and two copies of one message must not overwrite each other there.
     """
     properties = message.properties
     return msgspec.json.encode(
@@ -67,9 +69,9 @@ def envelope(message: CeleryMessage) -> bytes:
 class RedisPublisher:
     """One connection to a Redis server; concurrent calls wait for each other.
 
-    That is fast enough: a series costs one round trip. `url` is redis:// or rediss://, with login
-    and number of the database. `ca` is a PEM file of the certificates to trust instead of the
-    system's.
+    That is fast enough: a series takes one round trip. `url` begins with redis:// or rediss:// and
+    contains login and database number. `ca` is a PEM file of the certificates to trust instead of
+    the system's; None trusts the system's.
     """
 
     def __init__(self, url: str, queue_name: str, ca: Path | None = None) -> None:
@@ -81,7 +83,10 @@ class RedisPublisher:
         self._connection: Connection | None = None
 
     async def start(self) -> bool:
-        """Connect; return False, after a warning, if that fails: the next `publish` tries again."""
+        """Connect, and return whether that succeeded; a failure is logged as a warning.
+
+        After a failure, the next `publish` tries again.
+        """
         try:
             async with asyncio.timeout(REDIS_CONNECT_TIMEOUT_S), self._lock:
                 await self._ready()
@@ -92,7 +97,7 @@ class RedisPublisher:
         return True
 
     async def answers(self) -> None:
-        """Return if the broker answers, connecting first if necessary.
+        """Check that the broker answers a PING, after connecting if necessary.
 
         Raises TimeoutError, OSError or RedisError if it does not.
         """
@@ -105,12 +110,12 @@ class RedisPublisher:
                 raise
 
     async def publish(self, registration: Registration, task_id: str) -> None:
-        """Return once the broker has answered that the message is in the queue's list.
+        """Append the registration to the queue's list, and return once the broker has confirmed it.
 
         Whether the message survives a crash of the broker depends on its `appendonly` setting.
-        Raises TimeoutError, OSError or RedisError; the broker may have taken the message
+        Raises TimeoutError, OSError or RedisError; the broker may have stored the message
         nevertheless. The next call then connects again: a server that refuses to write may have
-        become a replica, and the name may lead to another primary by now.
+        become a replica, and its host name may now resolve to another primary.
         """
         message = envelope(encode(registration, self._queue_name, task_id, self._origin))
         async with asyncio.timeout(REDIS_PUBLISH_TIMEOUT_S), self._lock:
@@ -122,8 +127,8 @@ class RedisPublisher:
                 raise
 
     async def close(self) -> None:
-        """Close the connection, within REDIS_CLOSE_TIMEOUT_S and a little more."""
-        # A call that waits for a broker that hangs may hold the lock for longer.
+        """Close the connection; return after REDIS_CLOSE_TIMEOUT_S + 0.5 seconds at the latest."""
+        # A call to a broker that hangs may hold the lock for longer than that.
         await run_within(self._close(), REDIS_CLOSE_TIMEOUT_S + 0.5)
 
     async def _close(self) -> None:
@@ -133,7 +138,10 @@ class RedisPublisher:
                 await disconnect(connection)
 
     async def _ready(self) -> Connection:
-        """Return an open connection; the caller holds the lock."""
+        """Return an open connection, a new one if necessary. The caller holds the lock.
+
+        Raises TimeoutError, OSError or RedisError.
+        """
         if self._connection is not None and await _is_usable(self._connection):
             return self._connection
         await self._drop()
@@ -157,7 +165,10 @@ class RedisPublisher:
 
 
 async def _is_usable(connection: Connection) -> bool:
-    """Return False if the server has sent something unasked: it is closing the connection."""
+    """Return whether the connection is open and has no unread data.
+
+    Data that the server sends without a command means that it is closing the connection.
+    """
     try:
         return not await connection.can_read_destructive()
     except RedisError:
