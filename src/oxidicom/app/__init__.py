@@ -1,4 +1,4 @@
-"""Wires the layers together; starts, serves, drains and stops."""
+"""Wires the layers together, and starts, runs, drains and stops a receiver."""
 
 from oxidicom.app.run import run
 

@@ -1,4 +1,4 @@
-"""Wiring of the admin endpoint. Imported only if `OXIDICOM_ADMIN_PORT` is set: it costs 6 MB."""
+"""Wires the admin endpoint. Imported only if `OXIDICOM_ADMIN_PORT` is set: it uses 6 MB."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ from oxidicom.settings import Settings
 logger = logging.getLogger("oxidicom.admin")
 
 ADMIN_LISTEN_BACKLOG: Final = 128
-"""Connections that the kernel queues for the admin port."""
+"""Greatest number of connections to the admin port that the kernel queues."""
 
 STREAM_END_TIMEOUT_S: Final = 0.4
-"""Seconds at shutdown for event streams to end."""
+"""Seconds for the event streams of clients to end at shutdown."""
 
 
 class Broker(Protocol):
     """A broker that can be probed."""
 
     async def answers(self) -> None:
-        """Return if the broker responds; raise the error that keeps it from that."""
+        """Check that the broker answers; raise an error within a few seconds if it does not."""
 
 
 class AdminEndpoint:
-    """The admin endpoint, from binding its port to its end.
+    """The admin endpoint of a receiver.
 
-    The constructor binds the port and raises OperatorError if it cannot. Then, on the control
-    plane's loop: `make_board`, `attach`, `start`, `stop_probes` and `stop`.
+    The constructor binds the port, and raises OperatorError if that fails. Then call `make_board`,
+    `attach`, `start`, `stop_probes` and `stop`, in this order, on the control plane's loop; or
+    `close` if the endpoint is not started.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -57,15 +58,19 @@ class AdminEndpoint:
                 "machine"
             ) from error
         self.port: int = self._sockets[0].getsockname()[1]
+        """Number of the bound port."""
         self.liveness = Liveness(time.monotonic)
         self.draining = False
-        """Whether the receiver is shutting down, which makes it not ready. Set by any thread."""
+        """Whether the receiver is shutting down, and so is not ready. Any thread may set it."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def make_board(
         self, tracker: SeriesTracker, outbox: Outbox, broker: Broker | None
     ) -> StatusBoard:
-        """Return the status board, which is to receive the control plane's events."""
+        """Return the status board, an observer of the control plane.
+
+        `broker` is None if no broker is set; then none is probed.
+        """
         settings = self._settings
         self._probe = StorageProbe(
             {
@@ -102,7 +107,10 @@ class AdminEndpoint:
         return self.board
 
     def attach(self, relay: OutboxRelay, lonk: LonkPublisher | None) -> None:
-        """Give the health checks what is made after the status board."""
+        """Give the health checks the objects that are created after the status board.
+
+        `lonk` is None if no NATS server is set.
+        """
         self._relay = relay
         self._lonk = lonk
 
@@ -123,7 +131,7 @@ class AdminEndpoint:
         return f"no receiving process has responded for {silence:.0f} s"
 
     def stop_probes(self) -> None:
-        """Cancel the probes: one of a hung broker would keep its connection from being closed."""
+        """Cancel the probes: closing the broker connection would wait for a probe that hangs."""
         for task in self._tasks:
             task.cancel()
         self._probe.close()
@@ -134,7 +142,7 @@ class AdminEndpoint:
             each.close()
 
     async def stop(self) -> None:
-        """End the server, within `STREAM_END_TIMEOUT_S` seconds."""
+        """Stop the server; return after STREAM_END_TIMEOUT_S seconds at the latest."""
         self._server.stop()
         await asyncio.wait([self._serving], timeout=STREAM_END_TIMEOUT_S)
         self._serving.cancel()

@@ -1,6 +1,6 @@
-"""Start and end of the control plane, on its own thread, as the main loop sees it.
+"""Creates, starts and ends the control plane, which runs on a thread of its own.
 
-The data plane is in the same process, or in as many worker processes as `OXIDICOM_WORKERS` says.
+The data plane runs on the main loop of the same process, or in `OXIDICOM_WORKERS` worker processes.
 """
 
 from __future__ import annotations
@@ -55,19 +55,20 @@ logger = logging.getLogger("oxidicom")
 T = TypeVar("T")
 
 MIN_SETTLE_OF_WORKERS_S: Final = 0.1
-"""Least settle time if several workers receive: their reports take 10 or 20 ms, and an association
-that has carried the series may not be known here yet."""
+"""Least settle time in seconds if several workers receive. Their reports take 10 to 20 ms, so the
+control plane may not know yet of another association with instances of the series."""
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+"""Creates an event loop; None in its place means asyncio's own."""
 
 
 def journal_of(settings: Settings, writer: str) -> Journal:
-    """Return the journal, for entries that are marked with `writer`. Raises OSError."""
+    """Return the journal, which marks new entries with `writer`. Raises OSError."""
     return Journal(settings.state_dir / "journal", settings.fsync, writer)
 
 
 def unusable_storage(error: OSError) -> OperatorError:
-    """Return the error for the operator: the storage cannot be used."""
+    """Return the OperatorError for an OSError of the files root or the state folder."""
     return OperatorError(
         f"cannot use the storage: {error.strerror} ({error.filename}); OXIDICOM_FILES_ROOT "
         "and OXIDICOM_STATE_DIR must be folders that user "
@@ -76,12 +77,12 @@ def unusable_storage(error: OSError) -> OperatorError:
 
 
 class ControlHost:
-    """Runs the control plane. Every method is called on one loop, that of the data plane.
+    """Runs the control plane. Create it, and call its methods, on the main loop.
 
     Call `open`, `make` and `start`, then `finish`; or `abandon` if the start fails after `make`.
-    `completed` is called on that loop for each series that is registered, `adopted` for each series
-    that is taken over from another receiver after the start. `shared` means that several processes
-    store into one folder.
+    On the main loop, `completed` is called for each complete series once its registration is in the
+    outbox or it turns out to be empty, and `adopted` for each series that is taken over after the
+    start. `shared` means that several worker processes store into one folder.
     """
 
     def __init__(
@@ -106,7 +107,10 @@ class ControlHost:
     # ---- start ---------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Acquire the lease, and recover what an earlier process left. Raises OSError."""
+        """Acquire the lease, and recover the series that earlier processes left open.
+
+        Raises OSError if the files root or the state folder cannot be used.
+        """
         settings = self._settings
         settings.files_root.mkdir(parents=True, exist_ok=True)
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -119,9 +123,10 @@ class ControlHost:
         self.recovered = self._takeover.at_start()
 
     async def make(self) -> None:
-        """Start the thread and make the control plane. Raises OperatorError.
+        """Start the thread and create the control plane.
 
-        From here on `report` takes reports, which are processed after `start`.
+        Afterwards `report` accepts reports, and `start` begins delivery. Raises OperatorError if
+        the admin port cannot be bound.
         """
         if self._settings.admin_port is not None:
             from oxidicom.app.admin import AdminEndpoint
@@ -132,7 +137,7 @@ class ControlHost:
         self.report: Reports = self._plane.report
 
     async def _make_plane(self) -> ControlPlane:
-        """Wire the control plane, on its loop."""
+        """Return a new control plane. Runs on the control plane's loop."""
         settings = self._settings
         asyncio.get_running_loop().set_exception_handler(on_loop_error)
         telemetry = start_telemetry(
@@ -189,7 +194,7 @@ class ControlHost:
     def _make_publisher(
         self, broker: BrokerPublisher | None, observers: Observers, trace: TraceContext
     ) -> tuple[Publisher | None, EagerRegistrar | None]:
-        """Return the publisher to CUBE or its broker, and the eager registrar if there is one."""
+        """Return the publisher and the eager registrar; each is None if the settings need none."""
         if self._settings.cube_url is not None:
             from oxidicom.app.http_registration import publish_over_http
 
@@ -234,35 +239,38 @@ class ControlHost:
         return CountQueries(settings.pacs_addresses, settings.scp_aet, find_count, on_result)
 
     def _keep_newest(self, series: SeriesInfo) -> None:
-        """Remove older files of instances that came again: several processes leave them to this
-        method, and one process does if it dies in between."""
+        """Remove the older files of instances that were received again. Raises OSError.
+
+        With several workers they are never removed earlier; with one process, they are left if it
+        dies between storing the new file and removing the old one.
+        """
         keep_newest(self._root_fd, series.path.encode())
 
     def _series_completed(self, completed: SeriesCompleted) -> None:
         self._loop.call_soon_threadsafe(self._completed, completed)
 
     async def start(self) -> None:
-        """Begin to process reports; recovered series settle from now on."""
+        """Begin delivery and takeover; the settle time of recovered series begins now."""
         await self._on_control(self._start())
 
     async def _start(self) -> None:
-        """Begin to process reports, on the control plane's loop."""
+        """Do the work of `start` on the control plane's loop."""
         await self._plane.start(self.recovered)
         if self.admin is not None:
             self.admin.start()
         self._takeover.start(self._adopt)
 
-    # ---- in between ----------------------------------------------------------------------
+    # ---- while it runs -------------------------------------------------------------------
 
     def _adopt(self, recovered: Sequence[Recovered]) -> None:
-        """Pass on series that were taken over, on the control plane's loop."""
+        """Pass series that were taken over to both planes. Runs on the control plane's loop."""
         for each in recovered:
             self._loop.call_soon_threadsafe(self._adopted, each)
         self._plane.worker_lost(recovered, ())
 
     @property
     def name(self) -> str:
-        """Name of this receiver's lease."""
+        """Name of this receiver, which is also that of its lease."""
         return self._leases.name
 
     @property
@@ -272,27 +280,29 @@ class ControlHost:
 
     @property
     def admin_port(self) -> int | None:
+        """Number of the bound admin port; None if there is no admin endpoint."""
         return None if self.admin is None else self.admin.port
 
     def alive(self, number: int) -> None:
-        """Note that the loop of receiving process `number` turns."""
+        """Record a heartbeat of receiving process `number`."""
         if self.admin is not None:
             self.admin.liveness.beat(number)
 
     def dead(self, number: int) -> None:
-        """Note that receiving process `number` has ended."""
+        """Record that receiving process `number` has ended."""
         if self.admin is not None:
             self.admin.liveness.died(number)
 
     async def worker_lost(self, writer: str, associations: Iterable[str]) -> int:
-        """Recover the series of a dead worker, which had these associations open.
+        """Recover the series of a dead worker, and end its open `associations`, given by ULID.
 
-        Return the number of series that its journal entries name.
+        `writer` is the mark of its journal entries. Return the number of series recovered now; if
+        the journal cannot be read, 0, and they are recovered later.
         """
         return await self._on_control(self._worker_lost(writer, tuple(associations)))
 
     async def _worker_lost(self, writer: str, associations: tuple[str, ...]) -> int:
-        """As `worker_lost`, on the control plane's loop."""
+        """Do the work of `worker_lost` on the control plane's loop."""
         recovered = await self._takeover.of_worker(writer)
         self._plane.worker_lost(recovered, associations)
         return len(recovered)
@@ -300,20 +310,21 @@ class ControlHost:
     # ---- the end -------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Report from now on that the receiver is not ready."""
+        """Let the admin endpoint report from now on that the receiver is not ready."""
         if self.admin is not None:
             self.admin.draining = True
 
     async def finish(self, elapsed_s: float) -> None:
-        """Complete open series, register and flush them, and end the loop.
+        """Complete and register all series, deliver what there is time for, and end the thread.
 
-        `elapsed_s` is the time since SIGTERM, in seconds.
+        `elapsed_s` is the time since the drain began, in seconds. What cannot be delivered in time
+        stays in the outbox; what cannot be registered in time stays in the journal.
         """
         within = self._budget.control_plane_s(self._settings.workers, elapsed_s)
         try:
             await asyncio.wait_for(self._on_control(self._finish(within)), within)
         except TimeoutError:
-            # The loop itself hangs, perhaps in a client library; the outbox has every registration.
+            # All deadlines lie before this one: the loop itself hangs, perhaps in a client library.
             event(
                 logger,
                 logging.WARNING,
@@ -322,17 +333,17 @@ class ControlHost:
         self.abandon()
 
     async def _finish(self, within: float) -> None:
-        """Finish within so many seconds, on the control plane's loop."""
+        """Do the work of `finish` on the control plane's loop, in `within` seconds."""
         deadlines = ControlPlaneDeadlines.of(within, time.monotonic())
         self._takeover.stop()
         if self._broker_start is not None:
-            # Closing the connection would wait for a connect that hangs.
+            # Otherwise closing the connection would wait for a connection attempt that hangs.
             self._broker_start.cancel()
         if self.admin is not None:
             self.admin.stop_probes()
         registered = await self._plane.finish(deadlines)
         if registered and self._takeover.found_all:
-            with suppress(OSError):  # a TimeoutError is one, too
+            with suppress(OSError):  # includes TimeoutError
                 await finish_by(deadlines.lease, asyncio.to_thread(self._leases.release))
         self._takeover.close()
         if self.admin is not None:
@@ -340,7 +351,7 @@ class ControlHost:
                 await finish_by(deadlines.admin, self.admin.stop())
 
     def abandon(self) -> None:
-        """End the loop without registering anything."""
+        """End the control plane's thread without registering anything."""
         self._thread.stop(self._budget.control_loop_s)
 
     async def _on_control(self, work: Coroutine[object, object, T]) -> T:
@@ -348,7 +359,7 @@ class ControlHost:
 
 
 def make_lonk_publisher(settings: Settings) -> LonkPublisher | None:
-    """Return the publisher of LONK messages, if a NATS server is set."""
+    """Return the publisher of LONK messages, or None if no NATS server is set."""
     if settings.nats_address is None:
         return None
     return LonkPublisher(
@@ -361,7 +372,7 @@ def make_lonk_publisher(settings: Settings) -> LonkPublisher | None:
 
 
 def make_broker_publisher(settings: Settings) -> BrokerPublisher | None:
-    """Return the publisher for the broker that is set, if one is."""
+    """Return the publisher for the broker, or None if no broker is set."""
     url = settings.broker
     if url is None:
         return None
@@ -370,5 +381,5 @@ def make_broker_publisher(settings: Settings) -> BrokerPublisher | None:
 
 
 def data_folder(settings: Settings) -> Path:
-    """Return the folder below which CUBE finds series."""
+    """Return the folder that contains the folders of all series."""
     return settings.files_root / "SERVICES" / "PACS"

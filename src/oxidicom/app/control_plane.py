@@ -1,8 +1,8 @@
 """The control plane: series book-keeping, registration and observers, on a loop of their own.
 
 Storage or brokers that hang do not delay the data plane, and a busy data plane does not delay the
-control plane. Reports pass from one to the other by a queue, which is processed a hundred times a
-second at most, so that the receiving thread is not interrupted for each instance.
+control plane. The data plane puts reports into a queue, which the control plane processes at most a
+hundred times a second, so that the receiving thread is not interrupted for each instance.
 """
 
 from __future__ import annotations
@@ -42,23 +42,24 @@ from oxidicom.series.tracker import SeriesTracker
 from oxidicom.thread_names import NamedThread
 
 if TYPE_CHECKING:
-    # Imports a library of 2 MB, which only registration over HTTP needs.
+    # Only registration over HTTP imports this module: its HTTP library uses 2 MB.
     from oxidicom.notify.cube_eager import EagerRegistrar
 
 logger = logging.getLogger("oxidicom.control")
 
 REPORT_BATCH_S: Final = 0.01
-"""Seconds for which reports are batched before they are processed."""
+"""Seconds from the first report of a batch to the processing of the batch."""
 
 WORKER_DIED: Final = "the receiving process died"
-"""How associations ended that a worker had open when it died."""
+"""How the associations that a worker had open when it died are reported to have ended."""
 
 
 class ControlPlane:
-    """Processes reports; created and run on the control plane's own loop.
+    """Processes reports and passes their consequences to the registrar and to observers.
 
-    `report` may be called from any thread. `clock` gives the time in seconds, on the clock of the
-    reports.
+    It is created on the control plane's loop, and its methods are called there, except `report` and
+    `backlog`, which any thread may use. `clock` is in seconds and is the clock of the reports.
+    `lonk`, `eager` and `count_queries` are None if the settings need none.
     """
 
     def __init__(
@@ -88,15 +89,18 @@ class ControlPlane:
         self._processing_scheduled = False
         self._settle_timer: asyncio.TimerHandle | None = None
         self._tallies: dict[str, AssociationTally] = {}
-        """Of open associations, by identifier, in the order in which they began."""
+        """The tally of each open association, by ULID, in the order in which they began."""
         self._lonk_dropped = 0
-        """Number of dropped progress messages that observers know of."""
+        """Number of dropped LONK messages that have been passed to observers."""
 
     async def start(
         self, recovered: Sequence[tuple[SeriesInfo, tuple[str, ...], frozenset[str]]]
     ) -> None:
-        """Begin delivery; `recovered` are series that were open when an earlier process ended:
-        their description, associations, and SOP Instance UIDs in their folder."""
+        """Begin delivery, and let recovered series settle.
+
+        `recovered` are the series that were open when an earlier process ended, each with the ULIDs
+        of its associations and the SOP Instance UIDs of the files in its folder.
+        """
         await self._relay.start()
         if self._eager is not None:
             self._eager.start()
@@ -109,7 +113,7 @@ class ControlPlane:
         self._schedule_completion()
 
     def report(self, report: Report) -> None:
-        """Queue a report; never blocks."""
+        """Queue a report. Never blocks; any thread may call it."""
         self._reports.append(report)
         if not self._processing_scheduled:
             self._processing_scheduled = True
@@ -127,15 +131,15 @@ class ControlPlane:
         recovered: Sequence[tuple[SeriesInfo, tuple[str, ...], frozenset[str]]],
         associations: Iterable[str],
     ) -> None:
-        """End the associations that a dead worker had open, and adopt its series.
+        """End the open `associations` of a dead worker, given by ULID, and adopt its series.
 
-        `recovered` is what the journal has of the worker, perhaps with associations and instances
-        that were never reported.
+        `recovered` are the series of its journal entries, in the form that `start` takes. They may
+        include associations and instances that were never reported.
         """
         self._process_reports()
         now = self._clock()
         for series, carriers, instances in recovered:
-            # Everything about an association is reported before its end.
+            # All reports of an ended association have come, so that it has lost nothing.
             lost = [name for name in carriers if not self._tracker.has_ended(name)]
             if lost:
                 self._tracker.recovered(series, lost, now, instances)
@@ -144,9 +148,10 @@ class ControlPlane:
         self._process_reports()
 
     async def finish(self, deadlines: ControlPlaneDeadlines) -> bool:
-        """Complete every series, register and flush; the data plane has ended.
+        """Complete and register every series, and end delivery, by the `deadlines`.
 
-        Returns whether every series is in the outbox, so that the journal has none of ours.
+        Call it after the data plane has ended. Return whether every series is in the outbox, which
+        means that this receiver has no journal entries left.
         """
         self._process_reports()
         self._pass_on(self._tracker.finish_all(self._clock()))
@@ -155,7 +160,7 @@ class ControlPlane:
                 await finish_by(deadlines.eager_registration, self._eager.stop(), self._clock)
         if self._count_queries is not None:
             self._count_queries.close()
-        # LONK's done follows each registration, so NATS is flushed after these.
+        # LONK's done follows each registration, so NATS is flushed after the relay has ended.
         registered = await self._registrar.finish(self._until(deadlines.registrations))
         left = await self._stop_relay(deadlines)
         self._registrar.close()
@@ -170,11 +175,11 @@ class ControlPlane:
         return registered
 
     def _until(self, deadline: float) -> float:
-        """Return the seconds until `deadline`, at least 0.0."""
+        """Return the seconds until `deadline`, or 0.0 if it has passed."""
         return max(0.0, deadline - self._clock())
 
     async def _stop_relay(self, deadlines: ControlPlaneDeadlines) -> int:
-        """Return the number of registrations that stay in the outbox."""
+        """End delivery, and return the number of registrations that stay in the outbox."""
         stop = self._relay.stop(self._until(deadlines.outbox))
         try:
             return await finish_by(deadlines.publisher, stop, self._clock)
@@ -195,9 +200,9 @@ class ControlPlane:
     # ---- reports -------------------------------------------------------------------------
 
     def _process_reports(self) -> None:
-        # Cleared first, so that reports from here on schedule another call.
+        # Cleared first, so that a report that arrives from here on schedules another call.
         self._processing_scheduled = False
-        # Reports that arrive meanwhile wait, so that brokers on this loop have their turn.
+        # Reports that arrive meanwhile wait for the next call, so that other tasks can run.
         for _ in range(len(self._reports)):
             report = self._reports.popleft()
             try:
@@ -214,7 +219,7 @@ class ControlPlane:
         if tally is not None:
             tally.count_stored(report)
         if self._count_queries is not None:
-            # Before it is counted, which may complete its series.
+            # First, because the tracker may complete the series of this report.
             self._query_count(self._count_queries, report)
         self._pass_on(self._tracker.stored(report))
         self._observers.instance_stored(report)
@@ -225,7 +230,7 @@ class ControlPlane:
     def _query_count(self, count_queries: CountQueries, report: InstanceStored) -> None:
         try:
             count_queries.stored(report.series, report.association_id)
-        except Exception as error:  # perhaps no thread can be started; the instance still counts
+        except Exception as error:  # such as no further thread; the instance is still counted
             event(logger, logging.ERROR, "PACS query could not be started", exc_info=error)
 
     def _process(self, report: Report) -> None:
@@ -258,7 +263,7 @@ class ControlPlane:
     def _log_association(self, ended: AssociationEnded) -> None:
         tally = self._tallies.pop(ended.association_id, None)
         if tally is None:
-            raise InternalError("an association ended that never began")
+            raise InternalError("the end of an association was reported, but not its beginning")
         began = tally.began
         optional: dict[str, Any] = {
             name: value
@@ -293,7 +298,7 @@ class ControlPlane:
                     self._observers.series_progressed(notice)
                 else:
                     self._dispatch(notice)
-            except Exception as error:  # the next notice may complete a series
+            except Exception as error:  # continue: the next notice may complete a series
                 event(logger, logging.ERROR, "notification failed", exc_info=error)
 
     def _dispatch(self, notice: Notice) -> None:
@@ -307,7 +312,7 @@ class ControlPlane:
                 self._registrar.submit(notice)
 
     def _schedule_completion(self) -> None:
-        """Set the timer for the next series that will have settled."""
+        """Set the timer for the next series to complete, and report dropped LONK messages."""
         if self._lonk is not None and self._lonk.dropped != self._lonk_dropped:
             self._observers.lonk_dropped(self._lonk.dropped - self._lonk_dropped)
             self._lonk_dropped = self._lonk.dropped
@@ -322,14 +327,17 @@ class ControlPlane:
 
     def _on_deadline(self) -> None:
         self._settle_timer = None
-        # Reports first: an instance that was stored in time keeps its series open.
+        # Reports first: an instance that was stored before the deadline keeps its series open.
         self._process_reports()
         self._pass_on(self._tracker.due(self._clock()))
         self._schedule_completion()
 
 
 class ControlThread:
-    """A thread with an event loop, on which the control plane runs."""
+    """The thread with the event loop on which the control plane runs.
+
+    `loop_factory` None means asyncio's own loop. `loop` is set by `start`.
+    """
 
     def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
         self._loop_factory = loop_factory
@@ -338,7 +346,10 @@ class ControlThread:
         self.loop: asyncio.AbstractEventLoop
 
     def start(self) -> None:
-        """Start the thread; return once its loop runs. Raises what kept the loop from starting."""
+        """Start the thread, and return once its loop runs.
+
+        Raises any error that prevented the loop from starting.
+        """
         self._thread.start()
         self._started.result()
 
@@ -358,6 +369,6 @@ class ControlThread:
         await self._stop.wait()
 
     def stop(self, timeout: float) -> None:
-        """End the loop; leave the thread behind if that takes more than `timeout` seconds."""
+        """End the loop and its thread; return after `timeout` seconds even if they still run."""
         self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout)

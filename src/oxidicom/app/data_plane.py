@@ -1,4 +1,4 @@
-"""The data plane of one process: listener and storage, on the caller's loop."""
+"""The data plane of one process: its listener and its storage, on the main loop."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from oxidicom.wire.negotiation import Policy
 logger = logging.getLogger("oxidicom")
 
 CERTIFICATE_POLL_S: Final = 2.0
-"""Seconds between checks of the certificate's files."""
+"""Seconds between checks whether the certificate's files have changed."""
 
 
 def policy_of(settings: Settings) -> Policy:
-    """Return the rules by which associations are accepted."""
+    """Return the rules for accepting associations that the settings contain."""
     return Policy(
         ae_title=settings.scp_aet,
         check_called=settings.scp_check_called_aet,
@@ -45,7 +45,7 @@ def policy_of(settings: Settings) -> Policy:
 
 
 class Ports(NamedTuple):
-    """Numbers of the ports that are bound; None where a port is not configured."""
+    """Numbers of the bound ports; None for each port that is not set."""
 
     plain: int | None
     tls: int | None
@@ -53,12 +53,12 @@ class Ports(NamedTuple):
 
 
 class DataPlane:
-    """Receives, stores and answers, in one process.
+    """The data plane of one process: receives, stores and answers.
 
-    Of several workers each has its share of buffer memory and writer threads, `counts` that add up
-    the associations of all, and `folders` that agree with the others on the folder of a series.
-    Raises OSError if files root or state folder cannot be used, OperatorError if the certificate
-    cannot.
+    Buffer memory and writer threads are divided by the number of workers. In a worker, `counts` are
+    the associations of all workers, and `folders` agrees with the others on the folder of a series;
+    both are None in a receiver of one process. The constructor raises OSError if the files root or
+    the state folder cannot be used, and OperatorError if the certificate cannot be used.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class DataPlane:
     # ---- ports ---------------------------------------------------------------------------
 
     async def listen(self) -> Ports:
-        """Bind the ports and accept connections. Raises OperatorError."""
+        """Bind the ports and begin to accept connections. Raises OperatorError if that fails."""
         settings = self._settings
         plain = tls = None
         if settings.listener_port is not None:
@@ -134,7 +134,10 @@ class DataPlane:
         return Ports(plain, tls)
 
     def join(self, plain: SharedPort | None, tls: SharedPort | None) -> None:
-        """Accept connections on ports that the control process has bound."""
+        """Begin to accept connections on ports that the control process has bound.
+
+        None means that a port is not set.
+        """
         if plain is not None:
             self.listener.join(plain)
         if tls is not None:
@@ -157,35 +160,39 @@ class DataPlane:
                 on_bug(error)
 
     def reload(self) -> None:
-        """Read the certificate again, even if its files have not changed."""
+        """Have the certificate read again, even if its files have not changed."""
         self._reload.set()
 
     # ---- the end -------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Let associations end (decision 38); everything that they stored is reported then."""
+        """Stop accepting connections, and let associations and writer threads end (decision 38).
+
+        Associations that do not end in time are aborted. Afterwards every stored instance has been
+        reported.
+        """
         budget = self._budget
         deadline = time.monotonic() + budget.data_plane_s
         if self._certificate_poll is not None:
             self._certificate_poll.cancel()
-        # Not waited for: the storage of the certificate may hang.
+        # Does not wait for the thread: the storage of the certificate may hang.
         self._certificate_disk.close()
         await self.listener.stop_accepting()
         with contextlib.suppress(TimeoutError):
-            # The listener keeps to its times by itself, unless a connection cannot be closed.
+            # `drain` ends in time by itself, unless a connection cannot be closed.
             await finish_by(
                 deadline - budget.writer_threads_s / 2,
                 self.listener.drain(budget.associations_s, budget.last_instances_s),
             )
         writers_s = min(budget.writer_threads_s, deadline - time.monotonic())
         await asyncio.to_thread(self._executors.stop, max(0.0, writers_s))
-        await asyncio.sleep(0)  # lets the loop deliver the last completions of the writers
+        await asyncio.sleep(0)  # lets the loop process the last results of the writer threads
 
     def close(self) -> None:
-        """Close the files of the storage; call it after `drain`."""
+        """Close the file descriptors of the storage. Call it after `drain`."""
         self.storage.close()
 
 
 def on_bug(error: BaseException) -> None:
-    """Log an exception that no fault of a peer or of the machine explains."""
+    """Log an exception that only a fault in oxidicom explains."""
     event(logger, logging.ERROR, "bug in oxidicom, please report it", exc_info=error)

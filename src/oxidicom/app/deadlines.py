@@ -1,15 +1,15 @@
 """How long each part of a shutdown may take (decision 38).
 
-Everything follows from `OXIDICOM_DRAIN_TIMEOUT`: associations may end within it, and everything
-else ends soon after. A service manager must allow `ShutdownBudget.total_s` and a little more before
-it kills the receiver.
+Associations may end within `OXIDICOM_DRAIN_TIMEOUT`; all other times are fixed and begin after it.
+A service manager must wait for somewhat more than `ShutdownBudget.total_s` before it kills the
+receiver. The parts follow each other in this order:
 
     one process        associations  last instances  writer threads  control plane    loop
     several workers    associations  last instances  writer threads  last reports
                        killed workers  control plane  loop
 
-The control plane gets what the parts before it have left of its time, at least
-`ShutdownBudget.least_control_plane_s`.
+The control plane has until `after_drain_s` seconds after the drain timeout, but at most
+`after_drain_s` seconds, and at least `ShutdownBudget.least_control_plane_s`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from dataclasses import dataclass
 from typing import Final
 
 AFTER_DRAIN_S: Final = 5.0
-"""Seconds after the drain time-out within which the control plane has finished (decision 38)."""
+"""Seconds from the end of the drain timeout until the control plane has ended (decision 38)."""
 
 NATS_FLUSH_S: Final = 1.0
-"""Seconds for which a NATS server that does not answer is waited for, however much time is left."""
+"""Greatest number of seconds to wait for an answer of the NATS server, even if more are left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShutdownBudget:
-    """Seconds for each part of a shutdown, in the order in which they follow each other."""
+    """The time in seconds for each part of a shutdown; the parts are in their order."""
 
     associations_s: float
-    """Seconds in which associations that send may continue and end: `OXIDICOM_DRAIN_TIMEOUT`."""
+    """Seconds for which associations that send may continue: `OXIDICOM_DRAIN_TIMEOUT`."""
     last_instances_s: float = 2.5
-    """Seconds for instances that are in flight when that time is over."""
+    """Seconds for instances that are in flight when the associations' time is over."""
     writer_threads_s: float = 1.0
     """Seconds for writer threads to end."""
     last_reports_s: float = 0.3
     """Seconds for a worker to send its last reports and to exit."""
     killed_workers_s: float = 0.5
-    """Seconds for workers to end that were late and have been killed."""
+    """Seconds for workers that were killed, because they were late, to end."""
     after_drain_s: float = AFTER_DRAIN_S
     """Seconds from the end of the associations' time to the end of the control plane's work."""
     control_loop_s: float = 0.5
@@ -45,12 +45,12 @@ class ShutdownBudget:
 
     @property
     def data_plane_s(self) -> float:
-        """Seconds until a data plane has drained."""
+        """Seconds from SIGTERM until the data plane has drained."""
         return self.associations_s + self.last_instances_s + self.writer_threads_s
 
     @property
     def workers_s(self) -> float:
-        """Seconds until workers have ended; a worker that is late is killed."""
+        """Seconds from SIGTERM until workers have ended; then those that run are killed."""
         return self.data_plane_s + self.last_reports_s
 
     @property
@@ -59,15 +59,19 @@ class ShutdownBudget:
         return self.associations_s + self.after_drain_s + self.control_loop_s
 
     def least_control_plane_s(self, workers: int) -> float:
-        """Return the seconds that the control plane has if all parts before take all their time."""
+        """Return the seconds for the control plane if all earlier parts use all their time.
+
+        `workers` is the number of receiving processes.
+        """
         several = self.workers_s + self.killed_workers_s
         before = self.data_plane_s if workers == 1 else several
         return self.associations_s + self.after_drain_s - before
 
     def control_plane_s(self, workers: int, elapsed_s: float) -> float:
-        """Return the seconds for the control plane, `elapsed_s` seconds after SIGTERM.
+        """Return the seconds for the control plane, which begins `elapsed_s` after SIGTERM.
 
-        A part that took more than its share, on a loop that hung, leaves the least share at least.
+        They are at most `after_drain_s`, and at least `least_control_plane_s` even if an earlier
+        part took more than its time.
         """
         remaining = self.associations_s + self.after_drain_s - elapsed_s
         return max(self.least_control_plane_s(workers), min(self.after_drain_s, remaining))
@@ -75,33 +79,37 @@ class ShutdownBudget:
 
 @dataclass(frozen=True, slots=True)
 class ControlPlaneDeadlines:
-    """When each part of the control plane's end is over, on the clock of `start`.
+    """The time by which each step of the control plane's shutdown has to end.
 
-    Each part has what the parts before it have left of their time, too; a part that hangs does not
-    take the time of those after it.
+    All are in seconds of the clock of `start`. A step may also use the time that earlier steps did
+    not need; a step that hangs does not take time from later ones.
     """
 
     eager_registration: float
+    """By then eager registration has stopped."""
     registrations: float
-    """Complete series are in the outbox."""
+    """By then all complete series are in the outbox."""
     outbox: float
-    """Registrations are delivered."""
+    """By then no further entries of the outbox are delivered."""
     publisher: float
-    """The connection to the broker or to CUBE is closed."""
+    """By then the connection to the broker or to CUBE is closed."""
     nats_flush: float
+    """By then the NATS server has received all LONK messages."""
     nats_close: float
+    """By then the connection to NATS is closed."""
     telemetry: float
-    """Spans and metrics are exported."""
+    """By then spans and metrics are exported."""
     lease: float
-    """Other receivers on the state folder know that this one has left nothing."""
+    """By then the lease is released, unless series are left to register."""
     admin: float
-    """The admin endpoint has ended its streams."""
+    """By then the event streams of the admin endpoint have ended."""
 
     @classmethod
     def of(cls, within_s: float, start: float) -> ControlPlaneDeadlines:
-        """Share `within_s` seconds from `start`; the figures are shares that have passed by then.
+        """Return deadlines that divide the `within_s` seconds after `start`.
 
-        Of 5 s a hung broker leaves NATS 0.6 s, and both leave telemetry 0.2 s.
+        Each factor is the fraction of the time that has passed at a deadline. Of 5 s, NATS has
+        0.6 s if the broker hangs, and telemetry 0.2 s if both hang.
         """
         return cls(
             eager_registration=start + within_s * 0.10,

@@ -1,10 +1,9 @@
 """Folder claims: several workers store one series into one folder (decision 26).
 
-Before a worker stores the first instance of a series it claims the series' folder; the first claim
-decides the path for all workers. The worker releases its claim when it has no instance of the
-series stored or in flight that is not registered. The control process keeps all claims and answers
-one after the other; a claim binds from the answer on, so that no two workers ever use two folders
-for one series that is open.
+Before a worker stores the first instance of a series, it claims the folder of the series; the first
+claim decides the path for all workers. The worker releases its claim when none of its instances of
+the series is in flight or to be registered. The control process keeps all claims and answers them
+one after the other, so that two workers never use two folders for one open series.
 """
 
 from __future__ import annotations
@@ -24,43 +23,47 @@ from oxidicom.ports import SeriesInfo, SeriesKey
 logger = logging.getLogger("oxidicom.workers")
 
 CLAIM_TIMEOUT_S: Final = 1.0
-"""Seconds for an answer, which takes some 100 µs."""
+"""Seconds to wait for an answer, which normally takes about 100 µs."""
 CLAIM_TIMEOUT_AFTER_FAILURE_S: Final = 0.02
-"""Seconds for an answer while the one before did not come in time."""
+"""Seconds to wait for an answer if the answer before it did not come in time."""
 
 _MAX_CLAIM_BYTES: Final = 2 << 20
-"""17 values of 64 KiB in the widest encoding of UTF-8 are fewer."""
+"""Greatest size of a claim or an answer in bytes; its 17 values need less, at 64 KiB each."""
 
 
 class FolderClaims:
-    """The claims of all workers, by series, in the control process.
+    """The folder claims of all workers, kept in the control process.
 
-    `open_series` returns the description of a series that is open, also of one that nothing claims
-    because a crash or a worker's death has left it.
+    `open_series` returns the attributes of a series that is open, or None. It knows the series that
+    a crash or a dead worker has left open, too, although no worker has a claim to their folder.
     """
 
     def __init__(self, open_series: Callable[[SeriesKey], SeriesInfo | None]) -> None:
         self._open_series = open_series
         self._claims: dict[SeriesKey, tuple[SeriesInfo, Counter[str]]] = {}
-        """The description that decides the folder, and the number of claims by worker."""
+        """The attributes that decide the folder, and the number of claims of each worker."""
 
     def __len__(self) -> int:
+        """Return the number of series whose folder is claimed."""
         return len(self._claims)
 
     def claim(self, worker: str, series: SeriesInfo) -> SeriesInfo:
-        """Return `series`, or the description that decides the folder in its place."""
+        """Add a claim of the worker, and return the attributes that decide the folder.
+
+        They are those of an earlier claim or of the open series, otherwise `series`.
+        """
         key = series.key
         agreed, holders = self._claims.get(key, (series, Counter[str]()))
         if not any(holder != worker for holder in holders):
-            # Its own earlier claim does not bind it: it claims again only once that is over.
+            # No other worker has a claim, and the worker's own earlier claims are over.
             agreed = self._open_series(key) or series
-        # Counted, because the release of an earlier claim may arrive after the next claim.
+        # Counted, because the release of a claim may arrive after the next claim.
         holders[worker] += 1
         self._claims[key] = agreed, holders
         return agreed
 
     def release(self, worker: str, key: SeriesKey) -> None:
-        """End one claim of the worker; unknown ones are ignored."""
+        """End one claim of the worker to the folder of a series. Ignored if there is none."""
         if key in self._claims:
             _, holders = self._claims[key]
             holders[worker] -= 1
@@ -69,7 +72,7 @@ class FolderClaims:
     def forget(self, worker: str) -> None:
         """End all claims of a worker that has ended.
 
-        `open_series` must know the series that it left open by then.
+        Call it after `open_series` knows the series that the worker left open.
         """
         for key in [key for key, (_, holders) in self._claims.items() if worker in holders]:
             del self._claims[key][1][worker]
@@ -84,7 +87,10 @@ class FolderClaims:
 
 
 class ClaimServer:
-    """Answers one worker's claims, on the main loop of the control process."""
+    """Answers one worker's claims, on the main loop of the control process.
+
+    `end` is a SOCK_SEQPACKET socket; `worker` identifies the worker in `claims`.
+    """
 
     def __init__(self, end: socket.socket, worker: str, claims: FolderClaims) -> None:
         end.setblocking(False)
@@ -95,10 +101,14 @@ class ClaimServer:
         self._decode = msgspec.msgpack.Decoder(tuple[int, SeriesInfo]).decode
 
     def fileno(self) -> int:
+        """Return the socket's file descriptor, so that a loop can watch this object."""
         return self._socket.fileno()
 
     def answer(self) -> bool:
-        """Answer one claim; return False if the worker is gone."""
+        """Answer one claim without blocking; return False if the worker has closed its socket.
+
+        Raises ValueError if the claim cannot be decoded.
+        """
         try:
             request = self._socket.recv(_MAX_CLAIM_BYTES)
             if not request:
@@ -116,7 +126,10 @@ class ClaimServer:
 
 
 class ClaimClient:
-    """Claims folders for one worker (ports.FolderNames)."""
+    """Claims folders for one worker (ports.FolderNames).
+
+    `end` is a SOCK_SEQPACKET socket; `released` is called with the key of each released claim.
+    """
 
     def __init__(self, end: socket.socket, released: Callable[[SeriesKey], None]) -> None:
         self._socket = end
@@ -127,10 +140,10 @@ class ClaimClient:
         self._decode = msgspec.msgpack.Decoder(tuple[int, SeriesInfo]).decode
 
     def claim(self, series: SeriesInfo) -> SeriesInfo:
-        """Return the description that decides the folder: `series` or that of an earlier claim.
+        """Return the attributes that decide the folder: `series` or those of an earlier claim.
 
-        Blocks the loop until the control process answers, and returns `series` if that takes too
-        long; never raises.
+        Blocks the loop until the control process answers. Logs an error and returns `series` if it
+        does not answer within CLAIM_TIMEOUT_S, or CLAIM_TIMEOUT_AFTER_FAILURE_S after a failure.
         """
         self._number += 1
         try:
@@ -146,7 +159,7 @@ class ClaimClient:
             )
             return series
         self._timeout = CLAIM_TIMEOUT_S
-        # The caller compares by identity first, which is faster with its own record.
+        # Equal attributes are returned as the caller's object, which is faster to compare.
         return series if agreed == series else agreed
 
     def _request(self, series: SeriesInfo) -> SeriesInfo:
@@ -159,8 +172,9 @@ class ClaimClient:
             if not answer:
                 raise ConnectionResetError
             number, agreed = self._decode(answer)
-            if number == self._number:  # otherwise a late answer to an earlier claim
+            if number == self._number:  # otherwise it is a late answer to an earlier claim
                 return agreed
 
     def release(self, key: SeriesKey) -> None:
+        """Release one claim to the folder of a series."""
         self._released(key)

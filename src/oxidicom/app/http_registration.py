@@ -1,4 +1,4 @@
-"""Wiring of registration over HTTP. Imported only if `CHRIS_URL` is set."""
+"""Wires registration over HTTP. Imported only if `CHRIS_URL` is set."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def publish_over_http(
     trace: TraceContext,
     expected: Callable[[SeriesKey], int | None],
 ) -> tuple[Publisher, EagerRegistrar | None]:
-    """Return the publisher, and the eager registrar if instances are registered one by one.
+    """Return the publisher and, if instances are registered one by one, the eager registrar.
 
-    To be called on the loop that uses them. `expected` returns how many instances the PACS holds of
-    an open series, or None if that is unknown.
+    The eager registrar is None if whole series are registered. Call this on the loop that uses
+    them. `root_fd` is a file descriptor of the files root. `expected` returns how many instances of
+    an open series the PACS holds, or None if that is unknown. Raises InternalError without a CUBE.
     """
     if settings.cube_url is None or settings.cube_username is None:
-        raise InternalError("no CUBE to register with")
+        raise InternalError("registration over HTTP needs the URL of CUBE and a username")
     client = CubeClient(
         settings.cube_url,
         settings.cube_username,

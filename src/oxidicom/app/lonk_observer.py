@@ -1,4 +1,4 @@
-"""LONK as an observer: which event of the control plane leads to which message."""
+"""Sends LONK messages for the control plane's events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from oxidicom.ports import SeriesFailed, SeriesProgress
 
 
 class LonkObserver(Observer):
-    """Publishes progress, errors and done. A series without any instance is not published."""
+    """Publishes progress, errors and done.
+
+    A series that has no instance gets neither a final count nor a done.
+    """
 
     def __init__(self, publisher: LonkPublisher) -> None:
         self._publisher = publisher
@@ -30,6 +33,6 @@ class LonkObserver(Observer):
 
     def series_registered(self, registered: SeriesRegistered) -> None:
         count = registered.received or registered.ndicom
-        # A failed registration is tried again at the next start; done follows that one.
+        # A failed registration is repeated at the next start; done follows then.
         if count and registered.outcome is not RegistrationOutcome.FAILED:
             self._publisher.done(registered.series, count)

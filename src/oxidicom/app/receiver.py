@@ -1,4 +1,4 @@
-"""A receiver in one process: the data plane on the caller's loop, the control plane on its own."""
+"""A receiver of one process: data plane on the main loop, control plane on a thread of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oxidicom.settings import Settings
 
 
 class Receiver:
-    """One receiver that is one process. Call `start`, then `drain`, once each, on one loop."""
+    """A receiver of one process. Call `start` and then `drain`, once each, on the main loop."""
 
     def __init__(self, settings: Settings, loop_factory: LoopFactory | None = None) -> None:
         self._settings = settings
@@ -22,7 +22,11 @@ class Receiver:
         )
 
     async def start(self) -> Ports:
-        """Recover what an earlier process left, then listen. Raises OperatorError."""
+        """Recover the series that earlier processes left open, and begin to accept connections.
+
+        Return the bound ports. Raises OperatorError if the storage, the certificate or a port
+        cannot be used.
+        """
         try:
             self._control.open()
         except OSError as error:
@@ -57,7 +61,7 @@ class Receiver:
             raise
 
     def reload(self) -> None:
-        """Read the certificate again."""
+        """Have the certificate read again. Only valid after `start`."""
         self._data_plane.reload()
 
     def _series_adopted(self, found: Recovered) -> None:
@@ -67,7 +71,10 @@ class Receiver:
         self._data_plane.storage.folders.completed(completed.series.key, completed.associations)
 
     async def drain(self) -> None:
-        """Let associations end, then register and flush what there is (decision 38)."""
+        """Let associations end, then complete, register and deliver all series (decision 38).
+
+        Registrations that cannot be delivered in time stay in the outbox.
+        """
         began = time.monotonic()
         self._control.drain()
         await self._data_plane.drain()

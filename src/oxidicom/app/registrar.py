@@ -1,4 +1,5 @@
-"""Registration of complete series: count, outbox, journal, observers (decisions 28 to 36)."""
+"""Registers complete series: counts their instances, writes the outbox entry, removes their journal
+entries, and tells observers (decisions 28 to 36)."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_CONFIRMATION_WAIT_S: Final = 2.0
-"""Seconds for which LONK's done waits for the confirmation of a registration (decision 36)."""
+"""Seconds to wait for the confirmation of a registration before LONK's done (decision 36)."""
 
 _REASONS: Final = {
     RegistrationOutcome.CONFIRMED: None,
@@ -39,16 +40,16 @@ _REASONS: Final = {
     RegistrationOutcome.REFUSED: "refused, kept in the outbox's folder",
     RegistrationOutcome.EMPTY: "no instance in the series' folder",
 }
-"""Why a registration is not confirmed, for the log and for observers."""
+"""Why a registration is not confirmed, for the log and for observers; None if it is."""
 
 
 class Registrar:
-    """Brings complete series to the outbox, on the control plane's loop.
+    """Registers complete series in the outbox. Used on the control plane's loop.
 
-    `completed` is called on the loop, once the outbox entry of a series is on disk and its journal
-    entries are removed. `tidy` is called on a thread, before the files of a series are counted.
-    `expected` returns how many instances the PACS has, which the registration then waits for and
-    contains.
+    `completed` is called on that loop once the outbox entry of a series, which an empty series does
+    not get, is on disk and its journal entries are removed. `tidy` is called on a thread before the
+    files of a series are counted. `expected`, if given, is awaited for the number of instances that
+    the PACS holds, or None, which the registration then contains.
     """
 
     def __init__(
@@ -78,20 +79,20 @@ class Registrar:
         self._locks: WeakValueDictionary[SeriesKey, asyncio.Lock] = WeakValueDictionary()
 
     def submit(self, series: SeriesCompleted) -> None:
-        """Register the series in the background."""
+        """Begin to register the series; return at once."""
         task = asyncio.create_task(self._register(series))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def finish(self, timeout: float) -> bool:
-        """Wait for submitted series, for at most `timeout` seconds; return whether all are done."""
+        """Wait at most `timeout` seconds for submitted series; return whether all are done."""
         if not self._tasks:
             return True
         _, pending = await asyncio.wait(self._tasks, timeout=timeout)
         return not pending
 
     def close(self) -> None:
-        """Give up registrations that are not done; the journal has them for the next start."""
+        """Cancel registrations in progress; the next start recovers them from the journal."""
         for task in self._tasks:
             task.cancel()
         self._disk.close()
@@ -116,8 +117,8 @@ class Registrar:
         self, completed: SeriesCompleted, began_ns: int, traceparent: str | None
     ) -> None:
         series = completed.series
-        # A series that was received twice is registered in that order, so that an older count
-        # never follows a newer one.
+        # If a series completes twice, the registrations keep that order: an older count must not
+        # follow a newer one.
         async with self._locks.setdefault(series.key, asyncio.Lock()):
             if self._tidy is not None:
                 await self._on_disk(self._tidy, series)
@@ -140,7 +141,7 @@ class Registrar:
         self._log(completed, ndicom, outcome, traceparent)
 
     async def _outcome(self, confirmation: asyncio.Future[bool]) -> RegistrationOutcome:
-        """Wait for the confirmation of CUBE or its broker, for a limited time."""
+        """Return the outcome after at most MAX_CONFIRMATION_WAIT_S seconds, WAITING by default."""
         await asyncio.wait([confirmation], timeout=MAX_CONFIRMATION_WAIT_S)
         self._observers.outbox_depth(self._relay.depth)
         # Cancelled, so that the relay keeps no future for the days that delivery may take.
@@ -198,7 +199,7 @@ class Registrar:
         )
 
     async def _on_disk(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return what `call` returns, on a thread; repeat it while storage fails."""
+        """Run `call` on a thread, and repeat it while it raises OSError; return what it returns."""
         return await self._disk.run_until_done(_log_retry, call, *args, **kwargs)
 
 
@@ -220,7 +221,10 @@ def _registration(completed: SeriesCompleted, ndicom: int, traceparent: str | No
 
 
 def _count_fields(expected: int | None, ndicom: int) -> dict[str, Any]:
-    """Return log fields for the number of instances that the PACS has, if it is known."""
+    """Return log fields: the expected number of instances, and how many are missing.
+
+    Without an expected number there are no fields.
+    """
     if expected is None:
         return {}
     if ndicom >= expected:

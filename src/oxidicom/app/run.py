@@ -1,4 +1,4 @@
-"""The receiver's main process: logging, loop, signals, exit status."""
+"""Runs the receiver's main process: logging, event loop, signals, exit status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ logger = logging.getLogger("oxidicom")
 
 
 def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
-    """Receive until SIGTERM or SIGINT; return the exit status: 0, or 1 if it could not start."""
+    """Run the receiver until SIGTERM or SIGINT.
+
+    `warnings` are texts about suspicious settings, which are logged. Return the exit status: 0, or
+    1 if the receiver could not start.
+    """
     name_this_thread("oxidicom")
     logs.configure(settings.log_level, settings.log_format, log_phi=settings.log_phi)
     logs.log_uncaught_errors()
@@ -43,15 +47,15 @@ def run(settings: Settings, warnings: Sequence[str] = ()) -> int:
 
 
 def _allow_many_files() -> None:
-    """Raise the limit of open files, by default 1024 in a shell, to what the system allows."""
+    """Raise this process' limit of open files, often 1024, to the hard limit."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 def _exit_despite_hung_threads(status: int) -> None:
-    """Exit at once if other threads remain, which storage that hangs may block.
+    """Exit at once if other threads remain, perhaps because they are blocked by hung storage.
 
-    The interpreter would wait for them: for threads of executors even where they are daemons.
+    Otherwise the interpreter would wait for them at exit, even for daemon threads of executors.
     """
     if threading.active_count() > 1:
         logging.shutdown()
@@ -68,7 +72,7 @@ async def _serve(settings: Settings) -> int:
     except OperatorError as error:
         _report_faults(error, settings)
         return 1
-    # What exists now stays until the end: the garbage collector skips it from here on.
+    # Objects of the start exist until the end; frozen, they cost the garbage collector nothing.
     gc.collect()
     gc.freeze()
     event(
@@ -95,8 +99,10 @@ async def _serve(settings: Settings) -> int:
 
 
 def _report_faults(error: OperatorError, settings: Settings) -> None:
-    """Print the faults on standard error for a person, or log them if logs are JSON: a collector of
-    logs parses each line."""
+    """Print the faults on standard error, or log them if the log format is JSON.
+
+    With JSON, a log collector parses each line of the output.
+    """
     collected = settings.log_format == "json" and logger.isEnabledFor(logging.ERROR)
     for fault in error.faults:
         if collected:
@@ -106,8 +112,10 @@ def _report_faults(error: OperatorError, settings: Settings) -> None:
 
 
 def _stop_event() -> asyncio.Event:
-    """Return an event that the first SIGTERM or SIGINT sets; the second ends the process at once
-    (decision 38)."""
+    """Return an event that the first SIGTERM or SIGINT sets.
+
+    The second one ends the process at once, with status 128 + its number (decision 38).
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -1,8 +1,8 @@
-"""A receiver of several processes: this one, the control process, and its workers.
+"""A receiver of several processes: the control process, which runs this module, and its workers.
 
-The control process binds the ports, starts as many workers as `OXIDICOM_WORKERS` says, and replaces
-those that die. Workers accept connections on its ports, store, and report to it; it has the control
-plane.
+The control process binds the ports, starts `OXIDICOM_WORKERS` workers, replaces those that die, and
+runs the control plane. Workers accept connections on the ports, store instances, and send reports
+to the control process.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ logger = logging.getLogger("oxidicom.workers")
 
 FIRST_RESTART_S: Final = 0.1
 GREATEST_RESTART_S: Final = 5.0
-"""Seconds until a worker is replaced; doubled from the first while replacements die early."""
+"""Seconds from a worker's death to its replacement; doubled from the first to the greatest while
+workers die early."""
 EARLY_DEATH_S: Final = 5.0
-"""A worker that lives for fewer seconds has died early: the next may do so, too."""
+"""Lifetime in seconds below which a worker has died early, so that its replacement may, too."""
 
 
 class Supervisor:
-    """One receiver of several processes. Call `start`, then `drain`, once each, on one loop."""
+    """A receiver of several processes. Call `start`, then `drain`, once each, on the main loop."""
 
     def __init__(self, settings: Settings, loop_factory: LoopFactory | None = None) -> None:
         self._settings = settings
@@ -53,18 +54,22 @@ class Supervisor:
         self._plain: list[socket.socket] = []
         self._tls: list[socket.socket] = []
         self._workers: dict[int, WorkerProcess] = {}
-        """By number; a worker that died is missing until it is replaced."""
+        """The running workers by number, from 1; one that died is missing until it is replaced."""
         self._replacing: list[asyncio.Task[None]] = []
-        """One task for each worker; done when the receiver drains and the worker has ended."""
+        """One task for each number; done when the receiver drains and the worker has ended."""
         self._draining = asyncio.Event()
 
     # ---- start ---------------------------------------------------------------------------
 
     async def start(self) -> Ports:
-        """Recover what an earlier process left, then receive. Raises OperatorError."""
+        """Recover the series that earlier processes left open, and begin to accept connections.
+
+        Return the bound ports. Raises OperatorError if the storage, the certificate or a port
+        cannot be used, or a worker cannot start.
+        """
         files = tls_files(self._settings)
         if files is not None:
-            server_context(files)  # a fault in them would be reported by each worker otherwise
+            server_context(files)  # checked here, or each worker would report the same fault
         try:
             self._control.open()
         except OSError as error:
@@ -80,7 +85,7 @@ class Supervisor:
                 worker.kill()
             self._control.abandon()
             raise
-        # Before workers accept: recovered series keep their folders when further instances come.
+        # Before workers accept, so that further instances of recovered series get the same folder.
         await self._control.start()
         for worker in self._workers.values():
             worker.send(BeginAccepting())
@@ -91,7 +96,7 @@ class Supervisor:
         return Ports(_port_of(self._plain), _port_of(self._tls), self._control.admin_port)
 
     def _bind(self, port: int | None, *, tls: bool = False) -> list[socket.socket]:
-        """Return listening sockets, none if `port` is None. Raises OperatorError."""
+        """Return the listening sockets of a port, none if `port` is None. Raises OperatorError."""
         if port is None:
             return []
         host = self._settings.listener_host
@@ -101,7 +106,7 @@ class Supervisor:
             raise cannot_listen(host, port, error, tls=tls) from error
 
     async def _start_workers(self) -> None:
-        """Start all workers and wait until they are ready. Raises OperatorError."""
+        """Start all workers and wait until they are ready. Raises OperatorError if one fails."""
         numbers = range(1, self._settings.workers + 1)
         try:
             self._scoreboard = Scoreboard.create(len(numbers))
@@ -118,7 +123,7 @@ class Supervisor:
                 raise OperatorError(*worker.faults)
             if worker.ended.is_set():
                 status = _describe_exit(await worker.exit_status())
-                raise OperatorError(f"a worker ended at its start, with {status}")
+                raise OperatorError(f"a worker ended while starting, with {status}")
 
     def _start_worker(self, number: int) -> WorkerProcess:
         """Start one worker. Raises OSError."""
@@ -138,13 +143,13 @@ class Supervisor:
     # ---- while it receives ---------------------------------------------------------------
 
     async def _replace_until_drain(self, worker: WorkerProcess) -> None:
-        """Replace the worker each time that it dies, until the receiver drains."""
+        """Replace the worker, and each of its replacements, when it dies, until the drain."""
         backoff = Backoff(FIRST_RESTART_S, GREATEST_RESTART_S)
         while True:
             await worker.ended.wait()
             try:
                 await self._clean_up(worker)
-            except Exception as error:  # a worker without a replacement would be worse
+            except Exception as error:  # continue: not to replace the worker would be worse
                 event(logger, logging.ERROR, "clean-up after a dead worker failed", exc_info=error)
             if time.monotonic() - worker.began >= EARLY_DEATH_S:
                 backoff.reset()
@@ -154,7 +159,10 @@ class Supervisor:
             worker = replacement
 
     async def _replace(self, number: int, backoff: Backoff) -> WorkerProcess | None:
-        """Start a worker of this number after a delay; None if the receiver drains by then."""
+        """Start a worker of this number after a delay, and return it once it is ready or has ended.
+
+        Return None if the drain begins before it is started.
+        """
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._draining.wait(), backoff.failed())
@@ -179,7 +187,7 @@ class Supervisor:
             return worker
 
     async def _clean_up(self, worker: WorkerProcess) -> None:
-        """Free what an ended worker held, and recover its series unless it has drained."""
+        """Free the resources of an ended worker, and recover its series unless it drained."""
         del self._workers[worker.number]
         self._scoreboard.vacate(worker.number - 1)
         self._control.dead(worker.number)
@@ -188,7 +196,7 @@ class Supervisor:
             self._claims.forget(worker.writer)
             return
         series = await self._control.worker_lost(worker.writer, worker.associations)
-        # Only now: until its series are recovered, its claims say what their folders are.
+        # Only now: until its series are recovered, only its claims determine their folders.
         self._claims.forget(worker.writer)
         event(
             logger,
@@ -202,7 +210,7 @@ class Supervisor:
         )
 
     def reload(self) -> None:
-        """Let workers read the certificate again."""
+        """Have all workers read the certificate again."""
         for worker in self._workers.values():
             worker.send(ReloadCertificate())
 
@@ -214,7 +222,11 @@ class Supervisor:
     # ---- the end -------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Let associations end, then register and flush what there is (decision 38)."""
+        """Let associations end, then complete, register and deliver all series (decision 38).
+
+        Workers that do not end in time are killed. Registrations that cannot be delivered in time
+        stay in the outbox.
+        """
         began = time.monotonic()
         budget = ShutdownBudget(associations_s=self._settings.drain_timeout)
         self._draining.set()
@@ -239,7 +251,7 @@ def _port_of(listening: list[socket.socket]) -> int | None:
 
 
 def _describe_exit(status: int) -> str:
-    """Return the text for an exit status of `subprocess`, where -N means signal N."""
+    """Return the signal's name for a status of -N, which means signal N, else `exit status N`."""
     if status >= 0:
         return f"exit status {status}"
     names = {number.value: number.name for number in signal.Signals}

@@ -1,7 +1,7 @@
-"""Takeover of series that others left open (promise 4).
+"""Takeover of series that dead processes left open (promise 4).
 
-At the start these are series of an earlier process; later those of a worker that dies, or of
-another receiver on the same state folder that dies.
+At the start these are the series of earlier receivers on the state folder; later they are those of
+a worker that dies, or of another receiver on the state folder that dies.
 """
 
 from __future__ import annotations
@@ -24,48 +24,53 @@ logger = logging.getLogger("oxidicom")
 
 FIRST_UNREADABLE_RETRY_S: Final = 2.0
 GREATEST_UNREADABLE_RETRY_S: Final = 60.0
-"""Seconds until journal entries that could not be read are read again; doubled from the first."""
+"""Seconds between attempts to read an unreadable journal entry; doubled from the first to the
+greatest."""
 
 
 class Recovered(NamedTuple):
-    """A series that was found open."""
+    """An open series, recovered from the journal."""
 
     series: SeriesInfo
     associations: tuple[str, ...]
+    """ULIDs of the associations that have carried the series, from its journal entries."""
     instances: frozenset[str]
-    """SOP Instance UIDs in its folder."""
+    """SOP Instance UIDs of the files in its folder; empty if the folder cannot be read."""
 
 
 Adopt = Callable[[Sequence[Recovered]], None]
+"""Takes series that were found after the start."""
 
 
 def owner_of(writer: str) -> str:
-    """Return the name of the lease of the receiver that the process `writer` belongs to."""
+    """Return the name of the receiver of a process that marks its journal entries with `writer`."""
     return writer.partition("/")[0]
 
 
 class Takeover:
-    """Finds series and takes them over.
+    """Finds the series that dead processes left open, and takes them over.
 
-    Call `at_start` first; `start`, `stop` and `close` on the control plane's loop.
+    Call `at_start` first, then the other methods on the control plane's loop. `root_fd` is a file
+    descriptor of the files root.
     """
 
     def __init__(self, journal: Journal, leases: ReceiverLeases, root_fd: int) -> None:
         self._journal = journal
         self._leases = leases
         self._root_fd = root_fd
-        # Four threads: a search that hangs must not stop the heartbeat of our lease.
+        # Four threads: a search that hangs must not prevent the renewal of our lease.
         self._disk = DiskExecutor("ox-takeover", 4)
         self._tasks: set[asyncio.Task[None]] = set()
         self._searches = 0
-        """Searches of the journal in progress, or waiting for entries that could not be read."""
+        """Number of searches of the journal that are in progress or have entries to read again."""
         self._not_searched: list[str] = []
-        """Names of dead receivers and workers with journal entries that are still to be read."""
+        """Dead receivers, by name, and dead workers, by writer, whose journal entries are to be
+        read."""
 
     def at_start(self) -> list[Recovered]:
-        """Return the open series of no living receiver. Raises OSError."""
-        # Claim first: of receivers that start at once, each recovers what it has claimed, and what
-        # cannot be claimed.
+        """Return the open series that belong to no living receiver. Raises OSError."""
+        # First, so that receivers that start at the same time recover different series, except
+        # those of receivers without a lease.
         ours = set(self._leases.take_over_dead())
         successors = self._leases.successors()
         alive: dict[str, bool] = {}
@@ -92,28 +97,30 @@ class Takeover:
         return recovered
 
     def start(self, adopt: Adopt) -> None:
-        """Call `adopt`, on this loop, with series that are found from now on."""
+        """Begin to watch other receivers; call `adopt` on this loop with series that are found."""
         self._adopt = adopt
         self._read_later(self._unreadable, self._is_abandoned)
         self._run(self._watch_others())
 
     def stop(self) -> None:
-        """Watch other receivers no longer, and give up searches that wait for readable entries."""
+        """Stop watching other receivers, and stop reading entries again that could not be read."""
         for task in self._tasks:
             task.cancel()
 
     def close(self) -> None:
-        """End the threads; one that hangs is left behind."""
+        """End the threads without waiting for one that hangs."""
         self._disk.close()
 
     @property
     def found_all(self) -> bool:
-        """Whether no series that is ours to find is left."""
+        """Whether no search of the journal for series to take over is in progress or to be made."""
         return not (self._searches or self._not_searched)
 
     async def of_worker(self, writer: str) -> list[Recovered]:
-        """Return the open series of a dead worker; those that cannot be found now are adopted
-        later."""
+        """Return the open series of the dead worker `writer`.
+
+        If entries or the journal cannot be read now, their series are adopted later.
+        """
         try:
             return await self._search(lambda other: other == writer)
         except OSError as error:
@@ -125,7 +132,7 @@ class Takeover:
         self._searches += 1
         try:
             recovered, unreadable = await self._disk.run(self._recover, accepts)
-        except OSError:  # not on a cancellation, which has found nothing
+        except OSError:  # not after a cancellation: the search has not ended
             self._searches -= 1
             raise
         self._searches -= 1
@@ -171,7 +178,7 @@ class Takeover:
                 failing = True
 
     async def _take_over(self, name: str) -> None:
-        """Adopt the series of a dead receiver or worker. Raises OSError."""
+        """Adopt the series of the dead receiver or worker `name`. Raises OSError."""
         recovered = await self._search(lambda writer: name in (writer, owner_of(writer)))
         self._adopt(recovered)
         if owner_of(name) == self._leases.name:  # a worker
@@ -193,9 +200,10 @@ class Takeover:
     def _recover(
         self, accepts: Callable[[str], bool], names: Collection[str] | None = None
     ) -> tuple[list[Recovered], Collection[str]]:
-        """Return open series of accepted writers, and names of entries that cannot be read now.
+        """Return the open series of writers that `accepts` returns True for, and unread entries.
 
-        `names` limits the search to these journal entries. Raises OSError.
+        The latter are names of journal entries that cannot be read now. `names`, unless None,
+        limits the search to these entries. Raises OSError if the journal cannot be listed.
         """
         faults = JournalFaults()
         recovered = [

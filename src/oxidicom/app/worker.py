@@ -1,7 +1,7 @@
 """A worker process, started by the control process as `python -m oxidicom.app FD`.
 
-It has a data plane and reports to the control process. It ends when the control process says so or
-is gone, not by a SIGTERM or SIGINT of its own.
+It runs a data plane and sends its reports to the control process. It ends when the control process
+sends `Drain` or is gone; it ignores SIGTERM and SIGINT.
 """
 
 from __future__ import annotations
@@ -52,34 +52,41 @@ from oxidicom.thread_names import name_this_thread
 logger = logging.getLogger("oxidicom.workers")
 
 MAX_UNSENT_REPORT_BYTES: Final = 8 << 20
-"""While the control process has more bytes of reports to read, the worker receives nothing."""
+"""Number of unsent bytes of reports above which the worker stops receiving."""
 
 START_FAILURE_REPORT_S: Final = 2.0
-"""Seconds for the control process to read why a worker cannot start."""
+"""Seconds for the control process to read why the worker cannot start."""
 
 _PR_SET_PDEATHSIG: Final = 1
+"""Number of an operation of prctl(2)."""
 
 
 class WorkerSetup(NamedTuple):
-    """The first thing that the control process sends; settings hold secrets, which a command line
-    would show to every user of the machine."""
+    """The first message from the control process.
+
+    It is sent over the channel, because settings contain secrets, which a command line would show
+    to every user of the machine.
+    """
 
     number: int
     """Number of the worker, from 1."""
     writer: str
-    """Marks the journal entries of this process."""
+    """Mark of the journal entries of this process: name of the receiver, `/`, and a ULID."""
     settings: Settings
     plain: tuple[int, ...]
-    """File descriptors of listening sockets; the next three fields are file descriptors, too."""
+    """File descriptors of the listening sockets without TLS; none if that port is not set."""
     tls: tuple[int, ...]
+    """File descriptors of the listening sockets with TLS; none if that port is not set."""
     claims: int
+    """File descriptor of the socket for folder claims."""
     scoreboard: int
+    """File descriptor of the scoreboard's shared memory."""
     parent: int
     """Process id of the control process."""
 
 
 class Reporter:
-    """Batches reports (ports.Reports), and sends a batch a hundred times a second at most."""
+    """Sends reports (ports.Reports) in batches, at most a hundred times a second."""
 
     def __init__(self, channel: WorkerChannel) -> None:
         self._channel = channel
@@ -89,20 +96,24 @@ class Reporter:
         self._armed = False
 
     def __call__(self, report: Message) -> None:
+        """Add a message to the batch."""
         self._messages.append(report)
         if not self._armed:
             self._armed = True
             self._loop.call_later(REPORT_BATCH_S, self.flush)
 
     def flush(self) -> None:
-        """Send what is batched. Blocks the loop while the control process is far behind."""
+        """Send the batch. Block the loop if over MAX_UNSENT_REPORT_BYTES are then unsent.
+
+        The loop continues when at most half as many are.
+        """
         self._armed = False
         messages, self._messages = self._messages, deque()
         if messages:
             for payload in self._encoded(messages):
                 self._channel.send(payload)
         if self._channel.unsent_bytes > MAX_UNSENT_REPORT_BYTES:
-            # With the loop blocked nothing is received, so that no further reports are made.
+            # A blocked loop receives nothing, so that no further reports are created.
             event(logger, logging.ERROR, "control process not reading reports; reception paused")
             self._channel.wait_until_sent(MAX_UNSENT_REPORT_BYTES // 2)
             event(
@@ -126,7 +137,7 @@ class Reporter:
 
 
 class Worker:
-    """One worker on its loop; `run` returns after the control process has sent `Drain`."""
+    """The worker of this process, on its loop. `channel_fd` is a file descriptor of the channel."""
 
     def __init__(self, setup: WorkerSetup, channel_fd: int) -> None:
         self._setup = setup
@@ -143,7 +154,10 @@ class Worker:
         self._data_plane: DataPlane | None = None
 
     async def run(self) -> int:
-        """Receive until `Drain` comes and associations have ended; return the exit status."""
+        """Receive until `Drain` comes and associations have ended; return the exit status.
+
+        It is 0, or 1 if the worker cannot start.
+        """
         settings = self._setup.settings
         try:
             self._data_plane = data_plane = DataPlane(
@@ -158,7 +172,7 @@ class Worker:
             self.report(StartFailed(list(fault.faults)))
             self._send_last_reports(START_FAILURE_REPORT_S)
             return 1
-        # What exists now stays until the end: the garbage collector skips it from here on.
+        # Objects of the start exist until the end; frozen, they cost the garbage collector nothing.
         gc.collect()
         gc.freeze()
         self.report(WorkerReady())
@@ -207,23 +221,28 @@ class Worker:
 
 
 def _exit_without_control_process() -> None:
-    """Exit at once: acknowledged instances are in the journal, senders retry those in flight."""
+    """Exit at once, with status 1.
+
+    Acknowledged instances are in the journal; senders repeat those in flight.
+    """
     event(logger, logging.ERROR, "control process gone; worker exits")
     os._exit(1)
 
 
 def _die_with(parent: int) -> None:
-    """Let the kernel kill this process with its parent, for a loop blocked in a storage call would
-    not notice that the channel is closed."""
+    """Have the kernel kill this process when its parent, the process `parent`, ends.
+
+    A loop that is blocked in a storage call would not notice that the channel is closed.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def _receive_setup(channel_fd: int) -> WorkerSetup:
-    """Read the set-up from the channel: its length in 4 bytes, then a pickle.
+    """Read the set-up from the channel: its length in 4 bytes, big-endian, then a pickle.
 
-    Raises EOFError if the control process is gone.
+    Raises EOFError or OSError if the control process is gone.
     """
     end = socket.socket(fileno=channel_fd)
     try:
@@ -243,9 +262,12 @@ def _exactly(end: socket.socket, length: int) -> bytes:
 
 
 def main() -> None:
-    """Run a worker; the first command-line argument is the file descriptor of its channel."""
+    """Run a worker, and end the process.
+
+    The first command-line argument is the file descriptor of its channel.
+    """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A terminal's Ctrl-C reaches the whole process group; the control process decides.
+        # A terminal's Ctrl-C reaches the whole process group; only the control process acts on it.
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     channel_fd = int(sys.argv[1])
@@ -264,5 +286,5 @@ def main() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         status = runner.run(work())
-        # An exit by way of the interpreter would wait for threads blocked in storage calls.
+        # A normal exit of the interpreter would wait for threads blocked in storage calls.
         os._exit(status)

@@ -1,4 +1,4 @@
-"""One end of the stream between a worker and the control process, on that process' main loop."""
+"""One end of the stream between a worker and the control process, used on the main loop of each."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Final
 from oxidicom.app.worker_messages import FrameSplitter, framed
 
 MAX_CHANNEL_RECV_BYTES: Final = 256 * 1024
-"""Bytes read at one time, before other callbacks of the loop have their turn."""
+"""Number of bytes to read at one time, before other callbacks of the loop run."""
 
 CHANNEL_PAUSE_S: Final = 0.02
-"""Seconds for which nothing is read once `may_read` has said no."""
+"""Seconds for which nothing is read after `may_read` has returned False."""
 
 SEND_BUFFER_BYTES: Final = 1 << 20
-"""Requested size of the kernel's send buffer; the system may allow less."""
+"""Requested size of the kernel's send buffer in bytes; the system may allow less."""
 
 
 class WorkerChannel:
-    """A stream of frames in both directions.
+    """A stream of frames in both directions over the stream socket `end`.
 
-    `on_frame` is called with each payload, `on_closed` once, when the other side is gone. Sending
-    never waits and never fails: what the other side does not read is kept here, and what it can
-    never read is dropped. While `may_read` returns False nothing is read, and messages stay with
+    `on_frame` is called with each payload, `on_closed` once, when the other side has closed the
+    stream. `send` never waits and never fails: frames are kept until the other side reads, and
+    dropped if it is gone. While `may_read` returns False nothing is read, so that frames stay with
     the other side.
     """
 
@@ -53,11 +53,11 @@ class WorkerChannel:
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes that the other side has yet to read."""
+        """Number of bytes not yet in the kernel's buffer, because the other side does not read."""
         return len(self._unsent)
 
     def close(self) -> None:
-        """Close this end; what is unsent is dropped."""
+        """Close this end; unsent bytes are dropped. `on_closed` is not called."""
         if self._paused is not None:
             self._paused.cancel()
             self._paused = None
@@ -95,7 +95,7 @@ class WorkerChannel:
     # ---- out -----------------------------------------------------------------------------
 
     def send(self, payload: bytes) -> None:
-        """Send one frame, now or once the other side reads."""
+        """Send one frame, now or when the other side reads. Ignored after the stream is closed."""
         if self._closed:
             return
         self._unsent += framed(payload)
@@ -122,9 +122,10 @@ class WorkerChannel:
             self._unsent.clear()
 
     def wait_until_sent(self, max_unsent: int, timeout: float | None = None) -> bool:
-        """Block, with the whole loop, until at most `max_unsent` bytes are unsent.
+        """Block the loop until at most `max_unsent` bytes are unsent.
 
-        Return False if they still are after `timeout` seconds; None means no limit.
+        Return True then, or if the other side is gone; False if more are unsent after `timeout`
+        seconds. None means no time limit.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         poll = select.poll()
@@ -139,10 +140,13 @@ class WorkerChannel:
 
 
 def socket_pair(kind: int) -> tuple[socket.socket, socket.socket]:
-    """Return two connected sockets of type `kind`; a child inherits one only by `pass_fds`."""
+    """Return two connected Unix sockets of the type `kind`, such as socket.SOCK_STREAM.
+
+    A child process inherits one only through `pass_fds`. Raises OSError.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     for end in (ours, theirs):
-        # A smaller buffer works, too.
+        # A failure is ignored: a smaller buffer works, too.
         with contextlib.suppress(OSError):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     return ours, theirs

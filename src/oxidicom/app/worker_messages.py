@@ -1,8 +1,8 @@
-"""Messages between a worker and the control process, encoded as bytes; sans-IO.
+"""Messages between a worker and the control process, and their encoding; without any I/O.
 
-A frame is a list of records in the order in which they were sent; each record is a list that begins
-with its type. The description of a series is longer than everything else about an instance, so it
-is sent once, with a number, and later records have only the number.
+The payload of a frame is a list of records in MessagePack, in the order of sending; each record is
+a list that begins with its type. The attributes of a series are longer than the rest of a report of
+an instance, so they are sent once, with a number, and later records contain only the number.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from oxidicom.ports import (
 )
 
 MAX_NUMBERED_SERIES: Final = 1024
-"""Series that have a number at one time; before one more gets a number, all lose theirs."""
+"""Greatest number of series that have numbers; before one more gets one, all others lose theirs."""
 
 
 class WorkerReady(NamedTuple):
-    """From a worker: it could accept connections."""
+    """From a worker: it has started, and waits for `BeginAccepting`."""
 
 
 class StartFailed(NamedTuple):
-    """From a worker: it cannot start."""
+    """From a worker: it cannot start, and exits."""
 
     faults: list[str]
-    """One line for the operator each."""
+    """The reasons, one line for the operator each."""
 
 
 class WorkerAlive(NamedTuple):
-    """From a worker, at intervals: its loop turns."""
+    """From a worker, at intervals: a heartbeat of its loop."""
 
 
 class ClaimReleased(NamedTuple):
-    """From a worker: one folder claim of a series is over."""
+    """From a worker: it has released one claim to the folder of a series."""
 
     pacs_name: str
     series_instance_uid: str
@@ -53,11 +53,12 @@ class BeginAccepting(NamedTuple):
 
 
 class RegistrationQueued(NamedTuple):
-    """To a worker: the registration of what these associations stored is in the outbox."""
+    """To a worker: a series is complete, and its registration is in the outbox if it has one."""
 
     pacs_name: str
     series_instance_uid: str
     associations: list[str]
+    """ULIDs of the associations whose instances the registration contains."""
 
 
 class ReloadCertificate(NamedTuple):
@@ -79,10 +80,11 @@ Message = (
     | ReloadCertificate
     | Drain
 )
+"""A message in either direction; reports come from a worker."""
 
 
 class _SeriesNumbered(NamedTuple):
-    """From here on this number means this series."""
+    """A record that gives a series a number, which it has in all later records."""
 
     number: int
     series: SeriesInfo
@@ -103,22 +105,25 @@ _TYPES: Final[tuple[type[tuple[Any, ...]], ...]] = (
     Drain,
     WorkerAlive,
 )
-"""A record's type is sent as its index here."""
+"""The types of records; a record begins with the index of its type in this tuple."""
 _INDEX: Final = {type_: index for index, type_ in enumerate(_TYPES)}
 _NUMBERED: Final = _INDEX[_SeriesNumbered]
 _STORED: Final = _INDEX[InstanceStored]
 
 
 class Encoder:
-    """Encodes the messages of one direction of one channel; knows which series have numbers."""
+    """Encodes the messages of one direction of a channel.
+
+    The attributes of a series are sent once, with a number that later messages contain instead.
+    """
 
     def __init__(self) -> None:
         self._encode = msgspec.msgpack.Encoder().encode
         self._series: dict[int, tuple[int, SeriesInfo]] = {}
-        """By id(), which the reference keeps from being reused."""
+        """Number of each series, by id() of its record, which is kept lest its id be reused."""
 
     def encode(self, messages: Iterable[Message]) -> bytes:
-        """Return one frame's payload. Raises ValueError for text that UTF-8 cannot encode."""
+        """Return the payload of one frame. Raises ValueError if a text has no UTF-8 encoding."""
         records: list[object] = []
         try:
             for message in messages:
@@ -129,7 +134,7 @@ class Encoder:
                     records.append((_INDEX[type(message)], *message))
             return self._encode(records)
         except ValueError:
-            # The other side never learns the numbers that were given here.
+            # The numbers given here are not sent, so they must not be used later.
             self._series.clear()
             raise
 
@@ -146,14 +151,18 @@ class Encoder:
 
 
 class Decoder:
-    """Decodes what one Encoder has encoded."""
+    """Decodes the payloads of one Encoder, in the order in which they were encoded."""
 
     def __init__(self) -> None:
         self._decode = msgspec.msgpack.Decoder().decode
         self._series: dict[int, SeriesInfo] = {}
 
     def decode(self, frame: bytes | bytearray) -> list[Message]:
-        """Return the messages of one frame's payload. Raises IndexError for an unknown type."""
+        """Return the messages in the payload of one frame.
+
+        Raises IndexError for an unknown type, KeyError for an unknown series number, and ValueError
+        or TypeError for an otherwise invalid payload.
+        """
         messages: list[Message] = []
         series = self._series
         for record in self._decode(frame):
@@ -175,18 +184,18 @@ _LENGTH: Final = struct.Struct("!I")
 
 
 def framed(payload: bytes) -> bytes:
-    """Return the payload with its length before it."""
+    """Return the frame of a payload: its length in 4 bytes, big-endian, then the payload."""
     return _LENGTH.pack(len(payload)) + payload
 
 
 class FrameSplitter:
-    """Cuts a stream into the payloads that were framed."""
+    """Splits a stream of frames into payloads."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[bytearray]:
-        """Return the payloads that are complete now."""
+        """Return the payloads that `data`, the next bytes of the stream, completes."""
         rest = self._rest
         rest += data
         payloads = []

@@ -1,4 +1,4 @@
-"""A worker as the control process sees it: a child process, its channel and its folder claims."""
+"""The control process' side of a worker: the child process, its channel and its folder claims."""
 
 from __future__ import annotations
 
@@ -31,19 +31,21 @@ from oxidicom.settings import Settings
 from oxidicom.ulid import new_ulid
 
 MAX_UNPROCESSED_REPORTS: Final = 20_000
-"""While the control plane has more reports to process, no worker's channel is read."""
+"""Number of unprocessed reports in the control plane above which no worker's channel is read."""
 WORKER_EXIT_S: Final = 1.0
-"""Seconds for a process to exit after its channel was closed, before it is killed. At shutdown the
-supervisor does not wait for that beyond the workers' share (ShutdownBudget)."""
+"""Seconds from the end of a worker's channel until the worker is killed if it has not exited. At
+shutdown the supervisor waits for it only within `ShutdownBudget.workers_s`."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+"""Signals that are blocked in a worker until it has set up its handling of signals."""
 
 
 class WorkerProcess:
-    """One worker process from its start to its end. Raises OSError if it cannot be created.
+    """One worker process, as the control process uses it. The constructor starts it.
 
-    `reports` is called with each of its reports, `backlog` returns how many reports the control
-    plane has yet to process, and `alive` is called with its number while its loop turns.
+    `reports` is called with each report of the worker, and `alive` with its number at each
+    heartbeat. `backlog` returns how many reports the control plane has yet to process. `receiver`
+    is the name of the receiver. Raises OSError if the process cannot be created.
     """
 
     def __init__(
@@ -61,15 +63,17 @@ class WorkerProcess:
     ) -> None:
         self.number = number
         self.writer = f"{receiver}/{new_ulid()}"
+        """Mark of the worker's journal entries."""
         self.began = time.monotonic()
+        """When the worker was started, on the monotonic clock, in seconds."""
         self.associations: set[str] = set()
-        """Identifiers of its open associations."""
+        """ULIDs of the worker's open associations."""
         self.ready = asyncio.Event()
-        """Set once it could accept connections, has failed to start, or has ended."""
+        """Set once the worker waits for `BeginAccepting`, or has ended."""
         self.ended = asyncio.Event()
-        """Set once its channel is closed."""
+        """Set once the worker's channel is closed."""
         self.faults: tuple[str, ...] = ()
-        """Why it could not start, one line each."""
+        """The reasons why the worker could not start, one line each; empty if it could."""
         self._folder_claims = claims
         self._reports = reports
         self._backlog = backlog
@@ -89,7 +93,7 @@ class WorkerProcess:
         tls: Sequence[socket.socket],
         scoreboard_fd: int,
     ) -> tuple[socket.socket, socket.socket]:
-        """Start the process and send its set-up; return our ends of its channel and for claims.
+        """Start the process and send its set-up; return our sockets: its channel and its claims.
 
         Raises OSError.
         """
@@ -122,13 +126,18 @@ class WorkerProcess:
         return channel, claim_socket
 
     def send(self, message: Message) -> None:
+        """Send a message to the worker. Never waits."""
         self._channel.send(self._encoder.encode((message,)))
 
     def kill(self) -> None:
+        """Send SIGKILL to the worker."""
         self._process.kill()
 
     async def exit_status(self) -> int:
-        """Return the exit status once the channel is closed; -N if signal N ended the process."""
+        """Return the worker's exit status, or -N if signal N ended it. Call it once `ended` is set.
+
+        A worker that does not exit within WORKER_EXIT_S seconds is killed.
+        """
         try:
             return await asyncio.to_thread(self._process.wait, WORKER_EXIT_S)
         except subprocess.TimeoutExpired:
@@ -173,13 +182,16 @@ class WorkerProcess:
 
 
 def _popen(number: int, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
-    """Start worker `number` with these file descriptors, of which the first is its channel's."""
-    # The child inherits the mask: a Ctrl-C must not end it before it ignores SIGINT.
+    """Start worker `number`, which inherits these file descriptors. The first is its channel's.
+
+    Raises OSError.
+    """
+    # The child inherits the signal mask: Ctrl-C must not end it before it ignores SIGINT.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         return subprocess.Popen(
-            # -P: without it modules of the current folder would shadow others. The last two
-            # arguments are for people who read `ps`.
+            # Without -P, modules in the current folder would shadow others. The last two arguments
+            # only identify the worker in the output of `ps`.
             [sys.executable, "-P", "-m", "oxidicom.app", str(inherited[0]), "worker", str(number)],
             stdin=subprocess.DEVNULL,
             pass_fds=inherited,
