@@ -80,9 +80,9 @@ class ControlHost:
     """Runs the control plane. Create it, and call its methods, on the main loop.
 
     Call `open`, `make` and `start`, then `finish`; or `abandon` if the start fails after `make`.
-    On the main loop, `completed` is called for each complete series once its registration is in the
-    outbox or it turns out to be empty, and `adopted` for each series that is taken over after the
-    start. `shared` means that several worker processes store into one folder.
+    On the main loop, `completed` is called with each complete series once its registration is in
+    the outbox, or at once if it has no instances; `adopted` is called with each series that is
+    taken over after the start. `shared` means that several worker processes store into one folder.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class ControlHost:
         settings = self._settings
         if not settings.pacs_addresses:
             return None
-        # Imported only if there is a PACS to query.
+        # Imported here, so that a receiver without a PACS to query does not load it.
         from oxidicom.scu.find import find_count
 
         def on_result(result: CountQueryResult) -> None:

@@ -139,7 +139,7 @@ class ControlPlane:
         self._process_reports()
         now = self._clock()
         for series, carriers, instances in recovered:
-            # All reports of an ended association have come, so that it has lost nothing.
+            # Ended associations are left out: all their reports arrived before their end.
             lost = [name for name in carriers if not self._tracker.has_ended(name)]
             if lost:
                 self._tracker.recovered(series, lost, now, instances)
@@ -206,7 +206,7 @@ class ControlPlane:
         for _ in range(len(self._reports)):
             report = self._reports.popleft()
             try:
-                if type(report) is InstanceStored:  # nearly always
+                if type(report) is InstanceStored:  # tested first: nearly all reports are
                     self._process_stored(report)
                 else:
                     self._process(report)
@@ -294,7 +294,7 @@ class ControlPlane:
     def _pass_on(self, notices: Sequence[Notice]) -> None:
         for notice in notices:
             try:
-                if type(notice) is SeriesProgress:  # nearly always
+                if type(notice) is SeriesProgress:  # tested first: nearly all notices are
                     self._observers.series_progressed(notice)
                 else:
                     self._dispatch(notice)

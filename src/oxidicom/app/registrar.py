@@ -1,5 +1,5 @@
-"""Registers complete series: counts their instances, writes the outbox entry, removes their journal
-entries, and tells observers (decisions 28 to 36)."""
+"""Registers complete series: counts instances, writes outbox entries, removes journal entries, and
+notifies observers (decisions 28 to 36)."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Registrar:
         """Return the outcome after at most MAX_CONFIRMATION_WAIT_S seconds, WAITING by default."""
         await asyncio.wait([confirmation], timeout=MAX_CONFIRMATION_WAIT_S)
         self._observers.outbox_depth(self._relay.depth)
-        # Cancelled, so that the relay keeps no future for the days that delivery may take.
+        # Cancelled, because the relay would otherwise keep the future until delivery, perhaps days.
         if confirmation.cancel() or confirmation.cancelled() or not self._has_broker:
             return RegistrationOutcome.WAITING
         if confirmation.result():

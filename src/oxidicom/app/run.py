@@ -72,7 +72,7 @@ async def _serve(settings: Settings) -> int:
     except OperatorError as error:
         _report_faults(error, settings)
         return 1
-    # Objects of the start exist until the end; frozen, they cost the garbage collector nothing.
+    # Objects created so far stay until the end; freezing lets the garbage collector skip them.
     gc.collect()
     gc.freeze()
     event(

@@ -172,7 +172,7 @@ class Worker:
             self.report(StartFailed(list(fault.faults)))
             self._send_last_reports(START_FAILURE_REPORT_S)
             return 1
-        # Objects of the start exist until the end; frozen, they cost the garbage collector nothing.
+        # Objects created so far stay until the end; freezing lets the garbage collector skip them.
         gc.collect()
         gc.freeze()
         self.report(WorkerReady())

@@ -15,7 +15,7 @@ TASK_NAME: Final = "pacsfiles.tasks.register_pacs_series"
 """Name of the Celery task in CUBE that registers a series."""
 
 _EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-"""The third part of the body: what Celery runs after the task, which is nothing."""
+"""Third part of the body: tasks for Celery to run after this one. There are none."""
 
 
 class CeleryMessage(NamedTuple):

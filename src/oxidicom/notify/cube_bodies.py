@@ -13,7 +13,7 @@ FILES_RESOURCE: Final = "pacsfiles/"
 
 EXPECTED_KEY: Final = "NumberOfSeriesRelatedInstances"
 ATTEMPTED_KEY: Final = "OxidicomAttemptedPushCount"
-"""Keys of custom metadata: how many instances the PACS holds, and how many were received."""
+"""Keys of custom metadata: the number of instances that the PACS holds, and of those received."""
 
 UNKNOWN_COUNT: Final = "unknown"
 """Value of EXPECTED_KEY if the number of instances in the PACS is unknown."""

@@ -64,7 +64,7 @@ class RegisteredFiles:
         return self._series.get(key)
 
     def add(self, key: SeriesKey, name: str, *, registered: bool) -> None:
-        """Record that CUBE has the file `name`, or with `registered` False, that it failed."""
+        """Record that CUBE has the file `name` or, unless `registered`, did not accept it."""
         known = self.series(key)
         before = len(known.registered) + len(known.failed)
         if registered:

@@ -284,7 +284,7 @@ class LonkPublisher:
             closed.set()
 
         async def on_error(_: Exception) -> None:
-            """Ignore the error: it ends the connection, which is noticed by `on_closed`."""
+            """Ignore the error: nats-py then closes the connection and calls `on_closed`."""
 
         if self._tls is None:
             self._tls = client_context(self._ca)

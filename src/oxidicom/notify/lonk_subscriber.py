@@ -56,7 +56,7 @@ class LonkSubscriber:
         logging.getLogger("nats").addHandler(logging.NullHandler())
 
     async def run(self) -> None:
-        """Receive until cancelled; raises only what `on_message` raises."""
+        """Receive until cancelled. Raises CancelledError, or what `on_message` raises."""
         backoff = Backoff(NATS_FIRST_RETRY_S, NATS_GREATEST_RETRY_S)
         while True:
             client = NatsClient()

@@ -32,7 +32,7 @@ logger = logging.getLogger("oxidicom.lonk")
 class NatsClient(Client):
     """A client for one connection. With a `tls://` URL it never sends its login unencrypted.
 
-    nats-py alone would do so if the server does not require TLS.
+    nats-py alone would send it unencrypted to a server that does not require TLS.
     """
 
     def _connect_command(self) -> bytes:

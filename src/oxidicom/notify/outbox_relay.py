@@ -56,7 +56,8 @@ class OutboxRelay:
 
     With `publisher` None, registrations stay in the outbox until a later run has a publisher. At
     most `max_in_flight` entries are in flight at once, and only one while deliveries fail.
-    `on_outcome` is called for each entry that is delivered, with None, or refused, with the reason.
+    `on_outcome` is called with the series of each delivered entry and None, and with the series of
+    each refused entry and the reason.
     `clock` and `sleep` are in seconds; `scan_sleep` makes the outbox scanner's pauses.
     """
 
@@ -87,7 +88,7 @@ class OutboxRelay:
         self._queued: dict[str, None] = {}
         """Names of entries to deliver, the next one first."""
         self._in_flight: dict[str, asyncio.Task[None]] = {}
-        """The delivery of each entry, by name."""
+        """The task that delivers each entry in flight, by name of the entry."""
         self._unresolved: dict[str, list[tuple[str, asyncio.Future[bool]]]] = {}
         """Task ids and futures of submissions without an outcome, in order, by entry name."""
         self._attempts: dict[str, int] = {}
@@ -203,8 +204,8 @@ class OutboxRelay:
             write.outcome.add_done_callback(lambda _: self._forget(name, write.entry.task_id))
             self._queued.setdefault(name)
             if self._backoff:
-                # Try the new entry before the delay has passed: the failures may be due to another
-                # entry.
+                # The new entry is tried before the delay has passed, because the failures may be
+                # specific to another entry.
                 self._probe = name
                 self._retry_at = min(self._retry_at, self._attempted_at + DELIVERY_FIRST_RETRY_S)
             self._delivery_wanted.set()

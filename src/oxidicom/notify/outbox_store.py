@@ -113,7 +113,7 @@ class OutboxScan(NamedTuple):
 
 
 class OutboxCounts(NamedTuple):
-    """Number of pending and of refused entries in the folder, and the age of the oldest."""
+    """Number of pending and of refused entries in the folder, and the time of the oldest one."""
 
     pending: int
     refused: int

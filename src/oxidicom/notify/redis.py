@@ -1,6 +1,6 @@
 """Publisher of registrations to Redis, Valkey or DragonflyDB (decision 33).
 
-It writes messages as Celery's own client does.
+It writes messages in the form in which Celery's own client does.
 """
 
 from __future__ import annotations
