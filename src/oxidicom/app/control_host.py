@@ -241,7 +241,7 @@ class ControlHost:
     def _keep_newest(self, series: SeriesInfo) -> None:
         """Remove the older files of instances that were received again. Raises OSError.
 
-        With several workers they are never removed earlier; with one process, they are left if it
+        Workers always leave them for this call. A single process removes them itself, unless it
         dies between storing the new file and removing the old one.
         """
         keep_newest(self._root_fd, series.path.encode())

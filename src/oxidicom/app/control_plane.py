@@ -206,7 +206,7 @@ class ControlPlane:
         for _ in range(len(self._reports)):
             report = self._reports.popleft()
             try:
-                if type(report) is InstanceStored:  # tested first: nearly all reports are
+                if type(report) is InstanceStored:  # nearly all reports are of this type
                     self._process_stored(report)
                 else:
                     self._process(report)
@@ -230,7 +230,7 @@ class ControlPlane:
     def _query_count(self, count_queries: CountQueries, report: InstanceStored) -> None:
         try:
             count_queries.stored(report.series, report.association_id)
-        except Exception as error:  # such as no further thread; the instance is still counted
+        except Exception as error:  # such as a thread that cannot start; the instance still counts
             event(logger, logging.ERROR, "PACS query could not be started", exc_info=error)
 
     def _process(self, report: Report) -> None:
@@ -294,7 +294,7 @@ class ControlPlane:
     def _pass_on(self, notices: Sequence[Notice]) -> None:
         for notice in notices:
             try:
-                if type(notice) is SeriesProgress:  # tested first: nearly all notices are
+                if type(notice) is SeriesProgress:  # nearly all notices are of this type
                     self._observers.series_progressed(notice)
                 else:
                     self._dispatch(notice)

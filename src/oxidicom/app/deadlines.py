@@ -26,7 +26,7 @@ NATS_FLUSH_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShutdownBudget:
-    """The time in seconds for each part of a shutdown; the parts are in their order."""
+    """The time in seconds for each part of a shutdown, in the order in which they happen."""
 
     associations_s: float
     """Seconds for which associations that send may continue: `OXIDICOM_DRAIN_TIMEOUT`."""

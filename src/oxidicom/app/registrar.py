@@ -141,7 +141,7 @@ class Registrar:
         self._log(completed, ndicom, outcome, traceparent)
 
     async def _outcome(self, confirmation: asyncio.Future[bool]) -> RegistrationOutcome:
-        """Return the outcome after at most MAX_CONFIRMATION_WAIT_S seconds, WAITING by default."""
+        """Return the outcome, or WAITING if it is unknown after MAX_CONFIRMATION_WAIT_S seconds."""
         await asyncio.wait([confirmation], timeout=MAX_CONFIRMATION_WAIT_S)
         self._observers.outbox_depth(self._relay.depth)
         # Cancelled, because the relay would otherwise keep the future until delivery, perhaps days.

@@ -132,7 +132,7 @@ class Takeover:
         self._searches += 1
         try:
             recovered, unreadable = await self._disk.run(self._recover, accepts)
-        except OSError:  # not after a cancellation: the search has not ended
+        except OSError:  # not after a cancellation, which has not completed the search
             self._searches -= 1
             raise
         self._searches -= 1

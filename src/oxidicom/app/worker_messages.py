@@ -120,7 +120,7 @@ class Encoder:
     def __init__(self) -> None:
         self._encode = msgspec.msgpack.Encoder().encode
         self._series: dict[int, tuple[int, SeriesInfo]] = {}
-        """Number of each series, by id() of its record, which is kept lest its id be reused."""
+        """Number of each series, by id() of its record, kept so that the id is not reused."""
 
     def encode(self, messages: Iterable[Message]) -> bytes:
         """Return the payload of one frame. Raises ValueError if a text has no UTF-8 encoding."""

@@ -93,9 +93,9 @@ class WorkerProcess:
         tls: Sequence[socket.socket],
         scoreboard_fd: int,
     ) -> tuple[socket.socket, socket.socket]:
-        """Start the process and send its set-up; return our sockets: its channel and its claims.
+        """Start the process and send its set-up; return our ends of its two socket pairs.
 
-        Raises OSError.
+        The first is its channel, the second the socket for its folder claims. Raises OSError.
         """
         channel, their_channel = socket_pair(socket.SOCK_STREAM)
         claim_socket, their_claim_socket = socket_pair(socket.SOCK_SEQPACKET)

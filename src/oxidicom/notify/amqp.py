@@ -75,9 +75,10 @@ class AmqpPublisher:
     async def publish(self, registration: Registration, task_id: str) -> None:
         """Publish the registration, and return once the broker has confirmed the message.
 
-        A durable queue then holds the message on disk. Raises TimeoutError, OSError, AMQPError or
-        RuntimeError if no confirmation comes; the broker may have stored the message nevertheless.
-        The next call connects again if necessary.
+        The message is then on the broker's disk, provided that the queue is durable, as is one that
+        this class declares. Raises TimeoutError, OSError, AMQPError or RuntimeError if no
+        confirmation comes; the broker may have stored the message nevertheless. The next call
+        connects again if necessary.
         """
         channel: AbstractChannel | None = None
         message = self._message(registration, task_id)

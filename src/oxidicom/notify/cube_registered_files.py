@@ -1,4 +1,4 @@
-"""Records which files CUBE has, for as many recent series as memory is allowed for."""
+"""Records which files CUBE has, for recently used series, up to a number of files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SeriesRegistrations:
         self.expected_registered = False
         """Whether the expected number of instances is registered, or is being registered."""
         self.listed_at: float | None = None
-        """Time of the last listing by eager registration, in seconds of its clock; None if none."""
+        """Time of the last listing by eager registration, in seconds; None before the first."""
         self.publishing = 0
         """Number of publications in progress; above 0, eager registration of the series pauses."""
         self.lock = asyncio.Lock()

@@ -93,7 +93,7 @@ class LonkMessage(NamedTuple):
 
 
 def decode(root: str, subject: str, payload: bytes) -> LonkMessage | None:
-    """Return the message, or None if `subject` is not `root` and two tokens.
+    """Return the message, or None unless `subject` consists of `root` and two tokens.
 
     A malformed payload gives a message of LonkKind.UNKNOWN.
     """

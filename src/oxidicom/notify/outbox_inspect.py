@@ -87,9 +87,10 @@ class RequeueOutcome(Enum):
 
 
 def entry_files(folder: Path, prefix: str = "") -> list[Path]:
-    """Return the outbox files whose name begins with `prefix`, oldest first.
+    """Return the outbox files whose names begin with `prefix`, oldest first.
 
-    The list is empty if there is no folder. The age is that of the file. Raises OSError.
+    They are in the order of their modification times. The list is empty if there is no folder.
+    Raises OSError.
     """
     found: list[tuple[int, str]] = []
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from oxidicom.notify.outbox_store import Outbox, OutboxScan
 
 OUTBOX_POLL_INTERVAL_S: Final = 1.0
-"""Seconds from one poll to the next."""
+"""Seconds from one poll to the next; after a long scan, the pause is longer."""
 OUTBOX_SCAN_INTERVAL_S: Final = 30.0
 """Seconds after which the folder is scanned even if its modification time is the same: some file
 systems do not update it."""

@@ -113,12 +113,12 @@ class OutboxScan(NamedTuple):
 
 
 class OutboxCounts(NamedTuple):
-    """Number of pending and of refused entries in the folder, and the time of the oldest one."""
+    """Numbers of pending and refused entries, and the writing time of the oldest pending one."""
 
     pending: int
     refused: int
     oldest_at: float | None
-    """When the oldest pending entry was written, in seconds since the epoch; None if none is."""
+    """When the oldest pending entry was written, in seconds since the epoch; None without one."""
 
 
 class Outbox:
@@ -189,7 +189,7 @@ class Outbox:
             return False
 
     def counts(self) -> OutboxCounts:
-        """Return the numbers of entries in the folder, all 0 without a folder. Raises OSError."""
+        """Return the numbers of entries in the folder; 0 if there is no folder. Raises OSError."""
         pending = refused = 0
         oldest: float | None = None
         with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:

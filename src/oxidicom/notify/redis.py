@@ -110,7 +110,7 @@ class RedisPublisher:
                 raise
 
     async def publish(self, registration: Registration, task_id: str) -> None:
-        """Append the registration to the queue's list, and return once the broker has confirmed it.
+        """Add the registration to the queue's list, and return once the broker has confirmed it.
 
         Whether the message survives a crash of the broker depends on its `appendonly` setting.
         Raises TimeoutError, OSError or RedisError; the broker may have stored the message
