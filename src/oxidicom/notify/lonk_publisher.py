@@ -174,7 +174,7 @@ class LonkPublisher:
         await end_tasks(
             [*self._tasks, *self._round_trips],
             NATS_CLOSE_TIMEOUT_S + 0.5,
-            cancel_again_s=NATS_CLOSE_TIMEOUT_S + 0.3,  # the connection closes in order before
+            cancel_again_s=NATS_CLOSE_TIMEOUT_S + 0.3,  # after an orderly close has ended
         )
         self._tasks.clear()
         self.dropped += len(self._queue)
