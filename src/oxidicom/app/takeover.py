@@ -103,7 +103,7 @@ class Takeover:
         self._run(self._watch_others())
 
     def stop(self) -> None:
-        """Stop watching other receivers, and stop reading entries again that could not be read."""
+        """Stop watching other receivers, and give up on journal entries that could not be read."""
         for task in self._tasks:
             task.cancel()
 

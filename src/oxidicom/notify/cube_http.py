@@ -190,7 +190,7 @@ async def _beginning(response: httpx.Response) -> bytes:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the type names of an error and of up to three causes.
+    """Return the type names of an error and of up to three causes, separated by colons.
 
     System errors are followed by their text; texts of others may contain patient data.
     """
