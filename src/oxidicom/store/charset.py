@@ -1,8 +1,8 @@
-"""Specific Character Set (0008,0005) and text (PS3.5 6.1), by pydicom's tables.
+"""Decodes text by Specific Character Set (0008,0005; PS3.5 6.1), with the tables of pydicom.
 
-pydicom's own functions warn, by `warnings` and by a logger, for each value that they repair, which
-is noise in a receiver. So the tables are pydicom's, and the few steps around them are implemented
-here: without warnings, usable on any thread, with U+FFFD for what cannot be decoded.
+pydicom's own functions emit a warning and a log record for each value that they repair, which is
+noise in a receiver. These functions do neither, may run on any thread, and replace bytes that
+cannot be decoded by U+FFFD.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ _DELIMITER: Final = re.compile(b"[%s]" % re.escape(bytes(sorted(TEXT_VR_DELIMS))
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 _KEEPS_ESCAPES: Final = frozenset({"iso2022_jp", "iso2022_jp_2"})
-"""Encodings whose Python codecs interpret the escape sequences; all others decode them as text."""
+"""Encodings whose Python codecs interpret escape sequences. All others decode them as text, so the
+sequences are removed before."""
 
 _TERM: Final = re.compile(r"ISO[ _-]?(2022[ _-])?(?:IR[ _-]?)?([0-9]+)")
 _PYTHON_NAME: Final = re.compile(r"[A-Za-z0-9_. -]{1,24}")
 _TEXT_CODEC: Final = re.compile(
     r"utf-8|ascii|iso8859-\d+|cp\d+|koi8-[ru]|big5|gbk|gb2312|gb18030|euc_jp|euc_kr|shift_jis"
 )
-"""Codecs that a peer may name beside the defined terms: plain character encodings only. Python's
-registry also has codecs that transform, escape or always fail."""
+"""Names of codecs that a peer may use instead of the defined terms: plain character encodings only.
+Python's registry also has codecs that transform, escape or always fail."""
 
 
 def encodings_of(charset: bytes | None) -> list[str]:
@@ -66,7 +67,10 @@ def _encoding_of(term: str) -> str:
 
 
 def _python_codec(name: str) -> str:
-    """Return the codec of a name that is not a defined term but is sent, such as `windows-1252`."""
+    """Return the Python codec for a name that is not a defined term, such as `windows-1252`.
+
+    Returns the codec of ISO 8859-1 if the name is not one of a plain character encoding.
+    """
     if _PYTHON_NAME.fullmatch(name) is not None:
         try:
             codec = codecs.lookup(name).name
@@ -78,7 +82,7 @@ def _python_codec(name: str) -> str:
 
 
 def decode_text(value: bytes, encodings: Sequence[str]) -> str:
-    """Return the text of a value that Specific Character Set applies to (PS3.5 6.1.2.5).
+    """Return the text of a value to which Specific Character Set applies (PS3.5 6.1.2.5).
 
     A value is decoded before it is split at backslashes: in some multi-byte character sets the
     second byte of a character may be 0x5C.
@@ -92,7 +96,10 @@ def decode_text(value: bytes, encodings: Sequence[str]) -> str:
 
 
 def _decode_fragment(fragment: bytes, encodings: Sequence[str]) -> str:
-    """Decode an escape sequence and the bytes that follow; a delimiter ends its effect."""
+    """Decode the text up to the next escape sequence.
+
+    An escape sequence at the beginning of `fragment` applies until the first delimiter.
+    """
     size = 4 if fragment.startswith((b"\x1b$(", b"\x1b$)")) else 3
     encoding = CODES_TO_ENCODINGS.get(fragment[:size])
     if encoding is None or (encoding not in encodings and encoding != default_encoding):

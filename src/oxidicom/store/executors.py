@@ -1,4 +1,4 @@
-"""Two ways to run storage calls, behind one interface: inline, or on writer threads.
+"""Executors that run storage calls: one runs them inline, the others on writer threads.
 
 `WritePolicy` decides which of them an instance uses.
 """
@@ -25,7 +25,7 @@ HANGING_CALL_S: Final = TOO_SLOW_CALL_NS / 1e9
 """Seconds after which a storage call that has not returned yet counts as too slow."""
 
 GIL_SWITCH_S: Final = 0.0005
-"""Seconds for which one thread may keep the others from running Python code. A writer thread takes
+"""Seconds for which a thread may hold the GIL while another one waits for it. A writer thread takes
 the GIL again after each storage call, forty times for the first instance of a series: with the
 interpreter's default of 5 ms these waits add up to 0.2 s while another peer keeps the loop busy
 (promise 6)."""
@@ -34,7 +34,7 @@ Done = Callable[[Any, BaseException | None], None]
 
 
 def ignore(result: object, error: BaseException | None) -> None:
-    """Ignore how a job has ended."""
+    """Do nothing: the completion of jobs that have no result and whose errors do not matter."""
 
 
 class StorageExecutor(Protocol):
@@ -57,7 +57,7 @@ class InlineExecutor:
 
 
 class ThreadExecutor:
-    """Runs jobs on one thread of its own. Many completions share one wake-up of the loop."""
+    """Runs jobs on one thread of its own. `clock` returns seconds."""
 
     def __init__(self, name: str, completions: Completions, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -73,11 +73,11 @@ class ThreadExecutor:
         self._jobs.put((job, done))
 
     def end(self) -> None:
-        """Let the thread end after the jobs that it was given before."""
+        """Let the thread end once it has run all jobs that it was given before this call."""
         self._jobs.put(None)
 
     def join(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the thread; return whether it has ended."""
+        """Wait up to `timeout` seconds for the thread to end; return whether it has."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -90,7 +90,7 @@ class ThreadExecutor:
                 result = job()
             except Exception as error:
                 failure = error
-            # Before the completion, or the loop could take a finished job for a hanging one.
+            # Cleared first: otherwise the loop could take a job that has ended for a hanging one.
             self.busy_since = None
             self._completions.put(done, result, failure)
             # A finished job must not keep its buffers alive while the thread waits for the next.
@@ -98,17 +98,24 @@ class ThreadExecutor:
 
 
 class Completions:
-    """Carries the results of jobs from the writer threads to the loop."""
+    """Passes the results of jobs from the writer threads to the loop.
+
+    Results that arrive close together share one wake-up of the loop.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._ready: deque[tuple[Done, Any, BaseException | None]] = deque()
         self._woken = False
         self.outstanding = 0
-        """Jobs given to writer threads and not delivered yet; used on the loop's thread only."""
+        """Number of jobs given to writer threads whose results the loop has not received yet. Used
+        on the loop's thread only."""
 
     def put(self, done: Done, result: Any, error: BaseException | None) -> None:
-        """Let the loop call `done(result, error)` soon; called on a writer thread."""
+        """Schedule `done(result, error)` on the loop; does nothing if the loop is closed.
+
+        Called on a writer thread.
+        """
         self._ready.append((done, result, error))
         if not self._woken:
             self._woken = True
@@ -127,14 +134,17 @@ class Completions:
             try:
                 done(result, error)
             except Exception as bug:
-                # It concerns one association; completions of others are queued behind it.
+                # Continue: the queue also holds completions of other associations.
                 self._loop.call_exception_handler(
                     {"message": "a storage completion failed", "exception": bug}
                 )
 
 
 class StorageExecutors:
-    """The inline executor and the writer threads of a process, started as they are needed."""
+    """The inline executor and up to `threads` writer threads of a process.
+
+    A thread is started when it is first needed. `clock` returns seconds.
+    """
 
     def __init__(
         self,
@@ -154,7 +164,10 @@ class StorageExecutors:
         self._next = 0
 
     def choose(self) -> StorageExecutor:
-        """Return the executor for all jobs of one instance, as the policy decides."""
+        """Return the executor for the jobs of one instance, as the policy decides.
+
+        In mode `auto` it is a writer thread while another one hangs in a storage call.
+        """
         now = self._clock()
         if self.policy.decide(now) and not (
             self.completions.outstanding and self.policy.is_automatic and self._is_hanging(now)
@@ -163,14 +176,14 @@ class StorageExecutors:
         return self.next_thread()
 
     def _is_hanging(self, now: float) -> bool:
-        """Return whether a thread waits for the storage now: the loop would have to wait too."""
+        """Return whether a writer thread has been running one job for more than HANGING_CALL_S."""
         return any(
             (since := thread.busy_since) is not None and now - since > HANGING_CALL_S
             for thread in self._threads
         )
 
     def next_thread(self) -> StorageExecutor:
-        """Return a writer thread, each in turn."""
+        """Return the writer threads in turn, after starting another one if there may be more."""
         if len(self._threads) < self._max_threads:
             name = f"ox-writer-{len(self._threads)}"
             self._threads.append(ThreadExecutor(name, self.completions, self._clock))
@@ -182,7 +195,10 @@ class StorageExecutors:
         return executor is self._inline
 
     def stop(self, timeout: float) -> None:
-        """End the threads once their jobs are done; leave them behind after `timeout` seconds."""
+        """Wait up to `timeout` seconds until the threads have run all their jobs and ended.
+
+        Sets `abandoned` if some have not.
+        """
         for thread in self._threads:
             thread.end()
         deadline = time.monotonic() + timeout
@@ -193,9 +209,10 @@ class StorageExecutors:
 
 
 def make_executors(settings: Settings, threads: int) -> StorageExecutors:
-    """Return the executors of a process with up to `threads` writer threads, on the running loop.
+    """Return the executors of this process: the inline one and up to `threads` writer threads.
 
-    Raises OSError where the files root or the state folder cannot be opened.
+    Their completions run on the running loop. Sets the interpreter's switch interval. Raises
+    OSError if the files root or the state folder cannot be opened.
     """
     # The journal entry of a series is written with its first instance, by the same executor.
     local = all(map(_is_local, (settings.files_root, settings.state_dir)))

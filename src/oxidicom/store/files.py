@@ -26,14 +26,16 @@ from oxidicom.store.quarantine import Quarantine
 from oxidicom.store.temporary import TemporaryFolder
 
 _MAX_FOLDER_REMAKES: Final = 3
-"""Attempts to make the folder of one file again while another program keeps removing it."""
+"""Number of times that a series folder is made again for one file while another program keeps
+removing it."""
 
 
 class FilesRoot:
-    """The open files root, and what all instances that are stored in it share.
+    """The open files root, and the objects that all instances stored in it share.
 
-    `files_root` may be a link; no link below it is followed. Raises OSError where the root or its
-    folder of temporary files cannot be opened. `clock` returns seconds.
+    `files_root` may be a link; no link below it is followed. `clock` returns seconds and
+    `min_free_space` is in bytes. `on_bug` is called with each exception that is not expected.
+    Raises OSError if the root or its folder of temporary files cannot be opened.
     """
 
     def __init__(
@@ -66,10 +68,10 @@ class FilesRoot:
         self.on_bug = on_bug
 
     def close(self) -> None:
-        """Close root and temporary folder, unless writer threads hang in a storage call."""
+        """Close the root and the temporary folder, unless writer threads hang in a storage call."""
         if self.executors.abandoned:
-            # A thread whose storage call returns must not find other files under these descriptor
-            # numbers. The process is about to end.
+            # A thread whose storage call returns later must not use these descriptor numbers for
+            # other files. The process is about to end.
             return
         self.temporary.close()
         os.close(self.root_fd)
@@ -77,14 +79,14 @@ class FilesRoot:
     # ---- steps, on any thread ------------------------------------------------------------
 
     def check_space(self) -> None:
-        """Raise InstanceError 0xA700 if less than `min_free_space` is free. Raises OSError too."""
+        """Raise InstanceError 0xA700 if fewer than `min_free_space` bytes are free, or OSError."""
         if self.min_free_space:
             space = os.fstatvfs(self.root_fd)
             if space.f_bavail * space.f_frsize < self.min_free_space:
                 raise InstanceError(DimseStatus.OUT_OF_RESOURCES, "Too little free space")
 
     def write(self, part: PartFile, gather: Gather) -> None:
-        """Append `gather` to a part file; raises OSError."""
+        """Append the bytes of `gather` to a part file and clear `gather`; raises OSError."""
         try:
             part.write(gather)
         except FileNotFoundError:
@@ -94,9 +96,9 @@ class FilesRoot:
             part.write(gather)
 
     def prepare(self, folder: SeriesFolder, association_id: str) -> None:
-        """Make the folder of a series and write its journal entry, where that is not done yet.
+        """Make the folder of a series and write its journal entry for the association.
 
-        Raises OSError.
+        Does only what has not been done yet. Raises OSError.
         """
         if not folder.made:
             if make_folders(self.root_fd, folder.path, sync=self.fsync):
@@ -114,13 +116,14 @@ class FilesRoot:
         file_name: str,
         association_id: str,
     ) -> None:
-        """Write the rest of the instance, journal the series, give the file its name.
+        """Write the rest of the instance, journal its series, and give the file its final name.
 
-        Raises OSError, and then leaves no new file under the final name, with one exception: where
-        only the sync of the folder failed, a file that may have replaced an older one is kept.
+        A file that the instance had under another name is removed. Raises OSError, and then leaves
+        no new file under the final name, with one exception: if only the sync of the folder failed,
+        a file that may have replaced an older one is kept.
         """
         if not (folder.listed and association_id in folder.journaled):
-            # In this order, so that an instance that cannot be written leaves no journal entry.
+            # Written first: an instance that cannot be written must leave no journal entry.
             self.write(part, gather)
             began = time.monotonic_ns()
             self.prepare(folder, association_id)
@@ -138,9 +141,9 @@ class FilesRoot:
             self.remove_older(folder, older)
 
     def _take_back(self, folder: SeriesFolder, file_name: str) -> bool:
-        """Remove a file whose sender gets a failure, and return whether that was done.
+        """Remove a placed file whose instance is going to be refused; return whether that was done.
 
-        The file is kept where it may have replaced one that was acknowledged.
+        The file is kept if it may have replaced one that was acknowledged.
         """
         uid = instance_uid_of(file_name)
         if (
@@ -156,9 +159,9 @@ class FilesRoot:
         return True
 
     def remove_older(self, folder: SeriesFolder, file_name: str) -> None:
-        """Remove the file that an instance had under another number."""
+        """Remove the file that an instance had under another name; never raises OSError."""
         if isinstance(folder, SharedSeriesFolder):
-            return  # another worker may have placed it just now: `keep_newest` finds out
+            return  # another worker may have just placed it; `keep_newest` decides
         # The instance is stored: an older file that remains is no reason to refuse it.
         with suppress(OSError):
             remove_file(self.root_fd, folder.path, os.fsencode(file_name))

@@ -1,7 +1,7 @@
 """One folder for each series: its name and the files in it (decision 26).
 
-Folders are claimed on the loop's thread. The files of a folder are listed and changed by any thread
-that places a file; each of these steps is one dictionary operation.
+Folders are claimed on the loop's thread. Any thread that places a file may read and change
+`SeriesFolder.files`; no lock is needed, because each access is one dictionary operation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ logger = logging.getLogger("oxidicom.store")
 
 
 class SeriesFolder:
-    """The folder of a series, from its first instance until the series is registered."""
+    """The folder of a series, from the first claim until the series is registered."""
 
     __slots__ = (
         "associations",
@@ -44,30 +44,31 @@ class SeriesFolder:
         self.files: dict[str, str] = {}
         """File name of each SOP Instance UID in the folder."""
         self.listed = False
-        """Whether `files` includes what lay in the folder before this object was made."""
+        """Whether `files` includes the files that existed before this object was created."""
         self.made = False
-        """Whether the folder has been made on disk."""
+        """Whether the folder exists on disk."""
         self.sync = FolderSync()
-        """Shared by the threads that place files into the folder and sync it."""
+        """Lets threads that place files at the same time share one sync of the folder."""
         self.stored = 0
-        """Instances stored."""
+        """Number of instances stored since this object was created; 1 for a recovered series."""
         self.pending = 0
-        """Instances that have claimed the folder and are neither stored nor refused yet."""
+        """Number of instances that have claimed the folder and are not stored or refused yet."""
         self.differing = 0
-        """Instances since the latest warning whose attributes lead to another folder name."""
+        """Number of instances since the latest warning whose attributes lead to another path."""
         self.associations: set[str] = set()
-        """Open associations that have claimed the folder."""
+        """Identifiers of open associations that have claimed the folder."""
         self.unregistered: set[str] = set()
-        """Associations, open or not, that have stored instances since the latest registration."""
+        """Identifiers of associations, open or ended, that have stored instances which are not
+        registered yet."""
         self.journaled: set[str] = set()
-        """Open associations whose journal entry for the series is on disk."""
+        """Identifiers of open associations whose journal entry for the series is on disk."""
         self.placing: dict[str, deque[Callable[[], None]]] = {}
-        """SOP Instance UIDs that writer threads are placing, each with the callbacks of those that
-        wait for it: two files of one instance, placed at once, could each be taken for the older
-        one and be removed."""
+        """Callbacks of the sinks that wait to place an instance, keyed by the SOP Instance UID that
+        a writer thread is placing now. If two files of one instance were placed at the same time,
+        each could be taken for the older one and be removed."""
 
     def may_place(self, sop_instance_uid: str, waiter: Callable[[], None]) -> bool:
-        """Return whether the instance can be placed now. If not, `waiter` is called later."""
+        """Return whether the instance can be placed now; if not, `waiter` is called once it can."""
         waiting = self.placing.get(sop_instance_uid)
         if waiting is None:
             return True
@@ -75,7 +76,10 @@ class SeriesFolder:
         return False
 
     def placed(self, sop_instance_uid: str) -> None:
-        """Let the next waiter proceed, after an instance of this UID was placed or has failed."""
+        """Call the next waiter, now that an instance of this UID was placed or has failed.
+
+        If it places its file at once, the waiters behind it are called too.
+        """
         waiting = self.placing.pop(sop_instance_uid, None)
         if not waiting:
             return
@@ -85,15 +89,18 @@ class SeriesFolder:
                 waiter()
 
     def list_files(self, root_fd: int) -> None:
-        """Read which instances lie in the folder already, so that a repeated one replaces its older
+        """Read which instances the folder holds, so that a repeated instance replaces its older
         file. Raises OSError."""
         for uid, name in list_instances(root_fd, self.path).items():
-            # A file that another thread has placed in the meantime is the newer one.
+            # A name that is present already is newer: another thread has just placed the file.
             self.files.setdefault(uid, name)
         self.listed = True
 
     def replace(self, file_name: str) -> str | None:
-        """Enter a placed file; return the older name of its instance's file, if it differs."""
+        """Record a placed file; return the other file name that its instance had before.
+
+        Returns None if there was none, or if the UID cannot be read from the name.
+        """
         uid = instance_uid_of(file_name)
         if uid is None:
             return None
@@ -103,10 +110,10 @@ class SeriesFolder:
 
 
 class SharedSeriesFolder(SeriesFolder):
-    """A folder that several processes put instances into.
+    """A folder into which several processes place instances.
 
-    None of them knows all files in it, so older files of an instance are removed when the series is
-    complete (`store.instance_files.keep_newest`).
+    No process knows all files in it, so older files of an instance are removed when the series is
+    complete (`store.instance_files.keep_newest`). `files` stays empty.
     """
 
     __slots__ = ()
@@ -123,9 +130,10 @@ class SharedSeriesFolder(SeriesFolder):
 
 
 class SeriesFolders:
-    """The folders of all open series. The first stored instance of a series names its folder.
+    """The folders of all series that are not registered yet.
 
-    Where several processes receive, `names` tells the name that the first of them gave.
+    The first instance of a series determines the path of its folder, unless it is refused. Where
+    several processes receive, `names` makes them agree on one path; otherwise it is None.
     """
 
     def __init__(self, names: FolderNames | None = None) -> None:
@@ -137,15 +145,15 @@ class SeriesFolders:
         return len(self._folders)
 
     def find(self, key: SeriesKey) -> SeriesFolder | None:
-        """Return the folder of a series that is open."""
+        """Return the folder of a series; None if the series has none at present."""
         return self._folders.get(key)
 
     def claim(self, series: SeriesInfo, association_id: str) -> SeriesFolder:
-        """Return the folder for an instance of `series`; `release` ends the claim."""
+        """Claim the folder for one instance of `series` and return it; `release` ends the claim."""
         key = series.key
         folder = self._folders.get(key)
         if folder is None or not (folder.stored or folder.pending):
-            # Instances that all failed do not name the folder of those that follow.
+            # If all instances so far have failed, the next one determines the path.
             folder = self._folders[key] = self._new_folder(series)
         if folder.series is not series and folder.series.path != series.path:
             folder.differing += 1
@@ -161,7 +169,7 @@ class SeriesFolders:
         return SharedSeriesFolder(self._names.claim(series))
 
     def release(self, folder: SeriesFolder, association_id: str, *, stored: bool) -> None:
-        """End the claim of one instance, which was stored or has failed."""
+        """End the claim of one instance. `stored` is False if it was refused or discarded."""
         folder.pending -= 1
         if stored:
             folder.stored += 1
@@ -172,9 +180,10 @@ class SeriesFolders:
         self._forget_if_unused(folder)
 
     def restore(self, series: SeriesInfo, associations: Iterable[str]) -> None:
-        """Continue a series that a crash interrupted, in its folder (decision 32).
+        """Keep the folder of a series that a crash interrupted for later instances (decision 32).
 
-        A series that this process has begun in the meantime keeps its folder.
+        `associations` are those that have stored its unregistered instances. If this process has
+        received the series in the meantime, the folder remains the one that it uses.
         """
         folder = self._folders.get(series.key)
         if folder is None:
@@ -183,7 +192,7 @@ class SeriesFolders:
         folder.unregistered.update(associations)
 
     def association_ended(self, association_id: str) -> list[SeriesKey]:
-        """Return the series that the association has claimed and stored no instance of."""
+        """End the association; return the series of which it stored no unregistered instance."""
         without_instances = []
         for key in self._by_association.pop(association_id, ()):
             folder = self._folders.get(key)
@@ -197,10 +206,10 @@ class SeriesFolders:
         return without_instances
 
     def completed(self, key: SeriesKey, associations: Iterable[str]) -> None:
-        """Take note that what `associations` stored of a series is registered.
+        """Record that the instances which `associations` stored of a series are registered.
 
-        The next instance begins a new session of the series, unless other associations have carried
-        it in the meantime.
+        The folder is forgotten, so that the next instance determines a new one, unless other
+        associations use it.
         """
         folder = self._folders.get(key)
         if folder is not None:

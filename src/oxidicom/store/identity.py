@@ -18,10 +18,11 @@ from oxidicom.store.readers import Reader
 from oxidicom.store.tags import KEYWORDS, TAGS, charset_of, is_text, iso_date, text_of, vr_of
 
 MAX_CACHED_SERIES: Final = 1024
-"""Distinct sets of series-level values that are cached; senders interleave a few series."""
+"""Number of distinct sets of series-level values in the cache; senders interleave a few series."""
 
 MAX_CACHED_SERIES_BYTES: Final = 8 * 1024
-"""Bytes of a set that is cached; hostile ones are decoded each time and do not fill memory."""
+"""Greatest size in bytes of a set of values that is cached. Larger ones, which only a hostile peer
+sends, are decoded each time, so that they do not fill memory."""
 
 REQUIRED: Final = (
     "StudyInstanceUID",
@@ -31,7 +32,8 @@ REQUIRED: Final = (
     "StudyDate",
     "SOPClassUID",
 )
-"""Checked in this order; the first missing element determines the error."""
+"""Keywords of the required elements. They are checked in this order; the first one that is missing
+determines the error."""
 
 _SERIES_KEYWORDS: Final = tuple(
     keyword for keyword in KEYWORDS if keyword not in ("SOPInstanceUID", "InstanceNumber")
@@ -44,11 +46,11 @@ class InstanceNames(NamedTuple):
 
     series: SeriesInfo
     sop_class_uid: str
-    """Without padding, to be compared with the command's."""
+    """Value without padding, for comparison with the one of the command."""
     sop_instance_uid: str
-    """Without padding, to be compared with the command's."""
+    """Value without padding, for comparison with the one of the command."""
     file_name: str
-    """In the folder `series.path`, or in that of the series' first instance."""
+    """File name in the series folder: `series.path`, or the path that an earlier instance set."""
 
 
 class SeriesNames(NamedTuple):
@@ -60,19 +62,20 @@ class SeriesNames(NamedTuple):
     sop_instance_uid_vr: str
     instance_number_vr: str
     instance_is_text: bool
-    """The VRs of both values are text."""
+    """Whether the VRs of SOPInstanceUID and InstanceNumber are text."""
     fault: int
-    """Index into REQUIRED of the first missing or illegal element; its length if there is none."""
+    """Index into REQUIRED of the first series-level element that is missing or illegal; the length
+    of REQUIRED if there is none."""
     illegal: tuple[str, ...]
-    """Keywords of elements with illegal values: StudyDate, which is a fault, and PatientAge, which
-    is left out."""
+    """Keywords of elements with illegal values: StudyDate, for which the instance is refused, and
+    PatientAge, which is ignored."""
 
 
 def read_names(reader: Reader, calling_ae_title: str) -> InstanceNames:
     """Return the names of a data set that was read without failure.
 
-    Raises InstanceError 0xC000 where a required element is missing or illegal, or the path would
-    be too long.
+    Raises InstanceError 0xC000 if a required element is missing or illegal, or if the path would be
+    too long.
     """
     names = read_series(reader, calling_ae_title)
     common = None
@@ -80,13 +83,16 @@ def read_names(reader: Reader, calling_ae_title: str) -> InstanceNames:
         common = _dimse.file_name(reader.instance_number, reader.sop_instance_uid)
     sop_instance_uid, file_name = common or general_file_name(reader, names)
     series = names.series
-    assert series is not None  # or general_file_name has raised
+    assert series is not None  # otherwise general_file_name has raised
     check_path(series.path, file_name)
     return InstanceNames(series, names.sop_class_uid, sop_instance_uid, file_name)
 
 
 def general_file_name(reader: Reader, names: SeriesNames) -> tuple[str, str]:
-    """Return SOP Instance UID and file name in the general form; raises as `read_names`."""
+    """Return the SOP Instance UID and the file name, for values in any form.
+
+    Raises InstanceError 0xC000 if a required element is missing or illegal.
+    """
     uid = text_of("SOPInstanceUID", reader.sop_instance_uid, names.sop_instance_uid_vr)
     if uid is None and names.fault > _INSTANCE_LEVEL:
         raise _missing("SOPInstanceUID")
@@ -107,14 +113,14 @@ _series_names: dict[_Key, SeriesNames] = {}
 
 
 def read_series(reader: Reader, calling_ae_title: str) -> SeriesNames:
-    """Return the series-level names, decoded or from the cache."""
+    """Return the decoded series-level values of `reader`, from the cache if they are in it."""
     key = (reader.series_values(), reader.vrs, calling_ae_title)
     names = _series_names.get(key)
     if names is None:
         names = decode_series(*key)
         if sum(len(value) for value in key[0] if value is not None) <= MAX_CACHED_SERIES_BYTES:
             while len(_series_names) >= MAX_CACHED_SERIES:
-                # The oldest is dropped; a series that still arrives is decoded again.
+                # Drop the oldest set; a series that still arrives is decoded again.
                 _series_names.pop(next(iter(_series_names)), None)
             _series_names[key] = names
     return names

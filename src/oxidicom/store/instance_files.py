@@ -1,5 +1,5 @@
-"""The files of instances in the folder of a series: their UIDs, their number, the newest
-(decision 29)."""
+"""Instance files in a series folder: read UIDs from their names, count them, and remove all but the
+newest file of each instance (decision 29)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from oxidicom.ports import SeriesInfo
 from oxidicom.store.paths import COMPONENT_LIMIT
 
 # An instance number takes at least four characters and may contain "-"; so may an invalid UID.
-# Only where a single "-" follows those four is it certain where the UID begins.
+# Where the UID begins is certain only if a single "-" follows the first four characters.
 _INSTANCE_FILE: Final = re.compile(r".{4}[^-]*-([0-9.]+)\.dcm", re.DOTALL)
 
 
 def instance_uid_of(file_name: str) -> str | None:
-    """Return the SOP Instance UID in a file name; None where it is not certain.
+    """Return the SOP Instance UID that a file name contains; None if it cannot be determined.
 
-    A name of COMPONENT_LIMIT bytes may have been cut, and then ends in a hash (`store.paths`).
+    A name of COMPONENT_LIMIT bytes may be cut, and then ends in a hash (`store.paths`).
     """
     if len(file_name) >= COMPONENT_LIMIT:
         return None
@@ -33,18 +33,18 @@ def instance_uid_of(file_name: str) -> str | None:
 
 
 def list_instances(root_fd: int, path: bytes) -> dict[str, str]:
-    """Return the file name of each SOP Instance UID in a folder; raises OSError.
+    """Return the files in the folder `path`: file names by SOP Instance UID. Raises OSError.
 
-    Files whose names do not tell a UID are left out.
+    Files whose names contain no certain UID are left out (`instance_uid_of`).
     """
     names = list_files(root_fd, path)
     return {uid: name for name in names if (uid := instance_uid_of(name)) is not None}
 
 
 def count_instances(files_root: Path, series: SeriesInfo) -> int:
-    """Return how many `.dcm` files CUBE will find in the folder of a series; 0 if there is none.
+    """Return the number of `.dcm` files in the folder of a series; 0 if there is no folder.
 
-    Raises OSError for anything that leaves the count unknown, a missing root included.
+    Raises OSError if the folder cannot be listed or the files root is missing.
     """
     root_fd = open_root(files_root)
     try:
@@ -55,10 +55,10 @@ def count_instances(files_root: Path, series: SeriesInfo) -> int:
 
 
 def keep_newest(root_fd: int, path: bytes) -> None:
-    """Where a folder has several files of one instance, remove all but the newest.
+    """Remove all files of each instance in the folder `path` but the newest one.
 
-    The newest is the one that got its name last, by its change time, as precise as the file system
-    keeps it. Does nothing where there is no such folder; raises other OSErrors.
+    The newest file is the one that was renamed last: the change time tells, within the resolution
+    of the file system. Does nothing if the folder does not exist; raises OSError for other errors.
     """
     fd = open_folder_if_there(root_fd, path)
     if fd is None:

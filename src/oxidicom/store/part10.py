@@ -9,12 +9,12 @@ from typing import Final
 from oxidicom._dimse import HeaderTemplate
 from oxidicom.constants import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
-# Zeros, because other bytes could make the file look like a program too (CVE-2019-11687).
+# Zeros, because other bytes could make the file an executable as well (CVE-2019-11687).
 _PREAMBLE: Final = bytes(128) + b"DICM"
 
 
 def _padded(text: str, pad: bytes) -> bytes:
-    # A peer may send a UID whose length does not fit into two bytes.
+    # Cut, because a peer may send a UID whose length does not fit into two bytes.
     value = text.encode("latin-1", "replace")[:0xFFFE]
     return value + pad if len(value) % 2 else value
 
@@ -27,10 +27,10 @@ def _element(element: int, vr: bytes, value: bytes) -> bytes:
 def header_template(
     sop_class: str, instance_length: int, transfer_syntax: str, calling_ae_title: str
 ) -> HeaderTemplate:
-    """Return a header without the SOP Instance UID, whose padded length is `instance_length`.
+    """Return a file header in which only the SOP Instance UID is missing.
 
-    The length counts because the group's length is made from it. (0002,0016) is the calling AE
-    title, the implementation is ours (decision 23).
+    `instance_length` is the length in bytes of the padded SOP Instance UID, which the group length
+    includes. (0002,0016) is the calling AE title, and the implementation is oxidicom (decision 23).
     """
     before = (
         struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2)
@@ -52,7 +52,7 @@ def header_template(
 def file_header(
     sop_class: str, sop_instance: str, transfer_syntax: str, calling_ae_title: str
 ) -> bytes:
-    """Return preamble, prefix and group 0002 of a file; under 700 bytes for legal UIDs."""
+    """Return preamble, prefix and group 0002 of a file: below 700 bytes if the UIDs are legal."""
     instance = _padded(sop_instance, b"\0")
     template = header_template(sop_class, len(instance), transfer_syntax, calling_ae_title)
     return template.header(instance)

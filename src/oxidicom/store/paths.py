@@ -1,4 +1,4 @@
-"""Names of folders and files: those of the reference, made safe (decisions 25–27)."""
+"""Names of series folders and instance files, sanitised as in the reference (decisions 25–27)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def sanitise(text: str) -> str:
 
 
 def pacs_name_of(calling_ae_title: str) -> str:
-    """Return the name of a PACS, in paths and for CUBE, from its calling AE title."""
+    """Return the name of a PACS in paths and in CUBE: its calling AE title, sanitised.
+
+    `_` takes the place of names that a path cannot contain: the empty one, `.` and `..`.
+    """
     name = sanitise(calling_ae_title)
     return "_" if name in ("", ".", "..") else name
 
@@ -44,10 +47,10 @@ def series_folder(
     series_description: str | None,
     series_instance_uid: str,
 ) -> str:
-    """Return the folder of a series, relative to the files root.
+    """Return the path of a series folder, relative to the files root.
 
-    Where an element is absent (None), patient name and birth date are left out; the others are
-    replaced by their keyword. `study_date` is the text as received.
+    An absent element is None: patient name and birth date are then left out, and each of the others
+    is replaced by its keyword. `study_date` is the text as received.
     """
     patient = (patient_id, patient_name or "", patient_birth_date or "")
     study = (
@@ -65,13 +68,13 @@ def series_folder(
 
 
 def instance_file_name(instance_number: str | None, sop_instance_uid: str) -> str:
-    """Return the file name of an instance in the folder of its series, of at most 255 bytes."""
+    """Return the name of an instance's file in its series folder, of at most 255 bytes."""
     number = _number(instance_number, "InstanceNumber", 4)
     return _cut(f"{number}-{sanitise(sop_instance_uid)}", COMPONENT_LIMIT - len(".dcm")) + ".dcm"
 
 
 def check_path(folder: str, file_name: str) -> None:
-    """Raise InstanceError where the path of the file would be too long for CUBE."""
+    """Raise InstanceError 0xC000 if the path of the file would be longer than PATH_LIMIT."""
     if len(folder) + 1 + len(file_name) > PATH_LIMIT:
         raise InstanceError(
             DimseStatus.CANNOT_UNDERSTAND, f"Path of file would exceed {PATH_LIMIT} characters"
@@ -81,8 +84,8 @@ def check_path(folder: str, file_name: str) -> None:
 def _number(text: str | None, keyword: str, width: int) -> str:
     """Return a number padded with zeros to `width` characters, as the reference writes it.
 
-    What parses as an unsigned 32-bit integer loses its sign and leading zeros first; other text is
-    sanitised and padded too.
+    An unsigned 32-bit integer loses its sign and leading zeros first; any other text is sanitised.
+    Returns `keyword` if `text` is None.
     """
     if text is None:
         return keyword
@@ -93,7 +96,7 @@ def _number(text: str | None, keyword: str, width: int) -> str:
 
 
 def _cut(component: str, limit: int = COMPONENT_LIMIT) -> str:
-    """Shorten sanitised text, which has one byte a character; a cut name ends in its hash."""
+    """Cut sanitised text, which is ASCII, to `limit` bytes; cut text ends in the hash of all."""
     if len(component) <= limit:
         return component
     ending = "-" + short_hash(component.encode(), 8)

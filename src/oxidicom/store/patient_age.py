@@ -30,9 +30,10 @@ _DAYS_OF_UNIT: Final = {"D": 1.0, "W": 7.0, "M": _single(30.44), "Y": _single(36
 
 
 def days_of_age(text: str) -> int | None:
-    """Return an age in days; None where the text is not an age.
+    """Return an age in days; None if the text is not an age.
 
-    Rounds half away from zero, and saturates at the limits of a signed 32-bit integer.
+    Rounds half away from zero, and saturates at the limits of a signed 32-bit integer. The age is 0
+    if the number is a NaN.
     """
     unit = _DAYS_OF_UNIT.get(text[-1:])
     if unit is None or _FLOAT.fullmatch(text, 0, len(text) - 1) is None:

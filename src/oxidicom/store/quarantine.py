@@ -1,4 +1,4 @@
-"""Refused instances, kept for an operator to examine (decision 22)."""
+"""The quarantine keeps refused instances for an operator to examine (decision 22)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from oxidicom.below_root import make_folders, open_root
 from oxidicom.ulid import new_ulid
 
 _BESIDE_TEMPORARY: Final = b".oxidicom/quarantine"
-"""A folder in the files root, into which a temporary file can be renamed."""
+"""Folder below the files root into which a part file is renamed, before it is copied to the state
+folder, which may be on another file system."""
 
 
 class Quarantine:
-    """Keeps Part 10 files in `state_dir`/quarantine, each under a new ULID."""
+    """The folder `state_dir`/quarantine of Part 10 files, each named by a new ULID."""
 
     def __init__(self, files_root: Path, state_dir: Path) -> None:
         self._files_root = files_root
@@ -26,10 +27,10 @@ class Quarantine:
         self._elsewhere = self._folder.resolve() != self._beside.resolve()
 
     def keep(self, part: PartFile, gather: Gather) -> None:
-        """Write the rest of the instance and move its file into quarantine.
+        """Write the rest of the instance, `gather`, and move its part file into quarantine.
 
         Raises OSError, and then leaves nothing in `state_dir`; a file that was complete by then
-        stays in the folder beside the temporary files.
+        stays in `.oxidicom/quarantine` in the files root.
         """
         name = f"{new_ulid()}.dcm"
         root_fd = open_root(self._files_root)

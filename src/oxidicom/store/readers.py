@@ -1,4 +1,4 @@
-"""Deflated Explicit VR Little Endian (PS3.5 A.5), inflated as far as the walker reads."""
+"""Readers of data sets: a walker, or an inflater if the data set is deflated (PS3.5 A.5)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 INFLATE_STEP_BYTES: Final = 64 * 1024
-"""Bytes inflated at a time, however far a few fed bytes would expand."""
+"""Greatest number of bytes inflated in one step: a few fed bytes may expand to very many."""
 
 MAX_INFLATED_BYTES: Final = 16 * 1024 * 1024
-"""Bytes inflated of one data set (decision 24); the headers of real data sets are far smaller."""
+"""Number of inflated bytes within which the needed elements must lie (decision 24). The headers of
+real data sets are far smaller."""
 
 
 class Inflater:
-    """A `Walker` for deflated data sets: same attributes, fed with raw deflate (RFC 1951)."""
+    """Reads a deflated data set: takes raw deflate data (RFC 1951) and feeds a `Walker`.
+
+    Its methods and attributes are those of `Walker`.
+    """
 
     __slots__ = ("_error", "_inflated", "_stream", "_walker", "asleep", "failed")
 
@@ -32,7 +36,10 @@ class Inflater:
         self.failed = False
 
     def feed(self, buffer: Buffer, start: int, stop: int) -> bool:
-        """Take bytes [start, stop) of `buffer`; see `Walker.feed`."""
+        """Read bytes [start, stop) of `buffer`; return True once no further bytes are needed.
+
+        Raises ValueError if they do not lie in the buffer.
+        """
         if self.asleep:
             return True
         if not 0 <= start <= stop <= memoryview(buffer).nbytes:
@@ -49,17 +56,18 @@ class Inflater:
             self._walk(chunk)
             pending = memoryview(self._stream.unconsumed_tail)
             if self._stream.eof:
-                # Padding follows (PS3.5 A.5), or more, which the stream object would collect.
+                # At most padding follows (PS3.5 A.5). Stop here: the stream object would keep any
+                # further bytes in memory.
                 self.finish()
             elif not pending and len(chunk) < room:
                 break
         return self.asleep
 
     def _inflate_up_to_error(self, stream: zlib._Decompress, broken: memoryview) -> None:
-        """Walk what comes out of `broken` before the byte that breaks the stream.
+        """Walk the output of `broken` that precedes the byte at which the stream is invalid.
 
-        An error loses the output of its whole call, up to INFLATE_STEP_BYTES; how much would depend
-        on the cuts between feeds.
+        A zlib call that raises loses all its output, up to INFLATE_STEP_BYTES. Without this search
+        the result would depend on how the data set is divided into fragments.
         """
         while len(broken) > 1 and not self.asleep:
             half = len(broken) // 2
@@ -75,7 +83,7 @@ class Inflater:
             self._fail("not a raw deflate stream")
 
     def finish(self) -> None:
-        """The data set has ended; see `Walker.finish`."""
+        """End the data set. As with `Walker.finish`, `failed` is True if it ended too early."""
         if not self.asleep:
             self._walker.finish()
             self.asleep = True
@@ -120,5 +128,5 @@ Reader = Walker | Inflater
 
 
 def reader_for(encoding: Encoding) -> Reader:
-    """A fresh reader for one data set."""
+    """Return a new reader for one data set in `encoding`."""
     return Inflater() if encoding is Encoding.DEFLATED else Walker(encoding)

@@ -1,4 +1,4 @@
-"""SeaHash 4, as the Rust crate `seahash` computes it. Folder names of series contain it."""
+"""The hash function SeaHash 4, as in the Rust crate `seahash`. Names of series folders use it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def seahash(data: bytes) -> int:
 def short_hash(data: bytes, digits: int) -> str:
     """Return the first `digits` hexadecimal digits of the hash.
 
-    The hash is written without leading zeros, so there may be fewer.
+    The hash is written without leading zeros, so the result may be shorter.
     """
     return f"{seahash(data):x}"[:digits]

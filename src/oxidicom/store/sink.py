@@ -1,4 +1,4 @@
-"""One instance on the general path: fragments in, a stored file or a refusal out."""
+"""Storing one instance on the general path, from its fragments to a file or a refusal."""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ from oxidicom.store.sink_state import FileState, SinkState, follow
 from oxidicom.store.write_policy import SLOW_CALL_NS
 
 Received = tuple[Walker, PartFile, Gather, int, bool]
-"""What the fast path has received of an instance: the reader, the part file, what is not written
-yet, bytes in all, and whether the free space was checked."""
+"""An instance that the fast path has begun: its walker, its part file, the gather of bytes not
+written yet, the number of bytes received, and whether the free space was checked."""
 
 MAX_COPIED_BYTES: Final = 16 * 1024
-"""Bytes that are cheaper to copy than to keep a whole receive buffer for a writer thread."""
+"""Greatest number of bytes that are copied for a writer thread. With more it is cheaper to let the
+thread keep the whole receive buffer."""
 
 QUARANTINED: Final = frozenset({DimseStatus.DATA_SET_DOES_NOT_MATCH, DimseStatus.CANNOT_UNDERSTAND})
-"""Statuses of instances that were refused for what they hold, not for a fault of ours: a person may
-want to see them."""
+"""Statuses of refusals that the contents of an instance cause, not this receiver. Such instances go
+to the quarantine, where an operator can examine them."""
 
 _OUT_OF_RESOURCES: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
 
 
 def refusal_of(error: BaseException) -> InstanceError:
-    """Return what the sender is told of an error (decision 21); file names never show."""
+    """Return the refusal that answers `error` (decision 21); its text contains no file name."""
     if isinstance(error, InstanceError):
         return error
     if isinstance(error, OSError) and error.errno is not None:
@@ -64,10 +65,10 @@ def _nothing() -> None:
 
 
 class StorageSink:
-    """One instance in reception (ports.InstanceSink).
+    """One instance that is being received (ports.InstanceSink).
 
-    Methods named `_…_job` run in an executor, perhaps on a writer thread, one after the other; all
-    others on the loop's thread.
+    Methods named `_…_job`, and `_begin_job`, run one after the other in an executor, which may be a
+    writer thread. All other methods run on the loop's thread.
     """
 
     __slots__ = (
@@ -160,7 +161,7 @@ class StorageSink:
         self._observe()
 
     def _follow_policy(self) -> None:
-        """Leave the loop's thread if any association has found the storage slow."""
+        """Choose the executor again if inline writing has ended since it was chosen."""
         executors = self._storage.executors
         if self._inline and not executors.policy.writes_inline:
             self._executor = executors.choose()
@@ -172,7 +173,11 @@ class StorageSink:
         self._file = FileState.WHOLE
 
     def _begin_job(self) -> None:
-        """Raise what keeps the instance from being stored; the file is broken until the end."""
+        """Mark the file as broken until the job succeeds, and check whether it may run.
+
+        Raises InstanceError if an earlier job has failed, the instance is refused or discarded, or,
+        before the first job, too little space is free. Raises OSError.
+        """
         before, self._file = self._file, FileState.BROKEN
         abandoned = self._state is SinkState.REFUSED or self._state is SinkState.DISCARDED
         if abandoned or before is FileState.BROKEN:
@@ -190,7 +195,7 @@ class StorageSink:
         self._owner.buffer_released(buffer)
 
     def _observe(self) -> None:
-        """Report slow storage calls to the policy, once."""
+        """Report a slow storage call of this instance to the policy; each is reported once."""
         slowest_ns = self._part.slowest_ns
         if slowest_ns >= SLOW_CALL_NS:
             self._part.slowest_ns = 0
@@ -239,14 +244,14 @@ class StorageSink:
             return True
         if self._inline and not folder.listed:
             try:
-                # First, so that an instance that cannot be written leaves no journal entry behind.
+                # Written first: an instance that cannot be written must leave no journal entry.
                 self._write_job(self._gather)
                 storage.prepare(folder, self._association.association_id)
             except Exception as error:
                 self._placed(folder, names, None, error)
                 return True
             if not folder.listed and storage.executors.policy.is_automatic:
-                # An earlier reception may have left any number of files there.
+                # The folder existed, so it may hold any number of files that must be listed.
                 self._leave_loop()
         if self._inline or self._gather.size <= MAX_COPIED_BYTES:
             if not self._inline:
@@ -254,12 +259,12 @@ class StorageSink:
             self._place(folder, names)
             return True
         self._place(folder, names)
-        # After it in the same executor, because only then the buffer is free.
+        # Queued behind the placing in the same executor: only then is the buffer free.
         self._executor.run(_nothing, lambda result, error: self._owner.buffer_released(buffer))
         return False
 
     def _leave_loop(self) -> None:
-        """Let a writer thread do the rest, which may take long and needs no receive buffer."""
+        """Run all further jobs on a writer thread; copy the gathered bytes, to free the buffer."""
         if self._inline:
             self._gather.detach()
             self._executor = self._storage.executors.next_thread()
@@ -284,7 +289,7 @@ class StorageSink:
         self._storage.place(
             self._part, self._gather, folder, names.file_name, self._association.association_id
         )
-        # Again, because another thread may have failed to remove a file since the first write.
+        # Not only before the first write: a removal may have failed on another thread since.
         self._storage.temporary.retry_removals()
 
     def _placed(
@@ -331,15 +336,18 @@ class StorageSink:
         )
 
     def _fail(self, error: BaseException) -> InstanceError:
-        """Return the refusal, which the first failure decides; the rest is read and dropped."""
+        """Refuse the instance for `error`, unless it is refused already; return the refusal.
+
+        Fragments that follow are read but not written.
+        """
         if self._error is not None:
             return self._error
         if self._storage.on_bug is not None and not isinstance(error, (InstanceError, OSError)):
             self._storage.on_bug(error)
-        # Without the frames, which hold this sink and the buffers of its jobs.
+        # The frames of the traceback would keep this sink and the buffers of its jobs alive.
         self._error = refusal_of(error).with_traceback(None)
         if (
-            self._state is SinkState.STORING  # an instance that is not whole has a hole
+            self._state is SinkState.STORING  # only a complete instance is quarantined
             and self._storage.quarantine is not None
             and self._error.status in QUARANTINED
         ):
@@ -349,7 +357,7 @@ class StorageSink:
         return self._error
 
     def _abandon(self, state: SinkState) -> None:
-        """Remove the temporary file; nothing more is written to it."""
+        """Enter `state` and remove the temporary file; later jobs do not write to it."""
         self._enter(state)
         self._gather.clear()
         self._follow_policy()
@@ -359,7 +367,7 @@ class StorageSink:
         try:
             return series_uid_of(self._reader, self._association.calling_ae_title)
         except Exception:
-            # The bug in `_names`, which was reported then, shows here again.
+            # The same bug has been raised in `_names` and reported there.
             return None
 
     def _refuse(self, error: InstanceError) -> None:
@@ -380,7 +388,7 @@ class StorageSink:
         if self._state is not SinkState.QUARANTINING or quarantine is None:
             self._owner.instance_done(outcome)
             return
-        # The file may be copied to another file system.
+        # Not on the loop's thread: the file may be copied to another file system.
         if self._inline:
             self._leave_loop()
         else:

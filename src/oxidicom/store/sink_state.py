@@ -1,4 +1,4 @@
-"""The states of an instance on the general path and of its part file."""
+"""The states of an instance on the general path, and those of its part file."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Final
 
 
 class SinkState(IntEnum):
-    """How far an instance has come, as the loop's thread knows it."""
+    """The progress of an instance. It changes on the loop's thread only."""
 
     RECEIVING = auto()
-    """Fragments are fed and written."""
+    """Fragments arrive and are written."""
     STORING = auto()
-    """The last fragment was fed; the outcome follows."""
+    """The last fragment has arrived; the outcome follows."""
     REFUSED = auto()
-    """The instance will not be stored and its temporary file is removed. Before the last fragment
-    the rest is read, for the series UID in the report, and not written."""
+    """The instance will not be stored and its temporary file is removed. Fragments that arrive
+    later are read, because the report contains the series UID, but not written."""
     QUARANTINING = auto()
-    """The instance was refused whole; its temporary file goes to the quarantine."""
+    """The instance was refused after its last fragment; its file is moved to the quarantine."""
     DISCARDED = auto()
-    """The association has ended; no outcome follows."""
+    """The association ended before the last fragment; no outcome follows."""
 
 
 TRANSITIONS: Final[Mapping[SinkState, Set[SinkState]]] = {
@@ -30,22 +30,22 @@ TRANSITIONS: Final[Mapping[SinkState, Set[SinkState]]] = {
     SinkState.QUARANTINING: frozenset(),
     SinkState.DISCARDED: frozenset(),
 }
-"""States that may follow each state."""
+"""The states that may follow each state."""
 
 
 def follow(state: SinkState, next_state: SinkState) -> SinkState:
-    """Return `next_state`; raises AssertionError, a bug of ours, where it may not follow."""
+    """Return `next_state`. Raises AssertionError, which is a bug, if it may not follow `state`."""
     if next_state not in TRANSITIONS[state]:
         raise AssertionError(f"{next_state.name} after {state.name}")
     return next_state
 
 
 class FileState(IntEnum):
-    """What is known of the part file, where its jobs run."""
+    """The state of the part file. The jobs of its instance, which run one at a time, change it."""
 
     UNCHECKED = auto()
-    """No job has run: the free space is to be checked."""
+    """No job has run; the first one checks the free space."""
     WHOLE = auto()
-    """Everything was written so far."""
+    """Every job so far has succeeded."""
     BROKEN = auto()
-    """A job runs, or one has failed: the file may have a hole."""
+    """A job is running or one has failed: bytes may be missing from the file."""

@@ -1,4 +1,4 @@
-"""Storage of instances, as an association uses it (ports.InstanceStore)."""
+"""The interface of storage for associations (ports.InstanceStore)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from oxidicom.store.sink import Received, StorageSink
 
 
 class Storage(FilesRoot):
-    """Stores the instances of associations: each in a sink, or on the fast path."""
+    """Stores the instances of associations, each through a sink or on the fast path."""
 
     def begin(
         self,
@@ -53,17 +53,18 @@ class Storage(FilesRoot):
         return StoreFastPath(self, association, contexts, peer_socket, owner)
 
     def discard(self, part: PartFile) -> None:
-        """Remove a temporary file, on the loop's thread only while storage is quick.
+        """Remove a part file, through the executor that the policy selects now.
 
-        Many associations may end at once, because their peer has given up on slow storage.
+        Many associations may end at once because their peer has given up on slow storage: removing
+        all their files on the loop's thread would block it.
         """
         self.executors.choose().run(part.discard, ignore)
 
     def destination(self, walker: Walker, association: AssociationContext) -> Destination | None:
-        """Return where the instance that `walker` has read goes.
+        """Return the folder for the instance that `walker` has read; None for the general path.
 
-        None unless the association has stored an instance of its series and nothing is left to
-        decide.
+        It is None unless the series has a stored instance, this association has claimed and
+        journaled the folder, its files are listed, and the instance leads to the same path.
         """
         names = read_series(walker, association.calling_ae_title)
         if names.series is None or not names.instance_is_text:

@@ -1,4 +1,4 @@
-"""Text of the elements that name an instance: how their raw values are read."""
+"""Reads the text of the elements that identify an instance from their raw values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ WHITE_SPACE: Final = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
-"""Unicode's White_Space, which the reference trims; `str.strip` also trims U+001C to U+001F."""
+"""Characters with the Unicode property White_Space, which the reference trims. `str.strip` also
+trims U+001C to U+001F."""
 
 KEYWORDS: Final[tuple[str, ...]] = tuple(dictionary_keyword(tag) for tag in WANTED_TAGS)
 TAGS: Final[dict[str, int]] = dict(zip(KEYWORDS, WANTED_TAGS, strict=True))
@@ -31,7 +32,7 @@ _SINGLE_VALUED: Final = frozenset({"LT", "ST", "UR", "UT"})
 _TEXT: Final = _CHARSET_GOVERNED | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"}
 _BINARY: Final = frozenset({"AT", "FD", "FL", "OB", "OD", "OF", "OL", "OV", "OW"})
 _NOT_TEXT: Final = _BINARY | {"SL", "SQ", "SS", "SV", "UL", "US", "UV"}
-"""VRs of PS3.5 table 6.2-1 without UN, for which the VR of the dictionary is used."""
+"""VRs of binary values and sequences. With _TEXT, these are all VRs of PS3.5 table 6.2-1 but UN."""
 
 _KEEPS_NUL: Final = frozenset({"SeriesNumber", "InstanceNumber", "PatientAge"})
 
@@ -41,7 +42,7 @@ _STUDY_DATE: Final = regex(
 
 
 def vr_of(keyword: str, sent: bytes) -> str:
-    """Return the VR to read an element with: as sent, or the dictionary's where UN or unknown."""
+    """Return the VR of an element: `sent`, or that of the dictionary if `sent` is UN or unknown."""
     vr = sent.decode("latin-1")
     return vr if vr in _TEXT or vr in _NOT_TEXT else _DICTIONARY_VR[keyword]
 
@@ -54,10 +55,10 @@ def is_text(vr: str) -> bool:
 def text_of(
     keyword: str, raw: bytes | None, vr: str, encodings: Sequence[str] = ("latin-1",)
 ) -> str | None:
-    """Return the first value of an element, trimmed and without NULs.
+    """Return the text of the first value of an element, trimmed and without NULs.
 
-    None where the element is absent, empty or not text. From numbers and ages, which are parsed
-    later, NULs are not removed: a number with a NUL in it is invalid.
+    Returns None if the element is absent, empty or not text. Numbers and ages keep their NULs: they
+    are parsed later, and a number with a NUL in it is invalid.
     """
     if not raw or vr in _NOT_TEXT:
         return None
@@ -69,12 +70,15 @@ def text_of(
 
 
 def charset_of(raw: bytes | None, vr: str) -> list[str]:
-    """Return the Python encodings for the raw value of Specific Character Set."""
+    """Return the Python encodings for a raw value of Specific Character Set, the initial one first.
+
+    A value whose VR is not text counts as absent.
+    """
     return encodings_of(None if vr in _NOT_TEXT else raw)
 
 
 def iso_date(text: str) -> str | None:
-    """Return YYYYMMDD, YYYY-MM-DD or YYYY.MM.DD as YYYY-MM-DD; None where it is not a date."""
+    """Return YYYYMMDD, YYYY-MM-DD or YYYY.MM.DD as YYYY-MM-DD; None if it is not a date."""
     match = _STUDY_DATE(text)
     if match is None:
         return None

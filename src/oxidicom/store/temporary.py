@@ -1,9 +1,9 @@
 """The folder of temporary files, `.oxidicom/tmp` in the files root (promise 3).
 
-A name begins with the signature of its process, so that the next start removes the files of dead
-processes and keeps those that other processes are writing. Two containers that share a host name
-and a files root may still remove each other's files at a start; these instances are refused, and
-their senders try again.
+A file's name begins with the signature of the process that writes it. At its start a receiver
+removes the files of dead processes and keeps those of living ones. Two containers that share a host
+name and a files root may still remove each other's files at a start; those instances are refused,
+and their senders try again.
 """
 
 from __future__ import annotations
@@ -22,35 +22,38 @@ from oxidicom.process_signature import is_left_behind, is_signed, sign
 TEMPORARY_PATH: Final = b".oxidicom/tmp"
 
 STALE_PART_FILE_S: Final = 24 * 3600.0
-"""Seconds after which a part file of another host is taken for left behind: no instance takes a day
-to receive."""
+"""Seconds since its last change after which a part file of another host counts as left behind: no
+instance takes a day to receive."""
 
 _SUFFIX: Final = ".part"
 _NOT_REMOVABLE: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.EPERM})
-"""The errnos of removing nothing, a folder, or a file that an administrator has made immutable.
-Trying again would not help, and as long as a file is left to remove no instance takes the fast
-path."""
+"""Errors of unlink(2) for a missing file, a folder, and a file that an administrator has made
+immutable. These are not tried again: they would fail again, and no instance takes the fast path
+while a name is in `unremoved`."""
 
 
 class TemporaryFolder:
-    """Makes temporary files below the open files root `root_fd`; raises OSError."""
+    """The folder of temporary files below the open files root `root_fd`.
+
+    Makes the folder if it is missing. Raises OSError.
+    """
 
     def __init__(self, root_fd: int) -> None:
         self._root_fd = root_fd
         self.prefix = f"{sign()}-".encode()
         self.numbers = count()
-        """Numbers that make, after the prefix, names that no other process gives."""
+        """Numbers of part files. No other process uses a name of `prefix` and a number."""
         self.unremoved: list[bytes] = []
-        """Names of files that could not be removed."""
+        """Names of files that could not be removed yet."""
         self._make()
         self.fd = open_folder(root_fd, TEMPORARY_PATH)
 
     def _make(self) -> None:
-        # Only its user can read the first folder: part files contain patient data.
+        # Only the user of this process can read `.oxidicom`: part files contain patient data.
         make_folders(self._root_fd, TEMPORARY_PATH, sync=False, first_mode=0o700)
 
     def part_file(self, header: bytes) -> PartFile:
-        """Return a part file of a new name, which begins with `header`."""
+        """Return a part file with a new name. Its first bytes are `header`."""
         name = b"%s%d.part" % (self.prefix, next(self.numbers))
         return PartFile(self.fd, name, header, self.unremoved)
 
@@ -67,15 +70,15 @@ class TemporaryFolder:
                         return
 
     def make_again(self) -> None:
-        """Make the folder again that was removed, and open it under the same descriptor number,
-        which part files under way keep."""
+        """Make the folder again after it was removed, and open it under the same descriptor number,
+        because existing part files use that number. Raises OSError."""
         self._make()
         fd = open_folder(self._root_fd, TEMPORARY_PATH)
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
 
     def sweep(self) -> int:
-        """Remove the files of dead processes; return their number. Raises OSError."""
+        """Remove the files of dead processes; return how many were removed. Raises OSError."""
         removed = 0
         for name in os.listdir(self.fd):
             if not name.endswith(_SUFFIX) or not is_signed(name):

@@ -1,7 +1,7 @@
 """Decides whether an instance is written inline, on the loop's thread, or on a writer thread.
 
-Inline storage calls reach the speed of the machine but block the loop while they last; writer
-threads cost a quarter of a single sender's throughput and never block it (measured).
+Inline writing is the fastest, but each storage call blocks the loop. Writer threads never block it,
+but reduce the throughput of a single sender by a quarter (measured).
 """
 
 from __future__ import annotations
@@ -26,22 +26,26 @@ LOCAL_FILE_SYSTEMS: Final = frozenset(
         0x52654973,  # ReiserFS
     }
 )
-"""The f_type of statfs(2) of file systems whose calls end in memory or on a local device."""
+"""Values of f_type in statfs(2) for file systems that store in memory or on a local device."""
 
 SLOW_CALL_NS: Final = 5_000_000
-"""Nanoseconds from which a storage call is slow. Three slow calls within SLOW_CALLS_WITHIN_S end
-inline writing."""
+"""Duration in nanoseconds from which a storage call is slow. SLOW_CALLS_TOLERATED slow calls within
+SLOW_CALLS_WITHIN_S seconds are tolerated; one more ends inline writing."""
 TOO_SLOW_CALL_NS: Final = 20_000_000
-"""Nanoseconds from which a single storage call ends inline writing, because it delays every other
-association too much."""
+"""Duration in nanoseconds from which a single storage call ends inline writing, because it delays
+every other association too much."""
 SLOW_CALLS_TOLERATED: Final = 2
 SLOW_CALLS_WITHIN_S: Final = 1.0
 INLINE_AGAIN_S: Final = 30.0
-"""Seconds after the latest storage call that was too slow, until `auto` writes inline again."""
+"""Seconds from the event that ended inline writing until mode `auto` writes inline again."""
 
 
 class WritePolicy:
-    """The write mode in force. Does no I/O; times are in seconds of one clock."""
+    """Decides how instances are written, from the write mode and the duration of storage calls.
+
+    `local` is whether all storage is on LOCAL_FILE_SYSTEMS, `fsync` whether files are synced: mode
+    `auto` writes inline only if local and not synced. Does no I/O. Times are seconds of one clock.
+    """
 
     def __init__(self, mode: WriteMode, *, local: bool, fsync: bool) -> None:
         self._mode = mode
@@ -49,8 +53,8 @@ class WritePolicy:
         self._slow_calls: deque[float] = deque(maxlen=SLOW_CALLS_TOLERATED + 1)
         self._threads_until = float("-inf")
         self.writes_inline = mode == "inline" or (mode == "auto" and self._auto_inline)
-        """The latest decision, to be read without a clock. `observe` can end inline writing at
-        once; only `decide` begins it again."""
+        """Whether instances are written inline: the latest decision, readable without the current
+        time. `observe` can end inline writing at once; only `decide` begins it again."""
 
     @property
     def is_automatic(self) -> bool:
@@ -65,7 +69,10 @@ class WritePolicy:
         return self.writes_inline
 
     def observe(self, slowest_ns: int, now: float) -> None:
-        """Take note of the longest stretch of storage calls of one instance."""
+        """Record the longest uninterrupted run of storage calls of one instance, in nanoseconds.
+
+        Ends inline writing if the storage is too slow for it.
+        """
         if slowest_ns < SLOW_CALL_NS:
             return
         self._slow_calls.append(now)
