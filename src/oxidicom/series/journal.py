@@ -1,4 +1,4 @@
-"""The journal: which associations have carried series that are not registered yet.
+"""The journal records which associations have carried series that are not registered yet.
 
 It survives crashes. Each pair of association and series has one small file, so that workers and
 receivers that share a state folder never write the same file, and the end of one session of a
@@ -22,7 +22,7 @@ from oxidicom.ports import SeriesInfo, SeriesKey
 
 _INVALID_SUFFIX: Final = ".bad"
 _NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
-"""The errnos of opening a folder, a link or a socket as a file."""
+"""Errors of opening a folder, a link or a socket as a file."""
 
 
 class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -31,29 +31,29 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     association_id: str
     series: SeriesInfo
     writer: str = ""
-    """Name of the receiving process that made the entry."""
+    """Name of the receiving process that wrote the entry; empty if the journal was given none."""
 
 
 @dataclass(slots=True)
 class JournalFaults:
-    """Faults of single entries, without patient data."""
+    """The faults of single files that `Journal.entries` found; the texts contain no patient
+    data."""
 
     invalid: list[str] = field(default_factory=list)
-    """One line of text for each file that is not an entry."""
+    """One line of text for each file that was not an entry and has been renamed."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """The reason for each file name that could not be read. A later attempt may succeed."""
+    """The reason why a file could not be read, by file name. A later attempt may succeed."""
 
 
 class Journal:
-    """A folder of journal entries. Nothing of it is kept in memory.
+    """A folder of journal entries, of which no copy is kept in memory.
 
-    The folder is made where it is missing. With `sync` an entry survives a power failure, otherwise
-    the death of the process. Any number of processes may use one folder; entries are marked with
-    `writer`.
+    With `sync` an entry survives a power failure; without, only the death of the process. Any
+    number of processes may use one folder. New entries contain `writer`.
     """
 
     def __init__(self, folder: Path, sync: bool, writer: str = "") -> None:
-        """Make the folder; raises OSError."""
+        """Make the folder if it is missing. Raises OSError."""
         self._folder = folder
         self._sync = sync
         self._writer = writer
@@ -62,7 +62,10 @@ class Journal:
         filesystem.create_folder(folder, sync=sync)
 
     def enter(self, association_id: str, series: SeriesInfo) -> None:
-        """Write an entry and return once it is on disk; replaces an equal one. Raises OSError."""
+        """Write the entry of an association and a series; an existing one is replaced.
+
+        With `sync` it is on the device when this returns. Raises OSError.
+        """
         name = _name(association_id, series.key)
         data = self._encoder.encode(JournalEntry(association_id, series, self._writer))
         try:
@@ -72,7 +75,7 @@ class Journal:
             filesystem.write_atomically(self._folder, name, data, sync=self._sync)
 
     def remove(self, key: SeriesKey, associations: Iterable[str]) -> None:
-        """Remove the entries of a series that `associations` have; raises OSError.
+        """Remove the entries of `associations` for a series, where they exist. Raises OSError.
 
         The removal is never synced: an entry that reappears after a power failure leads at worst to
         a second registration of the same count, and registrations are delivered at least once.
@@ -83,10 +86,12 @@ class Journal:
     def entries(
         self, faults: JournalFaults, names: Collection[str] | None = None
     ) -> Iterator[JournalEntry]:
-        """Yield the entries of the files `names`, by default of all, oldest association first.
+        """Yield the entries in the files `names`, in that order.
 
-        A file that is not an entry is renamed to `*.bad` and ignored from then on. Raises OSError
-        if the folder cannot be listed; faults of single files are added to `faults`.
+        If `names` is None, yields all entries, oldest association first, and removes temporary
+        files of dead processes. A file that is not an entry is renamed to `*.bad` and ignored from
+        then on. Faults of single files are added to `faults`. Raises OSError if the folder cannot
+        be listed.
         """
         if names is None:
             filesystem.remove_stale_temporaries(self._folder)
@@ -108,7 +113,10 @@ class Journal:
             yield entry
 
     def _read(self, name: str) -> JournalEntry | None:
-        """Return the entry; None if `enter` cannot have written it by this name. Raises OSError."""
+        """Return the entry in the file `name`; None if `enter` cannot have written the file.
+
+        Raises OSError if the file cannot be read.
+        """
         try:
             entry = self._decoder.decode(filesystem.read_small(self._folder / name))
             return entry if _name(entry.association_id, entry.series.key) == name else None

@@ -1,4 +1,4 @@
-"""Reads from the journal which series were open when a process died."""
+"""Finds in the journal the series that were open when a process died."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from oxidicom.series.journal import Journal, JournalFaults
 
 
 class RecoveredSeries(NamedTuple):
-    """A series that has journal entries."""
+    """A series that has journal entries, and the associations that carried it."""
 
     series: SeriesInfo
-    """The record of its oldest association, which named its folder (decision 26)."""
+    """The attributes in the entry of its oldest association, which determined its folder
+    (decision 26)."""
     associations: tuple[str, ...]
-    """Associations that have carried it, oldest first."""
+    """Identifiers of the associations that have carried it, oldest first."""
 
 
 def recover(
@@ -24,11 +25,11 @@ def recover(
     accepts: Callable[[str], bool] = lambda writer: True,
     names: Collection[str] | None = None,
 ) -> list[RecoveredSeries]:
-    """Return the series of the journal, oldest first.
+    """Return the series that have journal entries, oldest first.
 
-    Only entries of writers that `accepts` returns True for are read and, if `names` is given, only
-    those files. Raises OSError if the journal's folder cannot be listed; faults of single entries
-    are added to `faults`.
+    An entry is ignored unless `accepts` returns True for its writer. If `names` is given, only
+    these files of the journal are read. Faults of single files are added to `faults`. Raises
+    OSError if the journal's folder cannot be listed.
     """
     found: dict[SeriesKey, tuple[SeriesInfo, list[str]]] = {}
     for entry in journal.entries(faults, names):

@@ -30,9 +30,9 @@ _HOST: Final = re.compile(r"^(?P<host>[^-]*)-.*-ns(?P<namespace>\d+)$")
 
 
 class ReceiverLeases:
-    """The folder of all leases, as one receiver uses it. Methods block and raise OSError.
+    """The folder of all leases, as one receiver uses it.
 
-    `acquire` makes the folder where it is missing.
+    `acquire` makes the folder if it is missing. Methods block, and raise OSError.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,22 +40,23 @@ class ReceiverLeases:
         namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
         self.name = f"{sign()}-ns{namespace}"
         """Name of this receiver and of its lease, unique among all receivers. It includes the PID
-        namespace, because a process number means nothing in another one."""
+        namespace, because process numbers are valid in one namespace only."""
         self._path = folder / self.name
         self._can_judge = False
-        """Whether receivers of other hosts have had time to renew. Not at the start, because the
-        storage may have hung for all of them until then, nor after a late renewal."""
+        """Whether an old lease proves that its receiver, on another host, is dead. False at the
+        start and after a late renewal, because the storage may have hung for every receiver."""
 
     def acquire(self) -> None:
-        """Create the lease of this receiver."""
+        """Create the lease of this receiver, and the folder if it is missing."""
         filesystem.create_folder(self._folder, sync=False)
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def renew(self) -> bool:
-        """Renew the lease; return whether the renewal before was recent.
+        """Renew the lease; return whether the previous renewal was recent.
 
-        If it was not, the storage or this machine has hung. The others may not have been able to
-        renew since, so none of them is taken for dead until the next renewal.
+        If it was not, or the lease was missing, the storage or this machine may have hung. Other
+        receivers may not have been able to renew either, so none on another host counts as dead
+        until the next renewal.
         """
         self._can_judge = False
         try:
@@ -68,7 +69,10 @@ class ReceiverLeases:
         return self._can_judge
 
     def release(self) -> None:
-        """Remove the lease, and those taken over: all series of them are registered."""
+        """Remove the lease of this receiver and those that it has taken over.
+
+        Must be called only when all their series are registered.
+        """
         for name in filesystem.names(self._folder):
             if _holder(name) == self.name:
                 filesystem.remove_if_there(self._folder / name)
@@ -91,7 +95,8 @@ class ReceiverLeases:
         return not self._can_judge or latest > os.stat(self._path).st_mtime - LEASE_LIFETIME_S
 
     def successors(self) -> dict[str, str]:
-        """Return the name of the successor of each dead receiver that has one."""
+        """Return the successors of dead receivers: name of the successor by name of the dead
+        one."""
         pairs = (
             name.split(_SUCCESSOR_MARK, 1)
             for name in filesystem.names(self._folder)
@@ -100,18 +105,18 @@ class ReceiverLeases:
         return dict(pairs)
 
     def take_over_dead(self) -> list[str]:
-        """Become the successor of receivers that died without releasing their leases, or whose
-        successor did; return their names.
+        """Become the successor of each receiver that died without releasing its lease, and of each
+        one whose successor died; return their names.
 
-        Where several receivers try, each dead one gets one successor.
+        If several receivers try at the same time, each dead one gets exactly one successor.
         """
         dead = [name for name in filesystem.names(self._folder) if not self.is_alive(_holder(name))]
         claimed = [_original_holder(name) for name in dead if self._claim(name)]
-        # A receiver that was taken for dead by a successor that has died keeps its own series.
+        # A receiver whose lease a successor took over although it was alive keeps its series.
         return [name for name in claimed if not self.is_alive(name)]
 
     def forget(self, name: str) -> None:
-        """Remove the lease of a dead receiver that has left nothing, taken over by this one."""
+        """Remove a lease that this receiver has taken over, once `name` has no open series."""
         filesystem.remove_if_there(self._folder / f"{name}{_SUCCESSOR_MARK}{self.name}")
 
     def _claim(self, name: str) -> bool:
@@ -127,11 +132,15 @@ def _original_holder(name: str) -> str:
 
 
 def _holder(name: str) -> str:
-    """Return the receiver that must be alive: the successor where there is one."""
+    """Return the name of the receiver that holds the lease `name` now: the successor if there is
+    one, otherwise the original receiver."""
     return name.rpartition(_SUCCESSOR_MARK)[2]
 
 
 def _host(name: str) -> tuple[str, str] | None:
-    """Return host name and PID namespace: where both are equal, process numbers can be compared."""
+    """Return the host name and PID namespace of a receiver; None if `name` is not a receiver's.
+
+    The process numbers of two receivers can be compared if both are equal.
+    """
     match = _HOST.match(name)
     return match and (match["host"], match["namespace"])

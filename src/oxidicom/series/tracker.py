@@ -1,9 +1,9 @@
-"""The series tracker: keeps account of open series. It takes reports and times, and returns
-notices.
+"""The series tracker: records which series are open and decides when each is complete. It takes
+reports and times, and returns notices.
 
-A series is open while an open association has carried it. Once the last of them has ended and the
-settle time has passed, counted from the last instance or the end of the last association, whichever
-is later, one session of the series is complete. A later instance begins another session.
+A session of a series begins with an instance. It is complete when all associations that have
+carried the series have ended and the settle time has passed since the last instance or the end of
+the last association, whichever is later. A later instance begins another session.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from oxidicom.ports import (
 )
 
 MAX_ENDED_ASSOCIATIONS: Final = 16_384
-"""Ended associations that are remembered. A report from another worker follows the end of its
-association by milliseconds."""
+"""Number of ended associations that are remembered. A report from another worker may arrive
+milliseconds after the end of its association."""
 
 
 class _SeriesSession:
@@ -55,21 +55,24 @@ class _SeriesSession:
         self.attempted = 0
         self.expected: int | None = None
         self.carriers: set[str] = set()
-        """Open associations that have carried the series."""
+        """Identifiers of open associations that have carried the series."""
         self.associations: dict[str, None] = {}
-        """All associations that have carried the series, in order of their first reports."""
+        """Identifiers of all associations that have carried the series, in order of their first
+        reports; a dictionary, because a set has no order."""
         self.began = at
         self.changed_at = at
-        """Time of the last instance, or of the last end of an association."""
+        """Time of the last instance or the last end of an association, whichever is later."""
         self.not_before = at
-        """Earliest time at which a recovered session is complete."""
+        """Earliest time at which the session may be complete (decision 32); only a recovered
+        session has to wait for it."""
         self.deadline: float | None = None
         """Time at which the session is complete; None while `carriers` keep it open."""
         self.queued: float | None = None
-        """Time of the one valid entry that the session has in the queue of deadlines."""
+        """Deadline in the one valid entry that the session has in the tracker's queue; None if it
+        has none."""
 
     def completed(self) -> SeriesCompleted:
-        """Return the notice of its completion."""
+        """Return the notice that the session is complete."""
         return SeriesCompleted(
             self.series,
             len(self.instances),
@@ -79,7 +82,7 @@ class _SeriesSession:
         )
 
     def status(self) -> OpenSeries:
-        """Return the record for the status board."""
+        """Return the record of the session for the status board."""
         return OpenSeries(
             self.series,
             len(self.instances),
@@ -93,9 +96,10 @@ class _SeriesSession:
 class SeriesTracker:
     """The open series of a receiver.
 
-    Call `due` at `next_deadline`; the other methods return the notices that a report leads to.
-    Times are in seconds of the clock of the reports' `at`. The cost of a call does not depend on
-    how many other series are open.
+    Call `due` at the time that `next_deadline` returns. Methods that take a report return the
+    notices that it causes. Times are seconds of the clock of the reports' `at`; `settle` and
+    `recovery_settle` are in seconds. The cost of a report hardly depends on how many other series
+    are open.
     """
 
     def __init__(self, settle: float, recovery_settle: float) -> None:
@@ -103,15 +107,16 @@ class SeriesTracker:
         self._recovery_settle = max(settle, recovery_settle)
         self._sessions: dict[SeriesKey, _SeriesSession] = {}
         self._carried: dict[str, set[_SeriesSession]] = {}
-        """Sessions that each open association has carried."""
+        """Sessions that an open association has carried, by its identifier."""
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._queue: list[tuple[float, int, _SeriesSession]] = []
-        """A heap of (deadline, serial number, session). Deadlines mostly move later, so an entry
-        may reach the top too early; it is put back then, instead of at each change."""
+        """A heap of (deadline, serial number, session). Most changes make a deadline later. The
+        entry is not moved then, but queued again when it reaches the top too early."""
         self._serial = count()
         self._latest: _SeriesSession | None = None
         self._latest_series: SeriesInfo | None = None
-        """The record of the latest report: most reports give the same object again."""
+        """The series object of the latest report. Most reports contain the same object as the one
+        before, and then no key needs to be looked up."""
 
     def stored(self, report: InstanceStored) -> list[Notice]:
         """Count a stored instance. A repeated instance is not counted again (decision 29)."""
@@ -142,7 +147,7 @@ class SeriesTracker:
         return session
 
     def refused(self, report: InstanceRefused) -> list[Notice]:
-        """Take note of a refused instance: it opens no series, but keeps an open one open."""
+        """Record a refused instance. It opens no series, but prolongs one that is open."""
         uid = report.series_instance_uid
         notices: list[Notice] = [SeriesFailed(report.calling_ae_title, uid, report.error)]
         if uid is not None:
@@ -153,20 +158,20 @@ class SeriesTracker:
         return notices
 
     def expect(self, key: SeriesKey, count: int) -> None:
-        """Set how many instances of a series the PACS has, if the series is open."""
+        """Set the number of instances that the PACS holds of a series, if the series is open."""
         session = self._sessions.get(key)
         if session is not None:
             session.expected = count
 
     def association_ended(self, report: AssociationEnded) -> list[Notice]:
-        """Take note that an association has ended, in whatever way (decision 31).
+        """Record that an association has ended, by a release or in any other way (decision 31).
 
-        Completes a series at once only if the settle time is 0 s.
+        A series is complete at once only if the settle time is 0 s.
         """
         return self.associations_lost((report.association_id,), report.at)
 
     def associations_lost(self, association_ids: Iterable[str], at: float) -> list[Notice]:
-        """As `association_ended`, for the associations of a worker that has died."""
+        """Record the end of several associations at the time `at`, as `association_ended` does."""
         notices: list[Notice] = []
         for association_id in association_ids:
             self._remember_ended(association_id)
@@ -184,10 +189,10 @@ class SeriesTracker:
         at: float,
         instances: Iterable[str] = (),
     ) -> None:
-        """Open a series again that was open when an earlier process, or a worker, died.
+        """Continue a series that was open when an earlier process, or a worker, died.
 
-        `at` is the time at which this process began to listen, or heard of the death. The series is
-        complete no sooner than the recovery settle time after `at` (decision 32), even if it is
+        `at` is the time at which this process began to listen, or learned of the death. The series
+        is complete no sooner than the recovery settle time after `at` (decision 32), even if it is
         carried again: a sender may resend it in many short associations. `instances` are the SOP
         Instance UIDs in its folder, so that its count continues from there.
         """
@@ -204,38 +209,43 @@ class SeriesTracker:
         session.associations.update(dict.fromkeys(associations))
 
     def has_ended(self, association_id: str) -> bool:
-        """Return whether an association is known to have ended; all its reports have been seen."""
+        """Return whether an association has ended and the tracker still remembers it."""
         return association_id in self._ended
 
     def series_of(self, key: SeriesKey) -> SeriesInfo | None:
-        """Return the record of a series that is open. May be called from any thread."""
+        """Return the attributes of a series; None if it is not open. May be called from any
+        thread."""
         session = self._sessions.get(key)
         return None if session is None else session.series
 
     def expected_of(self, key: SeriesKey) -> int | None:
-        """Return the number given to `expect` for a series that is open."""
+        """Return the number given to `expect` for a series; None if there is none or it is not
+        open."""
         session = self._sessions.get(key)
         return None if session is None else session.expected
 
     def carrier_of(self, key: SeriesKey) -> str | None:
-        """Return the first association that has carried a series that is open."""
+        """Return the first association that has carried a series; None if it is not open."""
         session = self._sessions.get(key)
         return None if session is None else next(iter(session.associations), None)
 
     def due(self, now: float) -> list[Notice]:
-        """Complete the series whose deadline has come by `now`."""
+        """Complete the series whose deadline is not after `now`; return their notices."""
         notices: list[Notice] = []
         while (first := self._next_to_complete()) is not None and first[0] <= now:
             notices.append(self._complete(first[1]))
         return notices
 
     def next_deadline(self) -> float | None:
-        """Return the time of the next completion, if no report comes until then."""
+        """Return the earliest time at which a series is complete, if no report comes until then.
+
+        Returns None if an open association carries every open series, or none is open.
+        """
         first = self._next_to_complete()
         return None if first is None else first[0]
 
     def finish_all(self, now: float) -> list[Notice]:
-        """Complete every series at shutdown; those whose deadline has come by `now` first."""
+        """Complete every series, at shutdown; return the notices, those of due series first."""
         notices = self.due(now)
         notices += [session.completed() for session in self._sessions.values()]
         self._latest = self._latest_series = None
@@ -250,7 +260,7 @@ class SeriesTracker:
         return len(self._sessions)
 
     def latest(self, most: int) -> list[OpenSeries]:
-        """Return up to `most` open series, the latest changed first."""
+        """Return up to `most` open series, the most recently changed first."""
         found = heapq.nlargest(most, self._sessions.values(), key=lambda each: each.changed_at)
         return [session.status() for session in found]
 
@@ -297,13 +307,14 @@ class SeriesTracker:
         completed = session.completed()
         self._latest = self._latest_series = None
         del self._sessions[session.series.key]
-        # An entry in the queue may outlive the session, and must not keep the UIDs in memory.
+        # An entry of the session may stay in the queue; it must not keep the UIDs in memory.
         session.deadline = None
         session.instances.clear()
         return completed
 
     def _remember_ended(self, association_id: str) -> None:
-        """Remember an end, so that a later report from another worker does not wait for it."""
+        """Remember that an association has ended: a later report of it must not keep a series
+        open."""
         self._ended[association_id] = None
         if len(self._ended) > MAX_ENDED_ASSOCIATIONS:
             self._ended.popitem(last=False)
