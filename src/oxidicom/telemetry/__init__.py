@@ -1,4 +1,4 @@
-"""What operators see of a receiver: logs, traces and metrics; never patient data (decision 39)."""
+"""Telemetry of a receiver: logs, traces and metrics, without patient data (decision 39)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _logger = logging.getLogger("oxidicom.telemetry")
 
 
 class Telemetry(NamedTuple):
-    """The exporting observers of this process, and the context of their spans."""
+    """The observers that export from this process, and the trace context of their spans."""
 
     observers: tuple[Observer, ...]
     trace: TraceContext
@@ -25,12 +25,13 @@ def start(*, enabled: bool, protocol: str, service_version: str) -> Telemetry:
     """Start the export of traces and metrics if `enabled` (an OTLP endpoint is set).
 
     `protocol` is `grpc` or `http/protobuf`; the SDK reads endpoints, headers and the other
-    `OTEL_*` variables from the environment. An invalid one is logged as a warning, and its signal
-    is not exported. Call this in the process that exports, after it has forked.
+    `OTEL_*` variables from the environment. An invalid variable is logged as a warning, and its
+    signal is not exported. Never raises: if the start fails, a warning is logged and NO_TELEMETRY
+    returned. Call this in the process that exports, after the fork that created it.
     """
     if not enabled:
         return NO_TELEMETRY
-    # The import takes a second and 30 MB of memory.
+    # Imported only if needed, because it takes a second and 30 MB of memory.
     from oxidicom.telemetry import otlp
 
     try:

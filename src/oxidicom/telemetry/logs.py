@@ -1,8 +1,8 @@
 """Logging as text (console) or as JSON lines, without patient data.
 
-The messages and fields of this package hold none, by the rule of `oxidicom.logevents`. Of the
-messages of other packages only the constant part is written, and of their exceptions the type and
-where they were raised (decision 39).
+The messages and fields of this package contain none, by the rule of `oxidicom.logevents`. From
+other packages, only the constant part of a message is written, and only the type of an exception
+and where it was raised (decision 39).
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ _RESERVED_FIELDS: Final = frozenset(
 )
 _MAX_FRAMES: Final = 40
 _MAX_ERRORS: Final = 8
-"""Exceptions of one chain or group that are written."""
+"""Greatest number of exceptions of one chain or group that are written."""
 
 MAX_FIELD_CHARS: Final = 1024
-"""Characters of one field; a peer may send a UID of 64 KiB."""
+"""Number of characters to which a field is cut; a peer may send a UID of 64 KiB."""
 
 _UNQUOTED: Final = re.compile(r"[\w.:/+@-]+", re.ASCII)
 _FORMAT_CONVERSION: Final = re.compile(r"%(?:\(\w+\))?[-#0 +]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
@@ -73,8 +73,8 @@ _LOOP_MESSAGES: Final = (
     "Unhandled exception in event loop",
     "socket.accept() out of system resource",
 )
-"""The constant beginnings of the error messages of asyncio and uvloop; arguments of callbacks may
-follow."""
+"""The constant beginnings of the error messages of asyncio and uvloop. The rest of such a message
+may contain arguments of callbacks."""
 
 _logger = logging.getLogger("oxidicom.telemetry")
 
@@ -87,11 +87,12 @@ def configure(
     log_phi: bool = False,
     **constant_fields: object,
 ) -> None:
-    """Write records of `oxidicom` from `level` on to `stream`, with `constant_fields` in each.
+    """Write the records of `oxidicom` of `level` or above to `stream`, with `constant_fields`.
 
-    Records of other packages are written from WARNING on. `stream` is standard output by default,
-    as in the reference (A10). A further call replaces the configuration. Raises OperatorError for
-    a level that is not in `LEVELS`.
+    Records of other packages are written if they are of level WARNING or above as well. `stream` is
+    standard output by default, as in the reference (A10). With `log_phi` complete messages are
+    written, which may contain patient data. A further call replaces the configuration. Raises
+    OperatorError for a level that is not in `LEVELS`.
     """
     number = LEVELS.get(level.lower())
     if number is None:
@@ -110,7 +111,7 @@ def configure(
         old.close()
     root.addHandler(handler)
     root.setLevel(max(number, logging.WARNING))
-    # These log every failed attempt to connect; this package logs an outage once.
+    # These log each failed attempt to connect; this package logs each outage once.
     for client in ("aiormq", "aio_pika", "nats"):
         logging.getLogger(client).setLevel(logging.CRITICAL)
     logging.getLogger("oxidicom").setLevel(number)
@@ -125,7 +126,8 @@ def _add_fields(constant_fields: dict[str, object], record: logging.LogRecord) -
 def log_uncaught_errors() -> None:
     """Log the warnings and uncaught exceptions that Python itself would print.
 
-    Python prints their texts, which quote values; the log does not. To be called once a process.
+    Python would print their texts, which may contain values; the log contains no values. Call this
+    once per process.
     """
     warnings.showwarning = _on_warning
     sys.excepthook = _on_uncaught
@@ -134,8 +136,10 @@ def log_uncaught_errors() -> None:
 
 
 def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log an error, as the `exception_handler` of a loop; the default one of asyncio quotes the
-    arguments of callbacks."""
+    """Log an error of the event loop.
+
+    It replaces asyncio's exception handler, which writes the arguments of callbacks.
+    """
     message = str(context.get("message", ""))
     event(
         _logger,
@@ -228,9 +232,9 @@ def _message(record: logging.LogRecord, phi: bool) -> str:
 
 
 def _is_literal_in_source(text: str, record: logging.LogRecord) -> bool:
-    """Return whether `text` is a literal in the source line that logged it, and so a constant.
+    """Return whether `text` is a string literal in the source file that logged it: a constant.
 
-    A message that was formatted before the call has no template from which to tell.
+    A message without arguments may have been formatted before the call, and then contains values.
     """
     literals = (f'"{text}"', f"'{text}'")
     lines = linecache.getlines(record.pathname)
@@ -270,8 +274,10 @@ def _error(record: logging.LogRecord) -> BaseException | None:
 
 
 def _traceback(error: BaseException, phi: bool) -> list[str]:
-    """Return the lines of a traceback without values: files, line numbers and functions of `error`,
-    its causes and its group."""
+    """Return the lines of a traceback: files, line numbers and functions, but no values.
+
+    Includes the causes of `error` and the members of its group, up to _MAX_ERRORS exceptions.
+    """
     lines: list[str] = []
     seen: set[int] = set()
     queue: list[tuple[str, BaseException]] = [("", error)]
@@ -295,7 +301,8 @@ def _traceback(error: BaseException, phi: bool) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """Return `text` as one line; escapes keep it from forging lines and steering terminals."""
+    """Return `text` with unprintable characters escaped, which could forge lines or control a
+    terminal."""
     return text if text.isprintable() else json.dumps(text)[1:-1]
 
 

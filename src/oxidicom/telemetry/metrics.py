@@ -1,4 +1,4 @@
-"""Metrics: plain integers that the thread of the exporter reads at intervals, and histograms."""
+"""Metrics for OTLP: histograms, and counts that the exporter's thread reads at intervals."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ from oxidicom.ports import (
 from oxidicom.telemetry.tracing import MAX_ATTRIBUTE_CHARS, MAX_TRACKED
 
 MAX_TITLES: Final = 256
-"""Calling AE titles with a time series of their own; peers choose them, so they are bounded."""
+"""Number of calling AE titles that have a time series of their own. Peers choose the titles, so the
+number must be bounded."""
 
 OTHER_TITLES: Final = "(other)"
-"""The label of all further calling AE titles."""
+"""Label value that stands for all further calling AE titles."""
 
 DURATION_BUCKETS_S: Final = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
-"""Upper bounds of the buckets of durations: from one small instance to a study over a slow line."""
+"""Upper bounds of the buckets of durations, in seconds: from one small instance to a study over a
+slow line."""
 
 INSTANCE_SIZE_BUCKETS: Final = tuple(1 << power for power in range(12, 32, 2))
 """Upper bounds of the buckets of instance sizes, in bytes: from 4 KiB to 1 GiB."""
@@ -178,7 +180,7 @@ class Measurements(Observer):
 
     def series_registered(self, registered: SeriesRegistered) -> None:
         if registered.outcome is RegistrationOutcome.WAITING:
-            result = "waiting"  # it has not failed
+            result = "waiting"  # its `error` may be temporary
         else:
             result = _result(registered.error)
         self._registered[result] += 1
@@ -199,7 +201,7 @@ class Measurements(Observer):
             self._titles[title] = exportable(title, MAX_ATTRIBUTE_CHARS)
         return self._titles.get(title, OTHER_TITLES)
 
-    # Called on the exporter's thread. Copying a dictionary is atomic for other threads.
+    # These run on the exporter's thread. They copy each counter, which is atomic, before iterating.
 
     def _read_associations(self, _: CallbackOptions) -> Iterable[Observation]:
         for (title, result), count in dict(self._associations).items():

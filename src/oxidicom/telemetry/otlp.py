@@ -1,7 +1,7 @@
 """Export of traces and metrics by OTLP, over gRPC or HTTP.
 
 Exporters, batching and limits are those of the SDK (see `OTEL_*` in its documentation). This module
-chooses the signals, logs one warning an outage of the endpoint, and bounds the time at shutdown.
+chooses the signals, logs one warning per outage of the endpoint, and bounds the time at shutdown.
 """
 
 from __future__ import annotations
@@ -36,17 +36,20 @@ _Signal = Literal["traces", "metrics"]
 _Protocol = Literal["grpc", "http/protobuf"]
 
 WARN_EVERY_S: Final = 600.0
-"""Seconds between warnings of an endpoint that comes and goes."""
+"""Least number of seconds between two warnings, for an endpoint that often fails and recovers."""
 
 _FLUSH_SHARE: Final = 0.8
-"""Share of the time for shutdown until exports are broken off."""
+"""Fraction of the shutdown timeout after which exports that still run are broken off."""
 
 _logger = logging.getLogger("oxidicom.telemetry")
 
 
 def start(protocol: str, service_version: str) -> tuple[tuple[Observer, ...], TraceContext]:
-    """Start the signals that the environment selects; return their observers, and the trace context
-    of the spans, which is empty if there are none."""
+    """Start the signals that the environment selects; return their observers and the trace context.
+
+    `protocol` is used for signals without a protocol variable of their own. Faults of a signal are
+    logged as warnings, and the signal is not exported. Without traces the context is an empty one.
+    """
     sdk_log = SdkLog()
     sdk_log.listen()
     outage = Outage(reason=lambda: sdk_log.last_error)
@@ -77,16 +80,17 @@ def start(protocol: str, service_version: str) -> tuple[tuple[Observer, ...], Tr
 
 
 class Pipeline(NamedTuple):
-    """One signal: the observer that feeds it, and how to end its export."""
+    """One signal: the observer that produces its data, and the functions that end its export."""
 
     signal: Observer
     shut_down: Callable[[], None]
-    """Export what is buffered; return when that is done or broken off."""
+    """Exports what is buffered; returns when that is done, or soon after `break_off`."""
     break_off: Callable[[], None]
+    """Makes all further exports fail."""
 
 
 class Export(Observer):
-    """Ends the export of one signal at shutdown."""
+    """Ends the export of one signal at shutdown, within the timeout."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -106,10 +110,10 @@ class Export(Observer):
 
 
 class SdkLog(logging.Handler):
-    """Takes the log of the SDK, which has a line for each failure of each batch.
+    """Receives the log of the SDK, which contains every failure of every batch.
 
-    The last line that gives a reason is kept in `last_error`; warnings at the start, which are
-    about settings, are logged.
+    The text of the latest record that gives a reason is kept in `last_error`. Warnings are logged
+    only while `starting` is True: these are about settings.
     """
 
     def __init__(self) -> None:
@@ -125,7 +129,7 @@ class SdkLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.starting and record.levelno >= logging.WARNING:
-            # Only the template: the arguments may hold the secret of a header.
+            # Only the template: the arguments may contain the secret of a header.
             event(_logger, logging.WARNING, "OpenTelemetry SDK warning", complaint=str(record.msg))
         has_reason = isinstance(record.args, tuple) and len(record.args) > 1
         if has_reason or self.last_error is None:
@@ -136,7 +140,11 @@ class SdkLog(logging.Handler):
 
 
 class Outage:
-    """Logs failing exports, once an outage. Called from the threads of the exporters."""
+    """Logs when exports begin to fail and when they succeed again, once per outage.
+
+    May be called from any thread. `reason` returns the reason of the latest failure, None if it is
+    unknown. `clock` returns seconds.
+    """
 
     def __init__(
         self,
@@ -151,7 +159,7 @@ class Outage:
         self._logged = False
 
     def exported(self, signal: _Signal, ok: bool) -> None:
-        """Note the result of one export."""
+        """Record the result of one export of `signal`: whether it was successful."""
         with self._lock:
             if ok:
                 self._failing.discard(signal)
@@ -175,7 +183,10 @@ class Outage:
 
 
 class _OutageLoggingSpanExporter(SpanExporter):
-    """Reports the result of each export to `outage`; fails once it is shut down."""
+    """Exports through `exporter` and reports each result to `outage`.
+
+    After `shutdown` every export fails.
+    """
 
     def __init__(self, exporter: SpanExporter, outage: Outage) -> None:
         self._exporter = exporter
@@ -199,10 +210,13 @@ class _OutageLoggingSpanExporter(SpanExporter):
 
 
 class _OutageLoggingMetricExporter(MetricExporter):
-    """Reports the result of each export to `outage`; fails once it is shut down."""
+    """Exports through `exporter` and reports each result to `outage`.
+
+    After `shutdown` every export fails.
+    """
 
     def __init__(self, exporter: MetricExporter, outage: Outage) -> None:
-        # The reader takes these two from its exporter, which read them from the environment.
+        # The metric reader uses these two of its exporter; `exporter` has read the environment.
         super().__init__(exporter._preferred_temporality, exporter._preferred_aggregation)
         self._exporter = exporter
         self._outage = outage
@@ -264,10 +278,12 @@ def _metric_exporter(protocol: _Protocol) -> MetricExporter:
 
 
 def _aggregation() -> dict[type, Aggregation] | None:
-    """Return exponential histograms, which choose their own bucket bounds, unless the environment
-    sets the aggregation."""
+    """Return exponential histograms as the aggregation; their bucket bounds adapt to the values.
+
+    Returns None if the environment sets the aggregation.
+    """
     if _variable("metrics", "EXPORTER_OTLP_{}_DEFAULT_HISTOGRAM_AGGREGATION"):
-        return None  # the SDK reads it
+        return None  # the SDK reads the variable itself
     return {Histogram: ExponentialBucketHistogramAggregation()}
 
 
@@ -276,7 +292,10 @@ def _variable(signal: str, name: str) -> str:
 
 
 def _is_enabled(signal: str) -> bool:
-    """Return whether an endpoint is set for `signal` and its exporter is not switched off."""
+    """Return whether an endpoint is set for `signal` and its exporter is `otlp`.
+
+    Logs a warning if the exporter is neither `otlp` nor `none`.
+    """
     if _variable(signal, "SDK_DISABLED").lower() == "true":
         return False
     exporter = _variable(signal, "{}_EXPORTER").lower() or "otlp"
@@ -308,7 +327,10 @@ def _protocol(signal: str, general: str) -> _Protocol | None:
 
 
 def _resource(service_version: str) -> Resource:
-    """Return the resource; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` take precedence."""
+    """Return the attributes that identify this process in all signals.
+
+    `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` take precedence.
+    """
     defaults = {
         "service.name": "oxidicom",
         "service.version": service_version,

@@ -1,7 +1,8 @@
-"""Log lines for a file descriptor whose reader may stall or be gone.
+"""A log handler for a stream whose reader may stall or be gone.
 
 The standard output of a container is a pipe. While nothing reads it, `write` blocks, and with it
-the event loop that logs. A line therefore waits a moment and is then dropped and counted.
+the event loop that logs. This handler therefore waits a limited time for each line; a line that it
+cannot write in that time is dropped and counted.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import time
 from typing import Final, TextIO
 
 LOG_WRITE_TIMEOUT_S: Final = 0.02
-"""Seconds for one line; well under the 50 ms by which one peer may delay others."""
+"""Seconds to wait until a line can be written; well under the 50 ms by which a peer may delay
+others."""
 
 _ATOMIC_WRITE_BYTES: Final = select.PIPE_BUF
-"""Bytes that a pipe which polls as writable takes at once (POSIX)."""
+"""Number of bytes that a pipe takes at once when poll(2) reports it as writable (POSIX)."""
 
 
 class BoundedStreamHandler(logging.Handler):
@@ -41,11 +43,11 @@ class BoundedStreamHandler(logging.Handler):
             line = self._encode(record)
             if not self._dropped:
                 written = self._write(line, LOG_WRITE_TIMEOUT_S)
-            else:  # a reader that stalled is not waited for again
+            else:  # once a line was dropped, do not wait until one is written again
                 written = self._write(self._encode(self._dropped_record()) + line, 0)
             self._dropped = 0 if written else self._dropped + 1
         except Exception:
-            # Not `handleError`: it prints the arguments of the record, whatever they hold.
+            # Not `handleError`: it prints the arguments of the record, which may be patient data.
             self._dropped += 1
 
     def _encode(self, record: logging.LogRecord) -> bytes:
@@ -59,15 +61,15 @@ class BoundedStreamHandler(logging.Handler):
         return record
 
     def _write(self, line: bytes, timeout_s: float) -> bool:
-        """Write `line`; return whether all of it was written in time."""
+        """Write `line`; return whether all of it was written within `timeout_s` seconds."""
         if self._stream.closed:
-            return False  # another file may have its descriptor by now
+            return False  # another file may have the same descriptor number now
         if self._fd is None:
             self._stream.write(line.decode())
             self._stream.flush()
             return True
         with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()  # keep the order with what was printed
+            self._stream.flush()  # text that was printed before must come first
         rest = memoryview(b"\n" + line if self._line_incomplete else line)
         whole = len(rest)
         deadline = time.monotonic() + timeout_s

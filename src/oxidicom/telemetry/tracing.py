@@ -1,4 +1,4 @@
-"""Spans: one for each association, with children for the series that it carried."""
+"""Makes spans: one for each association, with child spans for work on its series."""
 
 from __future__ import annotations
 
@@ -40,33 +40,36 @@ from oxidicom.ports import (
 from oxidicom.ulid import uuid_of
 
 MAX_TRACKED: Final = 4096
-"""Open spans of one kind. Beyond, the end of the oldest is assumed to have been lost."""
+"""Greatest number of open spans of each kind. With more, the report that ends the oldest one is
+assumed to be lost."""
 
 MAX_ENDED_ASSOCIATIONS: Final = 4096
-"""Ended associations whose spans may still get children; about 1 KiB each. A series that registers
-after its association is forgotten gets a span without a parent."""
+"""Number of ended associations whose spans may still get children; each takes about 1 KiB. A series
+that is registered after its association is forgotten gets a span without a parent."""
 
 MAX_ATTRIBUTE_CHARS: Final = 256
-"""Characters of an attribute that a peer chooses."""
+"""Greatest length in characters of an attribute that a peer chooses."""
 
 _MAX_LINKS: Final = 32
-"""Links from a registration to the associations that carried its series."""
+"""Greatest number of links from the span of a registration to those of the associations that
+carried its series."""
 
 
 @dataclass(slots=True)
 class _OpenAssociation:
-    """The span of an open association, and the counts that become its attributes."""
+    """The span of an open association, and the tally from which its attributes are set at the
+    end."""
 
     span: Span
     tally: AssociationTally
 
 
 _RegistrationKey = tuple[SeriesKey, tuple[str, ...]]
-"""A complete series, and the associations that carried it."""
+"""Identifies a registration: the key of the series, and the associations that carried it."""
 
 
 class Spans(Observer, TraceContext):
-    """Turns the events of the control plane into spans of `tracer`."""
+    """Makes spans of `tracer` from the events of the control plane."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -74,7 +77,7 @@ class Spans(Observer, TraceContext):
         self._ended: OrderedDict[str, SpanContext] = OrderedDict()
         self._registrations: OrderedDict[_RegistrationKey, Span] = OrderedDict()
         self._http_registrations: OrderedDict[str, Span] = OrderedDict()
-        """By traceparent."""
+        """Open spans of HTTP registrations, by their `traceparent`."""
         self._failures = FailureLog()
 
     def association_began(self, association: AssociationTally) -> None:
@@ -223,7 +226,10 @@ class Spans(Observer, TraceContext):
         return set_span_in_context(NonRecordingSpan(carrier), Context())
 
     def count_query_ended(self, result: CountQueryResult) -> None:
-        """Names and attributes are those of the first generation; `expected` is new."""
+        """Record the spans of a count query.
+
+        Names and attributes are those of the first generation of oxidicom; only `expected` is new.
+        """
         parent = Context()
         if (carrier := self._context(result.association_id)) is not None:
             parent = set_span_in_context(NonRecordingSpan(carrier), parent)
@@ -273,18 +279,22 @@ def _text(text: str) -> str:
 
 
 def _traceparent(context: SpanContext) -> str:
-    """Return the header value of W3C Trace Context, 3.2."""
+    """Return the value of the header `traceparent` for a span (W3C Trace Context, 3.2)."""
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 0xFF:02x}"
 
 
 def _drop_oldest(spans: OrderedDict[Any, Span]) -> None:
-    """Drop the oldest span, whose end was probably lost, if there are too many."""
+    """Forget the oldest span if there are more than MAX_TRACKED; its end was probably lost."""
     if len(spans) > MAX_TRACKED:
         spans.popitem(last=False)
 
 
 def _identity(association_id: str) -> dict[str, str]:
-    """Return the identifiers of an association: its ULID, and the UUID of the first generation."""
+    """Return the attributes that identify an association: its ULID, and that as a UUID.
+
+    The UUID is the identifier in the first generation of oxidicom; it is left out if the ULID is
+    invalid.
+    """
     identity = {"association_ulid": association_id}
     with contextlib.suppress(ValueError):
         identity["association_uuid"] = uuid_of(association_id)
