@@ -1,5 +1,5 @@
-"""Connections of the admin port, with time limits: uvicorn has none for a client that connects and
-sends nothing."""
+"""Connections of the admin port with time limits, because uvicorn has none for a client that
+connects and sends nothing."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Final, cast
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS: Final = 256
-"""Connections at the same time; beyond, the oldest idle one is closed."""
+"""Number of connections that may be open. When there are more, the oldest idle one is closed, or
+the new one if none is idle."""
 
 PROGRESS_CHECK_INTERVAL_S: Final = 5.0
 """Seconds from one check of a connection's progress to the next."""
 
 
 class Connection(H11Protocol):
-    """One connection, closed when two checks in a row find no progress.
+    """One connection, which is aborted when two checks in a row find no progress.
 
-    That is: no complete request has arrived, or the client has not taken the last bytes of a
-    response, or has not answered the end of the connection.
+    There is no progress if no complete request has arrived, if the client has not read the last
+    bytes of a response, or if it has not closed its end of a closing connection.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -42,7 +43,7 @@ class Connection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is being answered."""
+        """Whether no request is being answered at the moment."""
         return self.cycle is None or self.cycle.response_complete
 
     def _check_progress(self) -> None:

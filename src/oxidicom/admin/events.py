@@ -1,4 +1,4 @@
-"""Server-sent events: one frame a second, encoded once for all clients."""
+"""Server-sent events: one frame per second, which is encoded once for all clients."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 MAX_EVENT_CLIENTS: Final = 64
+"""Number of clients that may receive events at the same time; further ones are refused."""
 
 EVENT_WRITE_TIMEOUT_S: Final = 10.0
-"""Seconds after which a client that does not read is disconnected."""
+"""Seconds within which a client must take a frame; otherwise it is disconnected."""
 
 
 class Broadcast:
-    """Gives each frame to all clients that wait for one.
+    """Passes each frame to all clients that are waiting for one.
 
     Frames are not queued: a client that is still receiving one frame misses the next ones.
     """
@@ -27,12 +28,12 @@ class Broadcast:
         self._next_frame: asyncio.Future[bytes | None] = self._loop.create_future()
 
     def publish(self, data: bytes) -> None:
-        """Send `data`, which is one line, to the clients."""
+        """Send the frame with `data`, one line of JSON. Must not be called after `close`."""
         frame, self._next_frame = self._next_frame, self._loop.create_future()
         frame.set_result(b"event: status\ndata: %s\n\n" % data)
 
     def close(self) -> None:
-        """End every stream."""
+        """End the stream of every client. Does nothing if the broadcast is closed."""
         if not self.closed:
             self.closed = True
             self._next_frame.set_result(None)
@@ -43,7 +44,8 @@ class Broadcast:
 
 
 class EventStream(Response):
-    """The response to one client: frames until the broadcast or the client closes."""
+    """The response to one client: frames until `Broadcast.close` or until the client
+    disconnects."""
 
     media_type = "text/event-stream"
 
@@ -68,8 +70,11 @@ class EventStream(Response):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _stream(self, send: Send) -> None:
-        """Send frames; raise TimeoutError, which ends the connection, if the client does not
-        read."""
+        """Send frames until the broadcast is closed.
+
+        Raises TimeoutError if the client does not take a frame in time. The response then remains
+        incomplete, and uvicorn closes the connection.
+        """
         head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(head)
         frame: bytes | None = b": \n\n"

@@ -17,21 +17,23 @@ from oxidicom.process_signature import sign
 from oxidicom.thread_names import pool_thread_namer
 
 PROBE_INTERVAL_S: Final = 5.0
-"""Seconds from the end of one probe to the next, more where probes are slow."""
+"""Seconds from the end of one probe to the start of the next; the pause is longer after a slow
+probe."""
 
 PROBE_TIMEOUT_S: Final = 2.0
 """Seconds after which a probe counts as not responding."""
 
 _PAUSE_PER_DURATION: Final = 50
-"""Pause after a probe, in multiples of its duration, so that probes stay below 2 % of the time."""
+"""Least pause after a probe as a multiple of its duration, so that probes take less than 2 % of the
+time."""
 
 T = TypeVar("T")
 
 
 class PeriodicProbe(Generic[T]):
-    """Runs `probe` at intervals and keeps its latest result; never two at the same time.
+    """Runs `probe` at intervals, never twice at the same time, and keeps its latest result.
 
-    `on_error` makes a result of an exception. `clock` gives seconds of a monotonic clock.
+    `on_error` returns the result for an exception. `clock` returns seconds of a monotonic clock.
     """
 
     def __init__(
@@ -44,12 +46,12 @@ class PeriodicProbe(Generic[T]):
         self._on_error = on_error
         self._clock = clock
         self._started: float | None = None
-        """When the probe in progress started."""
+        """Time at which the running probe was started; None between probes."""
         self.result: T | None = None
-        """None until the first probe has ended."""
+        """Result of the latest probe; None until the first one has ended."""
 
     async def run(self) -> None:
-        """Probe until cancelled."""
+        """Run probes until this task is cancelled."""
         while True:
             self._started = started = self._clock()
             try:
@@ -58,19 +60,19 @@ class PeriodicProbe(Generic[T]):
                 self.result = self._on_error(error)
             duration = self._clock() - started
             self._started = None
-            # A probe that exceeded the timeout hung; it is worth an early further one.
+            # After a probe that exceeded the timeout, probe again soon: the fault may be over.
             slow = _PAUSE_PER_DURATION * duration if duration <= PROBE_TIMEOUT_S else 0.0
             await asyncio.sleep(max(PROBE_INTERVAL_S, slow))
 
     def overdue(self) -> float | None:
-        """Return the seconds for which a probe has been running if it exceeds `PROBE_TIMEOUT_S`,
-        otherwise None."""
+        """Return for how many seconds the current probe has been running, if these are more than
+        `PROBE_TIMEOUT_S`; otherwise None."""
         duration = 0.0 if self._started is None else self._clock() - self._started
         return duration if duration > PROBE_TIMEOUT_S else None
 
 
 class OutboxFolderCounts(Protocol):
-    """Entries in the outbox folder."""
+    """Numbers of pending and of refused entries in the outbox folder."""
 
     @property
     def pending(self) -> int: ...
@@ -78,25 +80,27 @@ class OutboxFolderCounts(Protocol):
     def refused(self) -> int: ...
     @property
     def oldest_at(self) -> float | None:
-        """When the oldest pending entry was written, in seconds since the epoch."""
+        """Time at which the oldest pending entry was written, in seconds since the epoch; None if
+        there is none."""
 
 
 class StorageState(NamedTuple):
     """The result of one probe of the storage."""
 
     fault: str | None
-    """Why the first unusable folder cannot be written; None if all can."""
+    """Text that says why a folder cannot be written, for the first such folder; None if there is
+    none."""
     free: int | None
-    """Free bytes of the file system of the files root; None if unknown."""
+    """Free space in bytes of the file system of the files root; None if it cannot be read."""
     outbox: OutboxFolderCounts | None
-    """None if the outbox folder cannot be read."""
+    """Counts of the outbox folder; None if it cannot be read."""
 
 
 class StorageProbe:
-    """Writes a small file into each of `folders`, and reads free space and the outbox folder.
+    """Writes a small file into each folder, and reads the free space and the outbox folder.
 
-    Works on a thread of its own, because storage may hang. `folders` is keyed by names for
-    operators; `root` is the files root.
+    It uses a thread of its own, because storage may hang. `folders` are two paths, each by the name
+    that operators read; `root` is the files root.
     """
 
     def __init__(
@@ -109,11 +113,11 @@ class StorageProbe:
         self._root = root
         self._read_outbox = read_outbox
         self._thread = ThreadPoolExecutor(1, initializer=pool_thread_namer("ox-probe"))
-        # Named so that the clean-up of each folder removes what a dead process left.
+        # Names by which the clean-up of each folder recognises files of a dead process.
         self._names = (f"{sign()}-probe.part", f".{sign()}-probe.tmp")
 
     async def run(self) -> StorageState:
-        """Probe once; wait for as long as the storage takes."""
+        """Probe once, however long the storage takes; return the result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._probe)
 
     def close(self) -> None:
@@ -137,7 +141,7 @@ class StorageProbe:
 
 
 def _write(folder: Path, name: str) -> None:
-    with suppress(FileExistsError):  # it may have been removed; its users create it as well
+    with suppress(FileExistsError):  # it may have been removed; the code that uses it also makes it
         folder.mkdir(mode=0o700, parents=True)
     path = folder / name
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -151,21 +155,21 @@ def _write(folder: Path, name: str) -> None:
 
 
 class DeliveryState(Protocol):
-    """The state of the outbox relay."""
+    """The state of the outbox relay; `depth` is the number of entries that wait for delivery."""
 
     @property
     def depth(self) -> int: ...
     @property
     def last_error(self) -> str | None:
-        """Why deliveries fail; None while they succeed."""
+        """Text that says why deliveries fail; None while they succeed."""
 
 
 class HealthChecks:
     """Computes the checks of `/readyz` and `/status` from the results of probes and counters.
 
     `registers` is whether a broker or CUBE is configured. `broker` is None if the broker is not
-    probed. `nats` returns whether NATS is connected, None if it is not configured. All callables
-    return at once.
+    probed. `nats` returns whether NATS is connected, or None if it is not configured. `draining`
+    returns whether the receiver is shutting down. All callables return at once.
     """
 
     def __init__(
@@ -208,7 +212,7 @@ class HealthChecks:
         if on_disk is None:
             return OutboxStatus(pending=pending)
         if not self._registers:
-            # Without a publisher the relay does not read the folder.
+            # Without a publisher the relay does not read the folder and does not know the number.
             pending = on_disk.pending
         oldest_at = on_disk.oldest_at if pending else None
         return OutboxStatus(pending=pending, refused=on_disk.refused, oldest_at=oldest_at)

@@ -1,4 +1,4 @@
-"""Liveness: whether the event loops of the receiving processes still turn."""
+"""Liveness: whether the event loops of the receiving processes still run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ HEARTBEAT_INTERVAL_S: Final = 1.0
 """Seconds from one heartbeat of a process to the next."""
 
 WORKER_SILENT_AFTER_S: Final = 10.0
-"""Seconds without a heartbeat after which a process counts as not responding."""
+"""Seconds without a heartbeat after which a receiving process counts as not responding."""
 
 RECEIVER_DEAD_AFTER_S: Final = 60.0
 """Seconds without a heartbeat of any process after which `/livez` fails."""
 
 
 class Heartbeat:
-    """Calls `beat` at once and then at intervals, for as long as the running loop turns."""
+    """Calls `beat` at once, and then at intervals on the running loop until `stop` is called."""
 
     def __init__(self, beat: Callable[[], None]) -> None:
         self._beat = beat
@@ -33,8 +33,10 @@ class Heartbeat:
 
 
 class Liveness:
-    """The time of the last heartbeat of each process, by its number. Written by one thread, read by
-    any. `clock` gives seconds of a monotonic clock."""
+    """Records the time of the latest heartbeat of each receiving process, by its number.
+
+    One thread records, any thread may read. `clock` returns seconds of a monotonic clock.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -42,18 +44,19 @@ class Liveness:
         self._latest = clock()
 
     def beat(self, number: int) -> None:
-        """Note a heartbeat of process `number`."""
+        """Record a heartbeat of process `number`."""
         self._last_beats[number] = self._latest = self._clock()
 
     def died(self, number: int) -> None:
-        """Forget process `number`."""
+        """Forget process `number`, which has ended."""
         self._last_beats.pop(number, None)
 
     def responding(self) -> int:
-        """Return how many processes sent a heartbeat within `WORKER_SILENT_AFTER_S`."""
+        """Return the number of processes with a heartbeat in the last `WORKER_SILENT_AFTER_S`."""
         earliest = self._clock() - WORKER_SILENT_AFTER_S
         return sum(beat > earliest for beat in self._last_beats.copy().values())
 
     def silence(self) -> float:
-        """Return the seconds since the last heartbeat of any process."""
+        """Return the seconds since the latest heartbeat of any process, or since the creation of
+        this object if there was none."""
         return self._clock() - self._latest

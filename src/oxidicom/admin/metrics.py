@@ -21,7 +21,10 @@ from oxidicom.observers import STORE_LATENCY_BUCKETS_S
 
 
 class Metrics:
-    """Encodes the metrics, from a registry of its own: the default one of the library is global."""
+    """Encodes the metrics of the status board and of this process.
+
+    The registry is not the library's default one, because that is global.
+    """
 
     def __init__(self, board: StatusBoard) -> None:
         self._registry = CollectorRegistry()
@@ -29,13 +32,14 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def page(self, accept: str) -> tuple[bytes, str]:
-        """Return the text and its content type, in a format that the Accept header allows."""
+        """Return the encoded metrics and their content type, as the Accept header `accept`
+        allows."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
 
 class BoardCollector(Collector):
-    """Reads the status board at each scrape."""
+    """Makes the metrics from the status board at each scrape."""
 
     def __init__(self, board: StatusBoard) -> None:
         self._board = board

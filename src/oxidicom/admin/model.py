@@ -1,7 +1,8 @@
 """The records of `/status`, `/readyz` and `/status/history`: the server encodes them as JSON, and
 `oxidicom status` decodes them.
 
-Times are seconds since the epoch and sizes are bytes; None means unknown. No patient data.
+Times are seconds since the epoch and sizes are in bytes. None means unknown, unless the field says
+otherwise. The records contain no patient data.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One of storage, space, draining, broker, nats and workers."""
     state: CheckState
     detail: str
-    """The reason, as text for an operator."""
+    """The reason for the state, as text for an operator."""
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """Instances and bytes per second, over the last full second."""
+    """Stored instances and their bytes per second, averaged over the latest sample of about 1 s."""
 
     instances: float = 0.0
     bytes: float = 0.0
@@ -44,7 +45,9 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     """Bytes of the data sets of stored instances."""
     series_registered: int = 0
+    """Registrations that were delivered."""
     series_refused: int = 0
+    """Registrations that were refused."""
 
 
 class OpenAssociation(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +59,7 @@ class OpenAssociation(msgspec.Struct, frozen=True, kw_only=True):
     peer: str
     """host:port"""
     since: float
+    """Time at which the association began."""
     stored: int
     refused: int
     bytes: int
@@ -76,12 +80,15 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     expected: int | None
     """Number of instances that the PACS holds, as answered to a count query."""
     state: Literal["receiving", "settling", "registering"]
+    """`receiving`: an open association has carried it; `settling`: they have all ended."""
     since: float
+    """Time at which the session began; if it is being registered, at which it was complete."""
     latest: float
+    """Time of the last change."""
 
 
 class RecentSeries(msgspec.Struct, frozen=True, kw_only=True):
-    """One complete series."""
+    """One complete series and the result of its registration."""
 
     pacs_name: str
     series_instance_uid: str
@@ -91,35 +98,40 @@ class RecentSeries(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["registered", "waiting", "refused"]
     """`waiting`: the registration is in the outbox until it is delivered."""
     since: float
+    """Time at which the series was complete."""
     latest: float
+    """Time at which its registration began."""
     ended: float
+    """Time at which its registration ended, or was left to the outbox."""
 
 
 class OutboxStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Entries in the outbox."""
+    """Numbers of pending and of refused entries in the outbox."""
 
     pending: int = 0
     refused: int = 0
     oldest_at: float | None = None
-    """When the oldest pending entry was written; None if there is none."""
+    """Time at which the oldest pending entry was written; None if there is none."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """One failure, or several equal ones in a row."""
+    """One failure, or several equal ones without another in between."""
 
     at: float
     kind: Literal["association", "instance", "registration", "storage", "broker"]
     who: str
-    """What failed: `CT1 10.0.0.1` for an association, or the name of a series' sender or check."""
+    """What failed: calling AE title and address of an association (`CT1 10.0.0.1`), PACS name of a
+    series, or name of a check."""
     reason: str
     status: str | None = None
-    """Status of the C-STORE response, such as A700H."""
+    """Status of the C-STORE response, such as A700H; None if the failure is not one of an
+    instance."""
     count: int = 1
-    """Number of equal failures in a row; `at` is the time of the latest."""
+    """Number of equal failures that this record combines; `at` is the time of the latest."""
 
 
 class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What `/status` returns."""
+    """The body of a `/status` response and of each event."""
 
     version: str
     aet: str
@@ -133,26 +145,26 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
     totals: Totals
     associations_open: int
     associations: list[OpenAssociation]
-    """The 100 newest, newest first."""
+    """The 100 newest open associations, newest first."""
     series_open: int
     series: list[Series]
-    """The 100 that changed last, latest change first."""
+    """The 100 most recently changed series that are not registered yet, latest change first."""
     recent_series: list[RecentSeries]
-    """The last 20 completed, latest first."""
+    """The 20 series whose registration ended last, latest first."""
     outbox: OutboxStatus
     failures: list[Failure]
-    """The latest 50, latest first."""
+    """The 50 latest failures, latest first."""
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """What `/readyz` returns."""
+    """The body of a `/readyz` response."""
 
     ready: bool
     checks: list[Check]
 
 
 class Sample(NamedTuple):
-    """One second of `/status/history`; encoded as a JSON list."""
+    """The measurements of one second of `/status/history`. It is encoded as a JSON list."""
 
     at: float
     instances_per_second: float
@@ -161,7 +173,7 @@ class Sample(NamedTuple):
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """What `/status/history` returns."""
+    """The body of a `/status/history` response."""
 
     samples: list[Sample]
-    """One for each second, oldest first."""
+    """Up to 600 samples, one per second, oldest first."""

@@ -1,7 +1,7 @@
 """The HTTP server of the admin port: read only, without patient data and without a login.
 
-Every client that reaches the port may read it. Host names are therefore not checked: DNS rebinding
-gives a foreign page nothing beyond what its browser's host may read anyway.
+Every client that can connect to the port may read everything. Host names are therefore not checked:
+by DNS rebinding a foreign page reads nothing that the host of its browser could not read anyway.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from oxidicom.logevents import event
 logger = logging.getLogger("oxidicom.admin")
 
 STATUS_INTERVAL_S: Final = 1.0
-"""Seconds from one event and one history sample to the next."""
+"""Seconds from one status event to the next, and from one history sample to the next."""
 
 _PAGE: Final = Path(__file__).with_name("page") / "index.html"
 _SCRIPT: Final = re.compile(rb"<script[^>]*>(.*?)</script>", re.DOTALL)
@@ -53,7 +53,7 @@ _SECURITY_HEADERS: Final = {
 class AdminServer:
     """Serves the status board on the running loop, from `run` until `stop`.
 
-    `restart_reason` gives the reason for which `/livez` fails, or None if it does not.
+    `restart_reason` returns the text of a failing `/livez`, or None if the receiver is alive.
     """
 
     def __init__(self, board: StatusBoard, restart_reason: Callable[[], str | None]) -> None:
@@ -89,13 +89,16 @@ class AdminServer:
             updates.cancel()
 
     def stop(self) -> None:
-        """End the server; each event stream ends with the final status."""
+        """Ask `run` to end. Each event stream ends with a last status."""
         self._publish()
         self._broadcast.close()
         self._server.should_exit = True
 
     async def _update(self) -> None:
-        """Take a sample and publish the status once a second."""
+        """Take a sample and publish the status, every STATUS_INTERVAL_S.
+
+        An error is logged, once until it no longer occurs.
+        """
         loop = asyncio.get_running_loop()
         due = loop.time()
         logged = False
@@ -185,12 +188,15 @@ class _Guard:
         try:
             await self._application(scope, receive, send_guarded)
         except Exception as error:
-            # Starlette has already sent a response with status 500.
+            # Starlette has sent status 500 before, unless the response had already begun.
             event(logger, logging.ERROR, "bug in oxidicom, please report it", exc_info=error)
 
 
 def _read_page() -> tuple[bytes, str]:
-    """Return the page, and a Content-Security-Policy that allows only its own script and style."""
+    """Return the page and a Content-Security-Policy that allows only its own script and style.
+
+    The page is empty if its file is missing.
+    """
     page = b""
     with suppress(FileNotFoundError):
         page = _PAGE.read_bytes()
@@ -203,6 +209,6 @@ def _read_page() -> tuple[bytes, str]:
 
 
 def _hashes(element: re.Pattern[bytes], page: bytes) -> str:
-    """Return the hashes of the inline elements as a source list of CSP level 2."""
+    """Return the hashes of the contents of all `element`s as a source list of CSP level 2."""
     digests = (hashlib.sha256(inline).digest() for inline in element.findall(page))
     return " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests) or "'none'"

@@ -1,7 +1,8 @@
-"""The status board: the model behind the admin endpoint, kept up to date as an observer; sans-IO.
+"""The status board: the model behind the admin endpoint. It is an observer and does no I/O.
 
-All of it is bounded, and a status costs about the same with three open series as with a thousand.
-Texts that peers choose are cut to length and made valid UTF-8. No patient data.
+Its size is bounded, and a status costs about the same with three open series as with a thousand.
+Texts that peers choose are cut to a maximum length and made valid UTF-8. The board contains no
+patient data.
 """
 
 from __future__ import annotations
@@ -47,15 +48,15 @@ MODALITIES: Final = frozenset(
 """Defined terms of (0008,0060), retired ones included (PS3.3 C.7.3.1.1.1)."""
 
 MAX_LISTED: Final = 100
-"""Open associations in a status, and open series."""
+"""Greatest number of open associations, and of open series, in a `/status` response."""
 MAX_RECENT_SERIES: Final = 20
-"""Complete series in a status."""
+"""Greatest number of complete series in a `/status` response."""
 MAX_FAILURES: Final = 50
-"""Failures in a status."""
+"""Greatest number of failures in a `/status` response."""
 MAX_HISTORY_SAMPLES: Final = 600
-"""Samples of the history, one a second."""
+"""Greatest number of samples in the history; one is taken per second."""
 MAX_REGISTERING_SERIES: Final = 10_000
-"""Series in registration at the same time; beyond, the oldest is forgotten."""
+"""Greatest number of series in registration that are listed; with more, the oldest is forgotten."""
 
 FailureKind = Literal["association", "instance", "registration", "storage", "broker"]
 
@@ -79,7 +80,7 @@ _RECENT_STATES: Final[dict[RegistrationOutcome, Literal["registered", "waiting",
 
 
 class OpenSeriesSource(Protocol):
-    """The series tracker, as far as the board reads it."""
+    """The part of the series tracker that the board reads."""
 
     @property
     def number_open(self) -> int: ...
@@ -88,16 +89,17 @@ class OpenSeriesSource(Protocol):
 
 
 class HealthSource(Protocol):
-    """The health checks; both methods return at once."""
+    """The part of the health checks that the board reads; both methods return at once."""
 
     def checks(self) -> list[model.Check]: ...
     def outbox(self) -> model.OutboxStatus: ...
 
 
 class StatusBoard(Observer):
-    """Counts events and lists what is open, recent or failed.
+    """Counts events, and lists open associations, open and recent series, and recent failures.
 
-    `clock` is the monotonic clock of the reports, in seconds; `wall` gives seconds since the epoch.
+    `clock` is the monotonic clock of the reports, in seconds; `wall` returns seconds since the
+    epoch.
     """
 
     def __init__(
@@ -121,9 +123,9 @@ class StatusBoard(Observer):
         self._started_at = wall()
 
         self._open: dict[str, AssociationTally] = {}
-        """By association id, in the order in which they began."""
+        """Open associations by their identifier, in the order in which they began."""
         self._registering: dict[tuple[SeriesKey, tuple[str, ...]], model.Series] = {}
-        """By series and associations, in the order in which they were completed."""
+        """Series in registration, by series and associations, in the order of their completion."""
         self._recent: deque[tuple[SeriesKey, model.RecentSeries]] = deque(maxlen=MAX_RECENT_SERIES)
         self._failures: deque[model.Failure] = deque(maxlen=MAX_FAILURES)
         self._failing_checks: set[str] = set()
@@ -131,13 +133,15 @@ class StatusBoard(Observer):
 
         self.associations_began = 0
         self.associations: Counter[str] = Counter(ok=0, error=0)
-        """Associations that have ended, by result."""
+        """Number of associations that have ended, by result: `ok` if released, otherwise
+        `error`."""
         self.instances: Counter[int] = Counter({0: 0})
-        """Instances answered, by DIMSE status; 0 is Success."""
+        """Number of instances answered, by DIMSE status; 0 is Success."""
         self.bytes = 0
         """Bytes of the data sets of stored instances."""
         self.latencies = [0] * (len(STORE_LATENCY_BUCKETS_S) + 1)
-        """Stored instances by bucket of store latency; the last one has no upper bound."""
+        """Number of stored instances in each bucket of store latency; the last bucket has no upper
+        bound."""
         self.latency_sum = 0.0
         """Sum of all store latencies in seconds."""
         self.registered: Counter[str] = Counter(ok=0, error=0)
@@ -187,7 +191,7 @@ class StatusBoard(Observer):
         series, outcome = registered.series, registered.outcome
         line = self._registering.pop((series.key, registered.associations), None)
         started = registered.started_ns / 1e9
-        # `registration_resolved` records the failure of a refused one.
+        # The failure of a refused registration is recorded by `registration_resolved`.
         if outcome in (RegistrationOutcome.EMPTY, RegistrationOutcome.FAILED):
             self.record_failure(
                 "registration", _text(series.pacs_name), registered.error or outcome.value
@@ -221,9 +225,9 @@ class StatusBoard(Observer):
     def record_failure(
         self, kind: FailureKind, who: str, reason: str, status: str | None = None
     ) -> None:
-        """Add a failure to the list, or count it if it repeats the latest one.
+        """Add a failure to the list, or count it if it is equal to the latest one.
 
-        `who` names the association, sender or check that failed; `status` is a C-STORE status.
+        `who` names the association, PACS or check that failed; `status` is a C-STORE status.
         """
         failure = model.Failure(
             at=self._wall(), kind=kind, who=who, reason=_text(reason, 200), status=status
@@ -236,7 +240,10 @@ class StatusBoard(Observer):
     # ---- status ----------------------------------------------------------------------------
 
     def sample(self) -> None:
-        """Take a sample of the history; to be called once a second."""
+        """Compute the rates, add a sample to the history, and record checks that begin to fail.
+
+        Must be called once per second.
+        """
         now = self._clock()
         elapsed = max(now - self._sampled_at, 1e-3)
         instances, size = self._sampled_counts
@@ -252,7 +259,7 @@ class StatusBoard(Observer):
         self._note_failing_checks(self.health.checks())
 
     def _note_failing_checks(self, checks: Iterable[model.Check]) -> None:
-        """Record a failure for each check that was ok and is not."""
+        """Record a failure for each check that was ok at the previous sample and is not ok now."""
         failing = {check.name for check in checks if check.state != "ok"}
         for check in checks:
             if check.name in failing - self._failing_checks and check.name in _FAILURE_KINDS:
@@ -265,7 +272,7 @@ class StatusBoard(Observer):
 
     @property
     def series_open(self) -> int:
-        """Number of series that are not registered yet."""
+        """Number of series that are open or in registration."""
         return self._series.number_open + len(self._registering)
 
     def history(self) -> model.History:

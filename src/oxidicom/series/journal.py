@@ -113,7 +113,8 @@ class Journal:
             yield entry
 
     def _read(self, name: str) -> JournalEntry | None:
-        """Return the entry in the file `name`; None if `enter` cannot have written the file.
+        """Return the entry in the file `name`; None if `enter` cannot have written it under this
+        name.
 
         Raises OSError if the file cannot be read.
         """

@@ -95,8 +95,8 @@ class ReceiverLeases:
         return not self._can_judge or latest > os.stat(self._path).st_mtime - LEASE_LIFETIME_S
 
     def successors(self) -> dict[str, str]:
-        """Return the successors of dead receivers: name of the successor by name of the dead
-        one."""
+        """Return the name of the successor of each dead receiver that has one, by the name of the
+        dead one."""
         pairs = (
             name.split(_SUCCESSOR_MARK, 1)
             for name in filesystem.names(self._folder)

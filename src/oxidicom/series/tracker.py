@@ -171,7 +171,7 @@ class SeriesTracker:
         return self.associations_lost((report.association_id,), report.at)
 
     def associations_lost(self, association_ids: Iterable[str], at: float) -> list[Notice]:
-        """Record the end of several associations at the time `at`, as `association_ended` does."""
+        """Record that several associations have ended at the time `at`; see `association_ended`."""
         notices: list[Notice] = []
         for association_id in association_ids:
             self._remember_ended(association_id)

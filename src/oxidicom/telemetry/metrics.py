@@ -33,7 +33,7 @@ MAX_TITLES: Final = 256
 number must be bounded."""
 
 OTHER_TITLES: Final = "(other)"
-"""Label value that stands for all further calling AE titles."""
+"""Label value of all further calling AE titles."""
 
 DURATION_BUCKETS_S: Final = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 """Upper bounds of the buckets of durations, in seconds: from one small instance to a study over a

@@ -48,7 +48,7 @@ def start(protocol: str, service_version: str) -> tuple[tuple[Observer, ...], Tr
     """Start the signals that the environment selects; return their observers and the trace context.
 
     `protocol` is used for signals without a protocol variable of their own. Faults of a signal are
-    logged as warnings, and the signal is not exported. Without traces the context is an empty one.
+    logged as warnings, and the signal is not exported. Without traces the context traces nothing.
     """
     sdk_log = SdkLog()
     sdk_log.listen()
