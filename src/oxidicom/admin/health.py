@@ -149,7 +149,7 @@ def _write(folder: Path, name: str) -> None:
         try:
             os.write(descriptor, b"probe")
         finally:
-            os.close(descriptor)  # NFS reports a full disk only here
+            os.close(descriptor)  # NFS reports a full disk only at close
     finally:
         os.unlink(path)
 

@@ -18,7 +18,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one health check."""
 
     name: str
-    """One of storage, space, draining, broker, nats and workers."""
+    """Name of the check: storage, space, draining, broker, nats or workers."""
     state: CheckState
     detail: str
     """The reason for the state, as text for an operator."""
@@ -35,19 +35,19 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Counts since the receiver was started."""
 
     associations: int = 0
-    """Associations that were accepted, open ones included."""
+    """Number of accepted associations, open ones included."""
     associations_aborted: int = 0
-    """Associations that ended in any way other than by a release."""
+    """Number of associations that ended in any way other than by a release."""
     instances: int = 0
-    """Instances stored."""
+    """Number of stored instances, repeated ones included."""
     refused: int = 0
-    """Instances refused."""
+    """Number of refused instances."""
     bytes: int = 0
     """Bytes of the data sets of stored instances."""
     series_registered: int = 0
-    """Registrations that were delivered."""
+    """Number of registrations that were delivered."""
     series_refused: int = 0
-    """Registrations that were refused."""
+    """Number of registrations that were refused."""
 
 
 class OpenAssociation(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class OpenAssociation(msgspec.Struct, frozen=True, kw_only=True):
     calling_aet: str
     called_aet: str
     peer: str
-    """host:port"""
+    """Address of the peer as host:port; an IPv6 address is in brackets."""
     since: float
     """Time at which the association began."""
     stored: int

@@ -1,1 +1,1 @@
-"""Series: which are open, when one is complete, and the journal that survives a crash."""
+"""Decides which series are open and when one is complete; keeps a journal that survives crashes."""

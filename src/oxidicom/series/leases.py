@@ -1,8 +1,8 @@
 """Leases show which receivers that share a state folder are alive, so that no receiver takes over
 the open series of another one that is running.
 
-A lease is a file that its receiver touches at intervals. There are no locks, which network file
-systems implement unreliably, and all times are those of one clock, the file system's. The
+A lease is a file that its receiver touches at intervals. No locks are used, because network file
+systems implement them unreliably. All times are those of one clock, that of the file system. The
 successor of a dead receiver renames the lease to `dead@successor`; if the successor dies before all
 series are registered, the next receiver that finds the lease becomes the successor.
 """
@@ -80,7 +80,7 @@ class ReceiverLeases:
     def is_alive(self, name: str) -> bool:
         """Return whether the receiver `name` was alive at the latest renewal of this one.
 
-        False for what is not the name of a receiver.
+        Returns False if `name` is not the name of a receiver.
         """
         if name == self.name:
             return True

@@ -66,7 +66,8 @@ class _SeriesSession:
         """Earliest time at which the session may be complete (decision 32); only a recovered
         session has to wait for it."""
         self.deadline: float | None = None
-        """Time at which the session is complete; None while `carriers` keep it open."""
+        """Time at which the session is complete; None while it has open associations in
+        `carriers`."""
         self.queued: float | None = None
         """Deadline in the one valid entry that the session has in the tracker's queue; None if it
         has none."""
@@ -119,7 +120,8 @@ class SeriesTracker:
         before, and then no key needs to be looked up."""
 
     def stored(self, report: InstanceStored) -> list[Notice]:
-        """Count a stored instance. A repeated instance is not counted again (decision 29)."""
+        """Count a stored instance; return its notices. A repeated one is not counted (decision
+        29)."""
         series = report.series
         session = self._latest
         if session is None or series is not self._latest_series:

@@ -1,1 +1,1 @@
-"""Storage of received instances: tags, names, file meta information, folders, writing."""
+"""Storage of received instances: reads their elements, chooses folders and names, writes files."""

@@ -41,8 +41,9 @@ Python's registry also has codecs that transform, escape or always fail."""
 def encodings_of(charset: bytes | None) -> list[str]:
     """Return the Python encodings for a value of Specific Character Set, the initial one first.
 
-    An absent, empty or unknown value means ISO 8859-1. A character set without code extensions
-    excludes all others as the first value, and is ignored as a later one (PS3.3 C.12.1.1.2).
+    An absent, empty or unknown value means ISO 8859-1. If the first character set is one without
+    code extensions, all others are ignored; at any other place such a set is ignored itself
+    (PS3.3 C.12.1.1.2).
     """
     terms = [term.strip(" \0") for term in (charset or b"").decode("latin-1").split("\\")]
     if terms[0] in STAND_ALONE_ENCODINGS:

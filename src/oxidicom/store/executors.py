@@ -22,7 +22,7 @@ from oxidicom.store.write_policy import LOCAL_FILE_SYSTEMS, TOO_SLOW_CALL_NS, Wr
 from oxidicom.thread_names import NamedThread
 
 HANGING_CALL_S: Final = TOO_SLOW_CALL_NS / 1e9
-"""Seconds after which a storage call that has not returned yet counts as too slow."""
+"""Seconds after which a job that is still running counts as hanging in a storage call."""
 
 GIL_SWITCH_S: Final = 0.0005
 """Seconds for which a thread may hold the GIL while another one waits for it. A writer thread takes
@@ -98,7 +98,7 @@ class ThreadExecutor:
 
 
 class Completions:
-    """Passes the results of jobs from the writer threads to the loop.
+    """Passes the results of jobs from the writer threads to the loop, which calls their `done`.
 
     Results that arrive close together share one wake-up of the loop.
     """
@@ -155,7 +155,7 @@ class StorageExecutors:
     ) -> None:
         self.policy = policy
         self.abandoned = False
-        """Whether `stop` left threads behind in a storage call that had not returned."""
+        """Whether `stop` returned while threads were still in a storage call."""
         self._clock = clock
         self._inline = InlineExecutor()
         self.completions = Completions(loop)
@@ -214,7 +214,7 @@ def make_executors(settings: Settings, threads: int) -> StorageExecutors:
     Their completions run on the running loop. Sets the interpreter's switch interval. Raises
     OSError if the files root or the state folder cannot be opened.
     """
-    # The journal entry of a series is written with its first instance, by the same executor.
+    # Both must be local, because the same executor writes instances and journal entries.
     local = all(map(_is_local, (settings.files_root, settings.state_dir)))
     policy = WritePolicy(settings.write_mode, local=local, fsync=settings.fsync)
     sys.setswitchinterval(GIL_SWITCH_S)

@@ -42,7 +42,7 @@ class SeriesFolder:
         self.path = series.path.encode()
         """Path relative to the files root."""
         self.files: dict[str, str] = {}
-        """File name of each SOP Instance UID in the folder."""
+        """File names of the instances in the folder, by SOP Instance UID."""
         self.listed = False
         """Whether `files` includes the files that existed before this object was created."""
         self.made = False

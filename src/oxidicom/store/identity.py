@@ -42,7 +42,7 @@ _INSTANCE_LEVEL: Final = REQUIRED.index("SOPInstanceUID")
 
 
 class InstanceNames(NamedTuple):
-    """The names of an instance that may be stored."""
+    """The series, UIDs and file name of an instance that has all required elements."""
 
     series: SeriesInfo
     sop_class_uid: str
@@ -54,7 +54,10 @@ class InstanceNames(NamedTuple):
 
 
 class SeriesNames(NamedTuple):
-    """The decoded series-level values; `series` is None if a required one is missing or illegal."""
+    """The decoded series-level values, and the VRs of the two instance-level ones.
+
+    `series` is None if a required value is missing or illegal.
+    """
 
     series: SeriesInfo | None
     sop_class_uid: str
@@ -104,7 +107,7 @@ def general_file_name(reader: Reader, names: SeriesNames) -> tuple[str, str]:
 
 
 def series_uid_of(reader: Reader, calling_ae_title: str) -> str | None:
-    """Return the SeriesInstanceUID, even of a data set that failed; None if it was not read."""
+    """Return the SeriesInstanceUID, even if the reader has failed; None if it was not read."""
     return read_series(reader, calling_ae_title).series_instance_uid
 
 
@@ -129,9 +132,9 @@ def read_series(reader: Reader, calling_ae_title: str) -> SeriesNames:
 def decode_series(
     values: tuple[bytes | None, ...], vrs: bytes, calling_ae_title: str
 ) -> SeriesNames:
-    """Decode the values of `Walker.series_values` and `Walker.vrs`.
+    """Return the decoded form of `Walker.series_values` (`values`) and `Walker.vrs`.
 
-    `calling_ae_title` is trimmed and not blank.
+    `calling_ae_title` must be trimmed and not blank.
     """
     read_as = {
         keyword: vr_of(keyword, vrs[2 * i : 2 * i + 2]) for i, keyword in enumerate(KEYWORDS)

@@ -16,7 +16,7 @@ from oxidicom.filesystem import close_folder
 from oxidicom.ports import SeriesInfo
 from oxidicom.store.paths import COMPONENT_LIMIT
 
-# An instance number takes at least four characters and may contain "-"; so may an invalid UID.
+# An instance number has at least four characters. It may contain "-", and so may an invalid UID.
 # Where the UID begins is certain only if a single "-" follows the first four characters.
 _INSTANCE_FILE: Final = re.compile(r".{4}[^-]*-([0-9.]+)\.dcm", re.DOTALL)
 

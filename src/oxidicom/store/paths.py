@@ -21,7 +21,8 @@ _U32_MAX: Final = 2**32 - 1
 
 
 def sanitise(text: str) -> str:
-    """Replace each run of characters other than ASCII letters, digits, `.` and `-` by one `_`."""
+    """Remove NULs, then replace each run of characters other than ASCII letters, digits, `.` and
+    `-` by one `_`."""
     return _UNSAFE.sub("_", text.replace("\0", ""))
 
 
@@ -96,7 +97,7 @@ def _number(text: str | None, keyword: str, width: int) -> str:
 
 
 def _cut(component: str, limit: int = COMPONENT_LIMIT) -> str:
-    """Cut sanitised text, which is ASCII, to `limit` bytes; cut text ends in the hash of all."""
+    """Cut sanitised text, which is ASCII, to `limit` bytes; cut text ends in a hash."""
     if len(component) <= limit:
         return component
     ending = "-" + short_hash(component.encode(), 8)

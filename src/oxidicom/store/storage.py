@@ -1,4 +1,4 @@
-"""The interface of storage for associations (ports.InstanceStore)."""
+"""Storage as an association uses it; implements ports.InstanceStore."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Storage(FilesRoot):
         """Return the folder for the instance that `walker` has read; None for the general path.
 
         It is None unless the series has a stored instance, this association has claimed and
-        journaled the folder, its files are listed, and the instance leads to the same path.
+        journaled its folder, the files in it are listed, and the path is that of the instance.
         """
         names = read_series(walker, association.calling_ae_title)
         if names.series is None or not names.instance_is_text:

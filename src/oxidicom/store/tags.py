@@ -48,7 +48,7 @@ def vr_of(keyword: str, sent: bytes) -> str:
 
 
 def is_text(vr: str) -> bool:
-    """Return whether the values of `vr` are text."""
+    """Return whether the values of `vr` are text; True for an unknown VR."""
     return vr not in _NOT_TEXT
 
 

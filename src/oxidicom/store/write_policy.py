@@ -58,11 +58,12 @@ class WritePolicy:
 
     @property
     def is_automatic(self) -> bool:
-        """Whether the mode is `auto`, so that each instance may be written either way."""
+        """Whether the mode is `auto`: instances are written inline or on threads, as `decide`
+        says."""
         return self._mode == "auto"
 
     def decide(self, now: float) -> bool:
-        """Return whether to write inline at `now`."""
+        """Return whether to write inline at the time `now`; in mode `auto`, set `writes_inline`."""
         if self._mode != "auto":
             return self._mode == "inline"
         self.writes_inline = self._auto_inline and now >= self._threads_until

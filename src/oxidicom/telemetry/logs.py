@@ -256,7 +256,7 @@ def _safe(value: object, phi: bool) -> object:
     if isinstance(value, BaseException):
         return describe(value, phi=phi)
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # JSON cannot express these
+        return str(value)  # JSON has no infinity and no NaN
     if isinstance(value, str):
         return value if len(value) <= MAX_FIELD_CHARS else value[:MAX_FIELD_CHARS] + "…"
     if value is None or isinstance(value, (int, float)):
@@ -301,8 +301,8 @@ def _traceback(error: BaseException, phi: bool) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """Return `text` with unprintable characters escaped, which could forge lines or control a
-    terminal."""
+    """Return `text` with its unprintable characters escaped: these could forge log lines or control
+    a terminal."""
     return text if text.isprintable() else json.dumps(text)[1:-1]
 
 

@@ -52,7 +52,8 @@ class Measurements(Observer):
         self._titles: dict[str, str] = {}
         self._open: dict[str, AssociationBegan] = {}
         self._first_stored_ns: dict[SeriesKey, int] = {}
-        """When the first instance of an open series was stored, in nanoseconds since the epoch."""
+        """Time at which the first instance of each open series was stored, in nanoseconds since the
+        epoch."""
         self._associations: Counter[tuple[str, str]] = Counter()
         self._instances: Counter[int] = Counter()
         self._registered: Counter[str] = Counter()
@@ -175,7 +176,7 @@ class Measurements(Observer):
 
     def series_completed(self, completed: SeriesCompleted) -> None:
         first_ns = self._first_stored_ns.pop(completed.series.key, None)
-        if first_ns is not None:  # None for a series recovered at the start
+        if first_ns is not None:  # it is None for a series that was recovered at the start
             self._series_durations.record(max(0, time.time_ns() - first_ns) / 1e9)
 
     def series_registered(self, registered: SeriesRegistered) -> None:

@@ -69,7 +69,7 @@ def start(protocol: str, service_version: str) -> tuple[tuple[Observer, ...], Tr
                 logging.WARNING,
                 "invalid OTEL_* variable; nothing exported",
                 signal=signal,
-                reason=describe(error, phi=True),  # texts about the environment
+                reason=describe(error, phi=True),  # its text is about the environment
             )
         else:
             event(_logger, logging.INFO, "telemetry export started", signal=signal, protocol=chosen)
