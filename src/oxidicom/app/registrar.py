@@ -101,7 +101,7 @@ class Registrar:
         began_ns = time.time_ns()
         traceparent = self._trace.begin_registration(completed, began_ns)
         try:
-            await self._hand_over(completed, began_ns, traceparent)
+            await self._submit_to_outbox(completed, began_ns, traceparent)
         except Exception as error:
             self._observe(completed, 0, began_ns, RegistrationOutcome.FAILED, describe(error))
             event(
@@ -113,7 +113,7 @@ class Registrar:
                 **trace_fields(traceparent),
             )
 
-    async def _hand_over(
+    async def _submit_to_outbox(
         self, completed: SeriesCompleted, began_ns: int, traceparent: str | None
     ) -> None:
         series = completed.series
