@@ -28,7 +28,8 @@ def publish_over_http(
 
     The eager registrar is None if whole series are registered. Call this on the loop that uses
     them. `root_fd` is a file descriptor of the files root. `expected` returns how many instances of
-    an open series the PACS holds, or None if that is unknown. Raises InternalError without CHRIS_URL.
+    an open series the PACS holds, or None if that is unknown. Raises InternalError if CHRIS_URL is
+    not set.
     """
     if settings.cube_url is None or settings.cube_username is None:
         raise InternalError("registration over HTTP needs the URL of CUBE and a username")
