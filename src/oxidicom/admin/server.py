@@ -209,6 +209,9 @@ def _read_page() -> tuple[bytes, str]:
 
 
 def _hashes(element: re.Pattern[bytes], page: bytes) -> str:
-    """Return the hashes of the contents of all `element`s as a source list of CSP level 2."""
+    """Return the hashes of all inline scripts or styles in `page` as a source list (CSP level 2).
+
+    `element` is the pattern that finds them; its group is the contents.
+    """
     digests = (hashlib.sha256(inline).digest() for inline in element.findall(page))
     return " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests) or "'none'"

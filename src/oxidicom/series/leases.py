@@ -116,7 +116,10 @@ class ReceiverLeases:
         return [name for name in claimed if not self.is_alive(name)]
 
     def forget(self, name: str) -> None:
-        """Remove a lease that this receiver has taken over, once `name` has no open series."""
+        """Remove the lease of the dead receiver `name`, which this receiver has taken over.
+
+        Must be called only when no open series of it is left.
+        """
         filesystem.remove_if_there(self._folder / f"{name}{_SUCCESSOR_MARK}{self.name}")
 
     def _claim(self, name: str) -> bool:

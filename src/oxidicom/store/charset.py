@@ -97,9 +97,9 @@ def decode_text(value: bytes, encodings: Sequence[str]) -> str:
 
 
 def _decode_fragment(fragment: bytes, encodings: Sequence[str]) -> str:
-    """Decode the text up to the next escape sequence.
+    """Return the text of a fragment, which may begin with an escape sequence and contains no other.
 
-    An escape sequence at the beginning of `fragment` applies until the first delimiter.
+    The escape sequence applies up to the first delimiter.
     """
     size = 4 if fragment.startswith((b"\x1b$(", b"\x1b$)")) else 3
     encoding = CODES_TO_ENCODINGS.get(fragment[:size])

@@ -92,7 +92,7 @@ def read_names(reader: Reader, calling_ae_title: str) -> InstanceNames:
 
 
 def general_file_name(reader: Reader, names: SeriesNames) -> tuple[str, str]:
-    """Return the SOP Instance UID and the file name, for values in any form.
+    """Return the SOP Instance UID and the file name, however the values are written.
 
     Raises InstanceError 0xC000 if a required element is missing or illegal.
     """

@@ -55,10 +55,11 @@ def count_instances(files_root: Path, series: SeriesInfo) -> int:
 
 
 def keep_newest(root_fd: int, path: bytes) -> None:
-    """Remove all files of each instance in the folder `path` but the newest one.
+    """Remove the older files where several files in the folder `path` have the same UID.
 
-    The newest file is the one that was renamed last: the change time tells, within the resolution
-    of the file system. Does nothing if the folder does not exist; raises OSError for other errors.
+    The newest file is the one that was renamed last: it has the latest change time, to the
+    precision of the file system. Does nothing if the folder does not exist; raises OSError for
+    other errors.
     """
     fd = open_folder_if_there(root_fd, path)
     if fd is None:

@@ -1,4 +1,5 @@
-"""Makes spans: one for each association, with child spans for work on its series."""
+"""Makes spans: one for each association, with children for the registrations and count queries of
+its series."""
 
 from __future__ import annotations
 
