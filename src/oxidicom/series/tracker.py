@@ -108,7 +108,7 @@ class SeriesTracker:
         self._recovery_settle = max(settle, recovery_settle)
         self._sessions: dict[SeriesKey, _SeriesSession] = {}
         self._carried: dict[str, set[_SeriesSession]] = {}
-        """Sessions that an open association has carried, by its identifier."""
+        """The sessions that each open association has carried, keyed by association identifier."""
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._queue: list[tuple[float, int, _SeriesSession]] = []
         """A heap of (deadline, serial number, session). Most changes make a deadline later. The

@@ -180,7 +180,7 @@ class SeriesFolders:
         self._forget_if_unused(folder)
 
     def restore(self, series: SeriesInfo, associations: Iterable[str]) -> None:
-        """Keep the folder of a series that a crash interrupted for later instances (decision 32).
+        """Continue to use the folder of a series that a crash has interrupted (decision 32).
 
         `associations` are those that have stored its unregistered instances. If this process has
         received the series in the meantime, the folder remains the one that it uses.

@@ -1,6 +1,6 @@
 """Logging as text (console) or as JSON lines, without patient data.
 
-The messages and fields of this package contain none, by the rule of `oxidicom.logevents`. From
+The messages and fields of this package contain no patient data (see `oxidicom.logevents`). From
 other packages, only the constant part of a message is written, and only the type of an exception
 and where it was raised (decision 39).
 """
