@@ -1,4 +1,4 @@
-"""What one association has brought so far, counted once for log, spans and status board."""
+"""Counts of stored and refused instances of one association, for log, spans and status board."""
 
 from __future__ import annotations
 

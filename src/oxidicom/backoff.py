@@ -1,13 +1,13 @@
-"""Delays between attempts that fail: doubled from a first delay up to a greatest one."""
+"""Delays between failing attempts: each is twice the one before, up to a greatest delay."""
 
 from __future__ import annotations
 
 
 class Backoff:
-    """The delay before the next attempt, in seconds.
+    """The delay before the next attempt. It is true while the latest attempt has failed.
 
-    Call `failed` after each failure and `reset` after a success. `first` must be positive and at
-    most `greatest`; ValueError otherwise.
+    Call `failed` after each failure and `reset` after a success. `first` and `greatest` are in
+    seconds; ValueError unless `first` is positive and at most `greatest`.
     """
 
     __slots__ = ("_first", "_greatest", "delay")
@@ -25,10 +25,10 @@ class Backoff:
         return self.delay > 0
 
     def failed(self) -> float:
-        """Return the delay before the next attempt."""
+        """Note a failure, and return the seconds to wait before the next attempt."""
         self.delay = min(self.delay * 2, self._greatest) if self.delay else self._first
         return self.delay
 
     def reset(self) -> None:
-        """Begin again with the first delay after the next failure."""
+        """Note a success: the next failure is followed by the first delay again."""
         self.delay = 0.0

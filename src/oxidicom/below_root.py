@@ -37,17 +37,20 @@ def open_root(folder: Path) -> int:
 
 
 def is_below(path: bytes) -> bool:
-    """Return whether `path` leads to something below the folder that it is relative to."""
+    """Return whether `path` is a relative path without empty, `.` or `..` components and NULs."""
     return b"\0" not in path and not {b"", b".", b".."}.intersection(path.split(b"/"))
 
 
 def open_folder(root_fd: int, path: bytes) -> int:
-    """Return a descriptor of a folder. The caller closes it."""
+    """Return a descriptor of the folder `path` below the root. The caller closes it."""
     return _descend(root_fd, path, lambda parent, component: None)
 
 
 def _descend(root_fd: int, path: bytes, prepare: Callable[[int, bytes], None]) -> int:
-    """Open each folder of `path` from its parent, after `prepare(parent, component)`."""
+    """Open each folder of `path` from its parent, and return a descriptor of the last one.
+
+    `prepare(parent, component)` is called before each folder is opened.
+    """
     _check(path)
     parent = os.dup(root_fd)
     for component in path.split(b"/"):
@@ -83,7 +86,7 @@ def _opened_folder(root_fd: int, path: bytes) -> Iterator[int]:
 
 
 def make_folders(root_fd: int, path: bytes, *, sync: bool, first_mode: int = 0o755) -> bool:
-    """Make each folder of `path` that is missing; return whether the last one was missing.
+    """Make each folder of `path` that is missing; return whether this call made the last one.
 
     `first_mode` is the mode of the first component, that of the others is 0o755, both less the
     umask. With `sync` the whole path is on the device when this returns, even where the folders
@@ -125,8 +128,9 @@ def list_files(root_fd: int, path: bytes, *, missing_ok: bool = False) -> list[s
 def create_empty_file(root_fd: int, path: bytes, name: bytes, *, sync: bool) -> None:
     """Create an empty file, and the folders of `path` that are missing.
 
-    A regular file that exists is kept as it is; FileExistsError for anything else of that name but
-    a link. With `sync` file and folders are on the device when this returns.
+    An existing regular file is kept unchanged. Anything else of that name is an error: ELOOP for a
+    link, FileExistsError for a FIFO with a reader or a device, another OSError otherwise. With
+    `sync` the file and its folders are on the device when this returns.
     """
     _check_name(name)
     make_folders(root_fd, path, sync=sync)
@@ -144,7 +148,7 @@ def create_empty_file(root_fd: int, path: bytes, name: bytes, *, sync: bool) -> 
 
 
 def remove_file(root_fd: int, path: bytes, name: bytes) -> None:
-    """Remove a regular file; do nothing where `name` is missing or anything else."""
+    """Remove a regular file; do nothing where `name` is missing or is not a regular file."""
     _check_name(name)
     with _opened_folder(root_fd, path) as folder, suppress(FileNotFoundError):
         if stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):

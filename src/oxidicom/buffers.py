@@ -1,7 +1,7 @@
 """Receive buffers: one that all connections share, and others for those whose writes are pending.
 
-A connection whose bytes are written before its callback returns needs the shared buffer no further,
-so that one small buffer, always in the cache, serves all connections.
+Most connections write their bytes before their callback returns. Then the next connection can
+receive into the same buffer, which stays in the processor's cache.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 from typing import Final
 
 RECEIVE_BUFFER_BYTES: Final = 256 * 1024
-"""Bytes of a receive buffer. Half or twice as many change throughput by a few per cent; a buffer
-that leaves the L2 cache costs a tenth and more."""
+"""Size of a receive buffer in bytes. Half or twice this size changes throughput by a few per cent;
+a buffer that does not fit into the L2 cache costs a tenth or more."""
 
 
 class BufferPool:
-    """Hands out receive buffers; exhausted once writers keep `limit` bytes of them."""
+    """The receive buffers of one process, of `size` bytes each.
+
+    The pool is exhausted when writers keep `limit` bytes of buffers, but at least one buffer.
+    """
 
     def __init__(self, limit: int, size: int = RECEIVE_BUFFER_BYTES) -> None:
         self.size = size
@@ -25,7 +28,7 @@ class BufferPool:
 
     @property
     def exhausted(self) -> bool:
-        """Writers keep as much as they may: connections that keep a buffer should pause."""
+        """Whether writers keep the limit or more: connections that keep a buffer must pause."""
         return len(self._holders) >= self._max_kept
 
     def keep(self, holders: int) -> None:
@@ -34,12 +37,12 @@ class BufferPool:
         self.current = self._free.pop() if self._free else bytearray(self.size)
 
     def release(self, buffer: bytearray) -> None:
-        """Take `buffer` back from one of its holders."""
+        """Note that one holder has released `buffer`; after the last one it can be reused."""
         holders = self._holders[id(buffer)] - 1
         if holders:
             self._holders[id(buffer)] = holders
             return
         del self._holders[id(buffer)]
-        # The memory of a burst is freed; a few buffers stay for the next one.
+        # Keep a few buffers for the next burst, and free the memory of the others.
         if len(self._free) < 16:
             self._free.append(buffer)

@@ -54,8 +54,9 @@ async def end_tasks(
 async def run_within(call: Coroutine[Any, Any, object], timeout: float | None) -> bool:
     """Run `call` in a task of its own; return False if it has not ended after `timeout` seconds.
 
-    None means no time limit. If time runs out or the caller is cancelled, `call` is cancelled, and
-    left behind if it does not end then. Raises what `call` raises.
+    Also return False if `call` was cancelled. None means no time limit. If time runs out or the
+    caller is cancelled, `call` is cancelled; it is left behind if it has not ended
+    CANCELLED_CALL_GRACE_S later. Raises what `call` raises.
     """
     task = await _run(call, timeout, CANCELLED_CALL_GRACE_S)
     if not task.done() or task.cancelled():
@@ -71,7 +72,8 @@ async def finish_by(
 ) -> T:
     """Return what `call` returns, or raise TimeoutError at `deadline`, a time of `clock`.
 
-    A call that is late is cancelled and left behind: a deadline leaves no time to wait for it.
+    A call that has not ended by then is cancelled and left behind: no time remains to wait for its
+    end. Raises what `call` raises.
     """
     task = await _run(call, max(0.0, deadline - clock()), 0.0)
     if not task.done():
@@ -104,6 +106,6 @@ def _keep(task: asyncio.Task[Any]) -> None:
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:
-    """Keep asyncio from logging an exception that has no recipient."""
+    """Retrieve the exception of a task that has ended, or asyncio would log it as unretrieved."""
     if not task.cancelled():
         task.exception()

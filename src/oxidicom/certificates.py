@@ -1,6 +1,6 @@
-"""TLS contexts: of our own certificate for DICOM over TLS (PS3.15 B.12), and for servers.
+"""TLS contexts: for DICOM over TLS with our certificate (PS3.15 B.12), and as client of servers.
 
-Our certificate is checked when it is read, and read again when its files change.
+Our certificate is checked when it is loaded, and loaded again when its files change.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CIPHERS: Final = (
     *("ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384"),
     *("ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305"),
 )
-"""Cipher suites of TLS 1.2 with forward secrecy and AEAD (RFC 9325 4.1, 4.2). TLS 1.3 has no
-others."""
+"""Cipher suites for TLS 1.2: those with forward secrecy and AEAD (RFC 9325 4.1, 4.2). All suites of
+TLS 1.3 have both."""
 
 _SECURITY_LEVEL: Final = "@SECLEVEL=2"
 """OpenSSL's security level of 112 bits: no RSA key under 2048 bits, no SHA-1 (RFC 9325 4.5)."""
@@ -34,7 +34,7 @@ _SECURITY_LEVEL: Final = "@SECLEVEL=2"
 _DAY_S: Final = 86_400.0
 
 CERTIFICATE_EXPIRES_SOON_S: Final = 14 * _DAY_S
-"""Seconds of validity under which `oxidicom check` warns."""
+"""Remaining validity of our certificate, in seconds, below which `oxidicom check` warns."""
 
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
@@ -156,7 +156,10 @@ def _has_certificate(path: Path) -> bool:
 
 
 def validity(files: TlsFiles) -> Validity:
-    """Return how a peer that trusts our certificate would judge it. Raises OperatorError."""
+    """Return whether a peer that trusts our certificate would accept it now.
+
+    Raises OperatorError if a file cannot be used.
+    """
     server = server_context(files._replace(client_ca=None))
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
@@ -174,9 +177,9 @@ def validity(files: TlsFiles) -> Validity:
 
 
 def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
-    """Run a handshake in memory; return the end of the server certificate's validity.
+    """Run a handshake in memory; return `notAfter` of the server's certificate as text.
 
-    Raises SSLError.
+    Raises SSLError, SSLCertVerificationError where `client` refuses the certificate.
     """
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     client_side = client.wrap_bio(to_client, to_server)
@@ -194,10 +197,10 @@ def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
 
 
 class Certificates:
-    """The TLS context for new connections; open ones keep theirs.
+    """The TLS context for new connections, renewed by `reload`; open connections keep theirs.
 
-    `stamp` returns a value that differs when a file has changed. Raises OperatorError if a file
-    cannot be used.
+    `stamp` returns a value that differs when a file has changed. The constructor raises
+    OperatorError if a file cannot be used, and logs a warning if the certificate is not valid now.
     """
 
     def __init__(self, files: TlsFiles, stamp: Callable[[Path], object] | None = None) -> None:
@@ -218,10 +221,10 @@ class Certificates:
         return tuple(self._stamp(path) for _, path in self._files.named)
 
     def reload(self, *, force: bool = False) -> None:
-        """Use the files if they have changed, are valid and fit each other; otherwise warn.
+        """Load the files if they have changed; if they are unusable, warn and keep the old context.
 
-        Certificate and key are replaced one after the other. So they are read only if they are the
-        same as at the previous call, or with `force`.
+        Certificate and key are replaced one after the other, so changed files are loaded only when
+        two calls in a row find them the same. With `force` they are loaded in any case.
         """
         stamps = self._stamps()
         unchanged, self._seen = stamps == self._seen, stamps
@@ -259,7 +262,10 @@ def _file_stamp(path: Path) -> object:
 
 
 def expired_authorities(client_ca: Path) -> list[str]:
-    """Return the common names of the authorities that have expired. Raises OSError."""
+    """Return the common names of the expired authorities in the PEM file `client_ca`.
+
+    Raises OSError (ssl.SSLError included) if the file cannot be read.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(client_ca)
     names = []

@@ -83,15 +83,15 @@ EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
 EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 
 IMPLEMENTATION_CLASS_UID: Final = "2.25.117331928044563620163047551370904427358"
-"""Names this implementation (PS3.7 D.3.3.2). Change it when the kind of what is negotiated or
-written changes."""
+"""UID of this implementation (PS3.7 D.3.3.2), sent in negotiation and written to file headers.
+Change it when negotiation or the written files change in kind."""
 
 IMPLEMENTATION_VERSION_NAME: Final = "OXIDICOM_PY_1"
-"""At most 16 characters (PS3.7 D.3.3.2.3)."""
+"""Implementation Version Name: at most 16 characters (PS3.7 D.3.3.2.3)."""
 
 MAX_ASSOCIATE_RQ_LENGTH: Final = 256 * 1024
-"""Bytes in the variable field of an A-ASSOCIATE-RQ (decision 14): 128 contexts with tens of
-transfer syntaxes each need less than 200 KiB."""
+"""Greatest accepted length of an A-ASSOCIATE-RQ in bytes, without its 6-byte header (decision 14).
+128 contexts with tens of transfer syntaxes each need less than 200 KiB."""
 
 MAX_COMMAND_LENGTH: Final = 256 * 1024
-"""Bytes in a command set (decision 14)."""
+"""Greatest accepted length of a command set in bytes (decision 14)."""

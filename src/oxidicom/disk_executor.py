@@ -1,4 +1,4 @@
-"""Storage calls that block, run on threads of their own beside an event loop."""
+"""Runs blocking storage calls on separate threads, so that they do not block an event loop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DiskExecutor:
         self._sleep = sleep
 
     async def run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return what `call` returns; raises what it raises."""
+        """Call `call` on one of the threads and return its result; raises what it raises."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: call(*args, **kwargs))
 
@@ -50,7 +50,9 @@ class DiskExecutor:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
-        """Repeat `call` while it raises OSError, without a limit; other exceptions are raised.
+        """Run `call` and repeat it, without a limit, while it raises OSError; return its result.
+
+        Other exceptions are raised.
 
         `on_first_failure` is called once, with the first OSError.
         """
@@ -64,5 +66,5 @@ class DiskExecutor:
             await self._sleep(backoff.failed())
 
     def close(self) -> None:
-        """Cancel calls that have not begun; one that hangs is left behind."""
+        """Cancel calls that have not begun; do not wait for those that have."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -60,4 +60,4 @@ class OperatorError(OxidicomError):
 
 
 class InternalError(OxidicomError):
-    """A fault of oxidicom itself, neither the peer's nor the operator's."""
+    """An error of oxidicom itself, caused neither by the peer nor by the operator."""

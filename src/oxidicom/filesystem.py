@@ -1,4 +1,4 @@
-"""Small files that are written whole or not at all, and read without trust.
+"""Small files: written atomically, and read without following links or exceeding a size.
 
 Only rename(2) is relied upon, no locks, so that everything here also works on NFS. In a folder
 written by this module a leading dot marks a name that is not a final one: a temporary file of this
@@ -18,7 +18,7 @@ from typing import Final
 from oxidicom.process_signature import is_left_behind, sign
 
 MAX_SMALL_FILE: Final = 1024 * 1024
-"""Greatest size in bytes of a file that is written or read here. The records have 1 or 2 KiB."""
+"""Greatest size in bytes of a file of this module. The records in such files have 1 or 2 KiB."""
 
 _TEMPORARY_SUFFIX: Final = ".tmp"
 _STALE_TEMPORARY_S: Final = 3600.0
@@ -87,9 +87,9 @@ def _retry_removals() -> None:
 
 
 def read_small(path: Path | str) -> bytes:
-    """Return the contents of a file, but no more than MAX_SMALL_FILE + 1 bytes; raises OSError.
+    """Return the contents of a file, at most MAX_SMALL_FILE + 1 bytes: more is too large.
 
-    Neither follows a link nor blocks on a pipe in its place.
+    Raises OSError, ELOOP for a link. Does not block if `path` is a pipe.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
@@ -126,7 +126,7 @@ def remove_stale_temporaries(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return once the names in `folder` are on the device; raises OSError."""
+    """Flush the entries of `folder` to the device with fsync(2); raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

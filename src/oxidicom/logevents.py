@@ -1,4 +1,4 @@
-"""How every layer logs: one short message, with facts as named fields.
+"""Structured logging for every layer: one short message, with the details as named fields.
 
 `oxidicom.telemetry.logs` formats and writes the records. The text of an exception may quote a data
 set or a path that holds a patient's name; `describe` and `describe_client_error` leave that out.
@@ -42,10 +42,10 @@ def trace_fields(traceparent: str | None) -> dict[str, Any]:
 
 
 def describe(error: BaseException, *, phi: bool = False) -> str:
-    """Return one line on `error` without patient data: its type, and its text where that is safe.
+    """Describe `error` in one line without patient data: its type, and its text where that is safe.
 
-    The texts of our own errors are. Of a system error the text is that of its number, without the
-    file name. Other errors have their text only with `phi`, which allows patient data.
+    The texts of our own errors are safe. For a system error the text is that of its errno, without
+    the file name. Any other error's text is included only with `phi`, which allows patient data.
     """
     name = type(error).__name__
     if phi or isinstance(error, OxidicomError):
@@ -83,7 +83,7 @@ _STRICT_REFUSALS: Final = {
     89: "the authority's certificate does not mark its basic constraints extension critical",
     92: "the authority's certificate lacks the key usage extension",
 }
-"""OpenSSL's codes (x509_vfy.h) for what its strict checks require of extensions (RFC 5280)."""
+"""Texts for the error codes (x509_vfy.h) of OpenSSL's strict extension checks (RFC 5280)."""
 
 
 def verification_text(error: ssl.SSLCertVerificationError) -> str:
@@ -98,10 +98,10 @@ _CLIENT_LIBRARIES: Final = frozenset(("aio_pika", "aiormq", "nats", "pamqp", "re
 
 
 def describe_client_error(error: BaseException) -> str:
-    """Return one line on an error of a connection to a server, or of the outbox.
+    """Describe in one line an error of a connection to a server, or of the outbox.
 
-    As `describe`, but with the text of client libraries' errors and the full text of system errors:
-    there it concerns addresses and files of the outbox, not files of patients.
+    Unlike `describe`, this includes the texts of client libraries' errors and the full text of
+    system errors: here they hold addresses and names of outbox files, no patient data.
     """
     kind = type(error)
     if isinstance(error, ssl.SSLCertVerificationError):

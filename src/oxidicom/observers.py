@@ -81,7 +81,7 @@ class SeriesRegistered(NamedTuple):
     ended_ns: int
     outcome: RegistrationOutcome
     error: str | None
-    """Why it is not confirmed; None if it is. No patient data."""
+    """Why the registration is not confirmed, without patient data; None if it is confirmed."""
     expected: int | None = None
     """Number of instances that the PACS holds; None if unknown."""
 
@@ -192,7 +192,7 @@ class Observers(Observer):
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
-        # These two events come for every instance: observers that ignore them cost nothing.
+        # These two events occur for every instance, so observers that ignore them are not called.
         self._on_stored = tuple(
             each.instance_stored
             for each in observers
@@ -302,9 +302,9 @@ class FailureLog:
 
 
 class TraceContext:
-    """Gives the `traceparent` (W3C Trace Context) of spans, for the log and for requests to CUBE.
+    """Provides the `traceparent` (W3C Trace Context) of spans, for the log and requests to CUBE.
 
-    This base class gives None for each: nothing is traced. Methods never raise.
+    The methods of this base class return None: nothing is traced. Methods never raise.
     """
 
     def of_association(self, association_id: str) -> str | None:

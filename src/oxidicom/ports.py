@@ -215,7 +215,7 @@ class Registration(msgspec.Struct, frozen=True):
 
 
 class AssociationContext(NamedTuple):
-    """What storing needs to know of an association."""
+    """The attributes of an association that the store uses."""
 
     association_id: str
     calling_ae_title: str
@@ -249,7 +249,7 @@ class SinkOwner(Protocol):
     def instance_done(self, outcome: StoreOutcome) -> None: ...
 
     def buffer_released(self, buffer: bytearray) -> None:
-        """Take back a buffer that `flush` kept: it may be reused."""
+        """Take back a buffer that `flush` or `finish` kept: it may be reused."""
 
 
 class InstanceSink(Protocol):
@@ -263,7 +263,10 @@ class InstanceSink(Protocol):
         """Take bytes [start, stop) of `buffer`, the next fragment; valid until `flush`."""
 
     def flush(self, buffer: bytearray) -> bool:
-        """Return False to keep `buffer` until the sink calls `buffer_released`."""
+        """Finish with the fragments in `buffer`; return True if it may be reused now.
+
+        False means that the sink keeps it until it calls `SinkOwner.buffer_released`.
+        """
 
     def finish(self, buffer: bytearray) -> bool:
         """End the instance, whose last fragment was fed; `instance_done` follows.
@@ -276,7 +279,7 @@ class InstanceSink(Protocol):
 
 
 class UsableContext(Protocol):
-    """What storing needs to know of a presentation context."""
+    """The attributes of a presentation context that the store uses."""
 
     @property
     def transfer_syntax(self) -> str: ...
@@ -289,7 +292,7 @@ class HandOver(NamedTuple):
 
     request: StoreRequest
     received: Any
-    """What the store has made of the fragments so far, for `InstanceStore.begin`."""
+    """The store's state of the instance so far, to be passed to `InstanceStore.begin`."""
     complete: bool
     """The last fragment was received."""
 
@@ -303,7 +306,7 @@ class FastPathOwner(SinkOwner, Protocol):
 
 class FastPath(Protocol):
     """Takes the common instances of an association from its framer (`_pdu.Consumer`), stores and
-    answers them. An instance that turns out not to be common is handed over to the owner."""
+    answers them. An instance that turns out not to be common is handed to the general path."""
 
     def close(self) -> None:
         """Discard the instance under way, if there is one; the association has ended."""
@@ -339,8 +342,8 @@ class FolderNames(Protocol):
     """Agreement on the folder of a series between several receiving processes."""
 
     def claim(self, series: SeriesInfo) -> SeriesInfo:
-        """Return the attributes that are in force: those of `series`, unless another process has
-        claimed the series before."""
+        """Claim the folder of a series and return the attributes to use: `series`, or those with
+        which another process claimed the series before."""
 
     def release(self, key: SeriesKey) -> None:
         """Give up the last claim of a series."""

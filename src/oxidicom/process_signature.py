@@ -1,6 +1,6 @@
 """Signatures of processes in the names of unfinished files: host, process number, start time.
 
-They tell a file that a dead process has left from one that another process is writing. Containers
+They distinguish a file left by a dead process from one that a live process is writing. Containers
 that share a host name and a folder cannot be told apart: each may take the other's files for left
 behind.
 """

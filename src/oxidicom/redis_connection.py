@@ -23,8 +23,8 @@ _KEEP_ALIVE_OPTIONS: Final = {
     socket.TCP_KEEPINTVL: 10,
     socket.TCP_KEEPCNT: 3,
 }
-"""Seconds, seconds and a number of probes: registrations may be hours apart, and firewalls drop
-idle connections."""
+"""TCP keep-alive: seconds of idle time, seconds between probes, number of probes. Registrations may
+be hours apart, and firewalls drop idle connections."""
 
 
 def connection_to(url: str, context: SSLContext | None) -> Connection:
@@ -81,7 +81,7 @@ async def execute(connection: Connection, *command: str | bytes) -> object:
 
 
 async def disconnect(connection: Connection) -> None:
-    """Close the connection, in order if the server answers within REDIS_CLOSE_TIMEOUT_S."""
+    """Close the connection, waiting at most REDIS_CLOSE_TIMEOUT_S; errors are ignored."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(REDIS_CLOSE_TIMEOUT_S):
             await connection.disconnect()

@@ -1,7 +1,7 @@
 """Names of threads as `ps -L`, `top -H` and debuggers show them.
 
-Before Python 3.14 `threading` keeps a thread's name to itself, and the kernel shows every thread
-under the name of the thread that has started it.
+Before Python 3.14 `threading` does not pass a thread's name to the kernel, which shows every thread
+under the name of the thread that started it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def name_this_thread(name: str) -> None:
 
 
 class NamedThread(threading.Thread):
-    """A thread that the kernel knows by its `name`."""
+    """A thread whose name in the kernel is its `name`, cut to 15 bytes."""
 
     def run(self) -> None:
         name_this_thread(self.name)
