@@ -1,1 +1,1 @@
-"""The asyncio skin of the upper layer: sockets, flow control, time limits."""
+"""The asyncio side of the upper layer: sockets, flow control, time limits."""

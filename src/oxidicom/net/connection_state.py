@@ -9,7 +9,7 @@ from typing import Final
 
 class ConnectionState(IntEnum):
     UNASSOCIATED = auto()
-    """The peer has connected and not associated yet (Sta2)."""
+    """The peer has connected, but there is no association yet (Sta2)."""
     ESTABLISHED = auto()
     """Messages are received (Sta6)."""
     DRAINING = auto()
@@ -21,16 +21,16 @@ class ConnectionState(IntEnum):
     KILLED = auto()
     """We have aborted the transport before the association ended; nothing is sent or awaited."""
     CLOSED = auto()
-    """The transport is gone."""
+    """The transport is closed."""
 
     @property
     def is_associated(self) -> bool:
-        """There is an association that has not ended."""
+        """Whether there is an association that has not ended."""
         return self in _ASSOCIATED
 
     @property
     def is_over(self) -> bool:
-        """No association can follow, or the one there was has ended."""
+        """Whether the association has ended, or none can begin on this connection."""
         return self in _ENDS
 
 
@@ -57,7 +57,7 @@ TRANSITIONS: Final[Mapping[ConnectionState, Set[ConnectionState]]] = {
     ConnectionState.KILLED: {ConnectionState.CLOSED},
     ConnectionState.CLOSED: frozenset(),
 }
-"""States that may follow each state."""
+"""For each state, the states that may follow it."""
 
 
 def follow(state: ConnectionState, next_state: ConnectionState) -> ConnectionState:

@@ -1,4 +1,4 @@
-"""Flow control: an association stops reading when what it has not written yet would fill memory."""
+"""Flow control: reading pauses while too much received data of an association is unwritten."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Reading(Protocol):
 
 
 class FlowControl:
-    """Pauses and resumes the reading of one transport."""
+    """Pauses and resumes reading from one transport, which reads at first."""
 
     def __init__(self, transport: Reading, pool: BufferPool) -> None:
         self._transport = transport
@@ -38,20 +38,20 @@ class FlowControl:
         return self._pending
 
     def release(self) -> None:
-        """Resume reading for good: from here on all that arrives is dropped."""
+        """Resume reading and never pause again: what arrives from now on is dropped."""
         self._released = True
         if self.paused:
             self.paused = False
             self._transport.resume_reading()
 
     def detach(self) -> None:
-        """Leave the transport, which is gone, alone; only count."""
+        """Stop using the transport, which is closed; instances and buffers are still counted."""
         self._released = True
         self.paused = False
 
     @property
     def lagging(self) -> bool:
-        """Paused because our writes lag, not because the peer does not read."""
+        """Whether reading is paused, and not because the peer does not read our responses."""
         return self.paused and self._peer_reads
 
     def buffers_kept(self, holders: int) -> None:
@@ -75,12 +75,15 @@ class FlowControl:
             self._update()
 
     def peer_reads(self, yes: bool) -> None:
-        """Note whether our responses leave, or wait for a peer that does not read."""
+        """Note whether the peer reads our responses; while it does not, reading is paused."""
         self._peer_reads = yes
         self._update()
 
     def rest(self, defer: Callable[[Callable[[], None]], object]) -> None:
-        """Pause while other connections have their turn; `defer` is like a loop's `call_soon`."""
+        """Pause reading while other connections are served.
+
+        `defer`, which is called like a loop's `call_soon`, determines when reading may resume.
+        """
         if not self._resting:
             self._resting = True
             self._update()
@@ -93,8 +96,8 @@ class FlowControl:
     def _update(self) -> None:
         if self._released:
             return
-        # Others may have exhausted the pool: an association pauses only while it keeps a buffer,
-        # whose release resumes it.
+        # Other associations may have exhausted the pool. Pause only while this one keeps a buffer,
+        # because only the release of a buffer resumes it.
         pause = (
             self._resting
             or not self._peer_reads

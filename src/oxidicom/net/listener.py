@@ -31,10 +31,10 @@ logger = logging.getLogger("oxidicom.net")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 LISTEN_BACKLOG: Final = 1024
-"""Connections that the kernel holds until we accept them."""
+"""Greatest number of connections of a socket that the kernel keeps until we accept them."""
 
 DRAIN_SILENCE_S: Final = 2.0
-"""Seconds without a byte after which a drained association sends no more (decision 38)."""
+"""Seconds without a byte after which an association is aborted during the drain (decision 38)."""
 
 MAX_REQUEST_MEMORY_BYTES: Final = 32 * 1024 * 1024
 """Bytes of incomplete A-ASSOCIATE-RQs of all connections together; TLS handshakes count too. A real
@@ -43,7 +43,10 @@ request has some 20 KiB at most, but many connections may each send hundreds of 
 
 
 def max_connections() -> int:
-    """Return three quarters of the limit of file handles: the rest is for the files."""
+    """Return the greatest number of connections: three quarters of the limit of file handles.
+
+    The rest is for files. Without a limit the number is 1048576.
+    """
     handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, handles // 4 * 3) if handles != resource.RLIM_INFINITY else 1 << 20
 
@@ -57,7 +60,7 @@ def cannot_listen(host: str, port: int, error: OSError, *, tls: bool = False) ->
 
 
 class Secure(Protocol):
-    """What TLS connections need; each gets the context of the moment."""
+    """Provides the TLS context for new connections; it may change between two of them."""
 
     @property
     def context(self) -> ssl.SSLContext: ...
@@ -136,7 +139,7 @@ class Listener:
         return bound
 
     def join(self, port: SharedPort, secure: Secure | None = None) -> None:
-        """Accept at a port on which other processes listen too."""
+        """Accept connections at a port on which other processes listen too."""
         port.open(self._maker(secure))
         self._begin(port)
 
@@ -150,7 +153,7 @@ class Listener:
     ) -> asyncio.Server:
         loop = asyncio.get_running_loop()
         if host == "::" and socket.has_dualstack_ipv6():
-            # By themselves, loops make a socket for IPv6 only.
+            # For this host `create_server` of a loop would make a socket for IPv6 only.
             both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
             return await loop.create_server(make, sock=both, backlog=LISTEN_BACKLOG)
         return await loop.create_server(
@@ -161,7 +164,7 @@ class Listener:
         if secure is None:
             return lambda: AssociationProtocol(self)
         cipher_buffer = memoryview(bytearray(self.pool.size))
-        # As many peers as may associate are never turned away for their handshakes.
+        # Room for the handshakes of as many peers as may associate at once.
         self._request_memory += self._max_associations * HANDSHAKE_BYTES
 
         def make() -> TlsTransport:
@@ -181,10 +184,10 @@ class Listener:
         self._servers.clear()
 
     async def drain(self, timeout: float, extra: float) -> None:
-        """Let associations that send continue for `timeout` seconds; return when none is left.
+        """Let associations that send continue for `timeout` seconds; return when all are closed.
 
-        Associations silent for 2 s are aborted at once, the others after `timeout` and their
-        instance in flight, for which there are `extra` seconds more.
+        Associations are aborted once silent for DRAIN_SILENCE_S. After `timeout` each of the others
+        is aborted after its instance in flight, and at the latest `extra` seconds later.
         """
         self._draining = True
         deadline = self.clock() + timeout
@@ -242,9 +245,9 @@ class Listener:
     # ---- what connections call -----------------------------------------------------------
 
     def defer(self, call: Callable[[], None], *, first: bool) -> None:
-        """Queue `call`, one of which is made in each iteration of the loop; `first`: at the front.
+        """Queue `call`, at the front if `first`; each iteration of the loop makes one queued call.
 
-        Otherwise the long turns of many connections would add up to the time that others wait
+        More in one iteration would let the long turns of many connections delay all others
         (promise 6).
         """
         if first:
@@ -319,8 +322,8 @@ class Listener:
 
     def admit(self, peer_address: str) -> None:
         """Raise AssociationRejectedError (PS3.8 table 9-21) for reasons outside of the request."""
-        # Published first and counted then, so that two processes never both take the last one; if
-        # this association comes to nothing, `ended` gives it back.
+        # Publish first, then compare, so that two processes never both take the last place; if
+        # no association follows, `ended` corrects the number.
         self._counts.associations = len(self._established) + 1
         if self._draining or self._counts.all_associations > self._max_associations:
             raise AssociationRejectedError(2, 3, 2, "local limit of associations exceeded")
@@ -338,7 +341,7 @@ class Listener:
     def _is_allowed(self, peer_address: str) -> bool:
         try:
             address = ipaddress.ip_address(peer_address.partition("%")[0])
-        except ValueError:  # the peer was gone before its address was read
+        except ValueError:  # the peer disconnected before its address was read
             return False
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped

@@ -14,21 +14,23 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 MAX_BARE_CONNECTIONS: Final = 64
-"""Connections of one address beyond its greatest number of associations: those that are about to
-associate, and those that linger after a rejection."""
+"""Number of connections that an address may have beyond its limit of associations: for those that
+are about to associate, and those not closed yet after a rejection."""
 
 MAX_SHOWN_ADDRESSES: Final = 8192
-"""Addresses that one process publishes at once. Counts of any others stay its own."""
+"""Greatest number of addresses that one process publishes at once. Other processes do not see its
+counts of further addresses."""
 
 _ENTRY_BYTES: Final = 16
-"""Bytes of an entry: the key of an address of 64 bits, connections and associations of 32, each
-written in one step."""
+"""Bytes of an entry: the key of an address (64 bits), then its numbers of connections and of
+associations (32 bits each). Each of the three is written in one step."""
 _PART_BYTES: Final = _ENTRY_BYTES * (1 + MAX_SHOWN_ADDRESSES)
-"""Bytes of one process: how many entries may be in use, then the entries."""
+"""Bytes of the part of one process: a header with the index that follows the last entry in use,
+then the entries."""
 
 
 class PeerCounts(NamedTuple):
-    """What one address holds."""
+    """Numbers of open connections and associations of one address."""
 
     connections: int = 0
     associations: int = 0
@@ -39,9 +41,9 @@ _NOTHING: Final = PeerCounts()
 
 @lru_cache(4096)
 def key_of(address: str) -> int | None:
-    """Return the key of an address in text, an IPv4-mapped IPv6 address as IPv4.
+    """Return the key of an address given as text; None if the text is not an address.
 
-    None if the text is no address.
+    An IPv4-mapped IPv6 address has the key of its IPv4 address.
     """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
@@ -54,7 +56,7 @@ def key_of(address: str) -> int | None:
 
 
 class PeerTable:
-    """A table of one process: there are no others."""
+    """The table of a receiver with one process: it publishes nothing and finds no other counts."""
 
     def publish(self, key: int, held: PeerCounts) -> None: ...
 
@@ -75,7 +77,7 @@ class SharedPeerTable(PeerTable):
         self._others = parts
         self._places: dict[int, int] = {}
         self._free: list[int] = []
-        """Entries that were used and are free; the first unused one follows those in use."""
+        """Heap of the indices of free entries below the highest index used so far."""
         self._keys[0] = 1
 
     def publish(self, key: int, held: PeerCounts) -> None:
@@ -85,7 +87,7 @@ class SharedPeerTable(PeerTable):
                 return
             place = heapq.heappop(self._free) if self._free else 1 + len(self._places)
             self._places[key] = place
-            # The key last, so that no process takes the counts of an earlier address for its own.
+            # The key is written last: until then the entry holds counts of an earlier address.
             self._write(place, held)
             self._keys[2 * place] = key
             self._keys[0] = max(self._keys[0], place + 1)
@@ -122,7 +124,7 @@ def _find(part: memoryview, key: int) -> PeerCounts:
         return _NOTHING
     counts = part.cast("I")
     held = PeerCounts(counts[at // 4 + 2], counts[at // 4 + 3])
-    # Else the entry was given to another address while we read.
+    # If the key has changed, the entry was given to another address while we read.
     return held if keys[at // 8] == key else _NOTHING
 
 
@@ -144,7 +146,10 @@ class Peers:
         self._held: dict[int, PeerCounts] = {}
 
     def connected(self, address: str) -> bool:
-        """Count one more; return False if there are too many. `disconnected` follows anyway."""
+        """Count one more connection; return False if the address has too many.
+
+        In both cases the caller calls `disconnected` at the end of the connection.
+        """
         key = key_of(address)
         if key is None:
             return True
@@ -159,10 +164,10 @@ class Peers:
             self._add(key, -1, 0)
 
     def may_associate(self, address: str) -> bool:
-        """Return whether one more association is allowed.
+        """Return whether one more association is allowed; `associated` or `not_associated` follows.
 
-        `associated` or `not_associated` follows.
-        It is published first and counted then, so that two processes never both take the last one.
+        The new number is published before it is compared with the limit, so that two processes
+        never both take the last place.
         """
         key = key_of(address)
         if key is None:

@@ -39,7 +39,7 @@ from oxidicom.wire.items import AssociateRequest
 from oxidicom.wire.negotiation import Policy
 
 _LINGER_0_S: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER for no time: closing resets the connection and drops what was not sent."""
+"""Value of SO_LINGER for 0 seconds: closing resets the connection and drops unsent bytes."""
 
 logger = logging.getLogger("oxidicom.net")
 
@@ -56,7 +56,7 @@ class ConnectionOwner(Protocol):
     clock: Callable[[], float]
 
     def defer(self, call: Callable[[], None], *, first: bool) -> object:
-        """Call `call` when other connections have had their turn."""
+        """Call `call` after other connections were served; before other deferred calls if `first`."""
 
     def opened(self, connection: AssociationProtocol) -> None: ...
 
@@ -66,7 +66,7 @@ class ConnectionOwner(Protocol):
     def associated(self, connection: AssociationProtocol) -> None: ...
 
     def ended(self, connection: AssociationProtocol) -> None:
-        """Give its place to another association, though the connection may linger."""
+        """Let another association begin in place of this one; the connection may still be open."""
 
     def closed(self, connection: AssociationProtocol) -> None: ...
 
@@ -109,8 +109,8 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
         encrypted = isinstance(transport, TlsTransport)
         self.peer_socket = PeerSocket(self._transport, -1 if encrypted else self._socket.fileno())
         self.timeouts = ConnectionTimeouts(self._owner.limits, self._owner.clock())
-        # Small responses go out at once; a peer that vanished is noticed in the end (decisions 16,
-        # 19).
+        # Send small responses without delay (decision 19), and detect peers that have disappeared
+        # (decision 16).
         with contextlib.suppress(OSError):  # reset already: reading will tell
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -166,7 +166,7 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
         self._settle_buffers()
 
     def _flush(self, buffer: bytearray) -> None:
-        """Finish with `buffer`, which is about to be reused."""
+        """Let the open sink finish with `buffer` or keep it: the next receive reuses it."""
         if self._sink is not None and not self._sink.flush(buffer):
             self._kept += 1
         if self._acceptor.mid_message:
@@ -180,12 +180,12 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
             self._flow.buffers_kept(kept)
 
     def _carry_out(self, events: list[Event], buffer: bytearray) -> None:
-        """Do what the acceptor's events say."""
+        """Carry out the acceptor's events; `buffer` holds the bytes of the Data events."""
         for record in events:
             if type(record) is Data:
                 self._on_data(record, buffer)
                 if self.state is ConnectionState.CLOSING:
-                    # The outcome of an instance ended the association: the rest is not wanted.
+                    # The outcome of an instance has ended the association: drop the other events.
                     return
             elif type(record) is StoreBegan:
                 assert self._association is not None
@@ -355,7 +355,10 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
     # ---- the listener's commands ---------------------------------------------------------
 
     def check(self, now: float) -> None:
-        """Apply the time limits, every second or so (decisions 8, 10, 16)."""
+        """Abort the association or the transport if a time limit has passed (decisions 8, 10, 16).
+
+        Called about once per second.
+        """
         if self.state.is_associated:
             message = self.framer.commands if self._acceptor.mid_message else None
             reason = self.timeouts.observe(now, self.received, message, self.awaits_us)
@@ -374,12 +377,12 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
 
     @property
     def awaits_us(self) -> bool:
-        """The peer waits for us: outcomes are due, or reading is paused because writes lag."""
+        """Whether the peer waits for us: outcomes are due, or reading is paused by us."""
         return self._flow.lagging or self._flow.pending > (0 if self._sink is None else 1)
 
     @property
     def _is_at_rest(self) -> bool:
-        """No message is under way, no outcome is due, and no end is being carried out."""
+        """Whether no message is under way, no outcome is due, and the association has not ended."""
         acceptor = self._acceptor
         return not (acceptor.is_over or acceptor.mid_message or self._flow.pending)
 
@@ -389,7 +392,7 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
             self._on_ended(self._acceptor.abort(AbortReason.NOT_SPECIFIED, reason))
 
     def abort_when_at_rest(self, reason: str) -> None:
-        """Abort after the instance under way."""
+        """Abort at once if no message is under way and no outcome is due, otherwise afterwards."""
         if self._is_at_rest or self.state is ConnectionState.UNASSOCIATED:
             self.abort(reason)
         elif self.state is ConnectionState.ESTABLISHED:
@@ -402,7 +405,7 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
             self.abort(self._drain_reason)
 
     def kill(self) -> None:
-        """Abort the transport: nothing more is sent or awaited."""
+        """Abort the transport without an A-ABORT; nothing is sent or awaited afterwards."""
         if self.state.is_associated or self.state is ConnectionState.UNASSOCIATED:
             self.state = follow(self.state, ConnectionState.KILLED)
             self.framer.close()

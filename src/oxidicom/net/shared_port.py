@@ -18,18 +18,18 @@ from oxidicom.net.peers import PeerTable, SharedPeerTable, clear_part, peer_tabl
 logger = logging.getLogger("oxidicom.net")
 
 STEP_ASIDE_S: Final = 0.005
-"""Seconds for which a new connection is left to processes that have fewer. A busy process accepts
-within a millisecond or two, and two associations of one process share its core as long as they
-last."""
+"""Seconds for which a process leaves a new connection to those with fewer connections. A busy
+process accepts within a millisecond or two. The wait pays: two associations of one process share
+its core until they end."""
 
 ACCEPT_PAUSE_S: Final = 1.0
-"""Seconds without accepting after the system had no file handle left."""
+"""Seconds for which nothing is accepted after the system lacked file handles or memory."""
 
 _SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ROW_BYTES: Final = 8
 """Bytes of a row: connections and associations, of 32 bits each, each written in one step."""
 _VACANT_ROW: Final = 2**32 - 1
-"""Connections in the row of a process that accepts none: others do not wait for it."""
+"""Number of connections in the row of a process that accepts none: others never wait for it."""
 
 
 class ConnectionCounts:
@@ -47,7 +47,7 @@ class ConnectionCounts:
 
 
 class SharedConnectionCounts(ConnectionCounts):
-    """The numbers of one of several processes: its row of a Scoreboard."""
+    """The numbers of connections and associations of one of several processes, in a Scoreboard."""
 
     def __init__(self, rows: memoryview, worker: int, peer_table: PeerTable) -> None:
         self._rows = rows
@@ -80,9 +80,9 @@ class SharedConnectionCounts(ConnectionCounts):
 
 
 class Scoreboard:
-    """The rows of all processes, in shared memory: each writes its own and reads all.
+    """A row of counts for each process, in shared memory: each writes its own row and reads all.
 
-    Each process maps `fd`. Raises OSError.
+    `fd` is a descriptor of the memory, which each process maps; OSError if it cannot.
     """
 
     def __init__(self, fd: int, workers: int) -> None:
@@ -170,7 +170,7 @@ class SharedPort:
                 event(logger, logging.ERROR, "cannot accept connections; retrying", error=error)
                 if listening not in self._waiting:
                     self._step_aside(listening, ACCEPT_PAUSE_S)
-            # Else another process accepted it, or the peer is gone already.
+            # With any other errno another process accepted it, or the peer has disconnected.
             return
         connection.setblocking(False)
         # Other processes learn of it at once, not when the loop has made its transport.

@@ -1,6 +1,6 @@
 """The time limits of one connection, sans-IO (decisions 8, 10, 16).
 
-They are checked every second or so, so that the hot path sets no timers.
+They are checked about once per second, so that receiving a message sets no timers.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 MIN_WINDOW_BYTES: Final = 64 * 1024
-"""Bytes that a peer must send within WINDOW_S while a message is under way."""
+"""Bytes that a peer must send within each window while a message is under way."""
 
 WINDOW_S: Final = 60.0
-"""Seconds over which the rate of a peer is measured."""
+"""Default length, in seconds, of the window in which a peer's rate is measured."""
 
 
 class TimeLimits(NamedTuple):
@@ -22,7 +22,7 @@ class TimeLimits(NamedTuple):
     idle: float = 300.0
     """Between the messages of an association."""
     window: float = WINDOW_S
-    """Within which MIN_WINDOW_BYTES of a message must come."""
+    """Length of each window in which MIN_WINDOW_BYTES must arrive during a message."""
 
 
 class ConnectionTimeouts:
@@ -38,14 +38,17 @@ class ConnectionTimeouts:
         self._window_received = 0
 
     def closing(self, now: float) -> None:
-        """Start the ARTIM timer anew, with our last PDU."""
+        """Restart the ARTIM timer, because our last PDU is sent now."""
         self._artim_began = now
 
     def artim_expired(self, now: float) -> bool:
         return now - self._artim_began >= self._limits.artim
 
     def silence(self, now: float, received: int) -> float:
-        """Return the seconds since the last byte, as precisely as this is called."""
+        """Return the seconds from the first call that had the present `received` to `now`.
+
+        So the result is the silence of the peer, less the interval between two calls at most.
+        """
         if received != self._received:
             self._received = received
             self._last_byte = now

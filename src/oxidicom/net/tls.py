@@ -21,8 +21,8 @@ from oxidicom.logevents import describe, event, verification_text
 logger = logging.getLogger("oxidicom.tls")
 
 MAX_DECRYPTED_BYTES: Final = 32 * 1024
-"""Bytes handed to OpenSSL at once. Its buffer of each connection grows with them and never shrinks;
-a record is at most half as long."""
+"""Greatest number of encrypted bytes passed to OpenSSL at once. Its buffer of each connection grows
+with them and never shrinks; a record has about half as many at most."""
 
 
 HANDSHAKE_BYTES: Final = 48 * 1024
@@ -43,7 +43,7 @@ class Upper(Protocol):
 
 class State(Enum):
     FRESH = auto()
-    """Nothing has come: a peer that only connects costs nothing."""
+    """The peer has sent no byte yet; TLS memory is allocated with the first one."""
     HANDSHAKE = auto()
     """The peer has sent its first byte."""
     OPEN = auto()
@@ -51,7 +51,7 @@ class State(Enum):
     FINISHED = auto()
     """The peer has sent close_notify and sends nothing further."""
     DEAF = auto()
-    """Anything that comes is dropped until the peer closes."""
+    """Anything that arrives is dropped until the peer closes."""
 
 
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
@@ -100,13 +100,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._upper.connection_lost(exc)
 
     def eof_received(self) -> bool | None:
-        """Accept an end without close_notify: DICOM notices itself if anything is missing."""
+        """Accept an end without close_notify: DICOM itself detects truncation."""
         match self._state:
             case State.OPEN:
                 self._continue_reading()
                 return self._upper.eof_received() if self._state is State.OPEN else True
             case State.FINISHED:
-                return True  # the protocol above knows, and closes when it is done
+                return True  # the protocol above was told before, and closes when it is done
             case State.HANDSHAKE:
                 self._log_failure("connection ended")
         self._state = State.DEAF
@@ -144,7 +144,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     # ---- bytes in ------------------------------------------------------------------------
 
     def _take(self, encrypted: memoryview) -> None:
-        """Raises SSLError."""
+        """Process received bytes of TLS: the handshake, then data; raises SSLError."""
         for start in range(0, len(encrypted), MAX_DECRYPTED_BYTES):
             self._incoming.write(encrypted[start : start + MAX_DECRYPTED_BYTES])
             if self._state is State.HANDSHAKE:
@@ -173,7 +173,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self._deliver()
 
     def _may_decrypt(self) -> bool:
-        """Return whether a read may find data: one in vain costs as much as a record."""
+        """Return whether a read may find data: one without result costs as much as a record."""
         return bool(self._incoming.pending or self._tls.pending())
 
     def _deliver(self) -> None:
@@ -205,7 +205,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._send_pending()
 
     def _fail(self, error: ssl.SSLError) -> None:
-        """Send the TLS alert, and drop anything that comes from here on."""
+        """Send the TLS alert, log the failure, and drop anything that arrives afterwards."""
         self._buffer = None
         self._send_pending()
         state, self._state = self._state, State.DEAF
