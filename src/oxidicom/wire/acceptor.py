@@ -18,14 +18,15 @@ from oxidicom.wire.services import SERVICES, service_of
 from oxidicom.wire.services.service import DataSetUse, Service
 
 MAX_RESPONSE_BYTES: Final = 512
-"""Maximum Length from which every C-STORE-RSP of legal UIDs fits into one PDU, by far."""
+"""Peer's Maximum Length, in bytes, from which each C-STORE-RSP with valid UIDs fits into one PDU
+with room to spare."""
 
 
 class State(Enum):
-    """How far the association has come."""
+    """The states of an association, seen by its acceptor."""
 
     AWAITING_REQUEST = auto()
-    """The A-ASSOCIATE-RQ has not come (Sta2)."""
+    """The A-ASSOCIATE-RQ has not arrived (Sta2)."""
     ESTABLISHED = auto()
     """Messages are received (Sta6)."""
     CLOSING = auto()
@@ -51,7 +52,7 @@ class PendingResponse:
                 self._collected = None
 
     def response(self) -> bytes | None:
-        """Return the response's command set, if there is to be one."""
+        """Return the command set of the response; None if the service sends no response."""
         if self._collected is None:
             return dimse.encode_failure(
                 self._command, DimseStatus.PROCESSING_FAILURE, "Data set is too long"
@@ -86,12 +87,12 @@ class Acceptor:
 
     @property
     def is_over(self) -> bool:
-        """The association has ended, or never begins."""
+        """Whether the association has ended, or can no longer begin."""
         return self.state is State.CLOSING
 
     @property
     def mid_message(self) -> bool:
-        """A message has begun and not ended: the peer is expected to send more."""
+        """Whether a PDU or message has begun and not ended, so that the peer must send more."""
         return self.framer.mid_message or self._message is not None
 
     @property
@@ -101,11 +102,11 @@ class Acceptor:
 
     @property
     def responses_fit_one_pdu(self) -> bool:
-        """The peer takes every C-STORE-RSP in one PDU, as the fast path sends it."""
+        """Whether the peer accepts each C-STORE-RSP in one PDU, as the fast path sends it."""
         return not 0 < self._peer_max_pdu_length < MAX_RESPONSE_BYTES
 
     def handle(self, framed: list[FramerEvent], buffer: bytearray | bytes) -> list[Event]:
-        """Return what the framer's events mean; never raises for what they hold.
+        """Return the events that follow from the framer's; never raises for their contents.
 
         `buffer` holds the bytes that were framed. `Data` events are offsets into it: use them
         before it is reused.
@@ -130,7 +131,7 @@ class Acceptor:
         return events
 
     def resume(self, request: StoreRequest) -> None:
-        """Continue a C-STORE-RQ that a consumer has taken: the rest of its data are events."""
+        """Continue a C-STORE-RQ that a consumer had taken: the rest of its data become events."""
         self._message = request
         self._context_id = request.context_id
         self.framer.offering = False
@@ -143,12 +144,18 @@ class Acceptor:
         return events
 
     def abort(self, reason: AbortReason, text: str) -> Ended:
-        """End the association from our side: a timeout, a shutdown, a bug."""
+        """End the association from our side, and return its `Ended` with an A-ABORT of source 2.
+
+        `text` is why: a timeout, a shutdown or a bug.
+        """
         self._stop()
         return Ended(text, pdus.encode_abort(2, reason))
 
     def store_response(self, outcome: StoreOutcome) -> bytes:
-        """Return the P-DATA-TF that answers a `StoreBegan`; not to be sent after the last PDU."""
+        """Return the C-STORE-RSP to a `StoreBegan`, as P-DATA-TF PDUs.
+
+        The caller must not send it after the `last_pdu` of `Ended`.
+        """
         request = outcome.request
         response = dimse.encode_store_response(
             request.message_id,

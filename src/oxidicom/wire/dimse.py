@@ -27,7 +27,7 @@ _REQUESTED_SOP_INSTANCE_UID: Final = 0x1001_0000
 _NO_DATA_SET: Final = 0x0101
 _RESPONSE: Final = 0x8000
 _MAX_COMMENT_LENGTH: Final = 64
-"""Characters of a value of LO (PS3.5 table 6.2-1)."""
+"""Greatest number of characters of an LO value (PS3.5 table 6.2-1)."""
 
 _element = Struct("<II")
 _u16 = Struct("<H")
@@ -46,7 +46,7 @@ class Command(NamedTuple):
     message_id: int
     """0 where the kind of command has none."""
     message_id_being_responded_to: int
-    """Of responses and C-CANCEL; else 0."""
+    """Message ID Being Responded To, in responses and C-CANCEL; otherwise 0."""
     sop_class_uid: str
     """Affected or, where that is missing, Requested SOP Class UID; may be empty."""
     sop_instance_uid: str
@@ -55,12 +55,12 @@ class Command(NamedTuple):
 
 
 def decode_command(command: bytes) -> Command:
-    """Decode a whole command set, Implicit VR Little Endian.
+    """Decode a whole command set in Implicit VR Little Endian.
 
-    Elements may come in any order and of odd length, with or without the group's length; unknown
-    ones are skipped, and of a repeated one the last counts. Raises PeerError (reason 6) for an
-    element that does not fit, a missing Command Field, a request without Message ID, and a
-    C-STORE-RQ without UIDs or data set (decision 17).
+    Elements may be in any order and of odd length; the group length may be missing. Unknown
+    elements are skipped; the last of repeated elements is used. Raises PeerError (reason 6) for an
+    element longer than the rest, a missing Command Field, a request without Message ID, and a
+    C-STORE-RQ without Affected UIDs or data set (decision 17).
     """
     store_request = _dimse.read_store_request(command)
     if store_request is not None:
@@ -174,7 +174,8 @@ def encode_echo_response(message_id: int) -> bytes:
 
 
 def encode_unsupported_response(request: Command) -> bytes:
-    """Encode the response to a request that is not served: unrecognized (PS3.7 C.5.23)."""
+    """Encode the response to a request that is not served: 0211H, unrecognized operation
+    (PS3.7 C.5.23)."""
     return encode_failure(request, DimseStatus.UNRECOGNIZED_OPERATION)
 
 

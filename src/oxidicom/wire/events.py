@@ -11,19 +11,19 @@ from oxidicom.wire.items import AssociateRequest
 
 
 class Output(NamedTuple):
-    """Bytes to be sent, in one segment where the network lets it."""
+    """Bytes to be sent, in one TCP segment where possible."""
 
     data: bytes
 
 
 class Associated(NamedTuple):
-    """The association is established; its A-ASSOCIATE-AC came as `Output` before."""
+    """The association is established; the `Output` before this event is its A-ASSOCIATE-AC."""
 
     request: AssociateRequest
 
 
 class StoreBegan(NamedTuple):
-    """A C-STORE-RQ has come; `Data` events follow, up to one that is `last`."""
+    """A C-STORE-RQ has arrived; `Data` events follow, up to one that is `last`."""
 
     request: StoreRequest
 
@@ -31,10 +31,9 @@ class StoreBegan(NamedTuple):
 class Ended(NamedTuple):
     """The association has ended: no event follows.
 
-    `last_pdu` is to be sent, unless it is empty, then the connection closes.
-
-    `error` is None for a release. Where `last_pdu` is empty, the peer has
-    closed or expects nothing.
+    `last_pdu` is sent if it is not empty, and then the connection is closed. It is empty if the peer
+    has closed its side or expects no PDU. `error` says why the association ended; it is None for a
+    release.
     """
 
     error: str | None

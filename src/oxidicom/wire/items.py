@@ -1,7 +1,8 @@
 """The variable items of A-ASSOCIATE (PS3.8 9.3.2, 9.3.3 and annex D; PS3.7 annex D.3.3).
 
-Bytes in, records out, and back; `negotiation` decides what is acceptable. Items may come in any
-order; if one is repeated the last counts; unknown ones are skipped (PS3.8 9.3.1).
+This module decodes and encodes them; `negotiation` decides what is acceptable. Items may be in any
+order; unknown ones are skipped (PS3.8 9.3.1), and the last of repeated ones is used. A second
+presentation context of the same id, or a second user information item, is an error.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ _MAX_CONTEXTS: Final = 128
 """Presentation contexts of one request: their ids are the odd numbers of one byte."""
 
 _MAX_CACHED_BYTES: Final = 512
-"""Bytes of a presentation context that is cached, so that hostile ones cannot fill memory."""
+"""Greatest size in bytes of a presentation context that is cached: hostile ones must not fill
+memory."""
 
 _AE_PADDING: Final = "\0 \t\n\v\f\r\x85\xa0"
 """Characters trimmed from AE titles: those the reference trims, and NUL (decision 9)."""
@@ -98,7 +100,7 @@ class AssociateRequest(NamedTuple):
     protocol_version: int
     called_ae_title: str
     calling_ae_title: str
-    """`UNKNOWN` where blank."""
+    """Calling AE title, trimmed; `UNKNOWN` if it is blank."""
     echo: bytes
     """The 64 bytes of AE titles and reserved fields, which an answer sends back unchanged."""
     application_context: str = ""
@@ -131,8 +133,8 @@ class AssociateAnswer(NamedTuple):
 def decode_associate_rq(body: bytes) -> AssociateRequest:
     """Decode an A-ASSOCIATE-RQ; `body` is all that follows the PDU's 6-byte header.
 
-    Of another protocol version only the fixed fields are read, because nothing is known of its
-    items. Raises PeerError (reason 6) for whatever does not fit into its place.
+    If the protocol version is not supported, only the fixed fields are read, because its items may
+    differ. Raises PeerError (reason 6) for a malformed request.
     """
     if len(body) < _FIXED_LENGTH:
         raise _invalid("A-ASSOCIATE-RQ is shorter than its fixed fields")
@@ -239,7 +241,7 @@ def _role_selection(value: bytes) -> RoleSelection:
 
 
 def _user_identity(value: bytes) -> UserIdentity:
-    """Decode a user identity (PS3.7 D.3.3.7.1), of whose two fields only the lengths are read."""
+    """Decode a user identity (PS3.7 D.3.3.7.1); only the lengths of its two fields are read."""
     text = "user identity item"
     (primary_length,) = _unpack(_u16, value[2:4], text)
     (secondary_length,) = _unpack(_u16, value[4 + primary_length : 6 + primary_length], text)

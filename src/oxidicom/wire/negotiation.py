@@ -23,13 +23,13 @@ _MAX_UID_LENGTH = 64  # PS3.5 9.1
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator allows in associations."""
+    """The operator's settings for accepting associations."""
 
     ae_title: str = "ChRIS"
     check_called: bool = False
     """Reject requests with another called AE title than ours."""
     allowed_calling: frozenset[str] = frozenset()
-    """Calling AE titles that are allowed; empty: all."""
+    """Calling AE titles that are allowed; if empty, all are."""
     promiscuous: bool = False
     uncompressed_only: bool = False
     strict: bool = False
@@ -53,9 +53,9 @@ class Negotiated(NamedTuple):
     """The result of a negotiation."""
 
     contexts: Mapping[int, AcceptedContext]
-    """By presentation context id."""
+    """The accepted contexts, by presentation context id."""
     answer: AssociateAnswer
-    """For `items.encode_associate_ac`."""
+    """The content of the A-ASSOCIATE-AC, for `items.encode_associate_ac`."""
     peer_max_pdu_length: int
     """Greatest P-DATA-TF variable field that the peer receives, bytes; 0 is unlimited."""
 
@@ -118,7 +118,10 @@ def _choose(proposed: PresentationContext, policy: Policy) -> AcceptedContext | 
 
 
 def _operations(proposed: tuple[int, int] | None, ours: int) -> tuple[int, int] | None:
-    """Return the smaller of each window; 0 is unlimited (PS3.7 D.3.3.3)."""
+    """Return the smaller of our and the proposed windows, 0 being unlimited (PS3.7 D.3.3.3).
+
+    None if the peer proposed none.
+    """
     if proposed is None:
         return None
     invoked, performed = proposed

@@ -1,4 +1,4 @@
-"""Remembers the answers to equal A-ASSOCIATE-RQs.
+"""Caches the answers to A-ASSOCIATE-RQs, keyed by the bytes of the request and the policy.
 
 Some senders open an association for every instance, with the same hundred presentation contexts
 each time.
@@ -13,10 +13,10 @@ from oxidicom.wire.items import AssociateRequest, decode_associate_rq, encode_as
 from oxidicom.wire.negotiation import Negotiated, Policy, negotiate
 
 MAX_CACHED_REQUESTS: Final = 16
-"""Requests that are remembered; the senders of a hospital are of a few kinds."""
+"""Greatest number of cached requests; a hospital has few kinds of senders."""
 
 MAX_CACHED_REQUEST_BYTES: Final = 32 * 1024
-"""Bytes of a request that is remembered: 128 contexts of real senders have some 20 KiB."""
+"""Greatest size in bytes of a cached request: 128 contexts of real senders have some 20 KiB."""
 
 
 class Agreement(NamedTuple):
@@ -32,7 +32,7 @@ _agreements: dict[tuple[bytes, Policy], Agreement] = {}
 
 
 def agree(body: bytes, policy: Policy, admit: Callable[[AssociateRequest], None]) -> Agreement:
-    """Decode an A-ASSOCIATE-RQ, call `admit`, and negotiate; or return the remembered answer.
+    """Decode an A-ASSOCIATE-RQ, call `admit`, and negotiate; or return the cached answer.
 
     Raises PeerError for a request that is malformed, AssociationRejectedError for one that is not
     acceptable, and whatever `admit` raises, which is called every time.

@@ -33,11 +33,11 @@ def encode_abort(source: int, reason: int) -> bytes:
 
 
 def p_data(context_id: int, command: bytes, peer_max_length: int) -> bytes:
-    """Encode a command set as P-DATA-TF PDUs of one PDV each (PS3.8 9.3.5), for one segment.
+    """Encode a command set as P-DATA-TF PDUs of one PDV each (PS3.8 9.3.5), to be sent at once.
 
-    `peer_max_length` is the peer's Maximum Length in bytes, 0 unlimited. Fragments are of even
-    length where the peer leaves room for two bytes; a limit below 7 leaves room for none, and
-    gets one byte at a time.
+    `peer_max_length` is the peer's Maximum Length in bytes; 0 is unlimited. Fragments have an even
+    length if the limit leaves room for two bytes. A limit below 7 leaves room for none; it is
+    exceeded with fragments of one byte.
     """
     size = len(command)
     room = peer_max_length - _PDV_HEADER_LENGTH

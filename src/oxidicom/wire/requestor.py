@@ -1,6 +1,6 @@
 """The PDUs and command sets that the requestor of an association writes and reads.
 
-PS3.8 9.3, PS3.7 9.3.1, 9.3.2 and 9.3.5. Bytes in, records out; `scu` has the sockets.
+The formats are those of PS3.8 9.3 and of PS3.7 9.3.1, 9.3.2 and 9.3.5. The sockets are in `scu`.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def _uid_element(element: int, uid: str) -> bytes:
 
 
 def decode_p_data(body: bytes) -> list[tuple[int, bytes]]:
-    """Return message control header and fragment of each PDV of a P-DATA-TF (PS3.8 9.3.5).
+    """Return the message control header and the fragment of each PDV of a P-DATA-TF (PS3.8 9.3.5).
 
     `body` is all that follows the PDU's 6-byte header. Raises PeerError for a malformed one.
     """
@@ -266,7 +266,8 @@ def decode_p_data(body: bytes) -> list[tuple[int, bytes]]:
 def decode_response(command: bytes) -> Response:
     """Decode the command set of a response, whose elements may be in any order.
 
-    Raises PeerError for a malformed one, and for one without the elements of every response.
+    Raises PeerError if it is malformed, or lacks Command Field, Message ID Being Responded To or
+    Status.
     """
     found: dict[int, int] = {}
     comment = ""
@@ -317,7 +318,7 @@ _STATUSES: Final[Mapping[int, str]] = {
 
 
 def status_text(status: int) -> str:
-    """Describe a status, as `A700H out of resources` (PS3.7 annex C, PS3.4 table B.2-1)."""
+    """Describe a status, such as `A700H out of resources` (PS3.7 annex C, PS3.4 table B.2-1)."""
     text = _STATUSES.get(status)
     if text is None:
         match status >> 8, status >> 12:

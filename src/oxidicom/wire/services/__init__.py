@@ -1,6 +1,6 @@
-"""DIMSE services: what is done with each kind of command, one file a service.
+"""DIMSE services: how each kind of command is answered, with one file per service.
 
-A further service is a file like `verification` and a line in SERVICES.
+To add a service, write a file like `verification` and add a line to SERVICES.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SERVICES: Final[Mapping[int, Service]] = {
     CommandField.C_ECHO_RQ: verification.SERVICE,
     CommandField.C_CANCEL_RQ: unanswered.SERVICE,
 }
-"""By Command Field (0000,0100)."""
+"""The services, by Command Field (0000,0100)."""
 
 _RESPONSE: Final = 0x8000
 

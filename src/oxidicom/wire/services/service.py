@@ -1,4 +1,4 @@
-"""What the acceptor needs to know of a DIMSE service."""
+"""The description of a DIMSE service that the acceptor uses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from oxidicom.wire.dimse import Command
 
 
 class DataSetUse(Enum):
-    """What becomes of the data set of a request, if it has one."""
+    """How the data set of a request is used, if it has one."""
 
     SKIPPED = auto()
     """It is dropped; the response follows once it has passed."""
@@ -32,4 +32,4 @@ class Service(NamedTuple):
 
 
 def no_response(command: Command, data_set: bytes) -> None:
-    """Respond to nothing."""
+    """Return None: the acceptor sends no response."""
