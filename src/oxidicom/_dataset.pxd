@@ -10,7 +10,7 @@ cdef enum:
     LAST_WANTED = 0x00200013
 
 cdef enum Slot:
-    # Index in WANTED_TAGS of the elements without which an instance is refused, and of its number.
+    # Indices in WANTED_TAGS: elements without which an instance is refused, and InstanceNumber.
     SOP_CLASS_UID = 1
     SOP_INSTANCE_UID = 2
     STUDY_DATE = 3
@@ -21,7 +21,8 @@ cdef enum Slot:
 
 
 cdef struct Arena:
-    # Kept values in a row. It grows with the bytes received, never by a length that a peer claims.
+    # Kept values, one after the other. It grows with the bytes received, never by a length that a
+    # peer claims.
     uint8_t *bytes
     uint32_t used
     uint32_t capacity

@@ -28,7 +28,7 @@ class Walker:
 
     @property
     def failed(self) -> bool:
-        """Whether the grammar of PS3.5 is violated before the needed elements were found."""
+        """Whether the data set violates PS3.5 in the part that was read, or ended too early."""
 
     @property
     def error(self) -> str | None:
@@ -46,7 +46,7 @@ class Walker:
         """
 
     def finish(self) -> None:
-        """Take note that the data set has ended.
+        """Note that the data set has ended; afterwards `asleep` is True.
 
         Sets `failed` if it ends within an element header, a wanted value or a sequence of undefined
         length, or within any value before the needed elements were found.

@@ -1,8 +1,9 @@
 # cython: language_level=3
 """Incremental walk of the element headers of a data set (PS3.5 7.1).
 
-It keeps the values of the few elements that name an instance, skips all others, and falls asleep
-for the rest of the instance. The result does not depend on where the data set is cut into feeds.
+It keeps the values of the few elements that identify and describe an instance, skips all others,
+and ignores the rest of the instance once they are found ("asleep"). The result does not depend on
+where the data set is cut into feeds.
 Nothing recurses, and nothing is allocated by a length or a depth that the peer claims: nesting of
 undefined length is a counter, everything of defined length is skipped as a whole, and the size of a
 kept value is limited.
@@ -106,7 +107,8 @@ cdef void shrink(Arena *arena) noexcept nogil:
 
 
 cdef inline bint has_long_form(const uint8_t *vr) noexcept nogil:
-    """Return whether the length has 32 bits (PS3.5 table 7.1-1); that of unknown VRs has 16."""
+    """Return whether the length field of a VR has 32 bits (PS3.5 table 7.1-1); False for unknown
+    VRs."""
     if vr[0] == c'O':
         return vr[1] in (c'B', c'D', c'F', c'L', c'V', c'W')
     if vr[0] == c'U':
@@ -129,7 +131,7 @@ cdef class Walker:
         free(self.own.bytes)
 
     cdef void begin(self, int encoding) noexcept:
-        """Begin with a data set; the values of an earlier one are dropped."""
+        """Begin to read a new data set; the values of the previous one are dropped."""
         cdef int slot
         self.asleep = self.failed = False
         self.error = None
@@ -152,7 +154,7 @@ cdef class Walker:
         memset(self.vr_codes, 0, sizeof(self.vr_codes))
 
     cdef void end(self) noexcept:
-        """Drop all values, and all memory but SMALL_ARENA."""
+        """Drop all values, and free an arena's memory if it exceeds SMALL_ARENA bytes."""
         shrink(&self.shared)
         shrink(&self.own)
 
@@ -383,7 +385,7 @@ cdef class Walker:
     # ---- values out --------------------------------------------------------------------------
 
     cdef const uint8_t *value_at(self, int slot) noexcept nogil:
-        """Return the address of a value that is present but may be empty."""
+        """Return the address of a value, which must be present but may be empty."""
         return self.arena_of(slot).bytes + self.offsets[slot]
 
     cdef object value_of(self, int slot):

@@ -1,9 +1,9 @@
 # cython: language_level=3
 """C-STORE-RQ, C-STORE-RSP, the file name and the file header of an instance, compiled.
 
-Each reader understands the common form only and says so of any other value; `wire.dimse` and
-`store.identity` try these functions first and have the general form for everything else. A property
-test checks that both agree.
+Each reader understands the common form only and returns False or None for any other value;
+`wire.dimse` and `store.identity` try these functions first and handle everything else themselves. A
+property test checks that both agree.
 """
 
 cimport cython
@@ -43,7 +43,10 @@ cdef inline uint32_t little_endian_32(const uint8_t *p) noexcept nogil:
 
 
 cdef bint read_uid(const uint8_t *value, uint32_t size, Uid *uid) noexcept nogil:
-    """Return False unless it is digits and dots (PS3.5 9.1), padding aside (decision 9)."""
+    """Read a UID without its trailing padding (decision 9).
+
+    Return False unless it consists of 1 to 64 digits and dots (PS3.5 9.1).
+    """
     cdef uint32_t i
     while size and (value[size - 1] == 0 or value[size - 1] == c' '):
         size -= 1
@@ -60,7 +63,7 @@ cdef bint read_uid(const uint8_t *value, uint32_t size, Uid *uid) noexcept nogil
 cdef bint read_store_command(const uint8_t *p, Py_ssize_t size, StoreCommand *out) noexcept nogil:
     """Read a C-STORE-RQ of its common elements in any order (PS3.7 table 9.3-1).
 
-    Return False for any other command, which may be a good one all the same.
+    Return False for any other command, which may still be valid.
     """
     cdef const uint8_t *end = p + size
     cdef uint32_t length
@@ -100,14 +103,14 @@ cdef bint read_store_command(const uint8_t *p, Py_ssize_t size, StoreCommand *ou
 
 
 cdef bint is_uid(const uint8_t *value, int size, Uid *uid) noexcept nogil:
-    """Return whether a value is this UID, padding aside."""
+    """Return whether a value is this UID, followed by nothing or by NULs."""
     while size > uid.size and value[size - 1] == 0:
         size -= 1
     return size == uid.size and memcmp(value, uid.text, size) == 0
 
 
 cdef bint read_number(const uint8_t *value, int size, uint32_t *number) noexcept nogil:
-    """Return False unless it is a number of at most nine digits, spaces aside."""
+    """Read a number; return False unless it has 1 to 9 digits, with or without spaces around."""
     cdef int i
     while size > 0 and value[size - 1] == c' ':
         size -= 1
@@ -229,7 +232,7 @@ def success_response(int message_id, str sop_class not None, str sop_instance no
 
 
 def file_name(bytes number, bytes uid):
-    """Return (UID, file name) by raw values of InstanceNumber and SOPInstanceUID.
+    """Return the UID and the file name for raw values of InstanceNumber and SOPInstanceUID.
 
     None where one of the values is None or not common.
     """
@@ -283,6 +286,6 @@ cdef class HeaderTemplate:
 
 
 cdef bint set_uid(Uid *uid, str text) except -1:
-    """Return False for what is not a common UID."""
+    """Set `uid` from text; return False unless it consists of 1 to 64 digits and dots."""
     cdef bytes value = text.encode("latin-1", "replace")
     return read_uid(value, len(value), uid) and uid.size == len(value)

@@ -45,7 +45,7 @@ cdef class StoreFastPath(Consumer):
     cdef bint space_checked
     cdef int64_t size               # bytes of its data set so far
 
-    # Of the latest instance, whose header differs from this one's in the UID only, as a rule
+    # The header of the latest instance: that of the next one usually differs in the UID only.
     cdef HeaderTemplate header
     cdef int header_context
     cdef Uid header_class

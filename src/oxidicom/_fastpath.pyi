@@ -26,7 +26,7 @@ class StoreFastPath(Consumer):
 
     @property
     def begun(self) -> int:
-        """Instances that took the fast path, at least as far as it handed them over."""
+        """Number of instances that began on the fast path, those handed over later included."""
 
     def __init__(
         self,

@@ -2,10 +2,10 @@
 """The fast path of a common C-STORE, compiled: C-STORE-RQ, data set, file, C-STORE-RSP, with one
 call into Python, the report that it is stored.
 
-Common is what nearly every sender does once the first instance of its series is stored. Everything
-else is left to the general path (wire.acceptor, store.sink) before any decision was made: any other
-command becomes an event, and an instance that turns out not to be common, or whose write fails, is
-handed over as far as it was received. So there is no rule of refusal here.
+A common C-STORE is what nearly every sender sends once the first instance of its series is stored.
+The general path (wire.acceptor, store.sink) decides about everything else: any other command
+becomes an event, and an instance that turns out not to be common, or whose write fails, is handed
+over with all that was received of it. So nothing is refused here.
 """
 
 cimport cython
@@ -51,7 +51,7 @@ cdef class Destination:
 
 @cython.final
 cdef class StoreFastPath(Consumer):
-    """See the stub for the public face."""
+    """The stub documents this class."""
 
     def __cinit__(self, storage, association, contexts, PeerSocket peer_socket not None, owner):
         self.storage = storage
@@ -76,7 +76,7 @@ cdef class StoreFastPath(Consumer):
         self.part = storage.temporary.part_file(b"")
 
     def close(self):
-        """End with the association: the instance under way is discarded, nothing more is fed."""
+        """Discard the instance under way, if there is one; nothing may be fed afterwards."""
         if self.storage is None:
             return
         self.active = False
@@ -94,7 +94,7 @@ cdef class StoreFastPath(Consumer):
         return self.policy.writes_inline and not self.completions.outstanding and not self.unremoved
 
     cdef int encoding_of(self, int context_id) except -2:
-        """Return the walker's encoding; UNSERVED if the context is not accepted or deflated."""
+        """Return the walker's encoding; UNSERVED if the context is deflated or not accepted."""
         if context_id != self.latest_context:
             context = self.contexts.get(context_id)
             self.latest_context = context_id
@@ -161,7 +161,7 @@ cdef class StoreFastPath(Consumer):
         return 1
 
     cdef int write_header(self) except -1:
-        """Write the file header into the part file; return 0 where it has no room for it."""
+        """Write the file header into the memory of `part`; return 0 if it has too little room."""
         cdef Uid *uid = &self.command.sop_instance
         if (self.header is None or self.header_context != self.context_id
                 or self.header.room != uid.size + (uid.size & 1)
@@ -191,7 +191,7 @@ cdef class StoreFastPath(Consumer):
             try:
                 self.storage.check_space()
             except Exception:
-                return False  # the general path will see it again
+                return False  # the general path will meet and answer the error
             self.space_checked = True
         return True
 
@@ -228,7 +228,7 @@ cdef class StoreFastPath(Consumer):
             try:
                 to = self.storage.destination(self.walker, self.association)
             except Exception:
-                return None  # the general path will see it again
+                return None  # the general path will meet and answer the error
             if to is None:
                 return None
             self.destination = to
@@ -236,12 +236,11 @@ cdef class StoreFastPath(Consumer):
                 or memcmp(<const char *> to.sop_class, self.command.sop_class.text,
                           self.command.sop_class.size) != 0):
             return None
-        # Only the general path may look at what a failure left in the folder, and it must do so
-        # first.
+        # After a failure the general path must first check what is in the folder.
         return None if to.placing or not to.folder.listed else to
 
     cdef bint store(self, Destination to) except -1:
-        """Write the file and give it its final name; return False if it has none."""
+        """Write the file and give it its final name; return False if it was not stored under it."""
         cdef char name[NAME_ROOM]
         cdef Uid *uid = &self.command.sop_instance
         cdef const char *folder = to.path

@@ -33,7 +33,7 @@ class Consumer:
 
     @property
     def active(self) -> bool:
-        """A data set is under way, and comes here."""
+        """Whether a data set is under way whose fragments this consumer receives."""
 
 FramerEvent = Pdu | CommandSet | Data | Violation
 
@@ -44,18 +44,19 @@ class Framer:
     strict: bool
     def __init__(self, max_length: int = 0, strict: bool = False) -> None: ...
     offering: bool
-    """Messages are offered to the consumer first. The framer clears it when it makes events; the
-    acceptor sets it once they are handled, unless a message of theirs is under way."""
+    """Whether messages are offered to the consumer first. The framer clears this when it returns
+    events; the acceptor sets it once they are handled, unless one of them began a message that is
+    not complete."""
 
     @property
     def commands(self) -> int:
-        """Command sets received, which tells one message from the next."""
+        """Number of command sets received; it differs from one message to the next."""
 
     def close(self) -> None: ...
     def attach(self, consumer: Any) -> None: ...
     @property
     def consuming(self) -> bool:
-        """A data set is under way that the consumer takes."""
+        """Whether a data set is under way that the consumer takes."""
 
     @property
     def mid_message(self) -> bool: ...

@@ -78,8 +78,8 @@ cdef class Violation:
 cdef class Consumer:
     """Takes command sets and fragments from the `Framer` that it is attached to.
 
-    `on_command` and `on_fragment` return whether it was taken; anything else becomes an event.
-    Nothing is offered while events wait, so that all happens in the order of arrival.
+    `on_command` and `on_fragment` return whether they took it; what is not taken becomes an event.
+    Nothing is offered while events wait to be handled, so that the order of arrival is kept.
     `on_receive_end` is called before the buffer is reused, if a data set is under way. A consumer
     may close the framer.
     """
@@ -132,12 +132,12 @@ cdef class Framer:
 
     @property
     def consuming(self):
-        """A data set is under way that the consumer takes."""
+        """Whether a data set is under way that the consumer takes."""
         return self.consumer is not None and self.consumer.active
 
     @property
     def mid_message(self):
-        """A PDU, a command set or the consumer's data set has begun and not ended."""
+        """Whether a PDU, a command set or the consumer's data set has begun and not ended."""
         return self.is_mid_message()
 
     cdef bint is_mid_message(self) noexcept:
@@ -153,7 +153,7 @@ cdef class Framer:
     def feed(self, buffer not None, Py_ssize_t start, Py_ssize_t stop):
         """Return the events that bytes [start, stop) of `buffer` complete, in order.
 
-        There is no event of what the consumer takes. Once there are events, nothing is offered to
+        What the consumer takes makes no event. Once there are events, nothing is offered to
         the consumer until `offering` is set again. Raises ValueError where the range is not inside
         the buffer, and whatever the consumer raises.
         """

@@ -8,7 +8,7 @@ class Transport(Protocol):
 class PeerSocket:
     """The socket of one connection, used beside its transport.
 
-    `fd` is the descriptor of the socket; with -1, for TLS, everything goes by the transport.
+    `fd` is the descriptor of the socket; with -1, for TLS, everything is sent by the transport.
     """
 
     def __init__(self, transport: Transport, fd: int) -> None: ...
@@ -19,4 +19,4 @@ class PeerSocket:
         """Have the kernel acknowledge what has arrived at once (decision 19)."""
 
     def detach(self) -> None:
-        """The descriptor is closed: use it no longer."""
+        """Stop using the descriptor, which is about to be closed."""

@@ -18,7 +18,7 @@ cdef extern from "<netinet/in.h>" nogil:
 
 @cython.final
 cdef class PeerSocket:
-    """See the stub for the public face."""
+    """The stub documents this class."""
 
     def __cinit__(self, transport not None, int fd):
         self.transport = transport
@@ -35,13 +35,13 @@ cdef class PeerSocket:
         self.fd = -1
 
     cdef int respond(self, const uint8_t *data, Py_ssize_t size) except -1:
-        """Send at once what the kernel takes, by the transport the rest."""
+        """Send what the kernel accepts at once, and the rest by the transport."""
         cdef Py_ssize_t sent = 0
         if self.fd >= 0 and (self.idle or not self.transport.get_write_buffer_size()):
             self.idle = True
             sent = max(0, send(self.fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT))
         if sent < size:
-            # The transport waits until the peer reads, or learns that it is gone.
+            # The transport waits until the peer reads or the connection is lost.
             self.send(<bytes> data[sent:size])
         return 0
 

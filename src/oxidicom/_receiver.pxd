@@ -12,8 +12,8 @@ cdef class BufferedReceiver:
     cdef public bint handles_every_receive  # `on_receive` is called though the consumer took all
     cdef public int64_t received        # bytes
     cdef public int64_t long_turn_ns    # of work, after which others have their turn
-    cdef public int64_t worked_ns       # since they had it last, less what is forgiven
-    cdef public int64_t rested_ns       # when others had it last, by the monotonic clock
+    cdef public int64_t worked_ns       # of work since then, less half a turn per short receive
+    cdef public int64_t rested_ns       # monotonic time at which others last had their turn
     cdef public Py_ssize_t window       # bytes that the next receive may bring
 
     cdef int process(self, Py_ssize_t nbytes) except -1

@@ -18,20 +18,20 @@ class BufferedReceiver:
     """`on_receive` is called even if the consumer took all."""
 
     received: int
-    """Bytes of the whole connection."""
+    """Bytes received on this connection."""
 
     long_turn_ns: int
     """Nanoseconds of work after which other connections have their turn."""
 
     worked_ns: int
-    """Nanoseconds of work since others had their turn; a short receive that left nothing to read
-    takes half a turn off."""
+    """Nanoseconds of work since other connections had their turn. A short receive that left nothing
+    to read subtracts half a turn, not below 0."""
 
     rested_ns: int
-    """When others had their turn last, nanoseconds of the monotonic clock."""
+    """Time at which other connections last had their turn, in ns of the monotonic clock."""
 
     window: int
-    """Bytes that the next receive may bring; limited by the size of a buffer."""
+    """Greatest number of bytes of the next receive; at most the size of a buffer."""
 
     def get_buffer(self, sizehint: int) -> bytearray | memoryview: ...
     def buffer_updated(self, nbytes: int) -> None: ...
@@ -42,7 +42,7 @@ class BufferedReceiver:
         """
 
     def on_long_turn(self, rare: bool) -> None:
-        """Let other connections have their turn; `rare`: this one had none within a second."""
+        """Let other connections be served; `rare`: the previous such call is over a second ago."""
 
     def on_bug(self, error: BaseException) -> None:
         """Handle an exception of the framer or its consumer."""

@@ -19,10 +19,10 @@ busy thread or slow storage may have caused it."""
 
 
 cdef class BufferedReceiver:
-    """See the stub for the public face.
+    """The stub documents this class.
 
-    A full buffer takes 60 us within a large instance, but may as well hold thousands of messages,
-    which take 60 ms: so a receive is narrow at first, and wider while it is processed quickly.
+    A full buffer takes 60 us within a large instance, but 60 ms if it holds thousands of messages.
+    So the window of a receive is small at first, and grows while receives are processed quickly.
     """
 
     def __cinit__(self, *arguments, **keywords):
@@ -54,7 +54,7 @@ cdef class BufferedReceiver:
             # that sends now and then would queue behind those that flood.
             self.worked_ns = max(0, self.worked_ns + took - self.long_turn_ns // 2)
             return
-        # A loop hands over many buffers in a row.
+        # Added up, because a loop may call this for many buffers in succession.
         self.worked_ns += took
         if self.worked_ns > self.long_turn_ns:
             self.worked_ns = 0

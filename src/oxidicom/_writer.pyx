@@ -110,7 +110,7 @@ cdef const char *plain_name(bytes name) except NULL:
 
 
 cdef int open_folder_stepwise(int root_fd, const char *path, int flags) noexcept nogil:
-    """As `open_folder`, for kernels before 5.6 and sandboxes without openat2."""
+    """Do what `open_folder` does, for kernels before 5.6 and sandboxes without openat2(2)."""
     cdef char component[256]
     cdef const char *slash
     cdef size_t length
@@ -162,7 +162,7 @@ cdef int open_folder(int root_fd, const char *path, bint sync) noexcept nogil:
 
 
 def use_openat2(bint yes):
-    """Select the way of opening folders, for tests."""
+    """Open folders with openat2(2) if `yes`, otherwise step by step; for tests only."""
     global have_openat2
     have_openat2 = yes
 
@@ -170,7 +170,7 @@ def use_openat2(bint yes):
 @cython.final
 @cython.freelist(64)
 cdef class Gather:
-    """Pieces of buffers, in order, for one writev(2). Keeps the buffers until `clear`."""
+    """Pieces of buffers, in order, for one writev(2). It keeps the buffers until `clear`."""
 
     def __cinit__(self):
         self.count = 0
@@ -255,7 +255,10 @@ cdef class PartFile:
         self.remove()
 
     cdef int rename(self, bytes prefix, uint64_t number) except -1:
-        """Begin another file after the last one is over; the caller sets its header."""
+        """Begin another file, and remove the previous one unless it was placed.
+
+        The caller sets the header of the new file. Raises ValueError for a name that is too long.
+        """
         cdef char digits[20]
         cdef int count = 0
         cdef size_t size = len(prefix)
@@ -384,7 +387,7 @@ cdef class PartFile:
 
     cdef int store(self, Gather gather, int root_fd, const char *folder, const char *final_name,
                    FolderSync sync) noexcept nogil:
-        """Write the rest and give the file its name; return 0, NO_FOLDER or an errno.
+        """Append `gather` and give the file its final name; return 0, NO_FOLDER or an errno.
 
         `gather` is not cleared.
         """

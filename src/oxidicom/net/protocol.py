@@ -56,7 +56,7 @@ class ConnectionOwner(Protocol):
     clock: Callable[[], float]
 
     def defer(self, call: Callable[[], None], *, first: bool) -> object:
-        """Call `call` after other connections were served; before other deferred calls if `first`."""
+        """Call `call` after other connections were served, ahead of other calls if `first`."""
 
     def opened(self, connection: AssociationProtocol) -> None: ...
 
