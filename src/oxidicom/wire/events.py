@@ -31,9 +31,9 @@ class StoreBegan(NamedTuple):
 class Ended(NamedTuple):
     """The association has ended: no event follows.
 
-    `last_pdu` is sent if it is not empty, and then the connection is closed. It is empty if the peer
-    has closed its side or expects no PDU. `error` says why the association ended; it is None for a
-    release.
+    `last_pdu` is sent if it is not empty, and then the connection is closed. It is empty if the
+    peer has closed its side or expects no PDU. `error` says why the association ended; it is None
+    for a release.
     """
 
     error: str | None
