@@ -255,10 +255,7 @@ cdef class PartFile:
         self.remove()
 
     cdef int rename(self, bytes prefix, uint64_t number) except -1:
-        """Begin another file, and remove the previous one unless it was placed.
-
-        The caller sets the header of the new file. Raises ValueError for a name that is too long.
-        """
+        """Begin another file, whose header the caller sets; an unplaced previous one is removed."""
         cdef char digits[20]
         cdef int count = 0
         cdef size_t size = len(prefix)
