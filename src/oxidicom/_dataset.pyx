@@ -1,16 +1,15 @@
 # cython: language_level=3
 """Incremental walk of the element headers of a data set (PS3.5 7.1).
 
-It keeps the values of the few elements that identify and describe an instance, skips all others,
-and ignores the rest of the instance once they are found ("asleep"). The result does not depend on
-where the data set is cut into feeds.
-Nothing recurses, and nothing is allocated by a length or a depth that the peer claims: nesting of
-undefined length is a counter, everything of defined length is skipped as a whole, and the size of a
+It keeps the values of the few elements that identify and describe an instance and skips all others.
+Once it has passed the last wanted element it is "asleep": it ignores the rest of the data set. The
+result does not depend on how the data set is divided between calls of `feed`.
+Memory does not depend on lengths or nesting that the peer claims: there is no recursion, nesting of
+undefined length is a counter, elements of defined length are skipped as a whole, and the size of a
 kept value is limited.
 
-Each read is preceded by a comparison with the bytes available: a header is parsed once it is
-complete, in place or in the scratch, and of a value the smaller of what is available and what is
-wanted is taken.
+No read goes beyond the available bytes: a header is parsed only once it is complete, in place or in
+the scratch buffer, and a value is copied piece by piece.
 """
 
 cimport cython
@@ -385,7 +384,7 @@ cdef class Walker:
     # ---- values out --------------------------------------------------------------------------
 
     cdef const uint8_t *value_at(self, int slot) noexcept nogil:
-        """Return the address of a value, which must be present but may be empty."""
+        """Return the address of the value in `slot`. It must be present, and may be empty."""
         return self.arena_of(slot).bytes + self.offsets[slot]
 
     cdef object value_of(self, int slot):

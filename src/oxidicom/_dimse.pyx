@@ -103,7 +103,7 @@ cdef bint read_store_command(const uint8_t *p, Py_ssize_t size, StoreCommand *ou
 
 
 cdef bint is_uid(const uint8_t *value, int size, Uid *uid) noexcept nogil:
-    """Return whether a value is this UID, followed by nothing or by NULs."""
+    """Return whether a value is this UID, ignoring trailing NULs."""
     while size > uid.size and value[size - 1] == 0:
         size -= 1
     return size == uid.size and memcmp(value, uid.text, size) == 0
@@ -219,7 +219,7 @@ def read_store_request(bytes command not None):
 
 
 def success_response(int message_id, str sop_class not None, str sop_instance not None):
-    """Return the command set of a C-STORE-RSP of Success; None where a UID is not common."""
+    """Return the C-STORE-RSP of Success; None if a UID is not 1 to 64 digits and dots."""
     cdef StoreCommand command
     cdef uint8_t response[RESPONSE_ROOM]
     cdef int size

@@ -6,14 +6,15 @@ class Transport(Protocol):
 
 @final
 class PeerSocket:
-    """The socket of one connection, used beside its transport.
+    """System calls on the socket of one connection that bypass its transport.
 
-    `fd` is the descriptor of the socket; with -1, for TLS, everything is sent by the transport.
+    They send responses directly and set TCP_QUICKACK. `fd` is the descriptor of the socket; with
+    -1, for TLS, everything is sent through the transport.
     """
 
     def __init__(self, transport: Transport, fd: int) -> None: ...
     def send(self, data: bytes) -> None:
-        """Send by the transport, in one segment where the network lets it."""
+        """Send through the transport, in one TCP segment if possible."""
 
     def acknowledge_soon(self) -> None:
         """Have the kernel acknowledge what has arrived at once (decision 19)."""

@@ -44,10 +44,10 @@ def create_folder(folder: Path, *, sync: bool) -> None:
 def write_atomically(folder: Path, name: str, data: bytes, *, sync: bool) -> None:
     """Write the file `name`, replacing an older one; a half-written file is never visible.
 
-    With `sync` the file survives a power failure once this returns, otherwise the death of the
-    process. Raises OSError, EFBIG for more than MAX_SMALL_FILE bytes because they could not be read
-    again. Then the temporary file is removed, at once or by the next call. Raises ValueError for a
-    name that is hidden or contains a slash.
+    With `sync` the file survives a power failure once this returns; without it, only the death of
+    this process. Raises OSError, with EFBIG if `data` exceeds MAX_SMALL_FILE bytes, because it could
+    not be read again. After an error the temporary file is removed now or by the next call. Raises
+    ValueError if `name` is empty, hidden or contains a slash.
     """
     if not name or name.startswith(".") or "/" in name:
         raise ValueError("the name is empty, hidden or a path")

@@ -179,7 +179,7 @@ class CountQueryResult(NamedTuple):
 
     series: SeriesInfo
     association_id: str
-    """The first association that carried the series in this session."""
+    """ULID of the first association that carried the series since it was opened."""
     pacs_address: str
     """host:port"""
     called_ae_title: str

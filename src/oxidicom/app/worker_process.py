@@ -33,8 +33,8 @@ from oxidicom.ulid import new_ulid
 MAX_UNPROCESSED_REPORTS: Final = 20_000
 """Number of unprocessed reports in the control plane above which no worker's channel is read."""
 WORKER_EXIT_S: Final = 1.0
-"""Seconds from the end of a worker's channel until the worker is killed if it has not exited. At
-shutdown the supervisor waits for it only within `ShutdownBudget.workers_s`."""
+"""Seconds from the close of a worker's channel until the worker is killed if it has not exited.
+During shutdown it is killed earlier if `ShutdownBudget.workers_s` is over."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 """Signals that are blocked in a worker until it has set up its handling of signals."""
@@ -63,7 +63,7 @@ class WorkerProcess:
     ) -> None:
         self.number = number
         self.writer = f"{receiver}/{new_ulid()}"
-        """Mark of the worker's journal entries."""
+        """The writer of this worker's journal entries: name of the receiver, `/`, a ULID."""
         self.began = time.monotonic()
         """When the worker was started, on the monotonic clock, in seconds."""
         self.associations: set[str] = set()

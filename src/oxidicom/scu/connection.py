@@ -131,7 +131,7 @@ class PduConnection:
         return self._socket.version() if isinstance(self._socket, ssl.SSLSocket) else None
 
     def send(self, data: bytes | bytearray) -> None:
-        """Send all of `data`, in one system call if the peer reads fast enough. Raises ScuError."""
+        """Send all of `data`. Raises ScuError."""
         assert self._socket is not None, "the association is over"
         try:
             self._limit(self._socket, self._deadline())

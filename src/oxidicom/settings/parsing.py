@@ -131,7 +131,7 @@ def integer_parser(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 def parse_port(text: str) -> int | None:
-    """Parse a port from 0 to 65535; return None for `off`, in any case."""
+    """Parse a port from 0 to 65535; return None for `off`, in upper or lower case."""
     return None if text.lower() == "off" else integer_parser(0, 65535)(text)
 
 

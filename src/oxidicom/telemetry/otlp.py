@@ -140,7 +140,9 @@ class SdkLog(logging.Handler):
 
 
 class Outage:
-    """Logs when exports begin to fail and when they succeed again, once per outage.
+    """Logs when exports begin to fail and when they succeed again.
+
+    At most once per outage, and at most one warning in WARN_EVERY_S.
 
     May be called from any thread. `reason` returns the reason of the latest failure, None if it is
     unknown. `clock` returns seconds.
@@ -292,9 +294,10 @@ def _variable(signal: str, name: str) -> str:
 
 
 def _is_enabled(signal: str) -> bool:
-    """Return whether an endpoint is set for `signal` and its exporter is `otlp`.
+    """Return whether `signal` is exported.
 
-    Logs a warning if the exporter is neither `otlp` nor `none`.
+    It is if the SDK is not disabled, the exporter is `otlp`, and an endpoint is set. Logs a warning
+    if the exporter is neither `otlp` nor `none`, unless the SDK is disabled.
     """
     if _variable(signal, "SDK_DISABLED").lower() == "true":
         return False

@@ -23,7 +23,7 @@ with room to spare."""
 
 
 class State(Enum):
-    """The states of an association, seen by its acceptor."""
+    """The states of an association, as its acceptor sees it (PS3.8 9.2)."""
 
     AWAITING_REQUEST = auto()
     """The A-ASSOCIATE-RQ has not arrived (Sta2)."""

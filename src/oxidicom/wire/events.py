@@ -11,7 +11,7 @@ from oxidicom.wire.items import AssociateRequest
 
 
 class Output(NamedTuple):
-    """Bytes to be sent, in one TCP segment where possible."""
+    """Bytes to send, in one TCP segment if possible."""
 
     data: bytes
 

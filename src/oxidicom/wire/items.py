@@ -251,7 +251,7 @@ def _user_identity(value: bytes) -> UserIdentity:
 
 
 def _items(body: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield type, start and end of each item between `start` and `end`."""
+    """Yield the type of each item in `body[start:end]`, and the start and end of its content."""
     unpack = _item.unpack_from
     while start < end:
         if end - start < 4:
