@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 class Backoff:
-    """The delay before the next attempt. It is true while the latest attempt has failed.
+    """The delay before the next attempt. Its truth value is True if the latest attempt failed.
 
     Call `failed` after each failure and `reset` after a success. `first` and `greatest` are in
-    seconds; ValueError unless `first` is positive and at most `greatest`.
+    seconds. Raises ValueError unless `first` is positive and at most `greatest`.
     """
 
     __slots__ = ("_first", "_greatest", "delay")
@@ -25,10 +25,10 @@ class Backoff:
         return self.delay > 0
 
     def failed(self) -> float:
-        """Note a failure, and return the seconds to wait before the next attempt."""
+        """Record a failure, and return the seconds to wait before the next attempt."""
         self.delay = min(self.delay * 2, self._greatest) if self.delay else self._first
         return self.delay
 
     def reset(self) -> None:
-        """Note a success: the next failure is followed by the first delay again."""
+        """Record a success: the delay after the next failure is the first one again."""
         self.delay = 0.0

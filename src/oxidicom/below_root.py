@@ -37,7 +37,8 @@ def open_root(folder: Path) -> int:
 
 
 def is_below(path: bytes) -> bool:
-    """Return whether `path` is a relative path without empty, `.` or `..` components and NULs."""
+    """Return whether `path` is a relative path without NUL bytes and without empty, `.` or `..`
+    components."""
     return b"\0" not in path and not {b"", b".", b".."}.intersection(path.split(b"/"))
 
 
@@ -64,7 +65,7 @@ def _descend(root_fd: int, path: bytes, prepare: Callable[[int, bytes], None]) -
 
 
 def open_folder_if_there(root_fd: int, path: bytes) -> int | None:
-    """As `open_folder`, but return None where `path` leads to no folder below the root."""
+    """Return a descriptor as `open_folder` does; None if there is no such folder below the root."""
     if not is_below(path):
         return None
     try:
@@ -86,10 +87,10 @@ def _opened_folder(root_fd: int, path: bytes) -> Iterator[int]:
 
 
 def make_folders(root_fd: int, path: bytes, *, sync: bool, first_mode: int = 0o755) -> bool:
-    """Make each folder of `path` that is missing; return whether this call made the last one.
+    """Make each missing folder of `path`; return whether this call made the last one.
 
-    `first_mode` is the mode of the first component, that of the others is 0o755, both less the
-    umask. With `sync` the whole path is on the device when this returns, even where the folders
+    The first component gets the mode `first_mode` and the others 0o755, both reduced by the umask.
+    With `sync` the whole path is on the device when this returns, even if the folders
     existed: another thread may have made them and not have synced them yet.
     """
     made = False
@@ -112,8 +113,8 @@ def make_folders(root_fd: int, path: bytes, *, sync: bool, first_mode: int = 0o7
 def list_files(root_fd: int, path: bytes, *, missing_ok: bool = False) -> list[str]:
     """Return the names of the regular files in a folder, in no particular order.
 
-    With `missing_ok` a path that leads to no folder below the root has no files; without, it is an
-    error.
+    If `path` leads to no folder below the root, the list is empty with `missing_ok`, and OSError is
+    raised without it.
     """
     fd = open_folder_if_there(root_fd, path) if missing_ok else open_folder(root_fd, path)
     if fd is None:

@@ -1,7 +1,7 @@
 """Time limits for calls that may swallow a cancellation, as those of client libraries do.
 
 `asyncio.wait_for` of Python 3.11 discards a cancellation that arrives just when the awaited call
-ends (bpo-37658, mended in 3.12). nats-py opens its connection through it, and also catches
+ends (bpo-37658, fixed in 3.12). nats-py opens its connection through it, and also catches
 CancelledError in `Client._flush_pending` and `Client._close`. `asyncio.wait`, on which this module
 is built, never discards one.
 """
@@ -34,15 +34,16 @@ async def end_tasks(
 ) -> bool:
     """Cancel `tasks` and wait until they have ended.
 
-    Return False if one has not ended after `timeout` seconds; it is left behind. What the tasks
-    raise is ignored. `cancel_again_s` must be more than the seconds that a task needs to clean up
-    after a cancellation, because a second one would interrupt that.
+    Return True if all have ended within `timeout` seconds; False if some still run, and then they
+    are left running. Exceptions of the tasks are ignored. `cancel_again_s` must be more than the
+    seconds that a task needs to clean up after a cancellation, because a second one would interrupt
+    that.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     pending = set(tasks)
     for task in pending:
-        # At once, not at the end: the caller may be cancelled before that.
+        # Before the wait, because the caller may be cancelled during it.
         _keep(task)
     while pending and (remaining := deadline - loop.time()) > 0:
         for task in pending:
@@ -52,11 +53,11 @@ async def end_tasks(
 
 
 async def run_within(call: Coroutine[Any, Any, object], timeout: float | None) -> bool:
-    """Run `call` in a task of its own; return False if it has not ended after `timeout` seconds.
+    """Run `call` in a new task; return True if it returned within `timeout` seconds.
 
-    Also return False if `call` was cancelled. None means no time limit. If time runs out or the
-    caller is cancelled, `call` is cancelled; it is left behind if it has not ended
-    CANCELLED_CALL_GRACE_S later. Raises what `call` raises.
+    Return False if it did not or was cancelled. A `timeout` of None means no time limit. When the
+    timeout passes or the caller is cancelled, `call` is cancelled; if it still runs
+    CANCELLED_CALL_GRACE_S later, it is left running. Raises what `call` raises.
     """
     task = await _run(call, timeout, CANCELLED_CALL_GRACE_S)
     if not task.done() or task.cancelled():
@@ -72,8 +73,8 @@ async def finish_by(
 ) -> T:
     """Return what `call` returns, or raise TimeoutError at `deadline`, a time of `clock`.
 
-    A call that has not ended by then is cancelled and left behind: no time remains to wait for its
-    end. Raises what `call` raises.
+    A call that has not ended by then is cancelled, without waiting for its end. Raises what `call`
+    raises.
     """
     task = await _run(call, max(0.0, deadline - clock()), 0.0)
     if not task.done():
@@ -84,9 +85,12 @@ async def finish_by(
 async def _run(
     call: Coroutine[Any, Any, T], timeout: float | None, grace_s: float
 ) -> asyncio.Task[T]:
-    """Return the task of `call` once it has ended, or has been cancelled `grace_s` seconds ago."""
+    """Run `call` in a new task, and return the task when it has ended.
+
+    After `timeout` seconds the task is cancelled, and returned `grace_s` seconds later at most.
+    """
     task = asyncio.ensure_future(call)
-    # Before the call ends: that may be just when the caller is cancelled.
+    # Before the wait, because the caller may be cancelled during it.
     _keep(task)
     try:
         await asyncio.wait([task], timeout=timeout)
@@ -99,13 +103,13 @@ async def _run(
 
 
 def _keep(task: asyncio.Task[Any]) -> None:
-    """Keep the task until it ends, also without a caller that waits for it."""
+    """Keep a reference to the task until it ends, because its caller may end first."""
     _kept.add(task)
     task.add_done_callback(_kept.discard)
     task.add_done_callback(_retrieve_exception)
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:
-    """Retrieve the exception of a task that has ended, or asyncio would log it as unretrieved."""
+    """Retrieve the exception of an ended task; asyncio would log it as unretrieved otherwise."""
     if not task.cancelled():
         task.exception()

@@ -43,14 +43,15 @@ class TlsFiles(NamedTuple):
     """The PEM files of DICOM over TLS."""
 
     certificate: Path
-    """Our certificate, then those of the authorities between it and the one that peers trust."""
+    """Our certificate, followed by those of the intermediate authorities."""
     key: Path
     client_ca: Path | None
-    """Authorities, one of which must have signed a peer's certificate; None if peers need none."""
+    """Certificates of the authorities, one of which must have signed that of a peer; None if peers
+    need no certificate."""
 
     @property
     def named(self) -> list[tuple[str, Path]]:
-        """The files that are set, each with the name of its setting."""
+        """The configured files, each as the name of its setting and its path."""
         named = (
             ("OXIDICOM_TLS_CERT", self.certificate),
             ("OXIDICOM_TLS_KEY", self.key),
@@ -60,7 +61,7 @@ class TlsFiles(NamedTuple):
 
 
 def tls_files(settings: Settings) -> TlsFiles | None:
-    """Return the files that are set, or None if DICOM over TLS is off."""
+    """Return the configured files, or None if DICOM over TLS is off."""
     if settings.tls_port is None:
         return None
     assert settings.tls_cert is not None
@@ -179,7 +180,7 @@ def validity(files: TlsFiles) -> Validity:
 def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
     """Run a handshake in memory; return `notAfter` of the server's certificate as text.
 
-    Raises SSLError, SSLCertVerificationError where `client` refuses the certificate.
+    Raises SSLError; SSLCertVerificationError if `client` refuses the certificate.
     """
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     client_side = client.wrap_bio(to_client, to_server)
@@ -199,8 +200,9 @@ def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
 class Certificates:
     """The TLS context for new connections, renewed by `reload`; open connections keep theirs.
 
-    `stamp` returns a value that differs when a file has changed. The constructor raises
-    OperatorError if a file cannot be used, and logs a warning if the certificate is not valid now.
+    `stamp` returns a value for a path that is different after the file has changed. The constructor
+    raises OperatorError if a file cannot be used, and logs a warning if the certificate is not
+    valid now.
     """
 
     def __init__(self, files: TlsFiles, stamp: Callable[[Path], object] | None = None) -> None:
@@ -224,7 +226,7 @@ class Certificates:
         """Load the files if they have changed; if they are unusable, warn and keep the old context.
 
         Certificate and key are replaced one after the other, so changed files are loaded only when
-        two calls in a row find them the same. With `force` they are loaded in any case.
+        two calls in a row find them the same. With `force` they are always loaded.
         """
         stamps = self._stamps()
         unchanged, self._seen = stamps == self._seen, stamps
@@ -281,10 +283,10 @@ def client_context(ca: Path | None = None) -> ssl.SSLContext:
     """Return a context that verifies a server's certificate and host name.
 
     With `ca` (PEM), only the authorities in that file are trusted, and OpenSSL's strict checks of
-    RFC 5280 are off: hospitals' own authorities often lack the extensions that it requires. Without
-    `ca`, the system's trust store counts and the checks are as Python sets them (strict from Python
-    3.13 on); OpenSSL reads SSL_CERT_FILE. Raises OSError (ssl.SSLError included) if `ca` cannot be
-    read.
+    RFC 5280 are off: hospitals' own authorities often lack the extensions that these require.
+    Without `ca`, the system's trust store is used (or the file that SSL_CERT_FILE names) and the
+    checks are those of Python's default context (strict from Python 3.13 on). Raises OSError
+    (ssl.SSLError included) if `ca` cannot be read.
     """
     context = ssl.create_default_context(cafile=ca)
     if ca is not None:

@@ -65,7 +65,7 @@ class DimseStatus(IntEnum):
 class Encoding(IntEnum):
     """How a transfer syntax encodes data elements (PS3.5 annex A).
 
-    The compiled walker reads the first three.
+    The compiled walker can read the first three.
     """
 
     IMPLICIT_LE = 0
@@ -84,7 +84,7 @@ EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 
 IMPLEMENTATION_CLASS_UID: Final = "2.25.117331928044563620163047551370904427358"
 """UID of this implementation (PS3.7 D.3.3.2), sent in negotiation and written to file headers.
-Change it when negotiation or the written files change in kind."""
+Change it when negotiation or the format of the written files changes."""
 
 IMPLEMENTATION_VERSION_NAME: Final = "OXIDICOM_PY_1"
 """Implementation Version Name: at most 16 characters (PS3.7 D.3.3.2.3)."""

@@ -12,7 +12,8 @@ from oxidicom.thread_names import pool_thread_namer
 
 FIRST_RETRY_S: Final = 0.1
 GREATEST_RETRY_S: Final = 5.0
-"""Seconds between attempts of a storage call that fails; doubled from the first to the greatest."""
+"""Seconds between attempts of a failing storage call: FIRST_RETRY_S after the first failure, then
+doubled up to GREATEST_RETRY_S."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,9 +22,9 @@ R = TypeVar("R")
 class DiskExecutor:
     """Threads for the storage calls of one component.
 
-    They are not the loop's default executor: a name resolver that hangs must not delay storage
-    calls, and storage that hangs must not take the resolver's threads. With one thread, calls keep
-    their order. `name` prefixes the names of the threads; `sleep` takes seconds.
+    The loop's default executor is not used: a name resolver that hangs must not delay storage
+    calls, and storage that hangs must not occupy the resolver's threads. With one thread, calls
+    keep their order. `name` prefixes the names of the threads; `sleep` takes seconds.
     """
 
     def __init__(
@@ -50,11 +51,9 @@ class DiskExecutor:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
-        """Run `call` and repeat it, without a limit, while it raises OSError; return its result.
+        """Run `call`, repeat it without limit as long as it raises OSError, and return its result.
 
-        Other exceptions are raised.
-
-        `on_first_failure` is called once, with the first OSError.
+        Raises other exceptions of `call`. `on_first_failure` is called with the first OSError only.
         """
         backoff = Backoff(FIRST_RETRY_S, GREATEST_RETRY_S)
         while True:

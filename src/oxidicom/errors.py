@@ -1,7 +1,7 @@
-"""The errors of the package, by where the fault is: the peer, the operator or oxidicom.
+"""The errors of the package, by cause: the peer, the operator or oxidicom itself.
 
-A peer's error carries the code of the standard to answer with, an operator's says what to change.
-No text holds a value of a data set.
+An error of the peer has the code of the standard for the response, an error of the operator states
+what to change. No text contains a value of a data set.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ class OxidicomError(Exception):
 class PeerError(OxidicomError):
     """The peer violated the upper layer protocol. The answer is an A-ABORT (PS3.8 9.3.8).
 
-    `source` is 2 (service provider) for all that we detect, `reason` is one of PS3.8 table 9-26.
+    `source` and `reason` are those of PS3.8 table 9-26; `source` is 2 (service provider) for every
+    violation that oxidicom detects.
     """
 
     def __init__(self, reason: int, text: str, source: int = 2) -> None:

@@ -22,8 +22,8 @@ MAX_SMALL_FILE: Final = 1024 * 1024
 
 _TEMPORARY_SUFFIX: Final = ".tmp"
 _STALE_TEMPORARY_S: Final = 3600.0
-"""Seconds after which a temporary file of another host is taken for left behind. It exists for
-milliseconds while it is written, but the clocks of NFS servers may be wrong."""
+"""Seconds since its last change after which a temporary file of another host is considered left
+behind. Writing takes milliseconds, but the clocks of NFS servers may be wrong."""
 
 _unremoved: Final[list[str]] = []
 """Temporary files that could not be removed; removed before the next one is created."""
@@ -44,10 +44,10 @@ def create_folder(folder: Path, *, sync: bool) -> None:
 def write_atomically(folder: Path, name: str, data: bytes, *, sync: bool) -> None:
     """Write the file `name`, replacing an older one; a half-written file is never visible.
 
-    With `sync` the file survives a power failure once this returns; without it, only the death of
-    this process. Raises OSError, with EFBIG if `data` exceeds MAX_SMALL_FILE bytes, because it could
+    Once this returns, the file survives the death of this process; with `sync` it survives a power
+    failure too. Raises OSError, with EFBIG if `data` exceeds MAX_SMALL_FILE bytes, because it could
     not be read again. After an error the temporary file is removed now or by the next call. Raises
-    ValueError if `name` is empty, hidden or contains a slash.
+    ValueError if `name` is empty, begins with a dot or contains a slash.
     """
     if not name or name.startswith(".") or "/" in name:
         raise ValueError("the name is empty, hidden or a path")
@@ -87,9 +87,10 @@ def _retry_removals() -> None:
 
 
 def read_small(path: Path | str) -> bytes:
-    """Return the contents of a file, at most MAX_SMALL_FILE + 1 bytes: more is too large.
+    """Return the first MAX_SMALL_FILE + 1 bytes of a file, or all if it has fewer.
 
-    Raises OSError, ELOOP for a link. Does not block if `path` is a pipe.
+    A result of more than MAX_SMALL_FILE bytes means that the file is too large. Raises OSError,
+    with ELOOP for a symbolic link. Does not block if `path` is a pipe.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
@@ -110,7 +111,7 @@ def remove_if_there(path: Path | str) -> None:
 def remove_stale_temporaries(folder: Path) -> None:
     """Remove the temporary files of killed processes from `folder`; raises OSError.
 
-    Files of this host are removed at once, those of other hosts when they are old.
+    Those of other hosts are removed once they have not changed for _STALE_TEMPORARY_S seconds.
     """
     oldest = time.time() - _STALE_TEMPORARY_S
     with os.scandir(folder) as entries:
@@ -137,7 +138,8 @@ def sync_folder(folder: Path) -> None:
 def close_folder(descriptor: int) -> None:
     """Close the descriptor of a folder; never raises.
 
-    Errors are ignored: nothing was written through it, and it is closed in any case.
+    Errors are ignored: nothing was written through the descriptor, and close(2) frees it even if it
+    reports an error.
     """
     with contextlib.suppress(OSError):
         os.close(descriptor)

@@ -34,11 +34,11 @@ def event(
 
 
 def trace_fields(traceparent: str | None) -> dict[str, Any]:
-    """Return the log fields `trace_id` and `span_id` of a W3C `traceparent`, or none."""
+    """Return the log fields `trace_id` and `span_id` of a W3C `traceparent`; none if invalid."""
     match (traceparent or "").split("-"):
         case [_, trace_id, span_id, *_]:
             return {"trace_id": trace_id, "span_id": span_id}
-    return {}  # not only for None: an outbox entry may hold any text
+    return {}  # an outbox entry may hold any text, so this need not be None
 
 
 def describe(error: BaseException, *, phi: bool = False) -> str:

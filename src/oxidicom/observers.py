@@ -34,27 +34,27 @@ T = TypeVar("T")
 STORE_LATENCY_BUCKETS_S: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10
 )  # fmt: skip
-"""Upper bounds of the histogram buckets of store latency: from a rename in memory to storage that
-hangs."""
+"""Upper bounds of the histogram buckets of store latency, in seconds: from a rename in memory to
+storage that hangs."""
 
 
 class RegistrationOutcome(Enum):
     """The outcome of the registration of a complete series."""
 
     CONFIRMED = "confirmed"
-    """CUBE, or its broker, has it."""
+    """CUBE or its broker has confirmed the registration."""
     WAITING = "waiting"
-    """It is in the outbox and has not been confirmed yet."""
+    """The registration is in the outbox and has not been confirmed yet."""
     REFUSED = "refused"
-    """It will never be accepted; it is kept in the outbox folder as a refused entry."""
+    """CUBE or its broker refused the registration, which is kept as a refused outbox entry."""
     EMPTY = "empty"
     """The series folder holds no instance, so there was nothing to register."""
     FAILED = "failed"
-    """It did not reach the outbox; the journal still has the series."""
+    """An error ended the registration. The next start retries it if the journal has the series."""
 
 
 class SeriesCounted(NamedTuple):
-    """The files of a complete series were counted; its registration follows."""
+    """The final count of a complete series. Its registration follows unless `ndicom` is 0."""
 
     series: SeriesInfo
     received: int
@@ -64,19 +64,19 @@ class SeriesCounted(NamedTuple):
 
 
 class SeriesRegistered(NamedTuple):
-    """The registration of a complete series ended, or waits in the outbox.
+    """The outcome of the registration of a complete series.
 
-    Times are nanoseconds since the epoch: from the completion of the series to the confirmation
-    by CUBE or its broker, or to the decision not to wait for it.
+    `started_ns` is the time at which the registrar received the complete series; `ended_ns` is the
+    time at which `outcome` was known. Both are nanoseconds since the epoch.
     """
 
     series: SeriesInfo
     associations: tuple[str, ...]
-    """The same ones as in `SeriesCompleted`."""
+    """ULIDs of the associations that carried the series, as in `SeriesCompleted`."""
     received: int
     """Distinct instances of this session."""
     ndicom: int
-    """Instances in the series folder; 0 if they were not counted."""
+    """Instances in the series folder; always 0 if the registration failed."""
     started_ns: int
     ended_ns: int
     outcome: RegistrationOutcome
@@ -87,7 +87,7 @@ class SeriesRegistered(NamedTuple):
 
 
 class RegistrationResolved(NamedTuple):
-    """A registration left the outbox: it was delivered, or it was refused."""
+    """The end of a pending registration: it was delivered or refused."""
 
     series: SeriesKey
     refusal: str | None
@@ -101,16 +101,18 @@ class HttpRegistration(NamedTuple):
     association_id: str | None
     url: str
     file: str | None
-    """Path of the file, which holds patient data: None unless that is allowed."""
+    """Path of the file. It contains patient data, so it is None unless their export is allowed."""
     started_ns: int
     ended_ns: int
     retries: tuple[tuple[int, str, float], ...] = ()
-    """Pauses between requests: nanoseconds since the epoch, the error, and seconds."""
+    """One item for each pause before a repeated request: its time in nanoseconds since the epoch,
+    the error of the failed request, and the length of the pause in seconds."""
     error: str | None = None
+    """Why the attempt failed; None if it succeeded."""
     metadata: tuple[str, str] | None = None
     """Key and value of custom metadata; None if the file is an instance."""
     traceparent: str | None = None
-    """Identifies the span that `TraceContext.begin_http_registration` opened."""
+    """The result of `TraceContext.begin_http_registration` for this attempt."""
 
 
 class HttpSeriesRegistration(NamedTuple):
@@ -119,22 +121,23 @@ class HttpSeriesRegistration(NamedTuple):
     association_id: str | None
     """ULID of the first association that carried the series; None if unknown."""
     association_uuid: str
-    """UUID of the same association; the task id of the outbox entry if unknown."""
+    """UUID of the same association; if that is unknown, the task id of the outbox entry."""
     started_ns: int
     ended_ns: int
     error: str | None
+    """Why the attempt failed; None if it succeeded."""
 
 
 class Observer:
-    """Base class of observers; each method does nothing unless a derived class defines it.
+    """Base class of observers. Each method does nothing unless a derived class overrides it.
 
-    All methods but `shutdown` are called on the thread of the control plane; they must take
-    microseconds and must not block. What they raise is logged. Error texts in the records hold no
-    patient data.
+    All methods except `shutdown` are called on the thread of the control plane: they must return
+    within microseconds and must not block. Their exceptions are logged. Error texts in the records
+    contain no patient data.
     """
 
     def association_began(self, association: AssociationTally) -> None:
-        """Receive the counts of a new association, which the control plane keeps up to date."""
+        """Receive the tally of a new association. The control plane updates it until the end."""
 
     def instance_stored(self, report: InstanceStored) -> None:
         """Receive a stored instance, already counted in the tally of its association."""
@@ -146,22 +149,25 @@ class Observer:
         """Receive the end of an association, after its last instance."""
 
     def series_progressed(self, progress: SeriesProgress) -> None:
-        """Receive the number of distinct instances after a new one was stored."""
+        """Receive the new number of distinct instances of a series."""
 
     def series_failed(self, failed: SeriesFailed) -> None:
-        """Receive the error of an instance that was refused, for the users of its series."""
+        """Receive the LONK error of an instance that was refused."""
 
     def series_completed(self, completed: SeriesCompleted) -> None:
-        """Receive a series whose registration begins; `series_registered` follows."""
+        """Receive a complete series, whose registration begins.
+
+        `series_registered` follows, unless the receiver stops first.
+        """
 
     def series_counted(self, counted: SeriesCounted) -> None:
-        """Receive the final count of a complete series, before it goes to the outbox."""
+        """Receive the final count of a complete series, before its registration is written."""
 
     def series_registered(self, registered: SeriesRegistered) -> None:
         """Receive the outcome of the registration of a complete series."""
 
     def registration_resolved(self, resolved: RegistrationResolved) -> None:
-        """Receive the end of a registration's time in the outbox, perhaps days later."""
+        """Receive a registration that is no longer pending, perhaps days after its series."""
 
     def http_registration_ended(self, registration: HttpRegistration) -> None:
         """Receive one attempt to register an instance or custom metadata over HTTP."""
@@ -173,21 +179,21 @@ class Observer:
         """Receive the result of a count query to a PACS."""
 
     def outbox_depth(self, depth: int) -> None:
-        """Receive the number of registrations that wait in the outbox."""
+        """Receive the number of registrations that this process has to deliver from the outbox."""
 
     def lonk_dropped(self, count: int) -> None:
         """Receive the number of progress messages dropped since the last call."""
 
     def shutdown(self, timeout_s: float) -> None:
-        """Export what is buffered, within `timeout_s` seconds. Called last, on a thread of its own,
-        so it may block."""
+        """Export buffered data within `timeout_s` seconds. This is the last call; it may block,
+        because it runs on a separate thread for each observer."""
 
 
 class Observers(Observer):
     """Forwards each event to a list of observers, in order.
 
-    An observer that raises does not keep the event from the others; the error of each of its
-    methods is logged once. After `shutdown` events are dropped.
+    If an observer raises, the others still receive the event; the first error of each method is
+    logged. Events after `shutdown` are dropped.
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
@@ -261,7 +267,10 @@ class Observers(Observer):
         self._forward([each.lonk_dropped for each in self._observers], count)
 
     def shutdown(self, timeout_s: float) -> None:
-        """Shut all observers down at the same time; those that take longer are abandoned."""
+        """Shut down all observers in parallel; return after at most `timeout_s` seconds.
+
+        An observer that takes longer continues on its daemon thread.
+        """
         deadline = time.monotonic() + timeout_s
         observers, self._observers = self._observers, ()
         self._on_stored = self._on_progressed = ()
@@ -289,7 +298,7 @@ class Observers(Observer):
 
 
 class FailureLog:
-    """Logs the first error of each method of an observer."""
+    """Logs the first error of each method of observers; later errors of the method are ignored."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
@@ -304,11 +313,12 @@ class FailureLog:
 class TraceContext:
     """Provides the `traceparent` (W3C Trace Context) of spans, for the log and requests to CUBE.
 
-    The methods of this base class return None: nothing is traced. Methods never raise.
+    The methods of this base class return None, because nothing is traced; None also means that a
+    span is unknown or could not be opened. Methods never raise.
     """
 
     def of_association(self, association_id: str) -> str | None:
-        """Return the `traceparent` of an association's span, even if that has ended."""
+        """Return the `traceparent` of an association's span, which may have ended."""
         return None
 
     def begin_registration(self, completed: SeriesCompleted, started_ns: int) -> str | None:
@@ -327,8 +337,8 @@ class TraceContext:
 
 
 def exportable(text: str, max_chars: int) -> str:
-    """Return `text` cut to `max_chars` characters and without lone surrogates.
+    """Return `text` cut to `max_chars` characters, with `?` in place of lone surrogates.
 
-    Peers choose these texts; one that UTF-8 cannot encode would lose its whole batch in OTLP.
+    Peers choose these texts, and OTLP drops a whole batch if UTF-8 cannot encode one text in it.
     """
     return text[:max_chars].encode("utf-8", "replace").decode()

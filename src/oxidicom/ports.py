@@ -1,7 +1,7 @@
 """Records and Protocols between layers that never import one another.
 
-Times called `at` are seconds of one monotonic clock; times called `wall_ns` and other `…_ns` are
-nanoseconds since the epoch.
+Fields `at` are times of one monotonic clock, in seconds. Fields `wall_ns` and others that end in
+`_ns` are times in nanoseconds since the epoch.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class SeriesKey(NamedTuple):
 class SeriesInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The attributes of a series, taken from its first stored instance.
 
-    `None` is an absent element, `""` an empty one. Texts are as decoded; they are cut to CUBE's
-    limits when a registration is encoded.
+    `None` means that the element is absent, `""` that it is empty. The texts are complete; they are
+    cut to CUBE's limits when a registration is encoded.
     """
 
     calling_ae_title: str
-    """Trimmed but otherwise as received; the LONK subject is made from it."""
+    """Calling AE title as received, without surrounding spaces. LONK subjects contain it."""
     pacs_name: str
     """The calling AE title as it appears in paths."""
     path: str
     """Series folder relative to the files root, `/`-separated: SERVICES/PACS/…"""
     patient_id: str
     study_date: str
-    """YYYY-MM-DD, in whatever form it was received."""
+    """Study date, converted to YYYY-MM-DD."""
     study_instance_uid: str
     series_instance_uid: str
     patient_name: str | None = None
@@ -59,7 +59,7 @@ class SeriesInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssociationBegan(NamedTuple):
-    """An association was accepted."""
+    """Report that an association was accepted."""
 
     association_id: str
     """ULID of the association."""
@@ -76,7 +76,7 @@ class AssociationBegan(NamedTuple):
 
 
 class InstanceStored(NamedTuple):
-    """An instance was stored: its file has its final name."""
+    """Report that an instance was stored: its file has its final name."""
 
     association_id: str
     series: SeriesInfo
@@ -89,26 +89,28 @@ class InstanceStored(NamedTuple):
 
 
 class InstanceRefused(NamedTuple):
-    """An instance was answered with a failure status."""
+    """Report that an instance was refused: its response has a failure status."""
 
     association_id: str
     calling_ae_title: str
     pacs_name: str
     series_instance_uid: str | None
+    """None if it could not be read."""
     status: int
     """DIMSE status of the response."""
     error: str
-    """Text for LONK, without patient data."""
+    """Error text for LONK, without patient data."""
     at: float
 
 
 class AssociationEnded(NamedTuple):
-    """An association ended. Connections without an accepted association are not reported."""
+    """Report that an accepted association ended."""
 
     association_id: str
     error: str | None
-    """How it ended; None for a release."""
+    """Why it ended; None if the peer released it."""
     bytes_received: int
+    """Bytes received over the connection, PDU headers included; without the overhead of TLS."""
     at: float
     wall_ns: int
 
@@ -117,7 +119,7 @@ Report = AssociationBegan | InstanceStored | InstanceRefused | AssociationEnded
 
 
 class Reports(Protocol):
-    """The channel from the data plane to the control plane. It never blocks and never raises."""
+    """The channel from the data plane to the control plane. A call never blocks or raises."""
 
     def __call__(self, report: Report) -> None: ...
 
@@ -126,32 +128,37 @@ class Reports(Protocol):
 
 
 class SeriesProgress(NamedTuple):
-    """A further distinct instance of a series was stored."""
+    """Notice that the number of distinct stored instances of a series has increased."""
 
     series: SeriesInfo
     received: int
     """Distinct instances stored in this session of the series; it never decreases."""
     first: bool
+    """Whether this is the first instance of the session."""
 
 
 class SeriesFailed(NamedTuple):
-    """An instance of a series was refused; the UID of the series may be unknown."""
+    """Notice that an instance was refused."""
 
     calling_ae_title: str
     series_instance_uid: str | None
+    """None if it could not be read."""
     error: str
+    """Error text for LONK, without patient data."""
 
 
 class SeriesCompleted(NamedTuple):
-    """A series is complete: its associations have ended and the settle time has passed."""
+    """Notice that a series is complete: its associations have ended and the settle time has passed,
+    or the receiver is shutting down."""
 
     series: SeriesInfo
     received: int
+    """Distinct instances stored in this session of the series."""
     associations: tuple[str, ...]
-    """Associations that carried the series, recovered ones included; their journal entries are
-    removed once it is in the outbox."""
+    """ULIDs of the associations that carried the series, including those from the journal of an
+    earlier run. Their journal entries are removed once the registration is in the outbox."""
     attempted: int = 0
-    """Instances received in this session, repeated and refused ones included."""
+    """Instances received in this session, including repeated and refused ones."""
     expected: int | None = None
     """Number of instances that the PACS holds; None if unknown."""
 
@@ -160,18 +167,19 @@ Notice = SeriesProgress | SeriesFailed | SeriesCompleted
 
 
 class OpenSeries(NamedTuple):
-    """A series that is not complete, for the status page."""
+    """A series that is not complete yet, as `/status` shows it."""
 
     series: SeriesInfo
     received: int
-    """Distinct instances."""
+    """Distinct instances stored in this session of the series."""
     associations: int
     """Open associations that have carried the series; 0 while it settles."""
     expected: int | None = None
     """Number of instances that the PACS holds; None if unknown."""
     began: float = 0.0
+    """Time at which the session began, on the clock of `at`."""
     touched: float = 0.0
-    """Time of the last change."""
+    """Time of the last instance or the last end of an association, on the clock of `at`."""
 
 
 class CountQueryResult(NamedTuple):
@@ -179,22 +187,24 @@ class CountQueryResult(NamedTuple):
 
     series: SeriesInfo
     association_id: str
-    """ULID of the first association that carried the series since it was opened."""
+    """ULID of the first association that carried the series in this session."""
     pacs_address: str
-    """host:port"""
+    """Address of the PACS as `host:port`."""
     called_ae_title: str
+    """AE title of the PACS."""
     calling_ae_title: str
     """AE title of this receiver."""
     expected: int | None
-    """Number of instances; None if the PACS did not answer."""
+    """Number of instances; None if the query failed before the count was received."""
     status: int | None
     """Status of the last C-FIND response; None if there was none."""
     error: str | None
-    """What failed, perhaps after the count was received; no patient data."""
+    """Why the query failed, without patient data; None if it succeeded. Both `expected` and `error`
+    are set if a failure followed the count."""
     asked_ns: int
-    """When the query was queued."""
+    """Time at which the query was queued."""
     began_ns: int | None
-    """When the query was started; None if it was not."""
+    """Time at which the query was started; None if it was not started."""
     ended_ns: int
 
 
@@ -203,12 +213,15 @@ class Registration(msgspec.Struct, frozen=True):
 
     series: SeriesInfo
     ndicom: int
+    """Number of instances in the series folder."""
     attempted: int = 0
+    """Instances received in the last session, including repeated and refused ones."""
     expected: int | None = None
+    """Number of instances that the PACS holds; None if unknown."""
     association_id: str | None = None
-    """The first association that carried the series."""
+    """ULID of the first association that carried the series; None if unknown."""
     traceparent: str | None = None
-    """Identifies the registration's span (W3C Trace Context) to CUBE; None without tracing."""
+    """W3C Trace Context of the registration's span, sent to CUBE; None without tracing."""
 
 
 # ---- net ↔ store ---------------------------------------------------------------------------
@@ -222,7 +235,7 @@ class AssociationContext(NamedTuple):
 
 
 class StoreRequest(NamedTuple):
-    """A C-STORE-RQ (PS3.7 9.3.1.1) whose data set follows."""
+    """The values of a C-STORE-RQ (PS3.7 9.3.1.1), which arrives before its data set."""
 
     context_id: int
     message_id: int
@@ -243,39 +256,46 @@ class StoreOutcome(NamedTuple):
 
 
 class SinkOwner(Protocol):
-    """The association that feeds a sink. Its methods are called on the loop's thread, perhaps from
-    within a call to the sink."""
+    """The association that feeds a sink. The sink calls these methods on the loop's thread, perhaps
+    before a call to the sink itself has returned."""
 
-    def instance_done(self, outcome: StoreOutcome) -> None: ...
+    def instance_done(self, outcome: StoreOutcome) -> None:
+        """Send the response of an instance, if the peer still expects one.
+
+        Called once for each instance that was finished.
+        """
 
     def buffer_released(self, buffer: bytearray) -> None:
-        """Take back a buffer that `flush` or `finish` kept: it may be reused."""
+        """Take back `buffer`. Called once for each `flush` or `finish` that returned False."""
 
 
 class InstanceSink(Protocol):
     """Receives the fragments of one instance.
 
-    `feed` is called any number of times, with a `flush` before each reuse of the buffer, then
-    `finish` or `discard` once, and nothing after that. No data set makes a method raise.
+    The caller calls `feed` any number of times, and `flush` before it reuses a buffer. Then it
+    calls either `finish` or `discard`, once, and no further method. Methods raise only because of a
+    bug, whatever the data set contains.
     """
 
     def feed(self, buffer: bytearray, start: int, stop: int) -> None:
-        """Take bytes [start, stop) of `buffer`, the next fragment; valid until `flush`."""
+        """Take bytes [start, stop) of `buffer`, the next fragment, which stay valid until
+        `flush`."""
 
     def flush(self, buffer: bytearray) -> bool:
-        """Finish with the fragments in `buffer`; return True if it may be reused now.
+        """Write the fragments in `buffer`, or keep it; return True if it may be reused now.
 
         False means that the sink keeps it until it calls `SinkOwner.buffer_released`.
         """
 
     def finish(self, buffer: bytearray) -> bool:
-        """End the instance, whose last fragment was fed; `instance_done` follows.
+        """End the instance after its last fragment; return True if `buffer` may be reused now.
 
-        Returns as `flush` does.
+        False means that the sink keeps it until it calls `SinkOwner.buffer_released`. The sink
+        calls `SinkOwner.instance_done` once, perhaps before this method returns.
         """
 
     def discard(self) -> None:
-        """Remove an instance that will never be complete; no outcome follows."""
+        """Remove an instance that will never be complete; `instance_done` is not called for it."""
 
 
 class UsableContext(Protocol):
@@ -294,25 +314,27 @@ class HandOver(NamedTuple):
     received: Any
     """The store's state of the instance so far, to be passed to `InstanceStore.begin`."""
     complete: bool
-    """The last fragment was received."""
+    """Whether the last fragment has been received."""
 
 
 class FastPathOwner(SinkOwner, Protocol):
-    """The association whose common instances a fast path takes."""
+    """The association whose common instances a fast path stores."""
 
     def on_hand_over(self, hand_over: HandOver) -> None:
-        """Continue an instance in a sink; may close the fast path."""
+        """Continue the instance in a sink. May call `close` on the fast path that hands it over."""
 
 
 class FastPath(Protocol):
-    """Takes the common instances of an association from its framer (`_pdu.Consumer`), stores and
-    answers them. An instance that turns out not to be common is handed to the general path."""
+    """Stores and answers the common instances of one association, whose framer offers each message
+    to it (`_pdu.Consumer`). Instances that turn out not to be common are handed over."""
 
     def close(self) -> None:
-        """Discard the instance under way, if there is one; the association has ended."""
+        """Discard the instance under way, if any. Called when the association has ended."""
 
 
 class InstanceStore(Protocol):
+    """Stores the instances of all associations of this process."""
+
     def fast_path(
         self,
         association: AssociationContext,
@@ -320,10 +342,10 @@ class InstanceStore(Protocol):
         peer_socket: Any,
         owner: FastPathOwner,
     ) -> FastPath | None:
-        """Return a fast path to attach to the association's framer, or None.
+        """Return a fast path to attach to the association's framer; None if this store has none.
 
-        `contexts` are by presentation context id; responses go to `peer_socket`, a
-        `_peer_socket.PeerSocket`.
+        `contexts` has presentation context ids as keys. The fast path sends its responses through
+        `peer_socket`, a `_peer_socket.PeerSocket`.
         """
 
     def begin(
@@ -333,38 +355,45 @@ class InstanceStore(Protocol):
         owner: SinkOwner,
         received: Any = None,
     ) -> InstanceSink:
-        """Return a sink for a new instance, or for the rest of one that was handed over."""
+        """Return a sink for a new instance, or for the rest of one that was handed over.
 
-    def association_ended(self, association_id: str) -> None: ...
+        `received` is that of the `HandOver`, None for a new instance.
+        """
+
+    def association_ended(self, association_id: str) -> None:
+        """Forget an association that has ended and has no instance under way."""
 
 
 class FolderNames(Protocol):
     """Agreement on the folder of a series between several receiving processes."""
 
     def claim(self, series: SeriesInfo) -> SeriesInfo:
-        """Claim the folder of a series and return the attributes to use: `series`, or those with
-        which another process claimed the series before."""
+        """Claim the folder of a series for this process, and return the attributes to use.
+
+        They are `series` or, if another claim exists, those with which it was made.
+        """
 
     def release(self, key: SeriesKey) -> None:
-        """Give up the last claim of a series."""
+        """Give up one claim of this process: all instances received under it have failed."""
 
 
 class SeriesFiles(Protocol):
     """The files in series folders. Paths are relative to the files root; calls block."""
 
     def names(self, path: str) -> list[str]:
-        """Return the sorted names of the files in a folder, none if it does not exist. Raises
-        OSError."""
+        """Return the sorted names of the files in the folder `path`; an empty list if there is no
+        folder. Raises OSError."""
 
     def put_empty(self, path: str, name: str) -> None:
-        """Make sure that the empty file `name` exists in the folder `path`. Raises OSError."""
+        """Create the empty file `name` in the folder `path` unless it exists. Raises OSError."""
 
 
 class SeriesJournal(Protocol):
-    """Crash recovery: a series has an entry on disk before its first Success is sent."""
+    """The journal for recovery after a crash: an association has its entry for a series on disk
+    before the first Success for an instance of the series is sent."""
 
     def enter(self, association_id: str, series: SeriesInfo) -> None:
         """Write an entry, and return once it is on disk. Raises OSError."""
 
     def remove(self, key: SeriesKey, associations: Iterable[str]) -> None:
-        """Remove the entries of these associations, if they exist. Raises OSError."""
+        """Remove the entries of `associations` for a series, those that exist. Raises OSError."""

@@ -1,8 +1,8 @@
 """Signatures of processes in the names of unfinished files: host, process number, start time.
 
 They distinguish a file left by a dead process from one that a live process is writing. Containers
-that share a host name and a folder cannot be told apart: each may take the other's files for left
-behind.
+that share a host name and a folder cannot be told apart: each may consider the
+other's files left behind.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Connections to Redis, Valkey or DragonflyDB.
 
-Imported only where such a broker is set: the client library takes time and memory to import.
+Import this module only if such a broker is configured, because its client library takes time and
+memory to import.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 REDIS_PORT: Final = 6379
 REDIS_CLOSE_TIMEOUT_S: Final = 2.0
+"""Seconds to wait for a connection to close."""
 
 _KEEP_ALIVE_OPTIONS: Final = {
     socket.TCP_KEEPIDLE: 20,
@@ -53,8 +55,8 @@ def connection_to(url: str, context: SSLContext | None) -> Connection:
 async def open_connection(connection: Connection) -> None:
     """Connect, log in, select the database, and return once the server has answered.
 
-    Without waiting for an answer a server that hangs would seem to work: it accepts connections,
-    and executes later what it was sent over them. Raises RedisError or ConnectionError.
+    The answer is needed to detect a server that hangs: such a server still accepts connections, and
+    executes later the commands that it has received. Raises RedisError or ConnectionError.
     """
     try:
         await connection.connect()
@@ -90,7 +92,7 @@ async def disconnect(connection: Connection) -> None:
 def _without_arguments(error: ResponseError) -> ResponseError:
     """Return the error without the command's arguments, which may hold a password or patient data.
 
-    Servers repeat them for a command that they do not know.
+    Servers include the arguments in the error for an unknown command.
     """
     text, repeated, _ = str(error).partition(", with args beginning with")
     return ResponseError(text) if repeated else error

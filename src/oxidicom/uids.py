@@ -1,7 +1,7 @@
 """The abstract and transfer syntaxes that are accepted, and the encoding of each transfer syntax.
 
-They come from pydicom's dictionary; those that it does not know yet are listed here. Everything is
-built once, at the first use.
+They come from pydicom's dictionary; those that it does not know yet are listed here. The tables are
+built once, at their first use.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def transfer_syntaxes() -> Mapping[str, Encoding]:
 def transfer_syntax_encoding(uid: str, promiscuous: bool = False) -> Encoding | None:
     """Return the encoding of data sets in a transfer syntax; None if it is not accepted.
 
-    If `promiscuous`, any other UID is taken for Explicit VR Little Endian, which PS3.5 A.4 requires
-    of every encapsulated syntax, including private ones. XML and MIME are refused in any case: they
-    have none of the four encodings.
+    If `promiscuous`, the encoding of any other UID is assumed to be Explicit VR Little Endian,
+    which PS3.5 A.4 requires of every encapsulated syntax, including private ones. XML and MIME are
+    always refused: they have none of the four encodings.
     """
     encoding = transfer_syntaxes().get(uid)
     if encoding is None and promiscuous and uid not in _NOT_A_BINARY_DATA_SET and _is_uid(uid):

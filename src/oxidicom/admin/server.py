@@ -51,7 +51,7 @@ _SECURITY_HEADERS: Final = {
 
 
 class AdminServer:
-    """Serves the status board on the running loop, from `run` until `stop`.
+    """Serves the admin endpoint on the running loop, from `run` until `stop`.
 
     `restart_reason` returns the text of a failing `/livez`, or None if the receiver is alive.
     """

@@ -15,11 +15,11 @@ class ConnectionState(IntEnum):
     DRAINING = auto()
     """As ESTABLISHED, but we abort as soon as no instance is under way."""
     AWAITING_OUTCOMES = auto()
-    """The peer has released or closed; outcomes that are due are sent first (Sta8)."""
+    """The peer has released or closed; the responses that are still due are sent first (Sta8)."""
     CLOSING = auto()
     """Our last PDU is sent; anything that arrives is dropped until the peer closes (Sta13)."""
     KILLED = auto()
-    """We have aborted the transport before the association ended; nothing is sent or awaited."""
+    """We have aborted the transport before the association ended; nothing more is sent."""
     CLOSED = auto()
     """The transport is closed."""
 
@@ -61,7 +61,7 @@ TRANSITIONS: Final[Mapping[ConnectionState, Set[ConnectionState]]] = {
 
 
 def follow(state: ConnectionState, next_state: ConnectionState) -> ConnectionState:
-    """Return `next_state`; raises AssertionError, a bug of ours, where it may not follow."""
+    """Return `next_state`. Raises AssertionError if it may not follow `state`, which is a bug."""
     if next_state not in TRANSITIONS[state]:
         raise AssertionError(f"{next_state.name} after {state.name}")
     return next_state

@@ -8,10 +8,11 @@ from typing import Final, Protocol
 from oxidicom.buffers import BufferPool
 
 MAX_KEPT_BUFFERS: Final = 4
-"""Receive buffers that the writes of one association may keep: 1 MiB keeps a disk busy."""
+"""Number of receive buffers, kept by the writes of one association, at which reading pauses. Four
+are 1 MiB, which keeps a disk busy."""
 
 MAX_PENDING_INSTANCES: Final = 16
-"""Instances of one association that may await their outcome."""
+"""Number of instances of one association without an outcome at which reading pauses."""
 
 
 class Reading(Protocol):
@@ -20,7 +21,7 @@ class Reading(Protocol):
 
 
 class FlowControl:
-    """Pauses and resumes reading from one transport, which reads at first."""
+    """Pauses and resumes reading from one transport, which must be reading at the start."""
 
     def __init__(self, transport: Reading, pool: BufferPool) -> None:
         self._transport = transport
@@ -34,11 +35,11 @@ class FlowControl:
 
     @property
     def pending(self) -> int:
-        """Instances that were begun and await their outcome."""
+        """Number of instances that have begun and have no outcome yet."""
         return self._pending
 
     def release(self) -> None:
-        """Resume reading and never pause again: what arrives from now on is dropped."""
+        """Resume reading and never pause again, because the caller drops further bytes."""
         self._released = True
         if self.paused:
             self.paused = False
@@ -51,7 +52,7 @@ class FlowControl:
 
     @property
     def lagging(self) -> bool:
-        """Whether reading is paused, and not because the peer does not read our responses."""
+        """Whether reading is paused although the peer reads our responses."""
         return self.paused and self._peer_reads
 
     def buffers_kept(self, holders: int) -> None:
@@ -75,14 +76,14 @@ class FlowControl:
             self._update()
 
     def peer_reads(self, yes: bool) -> None:
-        """Note whether the peer reads our responses; while it does not, reading is paused."""
+        """Record whether the peer reads our responses; reading is paused while it does not."""
         self._peer_reads = yes
         self._update()
 
     def rest(self, defer: Callable[[Callable[[], None]], object]) -> None:
         """Pause reading while other connections are served.
 
-        `defer`, which is called like a loop's `call_soon`, determines when reading may resume.
+        Reading may resume when `defer` calls the function that is passed to it.
         """
         if not self._resting:
             self._resting = True

@@ -31,15 +31,15 @@ logger = logging.getLogger("oxidicom.net")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 LISTEN_BACKLOG: Final = 1024
-"""Greatest number of connections of a socket that the kernel keeps until we accept them."""
+"""Greatest number of connections to a socket that the kernel queues until we accept them."""
 
 DRAIN_SILENCE_S: Final = 2.0
 """Seconds without a byte after which an association is aborted during the drain (decision 38)."""
 
 MAX_REQUEST_MEMORY_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of incomplete A-ASSOCIATE-RQs of all connections together; TLS handshakes count too. A real
-request has some 20 KiB at most, but many connections may each send hundreds of KiB slowly
-(promise 5)."""
+"""Greatest number of bytes of incomplete A-ASSOCIATE-RQs and TLS handshakes of all connections
+together. A real request has some 20 KiB at most, but many connections may each send hundreds of KiB
+slowly (promise 5)."""
 
 
 def max_connections() -> int:
@@ -69,9 +69,10 @@ class Secure(Protocol):
 class Listener:
     """Accepts connections on its ports, each in plain text or with TLS.
 
-    `store`, `reports` and `on_bug` are called on the loop's thread. `clock` gives seconds. Where
-    several processes receive, `counts` makes `max_associations` the limit of all together, and
-    `max_associations_per_peer`, if it is not 0, that of one address in all of them.
+    `store`, `reports` and `on_bug` are called on the loop's thread. `clock` returns seconds.
+    `max_associations` limits all associations, and `max_associations_per_peer` those of one address
+    (0: no limit); with the `counts` of a Scoreboard both limits apply to all processes together.
+    `request_memory` None means MAX_REQUEST_MEMORY_BYTES.
     """
 
     def __init__(
@@ -111,10 +112,10 @@ class Listener:
         )
         self._allowed_networks = tuple(allowed_networks)
         self._max_connections = max_connections()
-        # Oldest first
+        # Connections, oldest first.
         self._connections: dict[AssociationProtocol, None] = {}
         self._established: set[AssociationProtocol] = set()
-        # Oldest first
+        # Bytes of incomplete requests by connection, oldest first.
         self._requests: dict[AssociationProtocol, int] = {}
         self._request_bytes = 0
         self._all_closed = asyncio.Event()
@@ -128,7 +129,7 @@ class Listener:
     async def start(self, host: str, port: int, secure: Secure | None = None) -> int:
         """Listen, with TLS if `secure` is given, and return the port.
 
-        Called once for each port. Raises OperatorError.
+        Call it once for each port. Raises OperatorError if it cannot listen.
         """
         try:
             server = await self._bind(host, port, self._maker(secure))
@@ -186,8 +187,9 @@ class Listener:
     async def drain(self, timeout: float, extra: float) -> None:
         """Let associations that send continue for `timeout` seconds; return when all are closed.
 
-        Associations are aborted once silent for DRAIN_SILENCE_S. After `timeout` each of the others
-        is aborted after its instance in flight, and at the latest `extra` seconds later.
+        An association is aborted when its peer has sent nothing for DRAIN_SILENCE_S and does not
+        wait for us. After `timeout` each of the others is aborted as soon as its instance in flight
+        is answered, and at the latest `extra` seconds later.
         """
         self._draining = True
         deadline = self.clock() + timeout

@@ -1,7 +1,7 @@
-"""Connections and associations by peer address, over all receiving processes.
+"""Numbers of connections and associations by peer address, over all receiving processes.
 
-Each process counts its own and publishes them in a table in shared memory. It writes its own part
-only and reads all parts, so that no lock is needed.
+Each process counts its own and publishes the numbers in a table in shared memory. No lock is
+needed: a process writes only its own part of the table, and reads all parts.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 MAX_BARE_CONNECTIONS: Final = 64
-"""Number of connections that an address may have beyond its limit of associations: for those that
-are about to associate, and those not closed yet after a rejection."""
+"""Number of connections that an address may have in addition to its limit of associations: some
+have not associated yet, others are not closed yet after a rejection."""
 
 MAX_SHOWN_ADDRESSES: Final = 8192
 """Greatest number of addresses that one process publishes at once. Other processes do not see its
@@ -47,7 +47,7 @@ def key_of(address: str) -> int | None:
     """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:  # the peer was gone before its address was read
+    except ValueError:  # the peer disconnected before its address was read
         return None
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
@@ -58,9 +58,11 @@ def key_of(address: str) -> int | None:
 class PeerTable:
     """The table of a receiver with one process: it publishes nothing and finds no other counts."""
 
-    def publish(self, key: int, held: PeerCounts) -> None: ...
+    def publish(self, key: int, held: PeerCounts) -> None:
+        """Show the counts of this process for one address to the other processes."""
 
     def others(self, key: int) -> PeerCounts:
+        """Return the counts of one address, summed over the other processes."""
         return _NOTHING
 
 
@@ -87,7 +89,7 @@ class SharedPeerTable(PeerTable):
                 return
             place = heapq.heappop(self._free) if self._free else 1 + len(self._places)
             self._places[key] = place
-            # The key is written last: until then the entry holds counts of an earlier address.
+            # The key is written last, so that it is never found with counts of an earlier address.
             self._write(place, held)
             self._keys[2 * place] = key
             self._keys[0] = max(self._keys[0], place + 1)

@@ -1,4 +1,4 @@
-"""One connection: carries out the acceptor's events on a transport."""
+"""The protocol of one connection: it carries out the acceptor's events on a transport."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ logger = logging.getLogger("oxidicom.net")
 
 
 class ConnectionOwner(Protocol):
-    """The listener, as a connection uses it."""
+    """The part of the listener's interface that connections use."""
 
     policy: Policy
     limits: TimeLimits
@@ -56,7 +56,7 @@ class ConnectionOwner(Protocol):
     clock: Callable[[], float]
 
     def defer(self, call: Callable[[], None], *, first: bool) -> object:
-        """Call `call` after other connections were served, ahead of other calls if `first`."""
+        """Call `call` once other connections have been served, before other calls if `first`."""
 
     def opened(self, connection: AssociationProtocol) -> None: ...
 
@@ -66,18 +66,21 @@ class ConnectionOwner(Protocol):
     def associated(self, connection: AssociationProtocol) -> None: ...
 
     def ended(self, connection: AssociationProtocol) -> None:
-        """Let another association begin in place of this one; the connection may still be open."""
+        """Stop counting the association, which has ended or been rejected.
+
+        The connection may still be open.
+        """
 
     def closed(self, connection: AssociationProtocol) -> None: ...
 
     def admit(self, peer_address: str) -> None:
-        """Raise AssociationRejectedError for reasons outside of the request."""
+        """Raise AssociationRejectedError if a limit or the peer's address forbids it."""
 
 
 # It must inherit BufferedProtocol alone: with asyncio.Protocol beside it, or with neither, uvloop
 # and asyncio choose different callbacks.
 class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
-    """Gives the framer's events to the acceptor and carries out what that returns."""
+    """Passes the framer's events to the acceptor and carries out the events that it returns."""
 
     def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner
@@ -88,7 +91,7 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
         self._sink: InstanceSink | None = None
         self._fast_path: FastPath | None = None
         self._association: AssociationContext | None = None
-        self._kept = 0  # sinks that keep the buffer under way
+        self._kept = 0  # number of sinks that keep the current buffer
         self._end: Ended | None = None  # how the association ends, once that is known
         self._drain_reason = ""
         self._peer_sends = True  # until it closes its half of the connection
@@ -111,7 +114,7 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
         self.timeouts = ConnectionTimeouts(self._owner.limits, self._owner.clock())
         # Send small responses without delay (decision 19), and detect peers that have disappeared
         # (decision 16).
-        with contextlib.suppress(OSError):  # reset already: reading will tell
+        with contextlib.suppress(OSError):  # the peer has reset the connection: reading fails
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._owner.opened(self)
@@ -120,7 +123,7 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
         self._peer_sends = False
         if self.state is not ConnectionState.KILLED:
             self._carry_out(self._acceptor.eof(), self.pool.current)
-        # The peer may have closed its half only, and read on: outcomes that are due still go out.
+        # The peer may have closed only its half and still read: send the outcomes that are due.
         return self.state is ConnectionState.AWAITING_OUTCOMES
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -166,7 +169,7 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
         self._settle_buffers()
 
     def _flush(self, buffer: bytearray) -> None:
-        """Let the open sink finish with `buffer` or keep it: the next receive reuses it."""
+        """Flush the open sink: the next receive reuses `buffer` unless the sink keeps it."""
         if self._sink is not None and not self._sink.flush(buffer):
             self._kept += 1
         if self._acceptor.mid_message:
@@ -333,8 +336,8 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
         )
 
     def _close(self, last_pdu: bytes) -> None:
-        """Send our last PDU and close so that it arrives: closing with unread bytes would reset the
-        connection and destroy it (decision 10)."""
+        """Send our last PDU, if there is one, and close in a way that lets it arrive: closing with
+        unread bytes would reset the connection and destroy the PDU (decision 10)."""
         if self.state is ConnectionState.CLOSED:
             return
         self.state = follow(self.state, ConnectionState.CLOSING)
@@ -372,12 +375,12 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
             self._transport.abort()
 
     def silent_for(self, now: float) -> float:
-        """Return the seconds since the peer's last byte, as of the last `check`."""
+        """Return the seconds since the peer's last byte, less at most the interval of `check`."""
         return self.timeouts.silence(now, self.received)
 
     @property
     def awaits_us(self) -> bool:
-        """Whether the peer waits for us: outcomes are due, or reading is paused by us."""
+        """Whether the peer waits for us: outcomes are due, or we have paused reading."""
         return self._flow.lagging or self._flow.pending > (0 if self._sink is None else 1)
 
     @property
@@ -387,12 +390,15 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
         return not (acceptor.is_over or acceptor.mid_message or self._flow.pending)
 
     def abort(self, reason: str) -> None:
-        """Send an A-ABORT; the open instance is discarded."""
+        """Send an A-ABORT and close; the open instance is discarded.
+
+        Does nothing once the association has ended.
+        """
         if self.state.is_associated or self.state is ConnectionState.UNASSOCIATED:
             self._on_ended(self._acceptor.abort(AbortReason.NOT_SPECIFIED, reason))
 
     def abort_when_at_rest(self, reason: str) -> None:
-        """Abort at once if no message is under way and no outcome is due, otherwise afterwards."""
+        """Abort as soon as no message is under way and no outcome is due, perhaps at once."""
         if self._is_at_rest or self.state is ConnectionState.UNASSOCIATED:
             self.abort(reason)
         elif self.state is ConnectionState.ESTABLISHED:
@@ -413,6 +419,9 @@ class AssociationProtocol(BufferedReceiver, asyncio.BufferedProtocol):
 
 
 def _socket_of(transport: asyncio.Transport) -> socket.socket:
-    """Return a socket object on the transport's descriptor; uvloop's own makes one at each call."""
+    """Return a socket object on the transport's descriptor, to be detached at the end.
+
+    The one that uvloop provides would make a new socket object at each call.
+    """
     inner = transport.get_extra_info("socket")
     return socket.socket(inner.family, inner.type, inner.proto, inner.fileno())

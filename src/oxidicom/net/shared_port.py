@@ -82,7 +82,7 @@ class SharedConnectionCounts(ConnectionCounts):
 class Scoreboard:
     """A row of counts for each process, in shared memory: each writes its own row and reads all.
 
-    `fd` is a descriptor of the memory, which each process maps; OSError if it cannot.
+    `fd` is a descriptor of the memory, which each process maps. Raises OSError if mapping fails.
     """
 
     def __init__(self, fd: int, workers: int) -> None:
@@ -101,7 +101,7 @@ class Scoreboard:
         return table
 
     def counts(self, worker: int) -> SharedConnectionCounts:
-        """Return the row of a process that accepts connections from now on."""
+        """Return the counts in the row of process `worker` (from 0), which begins to accept."""
         return SharedConnectionCounts(self._rows, worker, SharedPeerTable(self._table, worker))
 
     def vacate(self, worker: int) -> None:
@@ -116,7 +116,7 @@ def _size(workers: int) -> int:
 
 
 class SharedPort:
-    """Accepts at sockets at which other processes accept too.
+    """Accepts connections on sockets that it shares with other processes.
 
     A process that has more connections than another one leaves a new connection to it for some
     milliseconds, and then accepts what is still there: the other one may hang in slow storage.
@@ -170,10 +170,10 @@ class SharedPort:
                 event(logger, logging.ERROR, "cannot accept connections; retrying", error=error)
                 if listening not in self._waiting:
                     self._step_aside(listening, ACCEPT_PAUSE_S)
-            # With any other errno another process accepted it, or the peer has disconnected.
+            # Any other errno means that another process accepted it or the peer disconnected.
             return
         connection.setblocking(False)
-        # Other processes learn of it at once, not when the loop has made its transport.
+        # Counted now, so that other processes see it before the loop has made its transport.
         self._counts.connections += 1
         task = self._loop.create_task(self._connect(connection))
         self._accepted.add(task)

@@ -18,15 +18,18 @@ class TimeLimits(NamedTuple):
     """Time limits of a connection, in seconds."""
 
     artim: float = 30.0
-    """From connecting to the A-ASSOCIATE-RQ, and from our last PDU until the peer closes."""
+    """Time from connecting to the A-ASSOCIATE-RQ, and from our last PDU until the peer closes."""
     idle: float = 300.0
-    """Between the messages of an association."""
+    """Time without a byte from the peer between the messages of an association."""
     window: float = WINDOW_S
     """Length of each window in which MIN_WINDOW_BYTES must arrive during a message."""
 
 
 class ConnectionTimeouts:
-    """Applies the limits of one connection; times are seconds of one clock."""
+    """Applies the time limits of one connection.
+
+    `now` is a time of one clock in seconds, `received` the number of bytes received so far.
+    """
 
     def __init__(self, limits: TimeLimits, now: float) -> None:
         self._limits = limits
@@ -38,16 +41,16 @@ class ConnectionTimeouts:
         self._window_received = 0
 
     def closing(self, now: float) -> None:
-        """Restart the ARTIM timer, because our last PDU is sent now."""
+        """Restart the ARTIM timer. Called when our last PDU is sent."""
         self._artim_began = now
 
     def artim_expired(self, now: float) -> bool:
         return now - self._artim_began >= self._limits.artim
 
     def silence(self, now: float, received: int) -> float:
-        """Return the seconds from the first call that had the present `received` to `now`.
+        """Return the seconds from the first call with the current value of `received` to `now`.
 
-        So the result is the silence of the peer, less the interval between two calls at most.
+        This is less than the real silence of the peer by at most the interval between two calls.
         """
         if received != self._received:
             self._received = received

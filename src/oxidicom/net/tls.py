@@ -21,8 +21,8 @@ from oxidicom.logevents import describe, event, verification_text
 logger = logging.getLogger("oxidicom.tls")
 
 MAX_DECRYPTED_BYTES: Final = 32 * 1024
-"""Greatest number of encrypted bytes passed to OpenSSL at once. Its buffer of each connection grows
-with them and never shrinks; a record has about half as many at most."""
+"""Greatest number of encrypted bytes passed to OpenSSL at once. OpenSSL's buffer of a connection
+grows to the number that was passed and never shrinks. A record has at most about half as many."""
 
 
 HANDSHAKE_BYTES: Final = 48 * 1024
@@ -45,7 +45,7 @@ class State(Enum):
     FRESH = auto()
     """The peer has sent no byte yet; TLS memory is allocated with the first one."""
     HANDSHAKE = auto()
-    """The peer has sent its first byte."""
+    """The peer has sent its first byte; the handshake is not done yet."""
     OPEN = auto()
     """The handshake is done; data pass in both directions."""
     FINISHED = auto()
@@ -55,12 +55,12 @@ class State(Enum):
 
 
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
-    """A protocol to the transport below, a transport to the protocol above.
+    """The protocol of the transport below, and the transport of the protocol above.
 
     The protocol above learns of the connection before the handshake, so that the limits and
     timeouts of connections that have not associated apply to it. `context` returns the context for
-    a new connection, `cipher_buffer` is shared by all connections of a loop. `on_handshake` is
-    called when the first byte has come, and may abort.
+    a new connection. All connections of a loop share `cipher_buffer`. `on_handshake` is called when
+    the first byte has arrived; it may abort this transport, and then no handshake takes place.
     """
 
     def __init__(
@@ -100,13 +100,16 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._upper.connection_lost(exc)
 
     def eof_received(self) -> bool | None:
-        """Accept an end without close_notify: DICOM itself detects truncation."""
+        """Accept an end without close_notify, because DICOM detects truncation by itself.
+
+        Return whether the transport stays open for writing.
+        """
         match self._state:
             case State.OPEN:
                 self._continue_reading()
                 return self._upper.eof_received() if self._state is State.OPEN else True
             case State.FINISHED:
-                return True  # the protocol above was told before, and closes when it is done
+                return True  # the protocol above has been told, and closes when it is done
             case State.HANDSHAKE:
                 self._log_failure("connection ended")
         self._state = State.DEAF
@@ -137,14 +140,15 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         except ssl.SSLError as error:
             self._fail(error)
         if self._state is State.OPEN and not self._answered:
-            # As AssociationProtocol does (decision 19), but here message boundaries are unknown.
+            # Acknowledge soon, as AssociationProtocol does within a message (decision 19): here
+            # message boundaries are unknown.
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     # ---- bytes in ------------------------------------------------------------------------
 
     def _take(self, encrypted: memoryview) -> None:
-        """Process received bytes of TLS: the handshake, then data; raises SSLError."""
+        """Process received TLS bytes, first for the handshake, then as data. Raises SSLError."""
         for start in range(0, len(encrypted), MAX_DECRYPTED_BYTES):
             self._incoming.write(encrypted[start : start + MAX_DECRYPTED_BYTES])
             if self._state is State.HANDSHAKE:
@@ -153,7 +157,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._deliver()
 
     def _decrypt(self) -> None:
-        """Decrypt into the receive buffer, which is delivered when it is full; raises SSLError."""
+        """Decrypt into the receive buffer, and deliver it when it is full. Raises SSLError."""
         while self._state is State.OPEN and not self._paused and self._may_decrypt():
             if self._buffer is None:
                 self._buffer, self._filled = memoryview(self._upper.get_buffer(-1)), 0
@@ -173,7 +177,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self._deliver()
 
     def _may_decrypt(self) -> bool:
-        """Return whether a read may find data: one without result costs as much as a record."""
+        """Return whether a read may find data. One that finds none costs as much as a record."""
         return bool(self._incoming.pending or self._tls.pending())
 
     def _deliver(self) -> None:
@@ -189,7 +193,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self.close()
 
     def _continue_reading(self) -> None:
-        """Deliver what was left when the protocol above paused reading."""
+        """Decrypt and deliver the bytes that arrived before the protocol above paused reading."""
         try:
             self._decrypt()
             self._deliver()

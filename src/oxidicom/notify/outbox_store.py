@@ -41,7 +41,8 @@ receivers ignore it."""
 
 OUTBOX_ENTRY_GRACE_S: Final = 60.0
 """Age in seconds from which a scan returns an entry that this process does not know. A younger one
-is probably being delivered by the receiver that wrote it."""
+is probably being delivered by the receiver that wrote it. Requeued and corrupt entries are returned
+at any age."""
 
 MAX_REFUSAL_CHARACTERS: Final = 2000
 """Number of characters to which the reason of a refusal is cut."""
@@ -157,7 +158,7 @@ class Outbox:
         """Return the names of the pending entries for which `is_known` returns False.
 
         Entries younger than `grace_s` seconds are left out, because their writer may be delivering
-        them, unless they were requeued or are corrupt. Raises OSError.
+        them. Requeued and corrupt entries are returned at any age. Raises OSError.
         """
         found: list[tuple[int, str]] = []
         young_entries = False
@@ -206,7 +207,7 @@ class Outbox:
     def changed_at_ns(self) -> int:
         """Return the folder's modification time in nanoseconds, or 0 if there is no folder.
 
-        It changes whenever a file is added, renamed or removed. Raises OSError.
+        On most file systems it changes when a file is added, renamed or removed. Raises OSError.
         """
         try:
             return os.stat(self._folder).st_mtime_ns

@@ -143,7 +143,8 @@ def _holder(name: str) -> str:
 def _host(name: str) -> tuple[str, str] | None:
     """Return the host name and PID namespace of a receiver; None if `name` is not a receiver's.
 
-    The process numbers of two receivers can be compared if both are equal.
+    Process numbers of two receivers can be compared only if they have the same host name and PID
+    namespace.
     """
     match = _HOST.match(name)
     return match and (match["host"], match["namespace"])

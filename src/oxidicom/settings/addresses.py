@@ -61,9 +61,9 @@ def parse_cube_url(text: str) -> str:
 
 
 def parse_pacs_addresses(text: str) -> tuple[PacsAddress, ...]:
-    """Parse TITLE=host:port items between commas.
+    """Parse TITLE=host:port items separated by commas.
 
-    Of several items with one title the last one counts, as in the first generation.
+    Of several items with the same title the last one is used, as in the first generation.
     """
     addresses = {}
     for item in items(text):

@@ -41,7 +41,7 @@ class _Found(NamedTuple):
 class _Environment:
     """The environment variables, read by the rules of the reference.
 
-    OXIDICOM_ and CHRIS_ names are recognized in any case; the name in upper case takes precedence.
+    OXIDICOM_ and CHRIS_ names may be in upper or lower case; upper case takes precedence.
     White space and quotes around a value are removed. A variable with an empty value is not set.
     """
 

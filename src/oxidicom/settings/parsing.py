@@ -26,7 +26,10 @@ _FALSE: Final = frozenset(("false", "no", "off", "0"))
 
 
 def parse_bool(text: str) -> bool:
-    """Parse true, yes, on and 1 as True, and false, no, off and 0 as False, in any case."""
+    """Parse true, yes, on and 1 as True, and false, no, off and 0 as False.
+
+    Upper and lower case are equivalent.
+    """
     word = text.lower()
     if word in _TRUE:
         return True
@@ -136,7 +139,7 @@ def parse_port(text: str) -> int | None:
 
 
 def parse_size(text: str) -> int:
-    """Parse a size below 2**63 such as `64MiB` or `1024`, in any case; return bytes."""
+    """Parse a size such as `64MiB` or `1024`, in upper or lower case; return bytes below 2**63."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise InvalidValueError
@@ -180,7 +183,9 @@ def show_size(value: int) -> str:
 
 
 def word_parser(words: Mapping[str, str]) -> Callable[[str], str]:
-    """Return a parser that accepts each key of `words`, in any case, and returns its value.
+    """Return a parser that accepts each key of `words`, in upper or lower case.
+
+    The parser returns the value of the key.
 
     The keys must be in lower case.
     """
@@ -231,12 +236,12 @@ def is_ae_title(text: str) -> bool:
 
 
 def items(text: str) -> list[str]:
-    """Return the non-empty parts of `text` between commas, stripped of white space."""
+    """Return the parts of `text` separated by commas, without white space and empty parts."""
     return [item for item in map(str.strip, text.split(",")) if item]
 
 
 def parse_ae_titles(text: str) -> tuple[str, ...]:
-    """Parse AE titles between commas; a repeated one is returned once."""
+    """Parse AE titles separated by commas; a repeated one is returned once."""
     titles = items(text)
     if not titles or not all(map(is_ae_title, titles)):
         raise InvalidValueError
@@ -244,7 +249,7 @@ def parse_ae_titles(text: str) -> tuple[str, ...]:
 
 
 def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Parse networks in CIDR notation between commas; a repeated one is returned once."""
+    """Parse networks in CIDR notation, separated by commas; a repeated one is returned once."""
     networks = []
     for item in items(text):
         try:

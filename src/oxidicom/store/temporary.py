@@ -28,7 +28,7 @@ instance takes a day to receive."""
 _SUFFIX: Final = ".part"
 _NOT_REMOVABLE: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.EPERM})
 """Errors of unlink(2) for a missing file, a folder, and a file that an administrator has made
-immutable. These are not tried again: they would fail again, and no instance takes the fast path
+immutable. Such a removal is not retried: it would fail again, and no instance takes the fast path
 while a name is in `unremoved`."""
 
 

@@ -29,15 +29,15 @@ from oxidicom.ports import (
 from oxidicom.telemetry.tracing import MAX_ATTRIBUTE_CHARS, MAX_TRACKED
 
 MAX_TITLES: Final = 256
-"""Number of calling AE titles that have a time series of their own. Peers choose the titles, so the
-number must be bounded."""
+"""Greatest number of calling AE titles that have a time series of their own. Peers choose the
+titles, so the number must be bounded."""
 
 OTHER_TITLES: Final = "(other)"
-"""Label value of all further calling AE titles."""
+"""Value of the attribute `aet` for calling AE titles beyond MAX_TITLES."""
 
 DURATION_BUCKETS_S: Final = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
-"""Upper bounds of the buckets of durations, in seconds: from one small instance to a study over a
-slow line."""
+"""Upper bounds of the buckets of durations, in seconds: from one small instance to a study
+over a slow line."""
 
 INSTANCE_SIZE_BUCKETS: Final = tuple(1 << power for power in range(12, 32, 2))
 """Upper bounds of the buckets of instance sizes, in bytes: from 4 KiB to 1 GiB."""

@@ -36,10 +36,10 @@ _Signal = Literal["traces", "metrics"]
 _Protocol = Literal["grpc", "http/protobuf"]
 
 WARN_EVERY_S: Final = 600.0
-"""Least number of seconds between two warnings, for an endpoint that often fails and recovers."""
+"""Least number of seconds between two warnings about an endpoint that often fails and recovers."""
 
 _FLUSH_SHARE: Final = 0.8
-"""Fraction of the shutdown timeout after which exports that still run are broken off."""
+"""Fraction of the shutdown timeout after which exports that are still running are broken off."""
 
 _logger = logging.getLogger("oxidicom.telemetry")
 
@@ -80,13 +80,15 @@ def start(protocol: str, service_version: str) -> tuple[tuple[Observer, ...], Tr
 
 
 class Pipeline(NamedTuple):
-    """One signal: the observer that produces its data, and the functions that end its export."""
+    """One signal (traces or metrics): the observer that produces its data, and the functions that
+    end its export."""
 
     signal: Observer
     shut_down: Callable[[], None]
-    """Exports what is buffered; returns when that is done, or soon after `break_off`."""
+    """Function that exports what is buffered, and returns when that is done or soon after
+    `break_off` was called."""
     break_off: Callable[[], None]
-    """Makes all further exports fail."""
+    """Function that makes all further exports fail."""
 
 
 class Export(Observer):
@@ -112,8 +114,9 @@ class Export(Observer):
 class SdkLog(logging.Handler):
     """Receives the log of the SDK, which contains every failure of every batch.
 
-    The text of the latest record that gives a reason is kept in `last_error`. Warnings are logged
-    only while `starting` is True: these are about settings.
+    `last_error` is the text of the latest record that gives a reason, or else of the first record;
+    None before that. Warnings are logged only while `starting` is True, when they are about
+    settings.
     """
 
     def __init__(self) -> None:
@@ -142,9 +145,8 @@ class SdkLog(logging.Handler):
 class Outage:
     """Logs when exports begin to fail and when they succeed again.
 
-    At most once per outage, and at most one warning in WARN_EVERY_S.
-
-    May be called from any thread. `reason` returns the reason of the latest failure, None if it is
+    It logs at most one warning per outage and per WARN_EVERY_S seconds. May be called from any
+    thread. `reason` returns the reason of the latest failure, None if it is
     unknown. `clock` returns seconds.
     """
 
@@ -280,9 +282,9 @@ def _metric_exporter(protocol: _Protocol) -> MetricExporter:
 
 
 def _aggregation() -> dict[type, Aggregation] | None:
-    """Return exponential histograms as the aggregation; their bucket bounds adapt to the values.
+    """Return the aggregation for histograms: exponential ones, whose bounds adapt to the values.
 
-    Returns None if the environment sets the aggregation.
+    Return None if the environment sets the aggregation.
     """
     if _variable("metrics", "EXPORTER_OTLP_{}_DEFAULT_HISTOGRAM_AGGREGATION"):
         return None  # the SDK reads the variable itself

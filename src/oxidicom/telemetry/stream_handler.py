@@ -16,8 +16,8 @@ import time
 from typing import Final, TextIO
 
 LOG_WRITE_TIMEOUT_S: Final = 0.02
-"""Seconds to wait until a line can be written; well under the 50 ms by which a peer may delay
-others."""
+"""Seconds to wait until a line can be written. They are well below the 50 ms by which one peer may
+delay others."""
 
 _ATOMIC_WRITE_BYTES: Final = select.PIPE_BUF
 """Number of bytes that a pipe takes at once when poll(2) reports it as writable (POSIX)."""
@@ -43,7 +43,7 @@ class BoundedStreamHandler(logging.Handler):
             line = self._encode(record)
             if not self._dropped:
                 written = self._write(line, LOG_WRITE_TIMEOUT_S)
-            else:  # once a line was dropped, do not wait until one is written again
+            else:  # after a dropped line, do not wait until writing has succeeded again
                 written = self._write(self._encode(self._dropped_record()) + line, 0)
             self._dropped = 0 if written else self._dropped + 1
         except Exception:

@@ -41,12 +41,12 @@ from oxidicom.ports import (
 from oxidicom.ulid import uuid_of
 
 MAX_TRACKED: Final = 4096
-"""Greatest number of open spans of each kind. With more, the report that ends the oldest one is
-assumed to be lost."""
+"""Greatest number of open spans of each kind. If there are more, the report that would end the
+oldest one is assumed to be lost."""
 
 MAX_ENDED_ASSOCIATIONS: Final = 4096
-"""Number of ended associations whose spans may still get children; each takes about 1 KiB. A series
-that is registered after its association is forgotten gets a span without a parent."""
+"""Greatest number of ended associations whose spans may still get children; each takes about 1 KiB.
+A series that is registered after its association is forgotten gets a span without a parent."""
 
 MAX_ATTRIBUTE_CHARS: Final = 256
 """Greatest length in characters of an attribute that a peer chooses."""

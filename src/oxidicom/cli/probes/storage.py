@@ -1,6 +1,6 @@
 """Probe of the files root and the state folder: whether files can be stored there.
 
-It makes every step of storing an instance once, with a small file, and removes what it has made.
+It performs each step of storing an instance once, with a small file, and removes what it created.
 """
 
 from __future__ import annotations
