@@ -74,7 +74,10 @@ class ConnectionOwner(Protocol):
     def closed(self, connection: AssociationProtocol) -> None: ...
 
     def admit(self, peer_address: str) -> None:
-        """Raise AssociationRejectedError if a limit or the peer's address forbids it."""
+        """Raise AssociationRejectedError if the listener does not accept an association now.
+
+        The reason is a limit, the drain or the peer's network.
+        """
 
 
 # It must inherit BufferedProtocol alone: with asyncio.Protocol beside it, or with neither, uvloop
