@@ -29,7 +29,7 @@ cdef struct Arena:
 
 
 cdef class SeriesFingerprint:
-    # The raw series-level values of one data set, to be compared with those of another one.
+    # The raw series-level values of one data set, compared with those of each later one.
     cdef bytes values
     cdef uint8_t vr_codes[36]
     cdef int32_t sizes[WANTED]
@@ -42,7 +42,7 @@ cdef class Walker:
     cdef readonly str error
     cdef readonly int64_t offending
 
-    # Encoding at the current position, and the depths at which it changed (0: nowhere).
+    # Encoding at the current position, and the depths at which it changed (0: not changed).
     cdef bint implicit
     cdef bint little
     cdef int64_t implicit_since
@@ -58,17 +58,17 @@ cdef class Walker:
     cdef int next_slot
     cdef uint32_t seen
 
-    # Bytes of a header that was cut by the end of a buffer.
+    # Bytes collected so far of a header that was cut by the end of a buffer, and their number.
     cdef uint8_t scratch[12]
     cdef Py_ssize_t scratched
 
-    # The current value; skipped where `slot` is -1.
+    # The current value. It is skipped if `slot` is -1.
     cdef uint32_t tag
     cdef uint64_t remaining
     cdef int slot
-    cdef Py_ssize_t room            # bytes of it that are still to be kept
+    cdef Py_ssize_t room            # bytes of the value that may still be kept
 
-    # Kept values: the size is -1 where a value is absent or of undefined length.
+    # Kept values. The size is -1 if the element is absent or of undefined length.
     cdef Arena shared               # values of the series level
     cdef Arena own                  # SOPInstanceUID and InstanceNumber
     cdef int32_t sizes[WANTED]

@@ -13,18 +13,18 @@ WANTED_TAGS: Final[tuple[int, ...]]
 class Walker:
     """Reads a data set incrementally, as far as its wanted elements (PS3.5 7.1).
 
-    The walk falls asleep at the first top-level tag beyond (0020,0013) if all tags have ascended
-    and the six elements without which an instance is refused were found. Otherwise it continues to
-    the end, so that a data set in another order is read too; of a repeated element the last value
-    counts.
+    The walk ends early, and `asleep` becomes True, at the first top-level tag beyond (0020,0013) if
+    all tags have ascended and the six elements without which an instance is refused were found.
+    Otherwise the walk continues to the end, so that a data set in another order is read too. The
+    last value of a repeated element is used.
 
-    `encoding` is one of the three constants above; raises ValueError for anything else.
+    `encoding` must be one of the three constants above, otherwise ValueError is raised.
     """
 
     def __init__(self, encoding: int) -> None: ...
     @property
     def asleep(self) -> bool:
-        """Whether no more bytes are needed: the walk is done, has failed or was finished."""
+        """Whether further bytes are ignored: the walk has ended early, failed or been finished."""
 
     @property
     def failed(self) -> bool:
@@ -32,42 +32,48 @@ class Walker:
 
     @property
     def error(self) -> str | None:
-        """What is wrong with the data set, in at most 40 characters and without data from it."""
+        """Description of the error, or None. At most 40 characters, without patient data."""
 
     @property
     def offending(self) -> int:
-        """Tag of the top-level element in which the error is; -1 where there is none."""
+        """Tag of the top-level element that contains the error, as gggg << 16 | eeee.
+
+        It is -1 if there is no error, or if the data set ends within a top-level element header.
+        """
 
     def feed(self, buffer: Buffer, start: int, stop: int) -> bool:
         """Take bytes [start, stop) of `buffer`, the next of the data set; return `asleep`.
 
-        Raises nothing for the contents of the data set; ValueError where the range is not in the
-        buffer. The buffer is not kept.
+        Raises ValueError if the range is not inside the buffer; an invalid data set raises nothing
+        but sets `failed`. No reference to the buffer is kept.
         """
 
     def finish(self) -> None:
         """Note that the data set has ended; afterwards `asleep` is True.
 
-        Sets `failed` if it ends within an element header, a wanted value or a sequence of undefined
-        length, or within any value before the needed elements were found.
+        Sets `failed` if the data set ends within an element header, a wanted value or a sequence of
+        undefined length, or within any value before the six required elements were found.
         """
 
     def series_values(self) -> tuple[bytes | None, ...]:
-        """Return 16 raw values in the order of WANTED_TAGS, without SOPInstanceUID and
-        InstanceNumber.
+        """Return the raw values of 16 elements: those of WANTED_TAGS, in their order, except
+        SOPInstanceUID and InstanceNumber.
 
-        A value is None where absent or of undefined length, b"" where empty. It has at most 65535
-        bytes; the rest is dropped.
+        A value is None if the element is absent, of undefined length or incomplete, and b"" if it
+        is empty. It has at most 65535 bytes; the rest is dropped.
         """
 
     @property
     def sop_instance_uid(self) -> bytes | None:
-        """Raw value, as in `series_values`."""
+        """Raw value of SOPInstanceUID, in the form of `series_values`."""
 
     @property
     def instance_number(self) -> bytes | None:
-        """Raw value, as in `series_values`."""
+        """Raw value of InstanceNumber, in the form of `series_values`."""
 
     @property
     def vrs(self) -> bytes:
-        """The VR of each element of WANTED_TAGS as sent: 18 times two letters or two NULs."""
+        """VRs of the 18 elements of WANTED_TAGS, 2 bytes each.
+
+        They are two letters, or two NULs if the element is absent or was sent without a VR.
+        """

@@ -2,8 +2,8 @@
 """Incremental walk of the element headers of a data set (PS3.5 7.1).
 
 It keeps the values of the few elements that identify and describe an instance and skips all others.
-Once it has passed the last wanted element it is "asleep": it ignores the rest of the data set. The
-result does not depend on how the data set is divided between calls of `feed`.
+A walker is "asleep" once it has passed the last wanted element: it ignores the rest of the data
+set. The result does not depend on how the data set is divided between calls of `feed`.
 Memory does not depend on lengths or nesting that the peer claims: there is no recursion, nesting of
 undefined length is a counter, elements of defined length are skipped as a whole, and the size of a
 kept value is limited.
@@ -49,7 +49,7 @@ for _slot, _tag in enumerate(WANTED_TAGS):
     wanted_tags[_slot] = _tag
 
 cdef enum:
-    SMALL_ARENA = 4096      # bytes of memory that an idle walker may keep
+    SMALL_ARENA = 4096      # greatest size in bytes of an arena that `end` does not free
 
 cdef uint32_t UNDEFINED = 0xFFFFFFFF
 cdef uint32_t ITEM = 0xFFFEE000
@@ -106,8 +106,8 @@ cdef void shrink(Arena *arena) noexcept nogil:
 
 
 cdef inline bint has_long_form(const uint8_t *vr) noexcept nogil:
-    """Return whether the length field of a VR has 32 bits (PS3.5 table 7.1-1); False for unknown
-    VRs."""
+    """Return whether the length field of a VR has 32 bits (PS3.5 table 7.1-1). It is False for
+    unknown VRs."""
     if vr[0] == c'O':
         return vr[1] in (c'B', c'D', c'F', c'L', c'V', c'W')
     if vr[0] == c'U':
@@ -118,7 +118,7 @@ cdef inline bint has_long_form(const uint8_t *vr) noexcept nogil:
 @cython.final
 @cython.freelist(64)
 cdef class Walker:
-    """The walk of one data set in one of the three encodings; see the stub for its interface."""
+    """The walk of one data set in one of the three encodings. The stub documents its interface."""
 
     def __cinit__(self, int encoding):
         if not 0 <= encoding <= 2:
@@ -130,7 +130,7 @@ cdef class Walker:
         free(self.own.bytes)
 
     cdef void begin(self, int encoding) noexcept:
-        """Begin to read a new data set; the values of the previous one are dropped."""
+        """Drop the values of the previous data set and begin to read a new one."""
         cdef int slot
         self.asleep = self.failed = False
         self.error = None
@@ -153,7 +153,7 @@ cdef class Walker:
         memset(self.vr_codes, 0, sizeof(self.vr_codes))
 
     cdef void end(self) noexcept:
-        """Drop all values, and free an arena's memory if it exceeds SMALL_ARENA bytes."""
+        """Drop all values, and free the memory of each arena of more than SMALL_ARENA bytes."""
         shrink(&self.shared)
         shrink(&self.own)
 
@@ -173,7 +173,7 @@ cdef class Walker:
         return self.asleep
 
     def finish(self):
-        """Fail unless the data set ends before an element, or within a value that is not wanted."""
+        """Note that the data set has ended. The stub says in which cases this sets `failed`."""
         if self.asleep:
             return
         if self.depth:
@@ -202,7 +202,7 @@ cdef class Walker:
     # ---- headers -----------------------------------------------------------------------------
 
     cdef Py_ssize_t take_header(self, const uint8_t *p, Py_ssize_t n) except -1:
-        """Parse a header in place; one that is cut is collected in the scratch, byte by byte."""
+        """Parse a whole header in place, or add one byte of a cut one to the scratch buffer."""
         cdef Py_ssize_t size
         if self.scratched == 0:
             size = self.header_size(p, n)
@@ -217,7 +217,7 @@ cdef class Walker:
         return 1
 
     cdef Py_ssize_t header_size(self, const uint8_t *h, Py_ssize_t n) noexcept nogil:
-        """Return 8 or 12 bytes; 8 as long as the VR, which determines it, is not available."""
+        """Return the size of a header, 8 or 12 bytes; 8 while fewer than 8 are available."""
         if n < 8 or self.implicit or self.depth & 1 or not has_long_form(h + 4):
             return 8
         return 12
@@ -231,7 +231,7 @@ cdef class Walker:
         return self.on_element(h)
 
     cdef int on_item(self, const uint8_t *h) except -1:
-        """Parse an item of a sequence (PS3.5 7.5) or a fragment (A.4), which look the same here."""
+        """Parse the header of an item: of a sequence (PS3.5 7.5) or of encapsulated data (A.4)."""
         cdef uint32_t length
         if not self.little and h[0] == 0xFE and h[1] == 0xFF:
             # A UN of undefined length is little endian in every transfer syntax (PS3.5 6.2.2).
@@ -287,7 +287,7 @@ cdef class Walker:
         return 0
 
     cdef int slot_of_tag(self) noexcept nogil:
-        """Return the index of the tag in WANTED_TAGS, or -1; a lower tag restarts the search."""
+        """Return the index of the current tag in WANTED_TAGS, or -1 if it is not there."""
         if self.last_tag >= self.tag:
             self.ascending = False
             self.next_slot = 0
@@ -299,7 +299,7 @@ cdef class Walker:
         return -1
 
     cdef uint32_t element_length(self, const uint8_t *h) noexcept nogil:
-        """Return the length; without a VR an element is read as implicit, as pydicom does."""
+        """Return the value length of an element. One without a VR is read as implicit (pydicom)."""
         if self.implicit or not is_vr(h + 4):
             return load_32(h + 4, self.little)
         if has_long_form(h + 4):
@@ -325,7 +325,7 @@ cdef class Walker:
     # ---- wanted values -----------------------------------------------------------------------
 
     cdef int begin_value(self, int slot, const uint8_t *h, uint32_t length) except -1:
-        """Begin to keep a value; it replaces the value of an earlier element of the same tag."""
+        """Begin to keep a value, in place of that of an earlier element of the same tag."""
         cdef bint explicit = not self.implicit and is_vr(h + 4)
         self.seen |= <uint32_t> 1 << slot
         self.vr_codes[2 * slot] = h[4] if explicit else 0
@@ -359,7 +359,7 @@ cdef class Walker:
         return &self.own if slot == SOP_INSTANCE_UID or slot == INSTANCE_NUMBER else &self.shared
 
     cdef void forget(self, int slot) noexcept nogil:
-        """Remove the earlier value of a repeated element from its arena."""
+        """Remove the value in `slot`, if there is one, from its arena."""
         cdef Arena *arena = self.arena_of(slot)
         cdef int32_t size = self.sizes[slot]
         cdef uint32_t end
@@ -384,7 +384,7 @@ cdef class Walker:
     # ---- values out --------------------------------------------------------------------------
 
     cdef const uint8_t *value_at(self, int slot) noexcept nogil:
-        """Return the address of the value in `slot`. It must be present, and may be empty."""
+        """Return the address of the value in `slot`, which must be present but may be empty."""
         return self.arena_of(slot).bytes + self.offsets[slot]
 
     cdef object value_of(self, int slot):
@@ -397,7 +397,7 @@ cdef class Walker:
         return PyBytes_FromStringAndSize(<const char *> self.value_at(slot), self.sizes[slot])
 
     cdef bint is_of_series(self, SeriesFingerprint known) noexcept:
-        """Return whether all values but SOPInstanceUID and InstanceNumber are the same bytes."""
+        """Return whether all VRs and all series-level values are equal, byte by byte."""
         cdef int slot
         if <Py_ssize_t> self.shared.used != PyBytes_GET_SIZE(known.values):
             return False
@@ -410,7 +410,7 @@ cdef class Walker:
                 return False
         return (
             memcmp(self.vr_codes, known.vr_codes, sizeof(self.vr_codes)) == 0
-            and (self.shared.used == 0 or memcmp(  # which must not be given NULL
+            and (self.shared.used == 0 or memcmp(  # NULL must not be passed to it
                 self.shared.bytes, PyBytes_AS_STRING(known.values), self.shared.used) == 0)
         )
 
@@ -435,7 +435,7 @@ cdef class Walker:
 
 @cython.final
 cdef class SeriesFingerprint:
-    """The series-level values of `walker`, with which `Walker.is_of_series` compares."""
+    """A copy of the series-level values of `walker`, for `Walker.is_of_series`."""
 
     def __cinit__(self, Walker walker not None):
         self.values = PyBytes_FromStringAndSize(

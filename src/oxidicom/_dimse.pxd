@@ -1,10 +1,10 @@
-# C-STORE-RQ, C-STORE-RSP, file names and file headers in the form that nearly every peer uses.
+# C-STORE-RQ, C-STORE-RSP, file names and file headers in the form of the fast path.
 from libc.stdint cimport uint8_t, uint32_t
 
 cdef enum:
-    UID_ROOM = 64           # bytes (PS3.5 9.1)
+    UID_ROOM = 64           # bytes of the longest UID (PS3.5 9.1)
     NAME_ROOM = UID_ROOM + 15   # bytes of a file name: number, "-", UID, ".dcm", NUL
-    RESPONSE_ROOM = 320     # bytes; a C-STORE-RSP of two such UIDs has 208 at most
+    RESPONSE_ROOM = 320     # bytes; a C-STORE-RSP with two UIDs of 64 bytes has 208
 
 
 cdef struct Uid:
@@ -14,7 +14,7 @@ cdef struct Uid:
 
 cdef struct StoreCommand:
     # A C-STORE-RQ (PS3.7 9.3.1.1)
-    int message_id          # -1 where it is missing
+    int message_id          # -1 if it is missing
     Uid sop_class
     Uid sop_instance
 

@@ -1,9 +1,9 @@
 # cython: language_level=3
 """C-STORE-RQ, C-STORE-RSP, the file name and the file header of an instance, compiled.
 
-Each reader understands the common form only and returns False or None for any other value;
-`wire.dimse` and `store.identity` try these functions first and handle everything else themselves. A
-property test checks that both agree.
+Each reader accepts the form that nearly every sender uses, and returns False or None for any other
+value. `wire.dimse` and `store.identity` try these functions first and read other values themselves.
+A property test checks that both agree.
 """
 
 cimport cython
@@ -31,7 +31,7 @@ cdef enum:
     LAST_FRAGMENT_OF_COMMAND = 3
     HEADERS = 12            # bytes of the headers of a PDU and its PDV
 
-    MAX_NUMBER_DIGITS = 9   # any such number fits into 32 bits
+    MAX_NUMBER_DIGITS = 9   # each number of 9 digits fits into 32 bits
 
 
 cdef inline int little_endian_16(const uint8_t *p) noexcept nogil:
@@ -43,9 +43,9 @@ cdef inline uint32_t little_endian_32(const uint8_t *p) noexcept nogil:
 
 
 cdef bint read_uid(const uint8_t *value, uint32_t size, Uid *uid) noexcept nogil:
-    """Read a UID without its trailing padding (decision 9).
+    """Copy a value without its trailing NULs and spaces (decision 9) to `uid`, and return True.
 
-    Return False unless it consists of 1 to 64 digits and dots (PS3.5 9.1).
+    Return False, and leave `uid` unchanged, unless 1 to 64 digits and dots remain (PS3.5 9.1).
     """
     cdef uint32_t i
     while size and (value[size - 1] == 0 or value[size - 1] == c' '):
@@ -61,9 +61,10 @@ cdef bint read_uid(const uint8_t *value, uint32_t size, Uid *uid) noexcept nogil
 
 
 cdef bint read_store_command(const uint8_t *p, Py_ssize_t size, StoreCommand *out) noexcept nogil:
-    """Read a C-STORE-RQ of its common elements in any order (PS3.7 table 9.3-1).
+    """Read a C-STORE-RQ into `out`; its elements may be in any order (PS3.7 table 9.3-1).
 
-    Return False for any other command, which may still be valid.
+    Return True on success, and False for any other command or if an element is not in that table
+    or has another form. The command may still be valid then.
     """
     cdef const uint8_t *end = p + size
     cdef uint32_t length
@@ -103,14 +104,17 @@ cdef bint read_store_command(const uint8_t *p, Py_ssize_t size, StoreCommand *ou
 
 
 cdef bint is_uid(const uint8_t *value, int size, Uid *uid) noexcept nogil:
-    """Return whether a value is this UID, ignoring trailing NULs."""
+    """Return whether `value` equals `uid`. Trailing NULs of `value` are ignored."""
     while size > uid.size and value[size - 1] == 0:
         size -= 1
     return size == uid.size and memcmp(value, uid.text, size) == 0
 
 
 cdef bint read_number(const uint8_t *value, int size, uint32_t *number) noexcept nogil:
-    """Read a number; return False unless it has 1 to 9 digits, with or without spaces around."""
+    """Read a decimal number from text and return True.
+
+    Return False unless the text has 1 to 9 digits; spaces before and after them are ignored.
+    """
     cdef int i
     while size > 0 and value[size - 1] == c' ':
         size -= 1
@@ -128,7 +132,10 @@ cdef bint read_number(const uint8_t *value, int size, uint32_t *number) noexcept
 
 
 cdef int write_name(char *name, uint32_t instance_number, Uid *uid) noexcept nogil:
-    """Write the name of an instance's file (store.paths) and a NUL; return its length in bytes."""
+    """Write the file name of an instance (store.paths) and a NUL to `name`, of NAME_ROOM bytes.
+
+    Return the length of the name in bytes, without the NUL.
+    """
     cdef char digits[MAX_NUMBER_DIGITS]
     cdef int count = 0
     cdef char *p = name
@@ -182,7 +189,10 @@ cdef str text_of(Uid *uid):
 
 
 cdef int write_store_response(uint8_t *out, int context_id, StoreCommand *command) noexcept nogil:
-    """Write a Success in one PDU and PDV (PS3.7 9.3.1.2, PS3.8 9.3.5); return its size in bytes."""
+    """Write a C-STORE-RSP with status Success to `out`, which must have RESPONSE_ROOM bytes.
+
+    It is one P-DATA-TF PDU of one PDV (PS3.7 9.3.1.2, PS3.8 9.3.5). Return its size in bytes.
+    """
     cdef uint8_t *group = out + HEADERS
     cdef uint8_t *p = put_header(group, GROUP_LENGTH, 4) + 4
     cdef uint8_t *first = p
@@ -211,7 +221,7 @@ cdef int write_store_response(uint8_t *out, int context_id, StoreCommand *comman
 
 
 def read_store_request(bytes command not None):
-    """Return (message id, SOP class, SOP instance) of a common C-STORE-RQ, else None."""
+    """Return message id, SOP class UID and SOP instance UID of a C-STORE-RQ, or None."""
     cdef StoreCommand read
     if not read_store_command(command, len(command), &read):
         return None
@@ -219,7 +229,7 @@ def read_store_request(bytes command not None):
 
 
 def success_response(int message_id, str sop_class not None, str sop_instance not None):
-    """Return the C-STORE-RSP of Success; None if a UID is not 1 to 64 digits and dots."""
+    """Return the command set of a C-STORE-RSP with status Success, or None for an invalid UID."""
     cdef StoreCommand command
     cdef uint8_t response[RESPONSE_ROOM]
     cdef int size
@@ -232,9 +242,9 @@ def success_response(int message_id, str sop_class not None, str sop_instance no
 
 
 def file_name(bytes number, bytes uid):
-    """Return the UID and the file name for raw values of InstanceNumber and SOPInstanceUID.
+    """Return the SOP instance UID and the file name, or None.
 
-    None where one of the values is None or not common.
+    It is None if a raw value is None or not in the form that the readers above accept.
     """
     cdef char name[NAME_ROOM]
     cdef uint32_t instance_number
@@ -243,7 +253,7 @@ def file_name(bytes number, bytes uid):
     if number is None or uid is None or not read_uid(uid, len(uid), &instance):
         return None
     if not is_uid(uid, len(uid), &instance):
-        # In general form, a space before a NUL becomes part of the name.
+        # The general path keeps a space that precedes a NUL as part of the name.
         return None
     if not read_number(number, len(number), &instance_number):
         return None
@@ -255,18 +265,19 @@ def file_name(bytes number, bytes uid):
 cdef class HeaderTemplate:
     """The file header of instances that differ in their SOP Instance UIDs only (PS3.10 7.1).
 
-    `before` and `after` are what precedes and follows the UID, `room` its padded length in bytes.
+    `before` and `after` are the bytes before and after the UID, and `room` is the length of the UID
+    in bytes, padding included.
     """
 
     def __cinit__(self, bytes before not None, Py_ssize_t room, bytes after not None):
-        # `write` relies on both, so that there must be no template without them.
+        # In __cinit__, because `write` relies on all four fields.
         self.before = before
         self.after = after
         self.room = room
         self.size = len(before) + room + len(after)
 
     cdef void write(self, char *out, const char *uid, Py_ssize_t size) noexcept:
-        """Write `self.size` bytes to `out`; `size` is `room` or one less."""
+        """Write the header, `self.size` bytes, to `out`. `uid` must have `room` bytes or 1 less."""
         cdef Py_ssize_t before = PyBytes_GET_SIZE(self.before)
         memcpy(out, PyBytes_AS_STRING(self.before), before)
         out += before
@@ -276,7 +287,7 @@ cdef class HeaderTemplate:
         memcpy(out + self.room, PyBytes_AS_STRING(self.after), PyBytes_GET_SIZE(self.after))
 
     def header(self, bytes uid not None):
-        """Return the whole header; raises ValueError for a UID of another padded length."""
+        """Return the whole header. Raises ValueError unless the padded UID has `room` bytes."""
         cdef bytes whole
         if len(uid) + (len(uid) & 1) != self.room:
             raise ValueError(f"a UID of {len(uid)} bytes in a header for {self.room}")
@@ -286,6 +297,6 @@ cdef class HeaderTemplate:
 
 
 cdef bint set_uid(Uid *uid, str text) except -1:
-    """Set `uid` from text; return False unless it consists of 1 to 64 digits and dots."""
+    """Copy `text` to `uid` and return True, or False unless it has 1 to 64 digits and dots."""
     cdef bytes value = text.encode("latin-1", "replace")
     return read_uid(value, len(value), uid) and uid.size == len(value)

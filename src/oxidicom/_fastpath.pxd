@@ -14,7 +14,7 @@ cdef class Destination:
     cdef object info        # ports.SeriesInfo
     cdef bytes path
     cdef bytes sop_class
-    cdef dict files         # of the folder, likewise the others
+    cdef dict files         # like the next three, an attribute of `folder`
     cdef dict placing
     cdef set unregistered
     cdef FolderSync sync
@@ -24,28 +24,29 @@ cdef class StoreFastPath(Consumer):
     cdef object storage, owner, policy, completions, clock, reports
     cdef object association, association_id
     cdef object contexts
-    cdef object numbers             # of temporary files
+    cdef object numbers             # iterator of the numbers in names of temporary files
     cdef bytes prefix
     cdef list unremoved             # names of temporary files that could not be removed
     cdef int root_fd
-    cdef bint fsync, limits_space   # there is a least free space
+    cdef bint fsync
+    cdef bint limits_space          # the setting for the least free space is not 0
     cdef PeerSocket peer_socket
-    cdef readonly int64_t begun     # instances
+    cdef readonly int64_t begun     # number of instances that began here
 
-    cdef int latest_context         # that was looked up; -1: none
-    cdef int latest_encoding        # its, or UNSERVED
+    cdef int latest_context         # id of the context looked up last; -1: none
+    cdef int latest_encoding        # encoding of that context, or UNSERVED
     cdef Walker walker
     cdef Gather gather
     cdef PartFile part
     cdef Destination destination    # of the latest instance
 
-    # The instance under way
+    # The instance that is being received
     cdef int context_id
     cdef StoreCommand command
     cdef bint space_checked
     cdef int64_t size               # bytes of its data set so far
 
-    # The header of the latest instance: that of the next one usually differs in the UID only.
+    # The header of the latest instance; the next one usually differs from it in the UID only.
     cdef HeaderTemplate header
     cdef int header_context
     cdef Uid header_class

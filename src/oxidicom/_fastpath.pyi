@@ -7,26 +7,27 @@ from oxidicom._peer_socket import PeerSocket
 
 @final
 class Destination:
-    """The folder of a series as the instances of one association find it.
+    """The folder for instances of one association that have the same series-level values.
 
-    `walker` has just read the first of them; those that follow must have the same series-level
-    values. `folder` has `series`, `path`, `files`, `placing`, `unregistered`, `stored` and `sync`
-    (store.folders.SeriesFolder); `sop_class` is a UID.
+    `walker` must hold the values of the first of them. `folder` must be a
+    store.folders.SeriesFolder that the association has claimed, listed and journaled. `sop_class`
+    is the SOP class UID of the instances.
     """
 
     def __init__(self, walker: Walker, folder: object, sop_class: bytes) -> None: ...
 
 @final
 class StoreFastPath(Consumer):
-    """The common instances of one association, all on one thread (ports.FastPath).
+    """Receives and stores the common instances of one association (ports.FastPath).
 
-    `storage` is a store.storage.Storage, `owner` a ports.FastPathOwner; `contexts` are
-    ports.UsableContext by presentation context id; responses go to `peer_socket`.
+    All calls must come from one thread. `storage` is a store.storage.Storage and `owner` a
+    ports.FastPathOwner. `contexts` has a ports.UsableContext for each presentation context id.
+    Responses are sent through `peer_socket`.
     """
 
     @property
     def begun(self) -> int:
-        """Number of instances that began on the fast path, those handed over later included."""
+        """Number of instances that began on the fast path, including those handed over later."""
 
     def __init__(
         self,
@@ -36,4 +37,8 @@ class StoreFastPath(Consumer):
         peer_socket: PeerSocket,
         owner: Any,
     ) -> None: ...
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Discard the instance that is being received, if there is one.
+
+        The framer must not feed this consumer afterwards.
+        """

@@ -1,11 +1,12 @@
 # cython: language_level=3
-"""The fast path of a common C-STORE, compiled: C-STORE-RQ, data set, file, C-STORE-RSP, with one
-call into Python, the report that it is stored.
+"""The fast path of a common C-STORE, compiled: C-STORE-RQ, data set, file and C-STORE-RSP.
+
+It makes one call into Python code per instance: the report that the instance is stored.
 
 A common C-STORE is what nearly every sender sends once the first instance of its series is stored.
 The general path (wire.acceptor, store.sink) decides about everything else: any other command
-becomes an event, and an instance that turns out not to be common, or whose write fails, is handed
-over with all that was received of it. So nothing is refused here.
+becomes an event. An instance that turns out not to be common, or whose write fails, is handed over
+with all bytes received so far. So nothing is refused here.
 """
 
 cimport cython
@@ -23,19 +24,16 @@ from oxidicom.ports import HandOver, InstanceStored, StoreRequest
 cdef enum:
     EXPLICIT_BE = 2         # the last of a walker's encodings
     MAX_PATH_LENGTH = 1024  # characters below the files root that CUBE takes (decision 25)
-    MAX_KEPT_BYTES = 8192   # of a series' values, which are kept as long as the association
+    MAX_KEPT_BYTES = 8192   # bytes of series-level values that an association may keep
     UNSERVED = -1
 
 cdef int64_t SLOW_CALL_NS = 5_000_000
-"""Nanoseconds from which a storage call is slow: the policy learns of it (store.write_policy)."""
+"""Nanoseconds of storage calls from which they are reported to the write policy as slow."""
 
 
 @cython.final
 cdef class Destination:
-    """The folder of instances whose series-level values are those that `walker` has just read.
-
-    `folder` is a store.folders.SeriesFolder that the association has claimed, listed and journaled.
-    """
+    """The stub documents this class."""
 
     def __cinit__(self, Walker walker not None, folder not None, bytes sop_class not None):
         self.series = SeriesFingerprint(walker)
@@ -76,7 +74,7 @@ cdef class StoreFastPath(Consumer):
         self.part = storage.temporary.part_file(b"")
 
     def close(self):
-        """Discard the instance under way, if there is one; nothing may be fed afterwards."""
+        """Discard the instance that is being received, if there is one, and end the fast path."""
         if self.storage is None:
             return
         self.active = False
@@ -88,13 +86,13 @@ cdef class StoreFastPath(Consumer):
     # ---- the framer's calls --------------------------------------------------------------
 
     cdef bint may_begin(self):
-        # Anything that is not written inline at once takes the general path, where a storage call
-        # that hangs is noticed. So does what follows on a storage fault: the general path clears
-        # away what that fault left behind.
+        # An instance that is not written inline at once takes the general path, which notices a
+        # storage call that hangs. So do instances after a storage fault, because only the general
+        # path removes the temporary files that the fault left.
         return self.policy.writes_inline and not self.completions.outstanding and not self.unremoved
 
     cdef int encoding_of(self, int context_id) except -2:
-        """Return the walker's encoding; UNSERVED if the context is deflated or not accepted."""
+        """Return the encoding of a context, or UNSERVED if it is deflated or not accepted."""
         if context_id != self.latest_context:
             context = self.contexts.get(context_id)
             self.latest_context = context_id
@@ -127,7 +125,7 @@ cdef class StoreFastPath(Consumer):
     cdef int on_receive_end(self) except -1:
         cdef int number
         cdef int64_t began
-        # Another association may have found the storage slow since.
+        # Another association may have found the storage slow in the meantime.
         if self.walker.failed or not self.policy.writes_inline or not self.has_space():
             return self.hand_over(complete=False)
         if self.gather.count == 0:
@@ -161,7 +159,7 @@ cdef class StoreFastPath(Consumer):
         return 1
 
     cdef int write_header(self) except -1:
-        """Write the file header into the memory of `part`; return 0 if it has too little room."""
+        """Write the file header to `part.header` and return 1, or return 0 if it is too long."""
         cdef Uid *uid = &self.command.sop_instance
         if (self.header is None or self.header_context != self.context_id
                 or self.header.room != uid.size + (uid.size & 1)
@@ -224,7 +222,7 @@ cdef class StoreFastPath(Consumer):
         if self.walker.shared.used > MAX_KEPT_BYTES:
             return None
         if to is None or not self.walker.is_of_series(to.series):
-            # The storage knows it once this association has stored an instance of the series.
+            # It is None until this association has stored an instance of the series.
             try:
                 to = self.storage.destination(self.walker, self.association)
             except Exception:
@@ -236,11 +234,11 @@ cdef class StoreFastPath(Consumer):
                 or memcmp(<const char *> to.sop_class, self.command.sop_class.text,
                           self.command.sop_class.size) != 0):
             return None
-        # After a failure the general path must first check what is in the folder.
+        # After a failure the general path must first check which files the folder has.
         return None if to.placing or not to.folder.listed else to
 
     cdef bint store(self, Destination to) except -1:
-        """Write the file and give it its final name; return False if it was not stored under it."""
+        """Write the file under its final name; return False if the general path must do it."""
         cdef char name[NAME_ROOM]
         cdef Uid *uid = &self.command.sop_instance
         cdef const char *folder = to.path
@@ -259,7 +257,7 @@ cdef class StoreFastPath(Consumer):
         with nogil:
             number = self.part.store(self.gather, self.root_fd, folder, name, sync)
         if number:
-            # What was written must not be written again.
+            # The general path must not write these bytes a second time.
             if self.part.created:
                 self.gather.clear()
             return False
@@ -286,12 +284,12 @@ cdef class StoreFastPath(Consumer):
             now - began,
             now,
         )
-        # As the class itself does it, but without a call into Python code.
+        # The same as a call of the class, but without running Python code.
         self.reports(tuple.__new__(InstanceStored, fields))
         return 0
 
     cdef int hand_over(self, bint complete) except -1:
-        """Let the general path continue with everything that was received of the instance."""
+        """Pass the instance, with all bytes received so far, to the general path."""
         cdef Walker walker = self.walker
         cdef Gather gather = self.gather
         cdef PartFile part = self.part

@@ -1,4 +1,4 @@
-# Threads that rename into one folder share its syncs. Knows file descriptors, nothing else.
+# Lets threads that rename into one folder share its fsync(2) calls.
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "<pthread.h>" nogil:
@@ -8,16 +8,16 @@ cdef extern from "<pthread.h>" nogil:
         pass
 
 cdef enum:
-    NOT_SHARED = -1  # instead of a count of failures: this thread syncs for itself
+    NOT_SHARED = -1  # in place of a number of failures: this thread syncs alone
 
 
 cdef class FolderSync:
     cdef pthread_mutex_t lock
     cdef pthread_cond_t ended
     cdef int users                      # threads between `enter` and the end of `sync` or `leave`
-    cdef uint64_t device, inode         # of the folder that they have open
+    cdef uint64_t device, inode         # of the folder that the users have open
     cdef bint running                   # a thread is syncing
-    cdef uint64_t started, finished     # numbers of syncs
+    cdef uint64_t started, finished     # number of syncs started and finished
     cdef int64_t failures               # number of syncs that failed
     cdef int error                      # errno of the latest failure
 

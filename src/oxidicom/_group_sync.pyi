@@ -2,4 +2,4 @@ from typing import final
 
 @final
 class FolderSync:
-    """Lets threads that rename into one folder share its fsync(2) calls."""
+    """The fsync(2) calls of one folder, shared by the threads that rename into it."""

@@ -30,9 +30,9 @@ cdef extern from "<unistd.h>" nogil:
 
 @cython.final
 cdef class FolderSync:
-    """The shared syncs of one folder.
+    """The fsync(2) calls of one folder, shared by the threads that rename into it.
 
-    Each thread has its own descriptor of the folder. It calls `enter` before its rename, then
+    Each thread must have its own descriptor of the folder. It calls `enter` before its rename, then
     `sync`, or `leave` if the rename failed.
     """
 
@@ -45,8 +45,11 @@ cdef class FolderSync:
         pthread_mutex_destroy(&self.lock)
 
     cdef int64_t enter(self, int fd) noexcept nogil:
-        """Return the number of failed syncs; NOT_SHARED if the other threads have another folder
-        open, because the folder was removed and made again."""
+        """Count the calling thread as a user, and return the number of syncs that have failed.
+
+        Return NOT_SHARED, and count nothing, if fstat(2) fails or if the other threads have another
+        folder open, because the folder was removed and made again.
+        """
         cdef stat_t status
         cdef int64_t failures = NOT_SHARED
         if fstat(fd, &status) < 0:
@@ -67,11 +70,11 @@ cdef class FolderSync:
             pthread_mutex_unlock(&self.lock)
 
     cdef int sync(self, int fd, int64_t failures) noexcept nogil:
-        """Return 0 once all renames before the call are on the device, or an errno.
+        """Wait until all renames before the call are on the device; return 0 or an errno.
 
-        `failures` is the result of `enter`. A failed sync fails all threads that entered before its
-        end and is not repeated: the kernel reports a failure once, and the next sync may succeed
-        although data was lost.
+        `failures` must be the result of `enter`. A failed sync fails all threads that entered
+        before its end and is not repeated: the kernel reports a failure once, and the next sync may
+        succeed although data was lost.
         """
         cdef int number
         if failures == NOT_SHARED:

@@ -1,4 +1,4 @@
-# Upper layer framing: PDU and PDV headers read in place (PS3.8 9.3.1, 9.3.5, annex E.2).
+# Upper layer framing: PDU and PDV headers are read in place (PS3.8 9.3.1, 9.3.5, annex E.2).
 from libc.stdint cimport uint8_t, uint32_t, int64_t
 
 cdef enum:
@@ -53,8 +53,8 @@ cdef class Violation:
 
 
 cdef class Consumer:
-    # Takes common messages straight from the buffer, so that no event is made of them.
-    cdef readonly bint active       # a data set is under way, and comes here
+    # Takes messages straight from the buffer, so that the framer makes no events of them.
+    cdef readonly bint active       # a data set has begun whose fragments it takes
     cdef int on_command(self, int context_id, const uint8_t *command, Py_ssize_t size) except -1
     cdef int on_fragment(self, int context_id, object buffer, const uint8_t *base,
                          Py_ssize_t start, Py_ssize_t stop, bint last) except -1
@@ -64,15 +64,15 @@ cdef class Consumer:
 cdef class Framer:
     cdef State state
     cdef Consumer consumer          # attached, or None
-    cdef public bint offering       # messages are offered to the consumer first
-    cdef readonly int64_t commands  # command sets so far, which tells one message from the next
+    cdef public bint offering       # whether messages are offered to the consumer
+    cdef readonly int64_t commands  # number of command sets received
     cdef object buffer              # during a feed
-    cdef bint requested             # an A-ASSOCIATE-RQ has come
-    cdef readonly bint associated   # it came with an earlier feed, so that P-DATA-TF may follow
+    cdef bint requested             # an A-ASSOCIATE-RQ was received
+    cdef readonly bint associated   # an earlier feed had it: P-DATA-TF may follow
     cdef readonly uint32_t max_length
     cdef readonly bint strict
 
-    # The header under way, when it was cut by the end of a receive
+    # The bytes of a header that was cut by the end of a receive, and their number
     cdef uint8_t header[HEADER_LENGTH]
     cdef int header_have
 

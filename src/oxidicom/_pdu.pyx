@@ -1,9 +1,9 @@
 # cython: language_level=3
-"""Upper layer framing, in place: bytes in, PDUs and fragments out (PS3.8 9.3, annex E.2).
+"""Upper layer framing: makes PDUs, command sets and fragments of bytes (PS3.8 9.3, annex E.2).
 
 No byte of a data set is copied: a fragment is a pair of offsets into the caller's buffer.
-The same PDUs come out however the bytes are cut into receives; fragments come out as they arrive.
-Nothing is ever allocated by a length that the peer merely claims.
+PDUs and command sets do not depend on how the bytes are divided between receives; fragments do.
+No memory is allocated by a length that the peer only claims.
 """
 
 cimport cython
@@ -15,7 +15,7 @@ cdef inline uint32_t big_endian_32(const uint8_t *p) noexcept nogil:
 
 
 cdef str unrecognized(const uint8_t *header):
-    """Describe six bytes that begin no PDU, often those of a TLS record (RFC 8446 5.1)."""
+    """Return an error text for a header of unknown PDU type, or of a TLS record (RFC 8446 5.1)."""
     if header[0] == 0x16 and header[1] == 3:
         return "unknown PDU type 16H: a TLS handshake, and this is not the TLS port"
     return f"unknown PDU type {header[0]:02X}H"
@@ -24,7 +24,7 @@ cdef str unrecognized(const uint8_t *header):
 @cython.final
 @cython.freelist(4)
 cdef class Pdu:
-    """A whole PDU other than P-DATA-TF; `body` is what follows its 6-byte header."""
+    """A whole PDU other than P-DATA-TF. `body` has all bytes after its 6-byte header."""
 
     def __init__(self, int type, bytes body):
         self.type = type
@@ -37,7 +37,7 @@ cdef class Pdu:
 @cython.final
 @cython.freelist(8)
 cdef class CommandSet:
-    """A whole command set (PS3.7 6.3), its fragments joined."""
+    """A whole command set (PS3.7 6.3), joined from its fragments."""
 
     def __init__(self, int context_id, bytes data):
         self.context_id = context_id
@@ -50,7 +50,10 @@ cdef class CommandSet:
 @cython.final
 @cython.freelist(64)
 cdef class Data:
-    """Bytes [start, stop) of the fed buffer belong to a data set; `last` ends it."""
+    """A fragment of a data set: bytes [start, stop) of the buffer passed to `feed`.
+
+    `last` is True for the fragment that ends the data set.
+    """
 
     def __init__(self, int context_id, Py_ssize_t start, Py_ssize_t stop, bint last):
         self.context_id = context_id
@@ -65,7 +68,10 @@ cdef class Data:
 
 @cython.final
 cdef class Violation:
-    """The peer broke the protocol; `reason` is for A-ABORT (PS3.8 table 9-26). Nothing follows."""
+    """A violation of the protocol by the peer, after which the framer returns no events.
+
+    `reason` is the reason for an A-ABORT (PS3.8 table 9-26); `text` describes the violation.
+    """
 
     def __init__(self, int reason, str text):
         self.reason = reason
@@ -78,10 +84,10 @@ cdef class Violation:
 cdef class Consumer:
     """Takes command sets and fragments from the `Framer` that it is attached to.
 
-    `on_command` and `on_fragment` return whether they took it; what is not taken becomes an event.
-    Nothing is offered while events wait to be handled, so that the order of arrival is kept.
-    `on_receive_end` is called before the buffer is reused, if a data set is under way. A consumer
-    may close the framer.
+    `on_command` and `on_fragment` return whether they took the message; otherwise it becomes an
+    event. Nothing is offered while events wait to be handled, so that the order of arrival is kept.
+    If `active` is True at the end of a receive, `on_receive_end` is called before the buffer is
+    reused. A consumer may close the framer.
     """
 
     cdef int on_command(self, int context_id, const uint8_t *command, Py_ssize_t size) except -1:
@@ -97,10 +103,10 @@ cdef class Consumer:
 
 @cython.final
 cdef class Framer:
-    """The receiving half of one connection.
+    """Makes events of the bytes received on one connection.
 
-    `max_length` is the P-DATA-TF length that we advertised, in bytes, 0 for unlimited;
-    a longer one is a violation only when `strict` (decision 14).
+    `max_length` is the P-DATA-TF length that we advertised, in bytes; 0 is unlimited. A longer PDU
+    is a violation only if `strict` is True (decision 14).
     """
 
     def __init__(self, uint32_t max_length=0, bint strict=False):
@@ -114,30 +120,30 @@ cdef class Framer:
         self.body = None
 
     def close(self):
-        """Drop whatever else arrives, and detach the consumer."""
+        """Ignore all further bytes, and detach the consumer."""
         self.stop()
         self.consumer = None
 
     cdef void stop(self) noexcept:
-        """Drop whatever else arrives; the consumer stays attached."""
+        """Ignore all further bytes; the consumer stays attached."""
         self.state = DEAD
         self.body = None
         self.command = None
 
     def attach(self, Consumer consumer not None):
-        """Offer messages to `consumer` from here on."""
+        """Offer messages to `consumer` from now on. Does nothing after `close` or a violation."""
         if self.state != DEAD:
             self.consumer = consumer
             self.offering = True
 
     @property
     def consuming(self):
-        """Whether a data set is under way that the consumer takes."""
+        """Whether the consumer has taken a command set whose data set has not ended yet."""
         return self.consumer is not None and self.consumer.active
 
     @property
     def mid_message(self):
-        """Whether a PDU, a command set or the consumer's data set has begun and not ended."""
+        """Whether a PDU, a command set or a data set taken by the consumer is incomplete."""
         return self.is_mid_message()
 
     cdef bint is_mid_message(self) noexcept:
@@ -147,22 +153,22 @@ cdef class Framer:
         )
 
     cdef bint is_served_by_consumer(self) noexcept:
-        """Return whether the last feed made no event and the next one is offered too."""
+        """Return whether a consumer is attached that the next message is offered to."""
         return self.offering and self.consumer is not None
 
     def feed(self, buffer not None, Py_ssize_t start, Py_ssize_t stop):
-        """Return the events that bytes [start, stop) of `buffer` complete, in order.
+        """Return the events that bytes [start, stop) of `buffer` complete, in order of arrival.
 
-        What the consumer takes makes no event. Once there are events, nothing is offered to
-        the consumer until `offering` is set again. Raises ValueError where the range is not inside
-        the buffer, and whatever the consumer raises.
+        Messages that the consumer takes make no events. Once there are events, nothing is offered
+        to the consumer until `offering` is set again. Raises ValueError if the range is not inside
+        the buffer; exceptions of the consumer propagate.
         """
         return self.take(buffer, start, stop)
 
     cdef list take(self, object buffer, Py_ssize_t start, Py_ssize_t stop):
         cdef Py_buffer view
         cdef list events = []
-        # Kept alive while its methods run: they may close the framer, which drops its reference.
+        # This reference keeps it alive while its methods run, because they may close the framer.
         cdef Consumer consumer = self.consumer
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
         self.buffer = buffer
@@ -170,8 +176,8 @@ cdef class Framer:
             if start < 0 or stop < start or stop > view.len:
                 raise ValueError(f"range {start}:{stop} is not inside {view.len} bytes")
             self.run(<const uint8_t *> view.buf, start, stop, events)
-            # The request is answered now; P-DATA-TF in the same receive came too early (PS3.8 9.2,
-            # Sta3).
+            # The request is answered after this feed; P-DATA-TF that arrived with it was too early
+            # (PS3.8 9.2, Sta3).
             self.associated = self.requested
             if events:
                 self.offering = False
@@ -233,7 +239,7 @@ cdef class Framer:
                 UNEXPECTED_PDU, f"unexpected PDU type {self.pdu_type:02X}H", events)
         if self.pdu_type == A_RELEASE_RQ and self.command is not None:
             return self.violated(UNEXPECTED_PDU, "release within a command set", events)
-        # PS3.8 9.3.6, 9.3.8: these two have a length of 4
+        # Both have a length of 4 (PS3.8 9.3.6, 9.3.8).
         if release_or_abort and length != 4:
             return self.violated(
                 INVALID_PDU_PARAMETER_VALUE,
@@ -279,7 +285,7 @@ cdef class Framer:
         return 0
 
     cdef str pdv_fault(self):
-        """Return why the PDV whose header was read may not come here, or None."""
+        """Return the error text if the PDV whose header was just read is not allowed, or None."""
         cdef Py_ssize_t have = 0
         if not self.control & COMMAND_SET:
             return None if self.command is None else "data set within a command set"
@@ -349,6 +355,6 @@ cdef class Framer:
         return 0
 
     cdef int violated(self, int reason, str text, list events) except -1:
-        self.stop()  # the events before this one may still ask whether the consumer is active
+        self.stop()  # it stays attached, because handling the earlier events may read `consuming`
         events.append(Violation(reason, text))
         return 0

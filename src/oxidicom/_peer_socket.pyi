@@ -14,10 +14,16 @@ class PeerSocket:
 
     def __init__(self, transport: Transport, fd: int) -> None: ...
     def send(self, data: bytes) -> None:
-        """Send through the transport, in one TCP segment if possible."""
+        """Send bytes through the transport, in one TCP segment if possible."""
 
     def acknowledge_soon(self) -> None:
-        """Have the kernel acknowledge what has arrived at once (decision 19)."""
+        """Make the kernel acknowledge received bytes without delay (decision 19).
+
+        Does nothing if `fd` is -1.
+        """
 
     def detach(self) -> None:
-        """Stop using the descriptor, which is about to be closed."""
+        """Send everything through the transport from now on.
+
+        This must be called before the descriptor is closed.
+        """

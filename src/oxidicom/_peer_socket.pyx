@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""System calls on the socket of a connection, beside its transport."""
+"""System calls on the socket of a connection that bypass its transport."""
 
 cimport cython
 
@@ -35,21 +35,24 @@ cdef class PeerSocket:
         self.fd = -1
 
     cdef int respond(self, const uint8_t *data, Py_ssize_t size) except -1:
-        """Send what the kernel accepts at once, and the rest by the transport."""
+        """Send a response directly to the socket unless bytes wait in the transport.
+
+        Bytes that the kernel does not accept at once are sent through the transport.
+        """
         cdef Py_ssize_t sent = 0
         if self.fd >= 0 and (self.idle or not self.transport.get_write_buffer_size()):
             self.idle = True
             sent = max(0, send(self.fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT))
         if sent < size:
-            # The transport waits until the peer reads or the connection is lost.
+            # The transport keeps them until the peer reads or the connection is lost.
             self.send(<bytes> data[sent:size])
         return 0
 
     cdef int acknowledge(self) except -1:
-        """Switch TCP_QUICKACK on, which the kernel forgets after a while (decision 19).
+        """Set TCP_QUICKACK, which the kernel resets after some time (decision 19).
 
-        A sender with Nagle's algorithm on holds the rest of a message back until what has arrived
-        is acknowledged.
+        A sender that uses Nagle's algorithm keeps the rest of a message until the bytes sent before
+        it are acknowledged.
         """
         cdef int on = 1
         if self.fd >= 0:

@@ -9,20 +9,21 @@ cdef int64_t LONG_TURN_NS = 4_000_000
 """Nanoseconds of work of one connection after which others have their turn (promise 6: 50 ms)."""
 
 cdef Py_ssize_t MIN_WINDOW_BYTES = 8 * 1024
-"""Bytes of the smallest window: some 100 of the smallest messages, which take 2 to 3 ms."""
+"""Bytes of the smallest window. It holds some 100 of the smallest messages: 2 to 3 ms of work."""
 
 cdef int64_t RARE_TURN_NS = 1_000_000_000
 """Nanoseconds since the last long turn after which another one counts as rare.
 
-A connection with a rare long turn does not queue behind those that have one after the other: a
+A connection with a rare long turn does not queue behind those with many in succession, because a
 busy thread or slow storage may have caused it."""
 
 
 cdef class BufferedReceiver:
     """The stub documents this class.
 
-    A full buffer takes 60 us within a large instance, but 60 ms if it holds thousands of messages.
-    So the window of a receive is small at first, and grows while receives are processed quickly.
+    Processing a full buffer takes 60 us within a large instance, but 60 ms if the buffer holds
+    thousands of messages. So the window is small at first, and grows while receives are processed
+    quickly.
     """
 
     def __cinit__(self, *arguments, **keywords):
@@ -50,11 +51,11 @@ cdef class BufferedReceiver:
         elif filled and took < self.long_turn_ns // 4:
             self.window *= 2
         if not filled and took < self.long_turn_ns // 4:
-            # Nothing is left to read, and it was little. Such receives do not add up, or a peer
-            # that sends now and then would queue behind those that flood.
+            # The socket is empty and there was little work. Such receives are not added up, or a
+            # peer that sends seldom would queue behind peers that send without a pause.
             self.worked_ns = max(0, self.worked_ns + took - self.long_turn_ns // 2)
             return
-        # Added up, because a loop may call this for many buffers in succession.
+        # Times are added up, because a loop may call this for many buffers in succession.
         self.worked_ns += took
         if self.worked_ns > self.long_turn_ns:
             self.worked_ns = 0

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Writes fragments of instances to files, with as few system calls as possible.
 
-A `Gather` collects pieces of receive buffers without copying. A `PartFile` writes gathers to a
+A `Gather` collects pieces of receive buffers without a copy. A `PartFile` writes gathers to a
 temporary file, after a header, and renames it into its folder. The GIL is released around system
 calls only. OSErrors have no file name, because names contain patient data.
 """
@@ -83,7 +83,7 @@ cdef int64_t now_ns() noexcept nogil:
 
 
 def filesystem_type(int fd):
-    """Return the statfs(2) magic number of the file system of `fd`; raises OSError."""
+    """Return the statfs(2) magic number of the file system of `fd`. Raises OSError."""
     cdef statfs_t out
     cdef int rc
     with nogil:
@@ -110,7 +110,7 @@ cdef const char *plain_name(bytes name) except NULL:
 
 
 cdef int open_folder_stepwise(int root_fd, const char *path, int flags) noexcept nogil:
-    """Do what `open_folder` does, for kernels before 5.6 and sandboxes without openat2(2)."""
+    """Return the result of `open_folder` if openat2(2) is missing (kernel < 5.6, sandbox)."""
     cdef char component[256]
     cdef const char *slash
     cdef size_t length
@@ -137,14 +137,14 @@ cdef int open_folder_stepwise(int root_fd, const char *path, int flags) noexcept
 
 
 cdef int open_folder(int root_fd, const char *path, bint sync) noexcept nogil:
-    """Return a descriptor of a folder below `root_fd`, or -errno; follows no symbolic link.
+    """Return a descriptor of a folder below `root_fd`, or -errno. No symbolic link is followed.
 
-    The rule is that of `below_root.open_folder`.
+    `below_root.open_folder` follows the same rule.
     """
     global have_openat2
     cdef oxidicom_open_how how
     cdef int fd
-    # O_PATH is cheaper and enough for a rename; a sync needs an open folder.
+    # O_PATH is cheaper and sufficient for a rename, but not for a sync.
     cdef int flags = O_DIRECTORY | O_CLOEXEC | (O_RDONLY if sync else O_PATH)
     if have_openat2:
         memset(&how, 0, sizeof(how))
@@ -170,7 +170,7 @@ def use_openat2(bint yes):
 @cython.final
 @cython.freelist(64)
 cdef class Gather:
-    """Pieces of buffers, in order, for one writev(2). It keeps the buffers until `clear`."""
+    """Pieces of buffers, in order, for one writev(2). It holds the buffers until `clear`."""
 
     def __cinit__(self):
         self.count = 0
@@ -188,10 +188,10 @@ cdef class Gather:
         return 0
 
     cpdef add(self, object buffer, Py_ssize_t start, Py_ssize_t stop):
-        """Append bytes [start, stop) of `buffer`; raises ValueError for a range outside of it."""
+        """Append bytes [start, stop) of `buffer`. Raises ValueError if it does not have them."""
         cdef Py_buffer *view
         if self.count == MAX_PIECES:
-            # Rare: hundreds of tiny fragments in one receive. They are joined to one piece.
+            # Rare: a receive had hundreds of tiny fragments. They are joined to one piece.
             self.detach()
         if buffer is not self.last_buffer:
             if self.view_count == MAX_VIEWS:
@@ -230,11 +230,11 @@ cdef class Gather:
 @cython.final
 @cython.freelist(64)
 cdef class PartFile:
-    """A temporary file that either becomes a complete file or is removed.
+    """A temporary file, which becomes a complete file or is removed.
 
-    `folder_fd` is the folder of temporary files, `name` a unique name in it, `header` the bytes
-    before the first gathered one. Nothing is created before the first write. The name of a file
-    that cannot be removed is appended to `unremoved`.
+    `folder_fd` is the folder of temporary files, `name` must be unique in it, and `header` has the
+    bytes before the first gathered one. The first write creates the file. The name of a file that
+    cannot be removed is appended to `unremoved`.
     """
 
     def __cinit__(self, int folder_fd, bytes name not None, bytes header not None,
@@ -255,7 +255,7 @@ cdef class PartFile:
         self.remove()
 
     cdef int rename(self, bytes prefix, uint64_t number) except -1:
-        """Begin another file, whose header the caller sets; an unplaced previous one is removed."""
+        """Remove the file unless it was placed, and begin another. The caller sets its header."""
         cdef char digits[20]
         cdef int count = 0
         cdef size_t size = len(prefix)
@@ -269,7 +269,7 @@ cdef class PartFile:
         self.header_size = 0
         if size + sizeof(digits) + 6 > NAME_ROOM:
             raise ValueError("name too long")
-        # Without printf, which takes half as long as the rest of this method.
+        # printf is not used: it takes half as long as the rest of this method.
         while number or count == 0:
             digits[count] = c'0' + number % 10
             number //= 10
@@ -295,7 +295,7 @@ cdef class PartFile:
                         self.unremoved.append(<bytes> <char *> self.path)
 
     cdef int append(self, Gather gather) noexcept nogil:
-        """Write all of `gather`, which is not cleared; return 0 or an errno."""
+        """Write all bytes of `gather`, which is not cleared. Return 0 or an errno."""
         cdef iovec pieces[MAX_PIECES + 1]
         cdef int count = 0, number
         if self.failure:
@@ -306,7 +306,7 @@ cdef class PartFile:
                 O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, <int> 0o644)
             if self.fd < 0:
                 number = errno
-                # The one failure after which the caller may try again: it makes the folder again.
+                # Only after ENOENT may the caller try again, once it has made the folder again.
                 if number != ENOENT:
                     self.failure = number
                 return number
@@ -321,7 +321,7 @@ cdef class PartFile:
         return self.failure
 
     cdef int write_pieces(self, iovec *pieces, int count) noexcept nogil:
-        """Write all of `pieces`, which are modified; return 0 or an errno."""
+        """Write all bytes of `pieces`, which are modified. Return 0 or an errno."""
         cdef Py_ssize_t n
         while count:
             if pieces[0].iov_len == 0:
@@ -345,7 +345,7 @@ cdef class PartFile:
         return 0
 
     cdef int complete(self, bint sync) noexcept nogil:
-        """Close the file after its last byte; return 0 or an errno."""
+        """Close the file, to which all bytes must be written. Return 0 or an errno."""
         cdef int number = 0
         if self.fd < 0:
             return self.failure
@@ -384,7 +384,7 @@ cdef class PartFile:
 
     cdef int store(self, Gather gather, int root_fd, const char *folder, const char *final_name,
                    FolderSync sync) noexcept nogil:
-        """Append `gather` and give the file its final name; return 0, NO_FOLDER or an errno.
+        """Append `gather` and give the file its final name. Return 0, NO_FOLDER or an errno.
 
         `gather` is not cleared.
         """
@@ -423,17 +423,17 @@ cdef class PartFile:
         """Append `gather`, then move the file into `folder` below `root_fd` under its final name.
 
         Replaces a file of that name. With `sync`, which is shared by the threads that place files
-        into this folder, file and folder are on the device when this returns. Returns False where
-        the folder is missing: the caller makes it and calls again. Raises OSError, ELOOP or ENOTDIR
-        where a symbolic link is in the path. Then there is no new file under the final name, unless
-        `unsynced` is set.
+        into this folder, file and folder are on the device when this returns. Returns False if the
+        folder is missing; the caller may make it and call again. Raises OSError, with ELOOP or
+        ENOTDIR if the path has a symbolic link. Then there is no new file under the final name,
+        unless `unsynced` is True.
         """
         cdef const char *folder_path = c_string(folder)
         cdef const char *final_name = plain_name(file_name)
         cdef int number
         with nogil:
             number = self.store(gather, root_fd, folder_path, final_name, sync)
-        # What was appended must not be appended again when the caller has made the folder.
+        # These bytes must not be appended again when the caller repeats the call.
         if self.created or number == 0:
             gather.clear()
         if number == NO_FOLDER:
@@ -443,7 +443,7 @@ cdef class PartFile:
         return True
 
     def discard(self):
-        """Remove the file unless it was placed; never raises."""
+        """Remove the file unless it was placed. Never raises."""
         with nogil:
             self.remove()
             if self.failure == 0:

@@ -1,1 +1,1 @@
-"""The DICOM upper layer and DIMSE without input and output: bytes in, records out."""
+"""The DICOM upper layer and DIMSE without input and output: it turns received bytes into events."""

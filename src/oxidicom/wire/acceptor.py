@@ -18,8 +18,8 @@ from oxidicom.wire.services import SERVICES, service_of
 from oxidicom.wire.services.service import DataSetUse, Service
 
 MAX_RESPONSE_BYTES: Final = 512
-"""Peer's Maximum Length, in bytes, from which each C-STORE-RSP with valid UIDs fits into one PDU
-with room to spare."""
+"""Maximum Length of a peer, in bytes, from which any C-STORE-RSP of the fast path fits into one
+PDU."""
 
 
 class State(Enum):
@@ -30,11 +30,11 @@ class State(Enum):
     ESTABLISHED = auto()
     """Messages are received (Sta6)."""
     CLOSING = auto()
-    """The association is over; anything else that arrives is dropped (Sta13)."""
+    """The association has ended; all further bytes are ignored (Sta13)."""
 
 
 class PendingResponse:
-    """A request whose data set is under way and whose response follows it."""
+    """A request other than C-STORE, whose response is due after its data set."""
 
     __slots__ = ("_collected", "_command", "_service")
 
@@ -44,7 +44,7 @@ class PendingResponse:
         self._collected: bytearray | None = bytearray()
 
     def collect(self, fragment: memoryview) -> None:
-        """Keep a fragment if the service wants it and the data set is not too long."""
+        """Keep a fragment if the service collects data sets; drop all if they are too long."""
         if self._service.data_set is DataSetUse.COLLECTED and self._collected is not None:
             if len(self._collected) + len(fragment) <= self._service.max_data_set_bytes:
                 self._collected += fragment
@@ -52,7 +52,7 @@ class PendingResponse:
                 self._collected = None
 
     def response(self) -> bytes | None:
-        """Return the command set of the response; None if the service sends no response."""
+        """Return the command set of the response, or None if the service sends no response."""
         if self._collected is None:
             return dimse.encode_failure(
                 self._command, DimseStatus.PROCESSING_FAILURE, "Data set is too long"
@@ -63,9 +63,9 @@ class PendingResponse:
 class Acceptor:
     """One association in the role of acceptor.
 
-    `admit` is called before a well-formed request is accepted; it raises AssociationRejectedError
-    for reasons outside of the request: too many associations, the peer's network. `services` are by
-    Command Field.
+    `admit` is called with each well-formed request before it is negotiated. It raises
+    AssociationRejectedError for reasons outside of the request, such as too many associations or
+    the peer's network. `services` maps Command Fields to services.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Acceptor:
         self._message: StoreRequest | PendingResponse | None = None
         self._context_id = 0
         self.framer = Framer(policy.max_pdu_length, policy.strict)
-        """Makes the events for `handle` from received bytes."""
+        """Framer of the connection, which makes the events for `handle`."""
         self.state = State.AWAITING_REQUEST
 
     @property
@@ -92,24 +92,24 @@ class Acceptor:
 
     @property
     def mid_message(self) -> bool:
-        """Whether a PDU or message has begun and not ended, so that the peer must send more."""
+        """Whether a PDU or a message is incomplete, so that the peer must send more bytes."""
         return self.framer.mid_message or self._message is not None
 
     @property
     def contexts(self) -> Mapping[int, AcceptedContext]:
-        """Accepted contexts of an established association, by id."""
+        """Accepted presentation contexts by id; empty before the association is established."""
         return self._contexts
 
     @property
     def responses_fit_one_pdu(self) -> bool:
-        """Whether the peer accepts each C-STORE-RSP in one PDU, as the fast path sends it."""
+        """Whether the peer receives PDUs long enough for each C-STORE-RSP of the fast path."""
         return not 0 < self._peer_max_pdu_length < MAX_RESPONSE_BYTES
 
     def handle(self, framed: list[FramerEvent], buffer: bytearray | bytes) -> list[Event]:
-        """Return the events that follow from the framer's; never raises for their contents.
+        """Return the events that result from events of the framer.
 
-        `buffer` holds the bytes that were framed. `Data` events are offsets into it: use them
-        before it is reused.
+        `buffer` must hold the bytes that were framed. `Data` events are offsets into it and must be
+        used before it is reused. A violation by the peer does not raise; it ends the association.
         """
         events: list[Event] = []
         closing = State.CLOSING
@@ -131,13 +131,16 @@ class Acceptor:
         return events
 
     def resume(self, request: StoreRequest) -> None:
-        """Continue a C-STORE-RQ that a consumer had taken: the rest of its data become events."""
+        """Continue a C-STORE-RQ that the consumer took; the rest of its data set makes events."""
         self._message = request
         self._context_id = request.context_id
         self.framer.offering = False
 
     def eof(self) -> list[Event]:
-        """Return the events that follow from the peer's closing of its sending side."""
+        """End the association, because the peer has closed its sending side; return its `Ended`.
+
+        Return no event if the association has ended before.
+        """
         events: list[Event] = []
         if not self.is_over:
             self._end(events, "connection closed by peer", waits=True)
@@ -146,15 +149,15 @@ class Acceptor:
     def abort(self, reason: AbortReason, text: str) -> Ended:
         """End the association from our side, and return its `Ended` with an A-ABORT of source 2.
 
-        `text` is why: a timeout, a shutdown or a bug.
+        `text` says why it ends, such as a timeout, a shutdown or a bug.
         """
         self._stop()
         return Ended(text, pdus.encode_abort(2, reason))
 
     def store_response(self, outcome: StoreOutcome) -> bytes:
-        """Return the C-STORE-RSP to a `StoreBegan`, as P-DATA-TF PDUs.
+        """Return the C-STORE-RSP for the request of `outcome`, as P-DATA-TF PDUs.
 
-        The caller must not send it after the `last_pdu` of `Ended`.
+        It must not be sent after the `last_pdu` of `Ended`.
         """
         request = outcome.request
         response = dimse.encode_store_response(
@@ -175,7 +178,7 @@ class Acceptor:
         elif pdu.type == PduType.A_RELEASE_RQ:
             if self._data_set_is_due:
                 raise PeerError(AbortReason.UNEXPECTED_PDU, "release before the end of a message")
-            # Before an association too: peers that only test the connection expect it.
+            # Answered before an association too, because peers that test the connection expect it.
             error = None if self.state is State.ESTABLISHED else "never associated"
             self._end(events, error, pdus.encode_release_rp(), waits=True)
         else:

@@ -1,4 +1,4 @@
-"""DIMSE command sets (PS3.7 6.3 and annex E): decode those of peers, encode our responses."""
+"""DIMSE command sets (PS3.7 6.3 and annex E): those of peers are decoded, our responses encoded."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ _C_STORE_RQ: Final = int(CommandField.C_STORE_RQ)
 
 
 class Command(NamedTuple):
-    """The elements of a command set that are used here."""
+    """The elements of a command set that an acceptor uses."""
 
     field: int
     """Command Field (0000,0100); see `CommandField`."""
     message_id: int
-    """0 where the kind of command has none."""
+    """Message ID (0000,0110); 0 in responses and C-CANCEL, which have none."""
     message_id_being_responded_to: int
-    """Message ID Being Responded To, in responses and C-CANCEL; otherwise 0."""
+    """Message ID Being Responded To (0000,0120); 0 if the command set has none."""
     sop_class_uid: str
-    """Affected or, where that is missing, Requested SOP Class UID; may be empty."""
+    """Affected SOP Class UID or, without one, Requested SOP Class UID; may be empty."""
     sop_instance_uid: str
-    """Affected or, where that is missing, Requested SOP Instance UID; may be empty."""
+    """Affected SOP Instance UID or, without one, Requested SOP Instance UID; may be empty."""
     has_data_set: bool
+    """Whether a data set follows the command set."""
 
 
 def decode_command(command: bytes) -> Command:
@@ -70,7 +71,7 @@ def decode_command(command: bytes) -> Command:
 
 
 def decode_general_command(command: bytes) -> Command:
-    """Decode as `decode_command`, without the compiled reader of a common C-STORE-RQ."""
+    """Decode a command set as `decode_command` does, without its compiled reader."""
     unpack = _element.unpack_from
     elements: dict[int, bytes] = {}
     position, end = 0, len(command)
@@ -91,7 +92,7 @@ def decode_general_command(command: bytes) -> Command:
     if message_id is None and not _refers_to_another_message(field):
         raise _invalid("request without Message ID")
     data_set_type = _number(elements, _COMMAND_DATA_SET_TYPE)
-    # Command Data Set Type is mandatory; where it is absent, only a C-STORE-RQ has a data set.
+    # Command Data Set Type is mandatory; if it is absent, only a C-STORE-RQ has a data set.
     if_absent = field == _C_STORE_RQ
     has_data_set = if_absent if data_set_type is None else data_set_type != _NO_DATA_SET
     decoded = Command(
@@ -108,7 +109,7 @@ def decode_general_command(command: bytes) -> Command:
 
 
 def _check_store_request(command: Command, elements: dict[int, bytes]) -> None:
-    """Raise PeerError unless the Affected UIDs and a data set are there (PS3.7 table 9.3-1)."""
+    """Raise PeerError unless a C-STORE-RQ has Affected UIDs and a data set (PS3.7 table 9.3-1)."""
     if not _uid(elements, _AFFECTED_SOP_CLASS_UID):
         raise _invalid("C-STORE-RQ without Affected SOP Class UID")
     if not _uid(elements, _AFFECTED_SOP_INSTANCE_UID):
@@ -131,7 +132,7 @@ def _uid(elements: dict[int, bytes], tag: int) -> str:
 
 
 def _trimmed(value: bytes) -> str:
-    """Return a UID without the padding on either side (decision 9)."""
+    """Return a UID without NULs and spaces at either end (decision 9)."""
     return value.strip(b"\0 ").decode("latin-1")
 
 
@@ -150,9 +151,10 @@ def encode_store_response(
     comment: str | None = None,
     offending: int | None = None,
 ) -> bytes:
-    """Encode a C-STORE-RSP (PS3.7 table 9.3-2); `message_id` and both UIDs are the request's.
+    """Encode a C-STORE-RSP (PS3.7 table 9.3-2) to the request with these ids.
 
-    `comment` is cut to 64 characters of ASCII; `offending` is a tag, gggg << 16 | eeee.
+    `comment` is cut to 64 ASCII characters. `offending` is the tag of the offending element,
+    gggg << 16 | eeee.
     """
     if not status and comment is None and offending is None:
         response = _dimse.success_response(message_id, sop_class_uid, sop_instance_uid)
@@ -180,7 +182,7 @@ def encode_unsupported_response(request: Command) -> bytes:
 
 
 def encode_failure(request: Command, status: int, comment: str | None = None) -> bytes:
-    """Encode a response without a data set to any request; `comment` is cut to 64 characters."""
+    """Encode a response with `status` to any request. `comment` is cut to 64 ASCII characters."""
     return encode_response(
         request.field | _RESPONSE,
         request.message_id,
@@ -199,9 +201,9 @@ def encode_response(
     status: int = DimseStatus.SUCCESS,
     details: bytes = b"",
 ) -> bytes:
-    """Encode any response without a data set; an empty UID is left out.
+    """Encode the command set of a response that has no data set. An empty UID is left out.
 
-    `details` are encoded elements between Status and Affected SOP Instance UID.
+    `details` has encoded elements, which are inserted between Status and Affected SOP Instance UID.
     """
     sop_class = _sop_class_element(sop_class_uid)
     sop_instance = (
@@ -229,7 +231,7 @@ def encode_response(
 
 @lru_cache(maxsize=256)
 def _sop_class_element(uid: str) -> bytes:
-    """Return an encoded element; cached, because a sender's instances are of few SOP classes."""
+    """Return an encoded element. It is cached, because one sender uses few SOP classes."""
     return _uid_element(_AFFECTED_SOP_CLASS_UID, uid) if uid else b""
 
 

@@ -1,4 +1,4 @@
-"""The events of an `Acceptor`, in order of arrival; `_pdu.Data` passes through unchanged."""
+"""The events of an `Acceptor`. `Data` events of its framer are passed on unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oxidicom.wire.items import AssociateRequest
 
 
 class Output(NamedTuple):
-    """Bytes to send, in one TCP segment if possible."""
+    """Bytes that must be sent, in one TCP segment if possible."""
 
     data: bytes
 
@@ -23,13 +23,13 @@ class Associated(NamedTuple):
 
 
 class StoreBegan(NamedTuple):
-    """A C-STORE-RQ has arrived; `Data` events follow, up to one that is `last`."""
+    """A C-STORE-RQ has arrived. `Data` events of its data set follow, up to one that is `last`."""
 
     request: StoreRequest
 
 
 class Ended(NamedTuple):
-    """The association has ended: no event follows.
+    """The association has ended; no further event follows.
 
     `last_pdu` is sent if it is not empty, and then the connection is closed. It is empty if the
     peer has closed its side or expects no PDU. `error` says why the association ended; it is None
@@ -39,10 +39,10 @@ class Ended(NamedTuple):
     error: str | None
     last_pdu: bytes = b""
     waits: bool = False
-    """Responses that are due are sent first, since the peer may still read (PS3.8 9.2, Sta8)."""
+    """Whether responses that are due are sent first: the peer may still read (PS3.8 9.2, Sta8)."""
 
 
 FramerEvent = Pdu | CommandSet | Data | Violation
-"""The events of a framer, from which an acceptor makes the ones above."""
+"""The events of a framer, from which an acceptor makes its own."""
 
 Event = Output | Associated | StoreBegan | Data | Ended

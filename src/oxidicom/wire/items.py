@@ -39,14 +39,14 @@ _FIXED_LENGTH: Final = 68
 """Bytes before the first item: protocol version, two AE titles and reserved bytes."""
 
 _MAX_CONTEXTS: Final = 128
-"""Presentation contexts of one request: their ids are the odd numbers of one byte."""
+"""Greatest number of presentation contexts in a request: ids are the odd numbers of a byte."""
 
 _MAX_CACHED_BYTES: Final = 512
-"""Greatest size in bytes of a presentation context that is cached: hostile ones must not fill
-memory."""
+"""Greatest size in bytes of a presentation context that is cached, so that a hostile peer cannot
+fill the memory."""
 
 _AE_PADDING: Final = "\0 \t\n\v\f\r\x85\xa0"
-"""Characters trimmed from AE titles: those the reference trims, and NUL (decision 9)."""
+"""Characters trimmed from both ends of an AE title: NUL and Latin-1 white space (decision 9)."""
 
 _item = Struct(">BxH")
 _context_answer = Struct(">BxH BxBx BxH")
@@ -59,15 +59,15 @@ class PresentationContext(NamedTuple):
     """One proposed presentation context (PS3.8 9.3.2.2)."""
 
     id: int
-    """Odd, 1 to 255, unique in its request."""
+    """Presentation context id: odd, 1 to 255, unique in its request."""
     abstract_syntax: str
-    """Empty where the item is missing."""
+    """Abstract syntax UID; empty if the item is missing."""
     transfer_syntaxes: tuple[str, ...]
-    """In the requestor's order."""
+    """Transfer syntax UIDs in the order of the request."""
 
 
 class RoleSelection(NamedTuple):
-    """SCU and SCP role of the requestor for one SOP class (PS3.7 D.3.3.4)."""
+    """Whether the requestor may be SCU, and SCP, of one SOP class: 1 or 0 (PS3.7 D.3.3.4)."""
 
     sop_class_uid: str
     scu: int
@@ -85,11 +85,11 @@ class UserInformation(NamedTuple):
     """The user information item (PS3.8 annex D.3.3)."""
 
     max_pdu_length: int = 0
-    """Greatest P-DATA-TF variable field that the peer receives, bytes; 0 or absent is unlimited."""
+    """Greatest P-DATA-TF variable field that the peer receives, in bytes; 0 is unlimited."""
     implementation_class_uid: str = ""
     implementation_version_name: str = ""
     operations: tuple[int, int] | None = None
-    """Proposed asynchronous operations invoked and performed; 0 is unlimited."""
+    """Proposed numbers of asynchronous operations invoked and performed; 0 is unlimited."""
     roles: tuple[RoleSelection, ...] = ()
     identity: UserIdentity | None = None
 
@@ -114,7 +114,7 @@ class ContextAnswer(NamedTuple):
     id: int
     result: int
     transfer_syntax: str = IMPLICIT_VR_LITTLE_ENDIAN
-    """Not significant unless the context is accepted, but mandatory."""
+    """Transfer syntax UID. It has no meaning unless the context is accepted, but is mandatory."""
 
 
 class AssociateAnswer(NamedTuple):
@@ -131,10 +131,10 @@ class AssociateAnswer(NamedTuple):
 
 
 def decode_associate_rq(body: bytes) -> AssociateRequest:
-    """Decode an A-ASSOCIATE-RQ; `body` is all that follows the PDU's 6-byte header.
+    """Decode an A-ASSOCIATE-RQ; `body` has all bytes after the PDU's 6-byte header.
 
-    If the protocol version is not supported, only the fixed fields are read, because its items may
-    differ. Raises PeerError (reason 6) for a malformed request.
+    If the protocol version is not supported, only the fixed fields are read, because the items of
+    another version may differ. Raises PeerError (reason 6) for a malformed request.
     """
     if len(body) < _FIXED_LENGTH:
         raise _invalid("A-ASSOCIATE-RQ is shorter than its fixed fields")
@@ -186,7 +186,7 @@ def _presentation_context(body: bytes, start: int, end: int) -> PresentationCont
 
 
 def _syntaxes(sub_items: bytes) -> tuple[str, tuple[str, ...]]:
-    """Decode abstract syntax and transfer syntaxes (PS3.8 9.3.2.2.1, 9.3.2.2.2)."""
+    """Return the abstract syntax and the transfer syntaxes (PS3.8 9.3.2.2.1, 9.3.2.2.2)."""
     abstract_syntax = ""
     transfer_syntaxes = []
     for kind, start, end in _items(sub_items, 0, len(sub_items)):
@@ -198,11 +198,11 @@ def _syntaxes(sub_items: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 _cached_syntaxes = lru_cache(maxsize=1024)(_syntaxes)
-"""Cached, because a device proposes the same contexts in each association."""
+"""`_syntaxes` with a cache, because a device proposes the same contexts in each association."""
 
 
 def _user_information(body: bytes, start: int, end: int) -> UserInformation:
-    """Decode user information (PS3.8 annex D.3.3); extended negotiation (56H, 57H) is skipped."""
+    """Decode user information (PS3.8 annex D.3.3). Extended negotiation (56H, 57H) is skipped."""
     values: dict[int, bytes] = {}
     role_values = []
     for kind, begin, stop in _items(body, start, end):
@@ -241,7 +241,7 @@ def _role_selection(value: bytes) -> RoleSelection:
 
 
 def _user_identity(value: bytes) -> UserIdentity:
-    """Decode a user identity (PS3.7 D.3.3.7.1); only the lengths of its two fields are read."""
+    """Decode a user identity (PS3.7 D.3.3.7.1). Only the lengths of its two fields are read."""
     text = "user identity item"
     (primary_length,) = _unpack(_u16, value[2:4], text)
     (secondary_length,) = _unpack(_u16, value[4 + primary_length : 6 + primary_length], text)
@@ -318,7 +318,7 @@ def _encoded_context(context: ContextAnswer) -> bytes:
 
 
 def _encoded_user_information(answer: AssociateAnswer) -> bytes:
-    """Encode sub-items in ascending order of their types; some only if they were proposed."""
+    """Encode sub-items in ascending order of their types. Some are sent only if proposed."""
     items = [
         _encoded_item(_MAXIMUM_LENGTH, _u32.pack(answer.max_pdu_length)),
         _encoded_item(_IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_CLASS_UID.encode()),
@@ -331,7 +331,7 @@ def _encoded_user_information(answer: AssociateAnswer) -> bytes:
         items.append(_encoded_item(_ROLE_SELECTION, value))
     items.append(_encoded_item(_IMPLEMENTATION_VERSION_NAME, IMPLEMENTATION_VERSION_NAME.encode()))
     if answer.user_identity_response:
-        # No credential of ours exists to send back: a server response of length zero.
+        # We have no credential to send back, so the server response has length zero.
         items.append(_encoded_item(_USER_IDENTITY_AC, _u16.pack(0)))
     return b"".join(items)
 

@@ -27,21 +27,23 @@ class Policy:
 
     ae_title: str = "ChRIS"
     check_called: bool = False
-    """Reject requests with another called AE title than ours."""
+    """Whether requests are rejected if the called AE title is not `ae_title`."""
     allowed_calling: frozenset[str] = frozenset()
-    """Calling AE titles that are allowed; if empty, all are."""
+    """Calling AE titles that are allowed; if it is empty, all are."""
     promiscuous: bool = False
+    """Whether unknown abstract and transfer syntaxes are accepted."""
     uncompressed_only: bool = False
+    """Whether only uncompressed transfer syntaxes are accepted."""
     strict: bool = False
-    """Abort at a P-DATA-TF longer than `max_pdu_length`."""
+    """Whether a P-DATA-TF longer than `max_pdu_length` aborts the association."""
     max_pdu_length: int = 131072
-    """Advertised Maximum Length, bytes; 0 is unlimited."""
+    """Maximum Length that we advertise, in bytes; 0 is unlimited."""
     max_operations: int = 1
     """Greatest window of asynchronous operations, if a peer proposes one; 0 is unlimited."""
 
 
 class AcceptedContext(NamedTuple):
-    """A presentation context that may be used."""
+    """A presentation context that was accepted."""
 
     id: int
     abstract_syntax: str
@@ -57,11 +59,11 @@ class Negotiated(NamedTuple):
     answer: AssociateAnswer
     """The content of the A-ASSOCIATE-AC, for `items.encode_associate_ac`."""
     peer_max_pdu_length: int
-    """Greatest P-DATA-TF variable field that the peer receives, bytes; 0 is unlimited."""
+    """Greatest P-DATA-TF variable field that the peer receives, in bytes; 0 is unlimited."""
 
 
 def negotiate(request: AssociateRequest, policy: Policy) -> Negotiated:
-    """Decide on each proposed context; raises AssociationRejectedError for the whole request.
+    """Decide on each proposed context. Raises AssociationRejectedError for the whole request.
 
     An association without an accepted context is still an association (PS3.8 9.3.3).
     """
@@ -104,7 +106,7 @@ def _check(request: AssociateRequest, policy: Policy) -> None:
 
 
 def _choose(proposed: PresentationContext, policy: Policy) -> AcceptedContext | ContextResult:
-    """Choose the first acceptable transfer syntax in the requestor's order: we never convert."""
+    """Return the context with its first acceptable transfer syntax, or the reason for refusal."""
     abstract_syntax = proposed.abstract_syntax
     if abstract_syntax not in abstract_syntaxes() and not (policy.promiscuous and abstract_syntax):
         return ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED
@@ -118,9 +120,9 @@ def _choose(proposed: PresentationContext, policy: Policy) -> AcceptedContext | 
 
 
 def _operations(proposed: tuple[int, int] | None, ours: int) -> tuple[int, int] | None:
-    """Return the smaller of our and the proposed windows, 0 being unlimited (PS3.7 D.3.3.3).
+    """Return the smaller of our window and each proposed one; 0 is unlimited (PS3.7 D.3.3.3).
 
-    None if the peer proposed none.
+    Return None if the peer proposed none.
     """
     if proposed is None:
         return None
@@ -135,10 +137,9 @@ def _smaller(theirs: int, ours: int) -> int:
 def _roles(
     proposed: tuple[RoleSelection, ...], accepted: Mapping[int, AcceptedContext]
 ) -> tuple[RoleSelection, ...]:
-    """Answer role selections: the requestor may be SCU, never SCP (PS3.7 D.3.3.4).
+    """Return the answers to role selections: the requestor may be SCU, not SCP (PS3.7 D.3.3.4).
 
-    Only SOP classes of accepted contexts are answered, so that the answer fits into its item
-    however many the request names.
+    Only SOP classes of accepted contexts are answered, so that the answer fits into its item.
     """
     if not proposed:
         return ()

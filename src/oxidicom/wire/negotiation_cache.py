@@ -1,7 +1,7 @@
 """Caches the answers to A-ASSOCIATE-RQs, keyed by the bytes of the request and the policy.
 
-Some senders open an association for every instance, with the same hundred presentation contexts
-each time.
+Some senders open an association for every instance, and propose the same hundred presentation
+contexts each time.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class Agreement(NamedTuple):
     request: AssociateRequest
     negotiated: Negotiated
     associate_ac: bytes
-    """The whole PDU."""
+    """The whole A-ASSOCIATE-AC PDU."""
 
 
 _agreements: dict[tuple[bytes, Policy], Agreement] = {}
 
 
 def agree(body: bytes, policy: Policy, admit: Callable[[AssociateRequest], None]) -> Agreement:
-    """Decode an A-ASSOCIATE-RQ, call `admit`, and negotiate; or return the cached answer.
+    """Decode an A-ASSOCIATE-RQ and negotiate, or return the cached result.
 
-    Raises PeerError for a request that is malformed, AssociationRejectedError for one that is not
-    acceptable, and whatever `admit` raises, which is called every time.
+    `admit` is called every time, before the negotiation, and its exceptions propagate. Raises
+    PeerError if the request is malformed, and AssociationRejectedError if it is not acceptable.
     """
     key = (body, policy)
     known = _agreements.get(key)
@@ -46,7 +46,7 @@ def agree(body: bytes, policy: Policy, admit: Callable[[AssociateRequest], None]
     admit(request)
     negotiated = negotiate(request, policy)
     agreement = Agreement(request, negotiated, encode_associate_ac(request, negotiated.answer))
-    # A request with a user identity holds a password, and is not kept.
+    # The bytes of a request with a user identity may have a password, so they are not kept.
     if len(body) <= MAX_CACHED_REQUEST_BYTES and request.user.identity is None:
         if len(_agreements) >= MAX_CACHED_REQUESTS:
             del _agreements[next(iter(_agreements))]

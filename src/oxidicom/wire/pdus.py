@@ -11,7 +11,7 @@ _short_pdu = Struct(">BxI 4B")
 _p_data = Struct(">BxI IBB")
 
 _PDV_HEADER_LENGTH: Final = 6
-"""Bytes of PDV length, presentation context id and control header (PS3.8 9.3.5.1, annex E)."""
+"""Bytes of PDV length, context id and message control header (PS3.8 9.3.5.1, annex E)."""
 
 _COMMAND: Final = 1
 _LAST: Final = 2
@@ -33,11 +33,11 @@ def encode_abort(source: int, reason: int) -> bytes:
 
 
 def p_data(context_id: int, command: bytes, peer_max_length: int) -> bytes:
-    """Encode a command set as P-DATA-TF PDUs of one PDV each (PS3.8 9.3.5), to be sent at once.
+    """Return a command set as P-DATA-TF PDUs of one PDV each, joined (PS3.8 9.3.5).
 
-    `peer_max_length` is the peer's Maximum Length in bytes; 0 is unlimited. Fragments have an even
-    length if the limit leaves room for two bytes. A limit below 7 leaves room for none; it is
-    exceeded with fragments of one byte.
+    `peer_max_length` is the peer's Maximum Length in bytes; 0 is unlimited. Each fragment but the
+    last has an even length if `peer_max_length` is at least 8, and one byte otherwise. A Maximum
+    Length below 7 has no room for a byte, and is exceeded.
     """
     size = len(command)
     room = peer_max_length - _PDV_HEADER_LENGTH

@@ -22,7 +22,7 @@ from oxidicom.constants import (
 from oxidicom.errors import PeerError
 
 MAX_CONTEXTS: Final = 128
-"""Presentation contexts in one request: their ids are the odd numbers of one byte."""
+"""Greatest number of presentation contexts in a request: ids are the odd numbers of a byte."""
 
 RELEASE_RQ: Final = bytes((PduType.A_RELEASE_RQ, 0, 0, 0, 0, 4, 0, 0, 0, 0))
 """An A-RELEASE-RQ PDU (PS3.8 9.3.6)."""
@@ -50,7 +50,7 @@ class Context(NamedTuple):
 
     sop_class: str
     transfer_syntaxes: tuple[str, ...]
-    """The peer chooses one of them."""
+    """UIDs of the proposed transfer syntaxes, of which the peer chooses one."""
 
 
 class AcceptedContext(NamedTuple):
@@ -58,27 +58,28 @@ class AcceptedContext(NamedTuple):
 
     id: int
     transfer_syntax: str
-    """One of the proposed ones."""
+    """UID of the transfer syntax that the peer has chosen."""
 
 
 class Acceptance(NamedTuple):
     """The parts of an A-ASSOCIATE-AC that a requestor needs (PS3.8 9.3.3)."""
 
     accepted: Mapping[Context, AcceptedContext]
+    """The accepted presentation contexts, by the proposed ones."""
     max_pdu_length: int
-    """Greatest P-DATA-TF variable field that the peer receives, bytes; 0 is unlimited."""
+    """Greatest P-DATA-TF variable field that the peer receives, in bytes; 0 is unlimited."""
 
 
 class Response(NamedTuple):
     """The elements of a DIMSE response that a requestor needs (PS3.7 annex E)."""
 
     field: int
-    """Command Field, such as 8001H."""
+    """Command Field (0000,0100), such as 8001H."""
     message_id: int
-    """The request's."""
+    """Message ID Being Responded To (0000,0120): the id of the request."""
     status: int
     comment: str
-    """Error Comment (0000,0902), or empty."""
+    """Error Comment (0000,0902); empty if there is none."""
     has_data_set: bool = False
     """Whether a data set follows the command set."""
 
@@ -89,9 +90,10 @@ class Response(NamedTuple):
 def encode_associate_rq(
     called: str, calling: str, contexts: Iterable[Context], max_pdu_length: int
 ) -> bytes:
-    """Return a whole A-ASSOCIATE-RQ PDU (PS3.8 9.3.2); the ids of the contexts are 1, 3, 5…
+    """Return a whole A-ASSOCIATE-RQ PDU (PS3.8 9.3.2).
 
-    `max_pdu_length` is the greatest P-DATA-TF variable field that we receive, in bytes.
+    The ids of the contexts are 1, 3, 5 and so on. `max_pdu_length` is the greatest P-DATA-TF
+    variable field that we receive, in bytes.
     """
     user = (
         _encoded_item(0x51, max_pdu_length.to_bytes(4))
@@ -126,10 +128,10 @@ def _encoded_item(kind: int, value: bytes) -> bytes:
 
 
 def decode_associate_ac(body: bytes, proposed: Iterable[Context]) -> Acceptance:
-    """Decode an A-ASSOCIATE-AC; `body` is all that follows the PDU's 6-byte header.
+    """Decode an A-ASSOCIATE-AC. `body` has all bytes after the PDU's 6-byte header.
 
-    Raises PeerError for a malformed one, and for one that accepts a context or a transfer syntax
-    that was not proposed.
+    `proposed` must be the contexts of the request, in order. Raises PeerError if the PDU is
+    malformed, or accepts a context or a transfer syntax that was not proposed.
     """
     by_id = {2 * i + 1: context for i, context in enumerate(proposed)}
     accepted: dict[Context, AcceptedContext] = {}
@@ -177,7 +179,7 @@ _RESULTS: Final = {1: "permanent", 2: "transient"}
 
 
 def rejection_text(result: int, source: int, reason: int) -> str:
-    """Describe an A-ASSOCIATE-RJ in the words of PS3.8 table 9-21."""
+    """Return the description of an A-ASSOCIATE-RJ in the words of PS3.8 table 9-21."""
     return (
         f"{_REJECTIONS.get((source, reason), f'reason {reason}')}"
         f" ({_RESULTS.get(result, f'result {result}')}, by the"
@@ -189,7 +191,7 @@ _ABORTS: Final = {reason.value: reason.name.lower().replace("_", " ") for reason
 
 
 def abort_text(source: int, reason: int) -> str:
-    """Describe an A-ABORT in the words of PS3.8 table 9-26.
+    """Return the description of an A-ABORT in the words of PS3.8 table 9-26.
 
     The reason has a meaning only if the source is the service provider.
     """
@@ -249,7 +251,7 @@ def _uid_element(element: int, uid: str) -> bytes:
 def decode_p_data(body: bytes) -> list[tuple[int, bytes]]:
     """Return the message control header and the fragment of each PDV of a P-DATA-TF (PS3.8 9.3.5).
 
-    `body` is all that follows the PDU's 6-byte header. Raises PeerError for a malformed one.
+    `body` has all bytes after the PDU's 6-byte header. Raises PeerError if it is malformed.
     """
     pdvs = []
     position = 0
@@ -318,7 +320,7 @@ _STATUSES: Final[Mapping[int, str]] = {
 
 
 def status_text(status: int) -> str:
-    """Describe a status, such as `A700H out of resources` (PS3.7 annex C, PS3.4 table B.2-1)."""
+    """Return a status as text: `A700H out of resources` (PS3.7 annex C, PS3.4 table B.2-1)."""
     text = _STATUSES.get(status)
     if text is None:
         match status >> 8, status >> 12:
@@ -336,12 +338,12 @@ def status_text(status: int) -> str:
 
 
 def is_stored(status: int) -> bool:
-    """Return whether the peer has stored the instance: success or a warning (PS3.7 annex C)."""
+    """Return whether a C-STORE status is success or a warning: it is stored (PS3.7 annex C)."""
     return status == 0 or status >> 12 == 0xB or status in (0x0001, 0x0107, 0x0116)
 
 
 def is_pending(status: int) -> bool:
-    """Return whether more responses follow (PS3.7 annex C.2)."""
+    """Return whether a status means that more responses follow (PS3.7 annex C.2)."""
     return status in (0xFF00, 0xFF01)
 
 

@@ -1,4 +1,4 @@
-"""DIMSE services: how each kind of command is answered, with one file per service.
+"""DIMSE services, one per file. A service defines how a kind of command is answered.
 
 To add a service, write a file like `verification` and add a line to SERVICES.
 """
@@ -17,13 +17,16 @@ SERVICES: Final[Mapping[int, Service]] = {
     CommandField.C_ECHO_RQ: verification.SERVICE,
     CommandField.C_CANCEL_RQ: unanswered.SERVICE,
 }
-"""The services, by Command Field (0000,0100)."""
+"""The services that the acceptor provides, keyed by Command Field (0000,0100)."""
 
 _RESPONSE: Final = 0x8000
 
 
 def service_of(field: int, services: Mapping[int, Service] = SERVICES) -> Service:
-    """Return the service for a Command Field; responses are unanswered, other requests refused."""
+    """Return the service for a Command Field.
+
+    If `services` has none, responses are ignored (`unanswered`) and requests refused (`refusal`).
+    """
     service = services.get(field)
     if service is not None:
         return service

@@ -1,4 +1,4 @@
-"""Requests that are not served: unrecognized operation, 0x0211 (PS3.7 C.5.23)."""
+"""Answers requests without a service: status 0211H, unrecognized operation (PS3.7 C.5.23)."""
 
 from __future__ import annotations
 

@@ -13,23 +13,24 @@ class DataSetUse(Enum):
     """How the data set of a request is used, if it has one."""
 
     SKIPPED = auto()
-    """It is dropped; the response follows once it has passed."""
+    """The data set is dropped; the response is sent after its end."""
     COLLECTED = auto()
-    """It is kept, up to the service's limit, and the response is made from it."""
+    """The data set is kept, up to `max_data_set_bytes`, and passed to `respond`."""
     STORED = auto()
-    """Its fragments become events as they arrive, and the response is the store's."""
+    """Its fragments become `Data` events as they arrive; the store decides on the response."""
 
 
 class Service(NamedTuple):
-    """One DIMSE service, as provider."""
+    """One DIMSE service that the acceptor provides."""
 
     respond: Callable[[Command, bytes], bytes | None]
-    """Return the response's command set to a request and its collected data set (empty unless it is
-    COLLECTED); None for no response."""
+    """Function that returns the command set of the response, or None to send no response. Its
+    arguments are the request and its data set, which is empty unless `data_set` is COLLECTED."""
     data_set: DataSetUse = DataSetUse.SKIPPED
+    """How the data set of a request is used."""
     max_data_set_bytes: int = 0
-    """Greatest data set that is collected; a request with a longer one is answered by a failure."""
+    """Greatest size in bytes of a collected data set. The response to a longer one is a failure."""
 
 
 def no_response(command: Command, data_set: bytes) -> None:
-    """Return None: the acceptor sends no response."""
+    """Return None, so that the acceptor sends no response of its own."""

@@ -1,4 +1,4 @@
-"""C-STORE (PS3.4 annex B): the data set goes to the store, which answers."""
+"""Storage service (PS3.4 annex B): the response depends on how the store handles the data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C-CANCEL and responses, to which there is no response (PS3.7 9.3.2.3)."""
+"""Ignores C-CANCEL and responses, to which no response is sent (PS3.7 9.3.2.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C-ECHO (PS3.4 annex A): a request is answered by Success (decision 18)."""
+"""Verification service (PS3.4 annex A): each C-ECHO-RQ is answered with Success (decision 18)."""
 
 from __future__ import annotations
 
