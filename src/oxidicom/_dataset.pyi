@@ -42,7 +42,7 @@ class Walker:
         """
 
     def feed(self, buffer: Buffer, start: int, stop: int) -> bool:
-        """Take bytes [start, stop) of `buffer`, the next of the data set; return `asleep`.
+        """Take the next bytes of the data set, [start, stop) of `buffer`; return `asleep`.
 
         Raises ValueError if the range is not inside the buffer; an invalid data set raises nothing
         but sets `failed`. No reference to the buffer is kept.

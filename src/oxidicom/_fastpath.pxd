@@ -28,8 +28,7 @@ cdef class StoreFastPath(Consumer):
     cdef bytes prefix
     cdef list unremoved             # names of temporary files that could not be removed
     cdef int root_fd
-    cdef bint fsync
-    cdef bint limits_space          # the setting for the least free space is not 0
+    cdef bint fsync, limits_space   # `limits_space`: a least free space is configured
     cdef PeerSocket peer_socket
     cdef readonly int64_t begun     # number of instances that began here
 

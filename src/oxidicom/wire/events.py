@@ -23,7 +23,7 @@ class Associated(NamedTuple):
 
 
 class StoreBegan(NamedTuple):
-    """A C-STORE-RQ has arrived. `Data` events of its data set follow, up to one that is `last`."""
+    """A C-STORE-RQ has arrived. `Data` events follow; the final one has `last` set."""
 
     request: StoreRequest
 

@@ -338,7 +338,10 @@ def status_text(status: int) -> str:
 
 
 def is_stored(status: int) -> bool:
-    """Return whether a C-STORE status is success or a warning: it is stored (PS3.7 annex C)."""
+    """Return whether a C-STORE status means that the instance is stored (PS3.7 annex C).
+
+    It is True for success and for warnings.
+    """
     return status == 0 or status >> 12 == 0xB or status in (0x0001, 0x0107, 0x0116)
 
 
