@@ -143,7 +143,7 @@ class Peers:
     """The connections and associations of this process by address."""
 
     def __init__(self, max_associations: int, table: PeerTable) -> None:
-        self._most = max_associations
+        self._max_associations = max_associations
         self._table = table
         self._held: dict[int, PeerCounts] = {}
 
@@ -157,7 +157,8 @@ class Peers:
             return True
         connections = self._add(key, 1, 0).connections
         return (
-            connections + self._table.others(key).connections <= self._most + MAX_BARE_CONNECTIONS
+            connections + self._table.others(key).connections
+            <= self._max_associations + MAX_BARE_CONNECTIONS
         )
 
     def disconnected(self, address: str) -> None:
@@ -176,7 +177,7 @@ class Peers:
             return True
         connections, associations = self._held.get(key, _NOTHING)
         self._table.publish(key, PeerCounts(connections, associations + 1))
-        return associations + 1 + self._table.others(key).associations <= self._most
+        return associations + 1 + self._table.others(key).associations <= self._max_associations
 
     def not_associated(self, address: str) -> None:
         key = key_of(address)
