@@ -21,7 +21,7 @@ cdef enum Slot:
 
 
 cdef struct Arena:
-    # Kept values, one after the other. It grows with the bytes received, never by a length that a
+    # A buffer of kept values, one after another. It grows with the bytes received, never by a length that a
     # peer claims.
     uint8_t *bytes
     uint32_t used
@@ -52,7 +52,7 @@ cdef class Walker:
     cdef int64_t depth
     cdef bint item_begins
 
-    # Top-level order.
+    # Whether the top-level tags have ascended so far, and which wanted ones were seen.
     cdef int64_t last_tag
     cdef bint ascending
     cdef int next_slot

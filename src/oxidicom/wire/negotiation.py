@@ -106,7 +106,11 @@ def _check(request: AssociateRequest, policy: Policy) -> None:
 
 
 def _choose(proposed: PresentationContext, policy: Policy) -> AcceptedContext | ContextResult:
-    """Return the context with its first acceptable transfer syntax, or the reason for refusal."""
+    """Return the accepted context, or the result that refuses it.
+
+    The first acceptable transfer syntax in the order of the request is chosen, because instances
+    are stored as they are sent, never converted.
+    """
     abstract_syntax = proposed.abstract_syntax
     if abstract_syntax not in abstract_syntaxes() and not (policy.promiscuous and abstract_syntax):
         return ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED
