@@ -21,8 +21,8 @@ cdef enum Slot:
 
 
 cdef struct Arena:
-    # A buffer of kept values, one after another. It grows with the bytes received, never by a length that a
-    # peer claims.
+    # A buffer of kept values, one after another. It grows with the bytes received, never by a
+    # length that a peer claims.
     uint8_t *bytes
     uint32_t used
     uint32_t capacity

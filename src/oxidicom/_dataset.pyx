@@ -299,7 +299,7 @@ cdef class Walker:
         return -1
 
     cdef uint32_t element_length(self, const uint8_t *h) noexcept nogil:
-        """Return the length of a value. As in pydicom, a header without a VR is read as implicit."""
+        """Return the length of a value. A header without VR is read as implicit, as in pydicom."""
         if self.implicit or not is_vr(h + 4):
             return load_32(h + 4, self.little)
         if has_long_form(h + 4):
