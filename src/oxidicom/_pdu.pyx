@@ -1,9 +1,10 @@
 # cython: language_level=3
-"""Upper layer framing: makes PDUs, command sets and fragments of bytes (PS3.8 9.3, annex E.2).
+"""Upper layer framing: splits received bytes into PDUs, command sets and fragments of data sets
+(PS3.8 9.3, annex E.2).
 
 No byte of a data set is copied: a fragment is a pair of offsets into the caller's buffer.
 PDUs and command sets do not depend on how the bytes are divided between receives; fragments do.
-No memory is allocated by a length that the peer only claims.
+Memory is allocated for bytes that have arrived, never for a length that a peer has announced.
 """
 
 cimport cython

@@ -21,9 +21,9 @@ busy thread or slow storage may have caused it."""
 cdef class BufferedReceiver:
     """The stub documents this class.
 
-    Processing a full buffer takes 60 us within a large instance, but 60 ms if the buffer holds
-    thousands of messages. So the window is small at first, and grows while receives are processed
-    quickly.
+    Each receive gets only the first `window` bytes of the buffer: processing a full one takes 60 us
+    within a large instance, but 60 ms if it holds thousands of messages. `window` is small at first
+    and doubles while full receives are processed quickly.
     """
 
     def __cinit__(self, *arguments, **keywords):

@@ -110,7 +110,7 @@ cdef const char *plain_name(bytes name) except NULL:
 
 
 cdef int open_folder_stepwise(int root_fd, const char *path, int flags) noexcept nogil:
-    """Return the result of `open_folder` if openat2(2) is missing (kernel < 5.6, sandbox)."""
+    """Open as `open_folder`, one component at a time: without openat2 (kernel < 5.6, sandbox)."""
     cdef char component[256]
     cdef const char *slash
     cdef size_t length

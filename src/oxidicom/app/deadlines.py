@@ -37,7 +37,7 @@ class ShutdownBudget:
     last_reports_s: float = 0.3
     """Seconds for a worker to send its last reports and to exit."""
     killed_workers_s: float = 0.5
-    """Seconds for workers that were killed, because they were late, to end."""
+    """Seconds for late workers to end after they were killed."""
     after_drain_s: float = AFTER_DRAIN_S
     """Seconds from the end of the associations' time to the end of the control plane's work."""
     control_loop_s: float = 0.5

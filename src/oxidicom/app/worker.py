@@ -103,9 +103,10 @@ class Reporter:
             self._loop.call_later(REPORT_BATCH_S, self.flush)
 
     def flush(self) -> None:
-        """Send the batch. Block the loop if over MAX_UNSENT_REPORT_BYTES are then unsent.
+        """Send the batch.
 
-        The loop continues when at most half as many are.
+        If more than MAX_UNSENT_REPORT_BYTES bytes are unsent afterwards, block the loop until at
+        most half of MAX_UNSENT_REPORT_BYTES are.
         """
         self._armed = False
         messages, self._messages = self._messages, deque()

@@ -25,8 +25,8 @@ _ENTRY_BYTES: Final = 16
 """Bytes of an entry: the key of an address (64 bits), then its numbers of connections and of
 associations (32 bits each). Each of the three is written in one step."""
 _PART_BYTES: Final = _ENTRY_BYTES * (1 + MAX_SHOWN_ADDRESSES)
-"""Bytes of the part of one process: a header with the index that follows the last entry in use,
-then the entries."""
+"""Bytes of the part of one process: a header, then the entries. The header holds the index after
+the highest entry used since the part was last empty."""
 
 
 class PeerCounts(NamedTuple):

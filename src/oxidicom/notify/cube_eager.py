@@ -186,7 +186,7 @@ class EagerRegistrar:
     async def _register_expected(
         self, registration: Registration, known: SeriesRegistrations
     ) -> None:
-        """Register the expected number of instances, if the PACS has answered, once per series.
+        """Register the expected count of a series as metadata, once, if the PACS has answered.
 
         Call it after an instance was registered. Raises CubeUnavailableError.
         """

@@ -95,7 +95,7 @@ class Match(NamedTuple):
 
     response: Response
     identifier: bytes | None
-    """Encoded in the context's transfer syntax; None if the response has no identifier."""
+    """The identifier, encoded in the context's transfer syntax; None if the response has none."""
 
 
 class Association:

@@ -113,8 +113,7 @@ class Journal:
             yield entry
 
     def _read(self, name: str) -> JournalEntry | None:
-        """Return the entry in the file `name`; None if `enter` cannot have written it under this
-        name.
+        """Return the entry in the file `name`; None if it is no entry, or one with another name.
 
         Raises OSError if the file cannot be read.
         """

@@ -99,7 +99,7 @@ def parse_nats(text: str) -> str:
 
 
 def parse_endpoint(text: str) -> bool:
-    """Return True: an address turns telemetry on. OpenTelemetry reads the address itself."""
+    """Return whether `text` is not empty, which turns telemetry on; OpenTelemetry reads the value."""
     return bool(text)
 
 

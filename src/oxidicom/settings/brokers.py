@@ -33,7 +33,7 @@ class Broker(NamedTuple):
     """The class that implements `oxidicom.notify.publisher.BrokerPublisher`, as "module:name". Its
     arguments are the URL, the queue name and the file of authorities."""
     probe: str
-    """The `oxidicom.cli.probes.QueueProbe`, as "module:name"."""
+    """Where this protocol's instance of `oxidicom.cli.probes.QueueProbe` is, as "module:name"."""
 
     def load_publisher(self) -> Any:
         """Import the publisher's class and return it."""

@@ -267,7 +267,10 @@ def _check_ae_title(values: dict[str, Any], faults: list[str], warnings: list[st
 
 
 def _suspicious(settings: Settings, environment: _Environment) -> Iterator[str]:
-    """Yield a warning for each setting without effect, and if neither broker nor CUBE is set."""
+    """Yield a warning if neither broker nor CUBE is set, else if the authorities have no effect.
+
+    Also yield one for each HTTP setting that is set without the URL of CUBE.
+    """
     declared = variables()
     broker, url, authority = declared["broker"], declared["cube_url"], declared["broker_ca"]
     if settings.broker is None and settings.cube_url is None:

@@ -19,7 +19,7 @@ class Effective(NamedTuple):
     value: str
     """The value as it would be written in the environment, with secrets masked."""
     is_default: bool
-    """Whether the value equals the default; never for the files root, which has none."""
+    """Whether the value equals the default. False for the files root, which has no default."""
 
 
 def effective(settings: Settings) -> list[Effective]:

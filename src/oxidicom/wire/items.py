@@ -39,7 +39,7 @@ _FIXED_LENGTH: Final = 68
 """Bytes before the first item: protocol version, two AE titles and reserved bytes."""
 
 _MAX_CONTEXTS: Final = 128
-"""Greatest number of presentation contexts in a request: ids are the odd numbers of a byte."""
+"""Greatest number of presentation contexts in a request: ids are odd and fit into one byte."""
 
 _MAX_CACHED_BYTES: Final = 512
 """Greatest size in bytes of a presentation context that is cached, so that a hostile peer cannot

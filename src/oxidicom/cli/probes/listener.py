@@ -25,7 +25,11 @@ def probe_listener(settings: Settings) -> list[Finding]:
 
 
 def _probe(host: str, port: int, variables: str, purpose: str) -> Finding:
-    """Listen on one port for a moment. Its variable is `variables` with _PORT appended."""
+    """Listen on one port for a moment and return the finding.
+
+    `variables` is the prefix of the variable that sets the port, such as OXIDICOM_TLS; `purpose` is
+    appended to the text of success.
+    """
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
