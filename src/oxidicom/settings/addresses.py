@@ -99,7 +99,7 @@ def parse_nats(text: str) -> str:
 
 
 def parse_endpoint(text: str) -> bool:
-    """Return whether `text` is not empty, which turns telemetry on; OpenTelemetry reads the value."""
+    """Return whether `text` is not empty, which turns telemetry on. OpenTelemetry reads it."""
     return bool(text)
 
 
