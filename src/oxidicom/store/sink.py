@@ -361,7 +361,12 @@ class StorageSink:
         self._enter(state)
         self._gather.clear()
         self._follow_policy()
-        self._executor.run(self._part.discard, ignore)
+        self._executor.run(self._part.discard, self._discarded)
+
+    def _discarded(self, result: None, error: BaseException | None) -> None:
+        # A removal that failed on a thread may be noted only after the next instance's retries.
+        if self._storage.temporary.unremoved:
+            self._executor.run(self._storage.temporary.retry_removals, ignore)
 
     def _series_uid(self) -> str | None:
         try:
