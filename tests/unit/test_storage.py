@@ -606,6 +606,20 @@ async def test_the_rest_of_a_failed_instance_is_dropped(bench: Bench) -> None:
     assert (await bench.owner.outcome()).status == 0xC000
 
 
+async def test_a_removal_that_failed_late_is_retried_after_the_discard(bench: Bench) -> None:
+    """No other instance may follow, so the retries of the next one are not enough."""
+    temporary = bench.storage.temporary
+    os.close(os.open("late.part", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=temporary.fd))
+    sink = bench.begin(Instance())
+    bench.feed(sink, bytes(100), last=False)
+    temporary.unremoved.append(b"late.part")
+    sink.discard()
+    await bench.owner.until(lambda: not bench.owner.kept)
+    await bench.quiet()
+    assert temporary.unremoved == []
+    assert bench.temporary == []
+
+
 async def test_a_discarded_instance_leaves_no_file(bench: Bench) -> None:
     instance = Instance(pixels=6 * BLOCK)
     data = instance.encode(EXPLICIT)
