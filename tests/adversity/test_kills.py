@@ -70,7 +70,7 @@ def test_killed_at_random_moments(
         OXIDICOM_WORKERS=str(workers),
         OXIDICOM_WRITE_MODE=write_mode,
         OXIDICOM_SERIES_SETTLE="200ms",
-        OXIDICOM_RECOVERY_SETTLE="500ms",
+        OXIDICOM_INCOMPLETE_SETTLE="500ms",
     )
     with receiver:
         senders = Senders(receiver, rng, split=True)

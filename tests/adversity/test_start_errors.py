@@ -124,7 +124,7 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
     with storage_faults(tmp_path, root) as faults:
         # Otherwise Python would look for modules in the current folder, the files root.
         faults.environment["PYTHONSAFEPATH"] = "1"
-        receiver = Receiver(root, OXIDICOM_RECOVERY_SETTLE="0s", **faults.environment)
+        receiver = Receiver(root, OXIDICOM_INCOMPLETE_SETTLE="0s", **faults.environment)
         yield Trial(receiver, faults)
         receiver.kill()
 

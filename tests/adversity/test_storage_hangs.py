@@ -207,7 +207,7 @@ def test_a_receiver_with_hanging_storage_stops_in_time(tmp_path: Path, workers: 
             root,
             OXIDICOM_WORKERS=workers,
             OXIDICOM_DRAIN_TIMEOUT="1s",
-            OXIDICOM_RECOVERY_SETTLE="0s",
+            OXIDICOM_INCOMPLETE_SETTLE="0s",
             **settings("threads"),
             **faults.environment,
         )

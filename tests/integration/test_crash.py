@@ -20,7 +20,7 @@ from tests.support.task_queue import TaskQueue
 @pytest.fixture
 def stopped(tmp_path: Path) -> Iterator[Receiver]:
     """Return a receiver that the test starts itself."""
-    receiver = Receiver(tmp_path, OXIDICOM_SERIES_SETTLE="1h", OXIDICOM_RECOVERY_SETTLE="1s")
+    receiver = Receiver(tmp_path, OXIDICOM_SERIES_SETTLE="1h", OXIDICOM_INCOMPLETE_SETTLE="1s")
     with contextlib.ExitStack() as stack:
         stack.push(receiver)
         yield receiver
@@ -142,7 +142,7 @@ def test_resend_after_a_crash_is_one_registration(receiver: Receiver) -> None:
         for instance in instances[:3]:
             assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
         receiver.kill()
-    receiver.environment |= {"OXIDICOM_SERIES_SETTLE": "0s", "OXIDICOM_RECOVERY_SETTLE": "3s"}
+    receiver.environment |= {"OXIDICOM_SERIES_SETTLE": "0s", "OXIDICOM_INCOMPLETE_SETTLE": "3s"}
     receiver.start()
     with RawPeer(receiver.port) as peer:
         peer.associate()
@@ -185,11 +185,11 @@ def test_crash_after_crash(receiver: Receiver) -> None:
         peer.associate()
         assert peer.store(instance.sop_instance, instance.encode(EXPLICIT)).status == 0
         receiver.kill()
-    receiver.environment["OXIDICOM_RECOVERY_SETTLE"] = "1h"
+    receiver.environment["OXIDICOM_INCOMPLETE_SETTLE"] = "1h"
     for _ in range(2):
         receiver.start()
         receiver.kill()
-    receiver.environment |= {"OXIDICOM_RECOVERY_SETTLE": "0s", "OXIDICOM_SERIES_SETTLE": "0s"}
+    receiver.environment |= {"OXIDICOM_INCOMPLETE_SETTLE": "0s", "OXIDICOM_SERIES_SETTLE": "0s"}
     receiver.start()
     assert receiver.wait_for_registration(instance.series)["ndicom"] == 1
     receiver.stop()

@@ -21,7 +21,7 @@ from tests.support.task_queue import TaskQueue
 def receiver(tmp_path: Path) -> Iterator[Receiver]:
     """Return a receiver that completes open series at the start after the next kill, and not
     before."""
-    receiver = Receiver(tmp_path, OXIDICOM_SERIES_SETTLE="1h", OXIDICOM_RECOVERY_SETTLE="0s")
+    receiver = Receiver(tmp_path, OXIDICOM_SERIES_SETTLE="1h", OXIDICOM_INCOMPLETE_SETTLE="0s")
     with receiver:
         yield receiver
 

@@ -249,7 +249,7 @@ def test_a_receiver_killed_during_an_association_registers_what_it_stored(
     tmp_path: Path, cube: Cube, series: list[Instance]
 ) -> None:
     cube.always = Reply(503)
-    with first_generation(tmp_path, cube.url, OXIDICOM_RECOVERY_SETTLE="0s") as receiver:
+    with first_generation(tmp_path, cube.url, OXIDICOM_INCOMPLETE_SETTLE="0s") as receiver:
         with RawPeer(receiver.port) as peer:
             peer.associate()
             peer.store(series[0].sop_instance, series[0].encode(EXPLICIT))

@@ -179,7 +179,7 @@ def test_an_instance_that_does_not_end_is_discarded(tmp_path: Path) -> None:
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     stored, lost = series_of(2)
-    with Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="500ms") as receiver:
+    with Receiver(tmp_path, OXIDICOM_INCOMPLETE_SETTLE="500ms") as receiver:
         with RawPeer(receiver.port) as peer:
             peer.associate()
             store(peer, stored)

@@ -18,7 +18,7 @@ from tests.support.receiver import Receiver
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Receiver, Receiver]:
     """Two receivers that are not started yet."""
     one, other = (
-        Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s", OXIDICOM_WORKERS=request.param)
+        Receiver(tmp_path, OXIDICOM_INCOMPLETE_SETTLE="0s", OXIDICOM_WORKERS=request.param)
         for _ in range(2)
     )
     return one, other
@@ -79,7 +79,7 @@ def test_series_of_a_dead_receiver_are_taken_over(pair: tuple[Receiver, Receiver
 def test_a_series_that_was_taken_over_continues_in_its_folder(tmp_path: Path, workers: str) -> None:
     """Although later instances have other values (decision 26)."""
     one, other = (
-        Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="1h", OXIDICOM_WORKERS=workers)
+        Receiver(tmp_path, OXIDICOM_INCOMPLETE_SETTLE="1h", OXIDICOM_WORKERS=workers)
         for _ in range(2)
     )
     first = Instance(number=1, SeriesDescription="before")
@@ -103,9 +103,9 @@ def test_a_series_that_was_taken_over_continues_in_its_folder(tmp_path: Path, wo
 
 def test_series_of_a_dead_successor_are_taken_over(tmp_path: Path) -> None:
     """Those that it had taken over, too; a start in between leaves them alone."""
-    first = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s")
-    successor = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="1h")
-    other = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s")
+    first = Receiver(tmp_path, OXIDICOM_INCOMPLETE_SETTLE="0s")
+    successor = Receiver(tmp_path, OXIDICOM_INCOMPLETE_SETTLE="1h")
+    other = Receiver(tmp_path, OXIDICOM_INCOMPLETE_SETTLE="0s")
     instance = Instance()
     with ExitStack() as stack:
         stack.callback(first.kill)
@@ -127,7 +127,7 @@ def test_series_of_a_dead_successor_are_taken_over(tmp_path: Path) -> None:
 
 def test_a_receiver_of_another_host_is_dead_once_its_lease_is_old(tmp_path: Path) -> None:
     """Until then its journal entries are left alone."""
-    receiver = Receiver(tmp_path, OXIDICOM_RECOVERY_SETTLE="0s")
+    receiver = Receiver(tmp_path, OXIDICOM_INCOMPLETE_SETTLE="0s")
     instance = Instance()
     with receiver, RawPeer(receiver.port) as peer:
         peer.associate()

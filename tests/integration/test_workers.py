@@ -73,7 +73,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 @pytest.fixture
 def mortal(tmp_path: Path) -> Iterator[Receiver]:
     """A receiver for tests that end it, or one of its processes."""
-    with Receiver(tmp_path, OXIDICOM_WORKERS="2", OXIDICOM_RECOVERY_SETTLE="1s") as receiver:
+    with Receiver(tmp_path, OXIDICOM_WORKERS="2", OXIDICOM_INCOMPLETE_SETTLE="1s") as receiver:
         yield receiver
 
 
@@ -310,7 +310,7 @@ class Sender(threading.Thread):
 
 def test_a_killed_worker_is_replaced_and_no_instance_is_lost(tmp_path: Path) -> None:
     with (
-        Receiver(tmp_path, OXIDICOM_WORKERS="2", OXIDICOM_RECOVERY_SETTLE="3s") as receiver,
+        Receiver(tmp_path, OXIDICOM_WORKERS="2", OXIDICOM_INCOMPLETE_SETTLE="3s") as receiver,
         ExitStack() as stack,
     ):
         peers = peers_by_worker(receiver, stack)

@@ -42,7 +42,7 @@ class Receiver:
     """One receiver process; restarts keep files root and settings.
 
     `environment` adds to the least settings that make it testable (a free port, JSON log lines, no
-    settle time), or removes one by None.
+    settle time, no pause between registrations or before done), or removes one by None.
     """
 
     def __init__(self, root: Path, **environment: str | None) -> None:
@@ -53,6 +53,8 @@ class Receiver:
             "OXIDICOM_LISTENER_PORT": "0",
             "OXIDICOM_LOG_FORMAT": "json",
             "OXIDICOM_SERIES_SETTLE": "0s",
+            "OXIDICOM_REGISTER_GAP": "0s",
+            "OXIDICOM_DONE_DELAY": "0s",
             **environment,
         }
         self.port = 0

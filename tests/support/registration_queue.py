@@ -78,7 +78,7 @@ def receiver_of(root: Path, queue: RegistrationQueue, **environment: str) -> Rec
         OXIDICOM_LISTENER_PORT=str(free_port()),
         OXIDICOM_CELERY_BROKER=queue.url,
         OXIDICOM_QUEUE_NAME=QUEUE,
-        OXIDICOM_RECOVERY_SETTLE="500ms",
+        OXIDICOM_INCOMPLETE_SETTLE="500ms",
         **environment,
     )
 

@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "broker": None,
     "broker_ca": None,
     "queue_name": "main2",
+    "register_gap": 1.0,
     "cube_url": None,
     "cube_username": None,
     "cube_password": None,
@@ -42,6 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "nats_address": None,
     "root_subject": "oxidicom",
     "progress_interval": 0.5,
+    "done_delay": 1.0,
     "dev_sleep": 0.0,
     "scp_aet": "ChRIS",
     "scp_strict": False,
@@ -65,7 +67,7 @@ DEFAULTS: dict[str, Any] = {
     "artim_timeout": 30.0,
     "idle_timeout": 300.0,
     "series_settle": 1.0,
-    "recovery_settle": 30.0,
+    "incomplete_settle": 60.0,
     "drain_timeout": 30.0,
     "fsync": False,
     "min_free_space": 0,
@@ -113,6 +115,7 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ),
     ("CHRIS_PACS_ADDRESS", "B=h:104", "pacs_addresses", (PacsAddress("B", "h", 104),)),
     ("OXIDICOM_BROKER_CA", "/ca.pem", "broker_ca", Path("/ca.pem")),
+    ("OXIDICOM_REGISTER_GAP", "2s", "register_gap", 2.0),
     ("OXIDICOM_QUEUE_NAME", "main3", "queue_name", "main3"),
     ("OXIDICOM_QUEUE_NAME", "12345", "queue_name", "12345"),
     ("OXIDICOM_QUEUE_NAME", "true", "queue_name", "true"),
@@ -122,6 +125,7 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("OXIDICOM_NATS_ADDRESS", "a:1,nats://b", "nats_address", "a:1,nats://b"),
     ("OXIDICOM_ROOT_SUBJECT", "a.b", "root_subject", "a.b"),
     ("OXIDICOM_PROGRESS_INTERVAL", "100ms", "progress_interval", 0.1),
+    ("OXIDICOM_DONE_DELAY", "0s", "done_delay", 0.0),
     ("OXIDICOM_DEV_SLEEP", "150ms", "dev_sleep", 0.15),
     ("OXIDICOM_SCP_AET", "12345", "scp_aet", "12345"),
     ("CHRIS_SCP_AET", "OLD", "scp_aet", "OLD"),
@@ -163,7 +167,8 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("OXIDICOM_ARTIM_TIMEOUT", "10s", "artim_timeout", 10.0),
     ("OXIDICOM_IDLE_TIMEOUT", "1h", "idle_timeout", 3600.0),
     ("OXIDICOM_SERIES_SETTLE", "0s", "series_settle", 0.0),
-    ("OXIDICOM_RECOVERY_SETTLE", "1m 30s", "recovery_settle", 90.0),
+    ("OXIDICOM_INCOMPLETE_SETTLE", "1m 30s", "incomplete_settle", 90.0),
+    ("OXIDICOM_RECOVERY_SETTLE", "2m", "incomplete_settle", 120.0),
     ("OXIDICOM_DRAIN_TIMEOUT", "2min", "drain_timeout", 120.0),
     ("OXIDICOM_FSYNC", "true", "fsync", True),
     ("OXIDICOM_MIN_FREE_SPACE", "10GiB", "min_free_space", 10 << 30),
@@ -481,14 +486,37 @@ class TestBroker:
     def test_a_broker_gives_no_warning(self) -> None:
         assert load({**ROOT, **BROKER})[1] == []
 
-    def test_cubes_url_beside_it_is_a_fault(self) -> None:
-        (fault,) = faults_of({**ROOT, **BROKER, **CUBE})
-        assert fault.startswith("CHRIS_URL and OXIDICOM_CELERY_BROKER are both set")
-        assert "sesame" not in fault
+    def test_cubes_url_beside_it_means_that_cube_is_asked(self) -> None:
+        settings, warnings = load({**ROOT, **BROKER, **CUBE})
+        assert (settings.asks_cube, settings.registers_over_http) == (True, False)
+        assert warnings == []
 
+    def test_cubes_url_alone_means_registration_over_http(self) -> None:
+        settings = settings_of(CUBE)
+        assert (settings.asks_cube, settings.registers_over_http) == (False, True)
+
+    def test_a_broker_alone_means_that_cube_is_not_asked(self) -> None:
+        settings = settings_of(BROKER)
+        assert (settings.asks_cube, settings.registers_over_http) == (False, False)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("CHRIS_HTTP_RETRIES", "5"),
+            ("CHRIS_PUSHER_THREADS", "5"),
+            ("OXIDICOM_HTTP_REGISTER", "series"),
+        ],
+    )
+    def test_settings_of_http_registration_beside_a_broker_are_a_warning(
+        self, name: str, value: str
+    ) -> None:
+        (warning,) = load({**ROOT, **BROKER, **CUBE, name: value})[1]
+        assert warning.startswith(f"{name} has no effect: series are registered through ")
+
+    @pytest.mark.parametrize("broker", [{}, BROKER])
     @pytest.mark.parametrize("name", ["CHRIS_USERNAME", "CHRIS_PASSWORD"])
-    def test_cubes_url_needs_a_login(self, name: str) -> None:
-        (fault,) = faults_of({**ROOT, **CUBE, name: ""})
+    def test_cubes_url_needs_a_login(self, name: str, broker: dict[str, str]) -> None:
+        (fault,) = faults_of({**ROOT, **broker, **CUBE, name: ""})
         assert fault.startswith(f"{name} is not set: expected ")
         assert f"for example {name}=" in fault
         assert "sesame" not in fault
@@ -566,8 +594,7 @@ class TestFaults:
             del first_of[older]
         faults = faults_of(first_of)
         named = [re.split("=| is not set| and ", fault)[0] for fault in faults]
-        # CHRIS_URL once more, for it is set beside a broker.
-        wanting = ["CHRIS_URL", "CHRIS_PASSWORD", "OXIDICOM_FILES_ROOT"]
+        wanting = ["CHRIS_PASSWORD", "OXIDICOM_FILES_ROOT"]
         assert sorted(named) == sorted([*first_of, *wanting])
         assert all(fault.isprintable() for fault in faults)
 

@@ -146,7 +146,7 @@ class ControlHost:
             service_version=__version__,
         )
         settle = max(settings.series_settle, MIN_SETTLE_OF_WORKERS_S if self._shared else 0.0)
-        self.tracker = SeriesTracker(settle, settings.recovery_settle)
+        self.tracker = SeriesTracker(settle, settings.incomplete_settle)
         broker = make_broker_publisher(settings)
         lonk = make_lonk_publisher(settings)
         observers = self._make_observers(telemetry.observers, broker, lonk)
@@ -195,7 +195,7 @@ class ControlHost:
         self, broker: BrokerPublisher | None, observers: Observers, trace: TraceContext
     ) -> tuple[Publisher | None, EagerRegistrar | None]:
         """Return the publisher and the eager registrar; each is None if the settings need none."""
-        if self._settings.cube_url is not None:
+        if self._settings.registers_over_http:
             from oxidicom.app.http_registration import publish_over_http
 
             expected = self.tracker.expected_of
@@ -209,7 +209,7 @@ class ControlHost:
     ) -> OutboxRelay:
         """Return the relay, after giving it and `lonk` to the health checks."""
         settings = self._settings
-        over_http = settings.cube_url is not None
+        over_http = settings.registers_over_http
 
         def resolved(series: SeriesKey, refusal: str | None) -> None:
             observers.registration_resolved(RegistrationResolved(series, refusal))

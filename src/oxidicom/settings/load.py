@@ -13,14 +13,11 @@ from oxidicom.settings.model import Settings, variables
 from oxidicom.settings.parsing import InvalidValueError, is_ae_title, printable
 from oxidicom.settings.variable import ValueFormat, Variable
 
-_HTTP_FIELDS: Final = (
-    "cube_username",
-    "cube_password",
-    "http_attempts",
-    "pushers",
-    "http_register",
-)
+_LOGIN_FIELDS: Final = ("cube_username", "cube_password")
 """Fields of the settings that have no effect without CHRIS_URL."""
+
+_HTTP_FIELDS: Final = ("http_attempts", "pushers", "http_register")
+"""Fields of the settings that have no effect unless series are registered over HTTP."""
 
 _TLS_SCHEMES: Final = ("amqps:", "rediss:", "https:")
 
@@ -103,7 +100,7 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
     if (environment.get("OTEL_SDK_DISABLED") or "").lower() == "true":
         values["otel_enabled"] = False
 
-    faults += _http_registration(values, environment)
+    faults += _cube_login(environment)
     faults += _ports(values, environment)
     warnings += _unknown(environment)
     _check_ae_title(values, faults, warnings)
@@ -182,19 +179,12 @@ def _missing(variable: Variable, named: bool = False) -> str:
     return f"{variable.name} is not set: expected {expected}, for example {example}"
 
 
-def _http_registration(values: Mapping[str, Any], environment: _Environment) -> Iterator[str]:
-    """Yield a fault if both a broker and CUBE's URL are set, and one for each of user name and
-    password that is missing beside CUBE's URL (decision 40)."""
+def _cube_login(environment: _Environment) -> Iterator[str]:
+    """Yield a fault for each of user name and password that is missing beside CUBE's URL."""
     declared = variables()
     if environment.get(declared["cube_url"].name) is None:
         return
-    if environment.find(declared["broker"]):
-        yield (
-            f"{declared['cube_url'].name} and {declared['broker'].name} are both set:"
-            " expected one of them, because a series is registered in one way only; for example"
-            f" {declared['cube_url'].name}={declared['cube_url'].format.example}"
-        )
-    for field in ("cube_username", "cube_password"):
+    for field in _LOGIN_FIELDS:
         if not environment.find(declared[field]):
             yield _missing(declared[field], named=True)
 
@@ -269,7 +259,7 @@ def _check_ae_title(values: dict[str, Any], faults: list[str], warnings: list[st
 def _suspicious(settings: Settings, environment: _Environment) -> Iterator[str]:
     """Yield a warning if neither broker nor CUBE is set, else if the authorities have no effect.
 
-    Also yield one for each HTTP setting that is set without the URL of CUBE.
+    Also yield one for each setting of CUBE's API that has no effect.
     """
     declared = variables()
     broker, url, authority = declared["broker"], declared["cube_url"], declared["broker_ca"]
@@ -282,11 +272,16 @@ def _suspicious(settings: Settings, environment: _Environment) -> Iterator[str]:
     elif (
         settings.broker_ca is not None
         and settings.nats_address is None
-        and not (settings.broker or settings.cube_url or "").lower().startswith(_TLS_SCHEMES)
+        and not any(
+            (address or "").lower().startswith(_TLS_SCHEMES)
+            for address in (settings.broker, settings.cube_url)
+        )
     ):
-        name = broker.name if settings.cube_url is None else url.name
+        name = url.name if settings.broker is None else broker.name
         yield f"{authority.name} has no effect: {name} is not a URL with TLS"
-    if settings.cube_url is None:
-        for field in _HTTP_FIELDS:
-            for name, _, _ in environment.find(declared[field]):
+    for field in (*_LOGIN_FIELDS, *_HTTP_FIELDS):
+        for name, _, _ in environment.find(declared[field]):
+            if settings.cube_url is None:
                 yield f"{name} has no effect: {url.name} is not set"
+            elif settings.asks_cube and field in _HTTP_FIELDS:
+                yield f"{name} has no effect: series are registered through {broker.name}"

@@ -12,11 +12,8 @@ from typing import Annotated, Final, Literal, get_type_hints
 import msgspec
 
 from oxidicom.settings import value_formats as formats
-from oxidicom.settings.addresses import PacsAddress
+from oxidicom.settings.delivery import IN_FILES_ROOT, DeliverySettings
 from oxidicom.settings.variable import OlderName, Variable
-
-_IN_FILES_ROOT: Final = Path()
-"""Placeholder for the default of the state folder: the folder `.oxidicom` in the files root."""
 
 _BY_FSYNC: Final = 0
 """Placeholder for the default number of writer threads, which depends on `fsync`."""
@@ -26,123 +23,9 @@ _MIN_SYNCING_THREADS: Final = 16
 concurrent syncs, so that more threads than CPUs are faster (docs/tuning.md)."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(DeliverySettings, frozen=True, kw_only=True):
     """All settings. Durations are in seconds and sizes in bytes; paths are absolute."""
 
-    files_root: Annotated[
-        Path,
-        Variable(
-            "OXIDICOM_FILES_ROOT",
-            formats.FOLDER,
-            "CUBE's storage. Instances are stored below `SERVICES/PACS` in it.",
-            older=(OlderName("CHRIS_FILES_ROOT"),),
-        ),
-    ]
-    state_dir: Annotated[
-        Path,
-        Variable(
-            "OXIDICOM_STATE_DIR",
-            formats.STATE_FOLDER,
-            "Folder of the journal, the outbox and the quarantine. Must outlive the container.",
-            default="folder `.oxidicom` in the files root",
-        ),
-    ] = _IN_FILES_ROOT
-    broker: Annotated[
-        str | None,
-        Variable(
-            "OXIDICOM_CELERY_BROKER",
-            formats.BROKER,
-            "Broker that registrations are sent to. Without it they wait in the outbox on disk.",
-            synonyms=("OXIDICOM_AMQP_ADDRESS",),
-        ),
-    ] = None
-    broker_ca: Annotated[
-        Path | None,
-        Variable(
-            "OXIDICOM_BROKER_CA",
-            formats.FILE,
-            "Authorities to trust for TLS to the broker, CUBE and NATS, instead of the system's.",
-        ),
-    ] = None
-    queue_name: Annotated[
-        str,
-        Variable("OXIDICOM_QUEUE_NAME", formats.QUEUE, "Celery queue that CUBE's worker consumes."),
-    ] = "main2"
-    cube_url: Annotated[
-        str | None,
-        Variable(
-            "CHRIS_URL",
-            formats.CUBE_URL,
-            "CUBE to register series with over HTTP, instead of through a broker.",
-        ),
-    ] = None
-    cube_username: Annotated[
-        str | None, Variable("CHRIS_USERNAME", formats.USERNAME, "User of the CUBE at `CHRIS_URL`.")
-    ] = None
-    cube_password: Annotated[
-        str | None, Variable("CHRIS_PASSWORD", formats.PASSWORD, "Password of that user.")
-    ] = None
-    http_register: Annotated[
-        Literal["instance", "series"],
-        Variable(
-            "OXIDICOM_HTTP_REGISTER",
-            formats.HTTP_REGISTER,
-            "Register every instance at `pacsfiles/`, as the first generation did, or every "
-            "complete series at `pacs/series/` (CUBE since 2024).",
-        ),
-    ] = "instance"
-    http_attempts: Annotated[
-        int,
-        Variable(
-            "CHRIS_HTTP_RETRIES",
-            formats.ATTEMPTS,
-            "Attempts in a row before a registration waits to be tried again later.",
-        ),
-    ] = 3
-    pushers: Annotated[
-        int, Variable("CHRIS_PUSHER_THREADS", formats.THREADS, "Registrations over HTTP at once.")
-    ] = 4
-    pacs_addresses: Annotated[
-        tuple[PacsAddress, ...],
-        Variable(
-            "OXIDICOM_PACS_ADDRESS",
-            formats.PACS_ADDRESSES,
-            "PACS to ask how many instances a series has (C-FIND), by calling AE title.",
-            older=(OlderName("CHRIS_PACS_ADDRESS"),),
-        ),
-    ] = ()
-    nats_address: Annotated[
-        str | None,
-        Variable(
-            "OXIDICOM_NATS_ADDRESS",
-            formats.NATS,
-            "NATS servers to publish progress to (LONK). Without it none is published.",
-        ),
-    ] = None
-    root_subject: Annotated[
-        str,
-        Variable(
-            "OXIDICOM_ROOT_SUBJECT",
-            formats.SUBJECT,
-            "First part of every NATS subject. CUBE subscribes to `oxidicom` only.",
-        ),
-    ] = "oxidicom"
-    progress_interval: Annotated[
-        float,
-        Variable(
-            "OXIDICOM_PROGRESS_INTERVAL",
-            formats.DURATION,
-            "Least time between two progress messages of one series; `0s` sends every count.",
-        ),
-    ] = 0.5
-    dev_sleep: Annotated[
-        float,
-        Variable(
-            "OXIDICOM_DEV_SLEEP",
-            formats.DURATION,
-            "Pause after each progress message, for the development of user interfaces.",
-        ),
-    ] = 0.0
     scp_aet: Annotated[
         str,
         Variable(
@@ -319,14 +202,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "A series is complete this long after its last association has ended.",
         ),
     ] = 1.0
-    recovery_settle: Annotated[
+    incomplete_settle: Annotated[
         float,
         Variable(
-            "OXIDICOM_RECOVERY_SETTLE",
+            "OXIDICOM_INCOMPLETE_SETTLE",
             formats.DURATION,
-            "The same for a series that is found open after a crash.",
+            "A series that is known to be incomplete is registered this long after its last"
+            " change, unless the rest comes.",
+            older=(OlderName("OXIDICOM_RECOVERY_SETTLE"),),
         ),
-    ] = 30.0
+    ] = 60.0
     drain_timeout: Annotated[
         float,
         Variable(
@@ -433,7 +318,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "grpc"
 
     def __post_init__(self) -> None:
-        if self.state_dir is _IN_FILES_ROOT:
+        if self.state_dir is IN_FILES_ROOT:
             msgspec.structs.force_setattr(self, "state_dir", self.files_root / ".oxidicom")
         if self.writer_threads == _BY_FSYNC:
             least = _MIN_SYNCING_THREADS if self.fsync else 2

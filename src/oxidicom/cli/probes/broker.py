@@ -25,9 +25,9 @@ _VARIABLE: Final = "OXIDICOM_CELERY_BROKER"
 def probe_broker(settings: Settings) -> list[Finding]:
     """Return a finding on whether the broker and CUBE's queue can be used.
 
-    Returns no finding if CHRIS_URL is set.
+    Returns no finding if series are registered over HTTP instead.
     """
-    if settings.cube_url is not None:
+    if settings.registers_over_http:
         return []
     if settings.broker is None:
         text = (
